@@ -1,0 +1,3 @@
+//! The `san` command.
+
+fn main() {}
