@@ -1,1 +1,21 @@
-//! See the package description.
+//! A user-space RoCEv2 endpoint with RDMA CM that needs no privileges.
+//!
+//! What it does: speaks the RoCEv2 wire protocol (reliable connections and the
+//! CM) over ordinary UDP sockets, towards the kernel's `rdma_rxe`, RoCE
+//! adapters and itself.
+//!
+//! What it does not do: datagram queue pairs for applications, atomics, memory
+//! windows, path migration, congestion control by CNP.
+//!
+//! Layers, each of which knows only those before it:
+//!
+//! - [`wire`]: headers and messages, parse and emit;
+//! - [`memory`] and [`sink`]: the two traits at the engines' edges;
+//! - `rc`, `cm`: protocol engines without I/O and without a clock;
+//! - `endpoint`, `driver`: the engines joined to sockets, timers and a user.
+
+#![forbid(unsafe_code)]
+
+pub mod memory;
+pub mod sink;
+pub mod wire;
