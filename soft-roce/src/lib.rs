@@ -10,7 +10,8 @@
 //! Layers, each of which knows only those before it:
 //!
 //! - [`wire`]: headers and messages, parse and emit;
-//! - [`memory`] and [`sink`]: the two traits at the engines' edges;
+//! - [`memory`] and [`sink`]: the two traits at the engines' edges, [`time`]: the
+//!   moments handed to them;
 //! - `rc`, `cm`: protocol engines without I/O and without a clock;
 //! - `endpoint`, `driver`: the engines joined to sockets, timers and a user.
 
@@ -18,4 +19,5 @@
 
 pub mod memory;
 pub mod sink;
+pub mod time;
 pub mod wire;
