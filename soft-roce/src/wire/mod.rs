@@ -12,6 +12,7 @@
 pub mod aeth;
 pub mod bth;
 pub mod deth;
+pub mod icrc;
 pub mod ieth;
 pub mod immdt;
 mod opcode;
@@ -21,6 +22,7 @@ pub mod reth;
 pub use aeth::{Aeth, NakCode, Syndrome};
 pub use bth::Bth;
 pub use deth::Deth;
+pub use icrc::FlowCrc;
 pub use ieth::Ieth;
 pub use immdt::ImmDt;
 pub use opcode::{Opcode, Operation, Position};
