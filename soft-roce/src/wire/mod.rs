@@ -11,10 +11,12 @@
 
 pub mod aeth;
 pub mod bth;
+pub mod cm;
 pub mod deth;
 pub mod icrc;
 pub mod ieth;
 pub mod immdt;
+pub mod mad;
 mod opcode;
 mod packet;
 pub mod reth;
