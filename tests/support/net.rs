@@ -1,0 +1,76 @@
+//! The fabric under test and its two addresses.
+//!
+//! Everything a test needs to know of where it runs comes from here, so that the same tests run on
+//! another fabric. The variables are set by `ci/rxe`, where the tests belong.
+
+use std::env;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Address of the first NIC.
+///
+/// # Panics
+/// Outside `ci/rxe`.
+#[must_use]
+pub fn addr_a() -> IpAddr {
+    address("SAN_TEST_ADDR_A")
+}
+
+/// Address of the second NIC.
+///
+/// # Panics
+/// Outside `ci/rxe`.
+#[must_use]
+pub fn addr_b() -> IpAddr {
+    address("SAN_TEST_ADDR_B")
+}
+
+/// IPv6 address of the first NIC.
+///
+/// # Panics
+/// Outside `ci/rxe`.
+#[must_use]
+pub fn addr6_a() -> IpAddr {
+    address("SAN_TEST_ADDR6_A")
+}
+
+/// IPv6 address of the second NIC.
+///
+/// # Panics
+/// Outside `ci/rxe`.
+#[must_use]
+pub fn addr6_b() -> IpAddr {
+    address("SAN_TEST_ADDR6_B")
+}
+
+/// A port that no test of this process had before. A refused port is not asked for again, and an id
+/// that the kernel is still about to destroy holds its port for a moment.
+#[must_use]
+pub fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + u16::try_from(std::process::id() % 64).expect("small") * 200;
+    start + NEXT.fetch_add(1, Ordering::Relaxed) % 200
+}
+
+/// A fresh port on the first NIC.
+#[must_use]
+pub fn at_a() -> SocketAddr {
+    SocketAddr::new(addr_a(), port())
+}
+
+/// A fresh port on the second NIC.
+#[must_use]
+pub fn at_b() -> SocketAddr {
+    SocketAddr::new(addr_b(), port())
+}
+
+fn address(variable: &str) -> IpAddr {
+    let Ok(value) = env::var(variable) else {
+        panic!(
+            "{variable} is not set: these tests need two RDMA devices; run them with ci/rxe or ci/test"
+        );
+    };
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("{variable}={value} is not an IP address"))
+}
