@@ -1,0 +1,14 @@
+# shellcheck shell=bash
+# What every script here uses: messages and the way out. Sourced, never run.
+
+warn() {
+    printf '%s: %s\n' "ci/${0##*/}" "$*" >&2
+}
+
+# die STATUS MESSAGE...
+die() {
+    local status=$1
+    shift
+    warn "$@"
+    exit "$status"
+}
