@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod rc;
 pub mod sink;
 pub mod time;
 pub mod wire;
