@@ -24,7 +24,12 @@ mod at {
     pub(super) const METHOD: usize = 3;
     pub(super) const TID: usize = 8;
     pub(super) const ATTRIBUTE: usize = 16;
+    pub(super) const MARK: usize = 18;
 }
+
+/// What this crate writes into two reserved bytes of its MADs, which every other
+/// CM sends as zero and does not read.
+const OWN_MARK: [u8; 2] = *b"SD";
 
 /// The bytes of one MAD.
 pub type MadBytes = [u8; MAD_LEN];
@@ -36,6 +41,9 @@ pub struct MadHeader {
     pub tid: u64,
     /// Which message the rest is.
     pub attribute: u16,
+    /// Whether the sender is an endpoint of this crate. Then answers go to the
+    /// UDP port it was sent from, and the message's extension field counts.
+    pub own: bool,
 }
 
 impl MadHeader {
@@ -66,10 +74,11 @@ impl MadHeader {
         Ok(Self {
             tid: get64(b, at::TID),
             attribute: get16(b, at::ATTRIBUTE),
+            own: take(b, at::MARK) == OWN_MARK,
         })
     }
 
-    /// Writes the header; the reserved fields, status and modifier are zero.
+    /// Writes the header; status, modifier and what else is reserved are zero.
     pub fn emit(&self, out: &mut MadBytes) {
         out[..Self::LEN].fill(0);
         out[at::BASE_VERSION] = BASE_VERSION;
@@ -78,6 +87,9 @@ impl MadHeader {
         out[at::METHOD] = METHOD_SEND;
         put(out, at::TID, self.tid.to_be_bytes());
         put(out, at::ATTRIBUTE, self.attribute.to_be_bytes());
+        if self.own {
+            put(out, at::MARK, OWN_MARK);
+        }
     }
 }
 

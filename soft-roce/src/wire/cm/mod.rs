@@ -88,13 +88,14 @@ impl CmMessage {
         Ok((header, message))
     }
 
-    /// Writes the message as a MAD of transaction `tid`.
+    /// Writes the message as a MAD of transaction `tid`, marked as ours.
     #[must_use]
     pub fn emit(&self, tid: u64) -> MadBytes {
         let mut out = [0; MAD_LEN];
         MadHeader {
             tid,
             attribute: self.attribute(),
+            own: true,
         }
         .emit(&mut out);
         match self {

@@ -10,6 +10,7 @@ mod at {
     pub(super) const LOCAL_COMM_ID: usize = 24;
     pub(super) const REMOTE_COMM_ID: usize = 28;
     pub(super) const QPN: usize = 36;
+    pub(super) const EXTENSION: usize = 40;
     pub(super) const STARTING_PSN: usize = 44;
     pub(super) const RESPONDER_RESOURCES: usize = 48;
     pub(super) const INITIATOR_DEPTH: usize = 49;
@@ -31,6 +32,9 @@ pub struct Rep {
     pub remote_comm_id: u32,
     /// The sender's queue pair.
     pub qpn: u32,
+    /// As in the REQ, in the bytes of an end-to-end context that a reliable
+    /// connection has none of.
+    pub extension: u32,
     /// PSN of the first request packet that the *receiver* of this REP sends.
     pub starting_psn: u32,
     /// READs that the sender serves at a time.
@@ -59,6 +63,7 @@ impl Rep {
             local_comm_id: get32(b, at::LOCAL_COMM_ID),
             remote_comm_id: get32(b, at::REMOTE_COMM_ID),
             qpn: get24(b, at::QPN),
+            extension: get32(b, at::EXTENSION),
             starting_psn: get24(b, at::STARTING_PSN),
             responder_resources: b[at::RESPONDER_RESOURCES],
             initiator_depth: b[at::INITIATOR_DEPTH],
@@ -76,6 +81,7 @@ impl Rep {
         put(out, at::LOCAL_COMM_ID, self.local_comm_id.to_be_bytes());
         put(out, at::REMOTE_COMM_ID, self.remote_comm_id.to_be_bytes());
         put(out, at::QPN, put24(self.qpn));
+        put(out, at::EXTENSION, self.extension.to_be_bytes());
         put(out, at::STARTING_PSN, put24(self.starting_psn));
         out[at::RESPONDER_RESOURCES] = self.responder_resources;
         out[at::INITIATOR_DEPTH] = self.initiator_depth;

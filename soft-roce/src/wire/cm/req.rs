@@ -17,6 +17,7 @@ mod at {
     pub(super) const LOCAL_COMM_ID: usize = 24;
     pub(super) const SERVICE_ID: usize = 32;
     pub(super) const CA_GUID: usize = 40;
+    pub(super) const EXTENSION: usize = 48;
     pub(super) const QPN: usize = 56;
     pub(super) const RESPONDER_RESOURCES: usize = 59;
     pub(super) const INITIATOR_DEPTH: usize = 63;
@@ -51,6 +52,9 @@ pub struct Req {
     pub service_id: u64,
     /// GUID of the sender's adapter.
     pub ca_guid: u64,
+    /// What an endpoint of this crate tells another, in reserved bytes; of
+    /// meaning only if the MAD header says [`own`](crate::wire::mad::MadHeader::own).
+    pub extension: u32,
     /// The sender's queue pair.
     pub qpn: u32,
     /// READs that the sender serves at a time.
@@ -120,6 +124,7 @@ impl Req {
             local_comm_id: get32(b, at::LOCAL_COMM_ID),
             service_id: get64(b, at::SERVICE_ID),
             ca_guid: get64(b, at::CA_GUID),
+            extension: get32(b, at::EXTENSION),
             qpn: get24(b, at::QPN),
             responder_resources: b[at::RESPONDER_RESOURCES],
             initiator_depth: b[at::INITIATOR_DEPTH],
@@ -147,6 +152,7 @@ impl Req {
         put(out, at::LOCAL_COMM_ID, self.local_comm_id.to_be_bytes());
         put(out, at::SERVICE_ID, self.service_id.to_be_bytes());
         put(out, at::CA_GUID, self.ca_guid.to_be_bytes());
+        put(out, at::EXTENSION, self.extension.to_be_bytes());
         put(out, at::QPN, put24(self.qpn));
         out[at::RESPONDER_RESOURCES] = self.responder_resources;
         out[at::INITIATOR_DEPTH] = self.initiator_depth;

@@ -18,6 +18,7 @@ fn req() -> Req {
         local_comm_id: 0x0102_0304,
         service_id: service_of_port(7471),
         ca_guid: 0x1122_3344_5566_7788,
+        extension: 0x0910_1112,
         qpn: 0x00ab_cdef,
         responder_resources: 4,
         initiator_depth: 5,
@@ -46,10 +47,11 @@ fn req_golden() {
     for (at, bytes) in [
         (0, &[1, 7, 2, 3][..]),
         (8, &[0, 0, 0, 0, 0, 0, 0, 9]),
-        (16, &[0, 0x10]),
+        (16, &[0, 0x10, b'S', b'D']),
         (24, &[1, 2, 3, 4]),
         (32, &[0, 0, 0, 0, 1, 6, 0x1d, 0x2f]),
         (40, &[0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]),
+        (48, &[9, 16, 17, 18]),
         (56, &[0xab, 0xcd, 0xef, 4]),
         (63, &[5]),
         (
@@ -68,7 +70,15 @@ fn req_golden() {
     }
     assert_eq!(CmMessage::Req(req()).emit(9), want);
     let (header, message) = CmMessage::parse(&want).unwrap();
-    assert_eq!((header.tid, message), (9, CmMessage::Req(req())));
+    assert_eq!(
+        header,
+        MadHeader {
+            tid: 9,
+            attribute: 0x10,
+            own: true
+        }
+    );
+    assert_eq!(message, CmMessage::Req(req()));
 }
 
 #[test]
@@ -96,6 +106,7 @@ fn rep_rtu_dreq_drep_golden() {
         local_comm_id: 0x0a0b_0c0d,
         remote_comm_id: 0x0102_0304,
         qpn: 0x11,
+        extension: 0x0203_0405,
         starting_psn: 0x22,
         responder_resources: 3,
         initiator_depth: 2,
@@ -110,7 +121,10 @@ fn rep_rtu_dreq_drep_golden() {
     assert_eq!(bytes[16..18], [0, 0x13]);
     assert_eq!(bytes[24..32], [10, 11, 12, 13, 1, 2, 3, 4]);
     assert_eq!(bytes[36..39], [0, 0, 0x11]);
-    assert_eq!(bytes[44..52], [0, 0, 0x22, 0, 3, 2, 15 << 3 | 2 | 1, 0xf0]);
+    assert_eq!(
+        bytes[40..52],
+        [2, 3, 4, 5, 0, 0, 0x22, 0, 3, 2, 15 << 3 | 2 | 1, 0xf0]
+    );
     assert_eq!(bytes[59..61], [5, 0xee]);
     let bytes = CmMessage::Rtu(Rtu::new(1, 2)).emit(1);
     assert_eq!(
@@ -194,6 +208,7 @@ proptest! {
         bytes[17] = attr;
         if let Ok((header, message)) = CmMessage::parse(&bytes) {
             let again = message.emit(header.tid);
+            let header = MadHeader { own: true, ..header };
             prop_assert_eq!(CmMessage::parse(&again), Ok((header, message)));
         } else {
             prop_assert_eq!(attr, 0x10);
