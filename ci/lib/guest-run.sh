@@ -92,8 +92,8 @@ guest_boot() {
 
 # Sets machine=(qemu and its arguments). Reads mode.
 guest_machine() {
-    local memory append="console=ttyS0 quiet loglevel=4 panic=-1 nowatchdog audit=0 mitigations=off random.trust_cpu=on"
-    memory=$(awk '/^MemTotal/ { m = int($2 / 2048); print m > 4096 ? 4096 : m }' /proc/meminfo)
+    local memory append="console=ttyS0 quiet loglevel=4 panic=-1 nowatchdog audit=0 mitigations=off nokaslr random.trust_cpu=on"
+    memory=$(awk '/^MemTotal/ { m = int($2 / 2048); print (m > 4096) ? 4096 : m }' /proc/meminfo)
     machine=(qemu-system-x86_64 -M pc -nodefaults -display none -no-reboot -m "${SAN_RXE_MEM:-$memory}"
         -kernel "$guest_kernel" -initrd "$guest_initrd" -serial "file:$run/console.log"
         -virtfs "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"
@@ -125,10 +125,11 @@ guest_accelerator() {
     cache=$top/target/guest/kvm-$(sha256sum <<<"$cache" | cut -c 1-12)
     if [ ! -e "$cache" ]; then
         warn "trying whether KVM works here (once, at most 10 s)"
-        timeout --foreground --kill-after=2 10 qemu-system-x86_64 -M pc -nodefaults -display none -no-reboot -m 256 \
-            -accel kvm -cpu host -kernel "$guest_kernel" -initrd "$guest_initrd" -serial "file:$run/probe.log" \
-            -append "console=ttyS0 panic=-1 san.probe" </dev/null >/dev/null 2>&1 || true
-        if grep -qs 'guest: up' "$run/probe.log"; then echo kvm >"$cache"; else echo tcg >"$cache"; fi
+        if guest_boots 10 "$guest_kernel" "$guest_initrd" -accel kvm -cpu host; then
+            echo kvm >"$cache"
+        else
+            echo tcg >"$cache"
+        fi
     fi
     accelerator=$(cat "$cache")
 }
