@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cm;
 pub mod memory;
 pub mod rc;
 pub mod sink;
