@@ -1,1 +1,132 @@
-//! See the package description.
+//! Safe verbs and RDMA CM, opened at run time.
+//!
+//! This crate is what a program needs of RDMA to serve and to connect: devices, protection
+//! domains, registered buffers, completion queues, reliable connected queue pairs, and the
+//! connection manager. It has no policy: no backlog, no credits, no deadlines, no threads.
+//!
+//! # Quick start
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use verbs_shim::{
+//!     Access, BufferPool, CmId, CompletionBatch, ConnParams, Event, EventChannel, Fabric,
+//!     Operation, QpCaps, SendRequest,
+//! };
+//!
+//! fn wait(channel: &EventChannel) -> Result<Event, verbs_shim::VerbsError> {
+//!     loop {
+//!         // A program of its own polls `channel.as_fd()`, with a deadline.
+//!         match channel.next()? {
+//!             Some(event) => return Ok(event),
+//!             None => std::thread::sleep(Duration::from_millis(1)),
+//!         }
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let fabric = Fabric::rdma()?;
+//!     let channel = fabric.event_channel()?;
+//!     let id = CmId::new(&channel)?;
+//!     id.resolve_addr(None, "10.0.7.2:7471".parse()?, Duration::from_secs(2))?;
+//!     let Event::AddrResolved { .. } = wait(&channel)? else { return Err("no such host".into()) };
+//!     id.resolve_route(Duration::from_secs(2))?;
+//!     let Event::RouteResolved { .. } = wait(&channel)? else { return Err("no route".into()) };
+//!
+//!     let device = id.device().ok_or("no device")?;
+//!     let pd = device.alloc_pd()?;
+//!     let cq = device.create_cq(64, None)?;
+//!     let pool = BufferPool::new(&pd, 4096, 32, Access::LOCAL_WRITE)?;
+//!     let qp = id.create_qp(&pd, QpCaps::default(), &cq, &cq, None)?;
+//!     qp.post_recv(1, pool.take().ok_or("pool empty")?)?;
+//!
+//!     id.connect(&ConnParams { private_data: b"hello", ..ConnParams::default() })?;
+//!     let Event::Established { .. } = wait(&channel)? else { return Err("refused".into()) };
+//!     let qp = qp.established();
+//!
+//!     let mut buffer = pool.take().ok_or("pool empty")?;
+//!     buffer.fill(b"a message");
+//!     if qp.post(SendRequest::piece(2, Operation::Send, buffer)).is_err() {
+//!         return Err("the send queue is full".into());
+//!     }
+//!     let mut batch = CompletionBatch::new();
+//!     while cq.poll(&mut batch)? == 0 {}
+//!     for completion in &batch {
+//!         let claim = qp.claim(completion).ok_or("not ours")?;
+//!         println!("{}: {}", completion.token(), completion.status());
+//!         drop(claim.into_buffer()); // back to the pool
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Threads
+//!
+//! Every type but [`CompletionBatch`] and [`Completion`] may be used by several threads at once;
+//! those two may be moved to another. The crate starts no threads. Locks are per object and held
+//! for the length of one call; posting, polling and claiming on different queue pairs share none.
+//!
+//! # Clean-up
+//!
+//! Objects keep what they need alive: a queue pair its CM id, its protection domain and its queues;
+//! an id its event channel; a buffer its pool. So they may be dropped in any order, and the last
+//! one takes the rest along. A buffer that is posted belongs to the queue pair (or the shared
+//! receive queue) until its completion is claimed, and is freed after that queue's destruction if
+//! it never is. Destructors do not panic and do not wait for the peer; what the kernel refuses to
+//! destroy is logged, and its memory is never used again. [`live_objects`] counts what is there.
+//!
+//! # Errors
+//!
+//! [`OpenError`] says why there is no fabric. Every other call fails with a [`VerbsError`], which
+//! names the call of librdmacm or libibverbs and keeps the system's error; failed work requests
+//! come as completions with a [`WcStatus`], failed connections as an [`Event`]. Numbers that this
+//! crate does not know are kept as `Unknown(n)`.
+//!
+//! # Backends
+//!
+//! [`Fabric::rdma`] runs on the kernel's RDMA through librdmacm and libibverbs, which are opened at
+//! run time: a program that uses this crate starts on machines without them.
+
+#![deny(unsafe_code)]
+
+pub mod address;
+mod backend;
+mod cm;
+mod completion;
+mod device;
+mod error;
+mod fabric;
+mod live;
+mod memory;
+mod qp;
+mod rdma;
+mod srq;
+mod work;
+mod wr_id;
+
+#[cfg(feature = "witness")]
+#[doc(hidden)]
+pub mod ffi_layout {
+    pub use crate::rdma::ffi::layout::*;
+}
+
+pub use address::{AddressWatch, InterfaceAddress};
+pub use cm::{
+    ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, ConnParams, ConnectionDetails, Event,
+    EventChannel, PrivateData, REJECT_PRIVATE_DATA, RejectReason, Request,
+};
+pub use completion::{
+    BATCH, Completion, CompletionBatch, CompletionChannel, CompletionQueue, WcStatus,
+};
+pub use device::{Device, DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
+pub use error::{OpenError, Result, VerbsError};
+pub use fabric::{Fabric, FabricKind};
+pub use live::{LiveObjects, live_objects};
+pub use memory::{
+    Access, BufferPool, MemoryRegion, ProtectionDomain, RegionSlice, RegisteredBuffer,
+};
+pub use qp::{Claim, PreparedQp, QpCaps, QueuePair};
+pub use srq::SharedReceiveQueue;
+pub use work::{
+    MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RecvPostError, RemoteMemory,
+    SendRequest,
+};

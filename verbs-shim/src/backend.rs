@@ -1,0 +1,260 @@
+//! What a backend has to supply. One seam, at verbs level: nothing above this module knows which
+//! fabric runs underneath.
+//!
+//! | trait | stands for | `rdma` | `soft` |
+//! |---|---|---|---|
+//! | [`Fabric`] | the whole | librdmacm, libibverbs | an endpoint per IP address |
+//! | [`Device`] | a NIC | `ibv_context` of librdmacm | an endpoint |
+//! | [`ProtectionDomain`] | `ibv_pd` | the same | a set of keys |
+//! | [`MemoryRegion`] | `ibv_mr` | the same | keys over reads and writes at offsets |
+//! | [`CompletionChannel`] | `ibv_comp_channel` | the same | an eventfd |
+//! | [`CompletionQueue`] | `ibv_cq` | the same | a bounded queue; polling drives the endpoint |
+//! | [`SharedReceiveQueue`] | `ibv_srq` | the same | a bounded queue |
+//! | [`QueuePair`] | `ibv_qp` | the same | the endpoint's queue pair |
+//! | [`EventChannel`] | `rdma_event_channel` | the same | an eventfd and a queue |
+//! | [`CmId`] | `rdma_cm_id` | the same | the endpoint's CM state machine |
+//!
+//! Rules for every backend:
+//! - Objects keep what they need alive themselves (a queue pair its id, its protection domain, its
+//!   queues; an id its channel), so that the public handles may be let go in any order.
+//! - `destroy` and `deregister` are called once, by the public object's destructor. After `Ok` the
+//!   fabric touches no memory of that object any more. After `Err` the memory is leaked: that is
+//!   the only sound answer.
+//! - A posted piece of memory stays in place until its completion was claimed or `destroy` returned.
+//! - One virtual call a verb, and no allocation in `post_*`, `poll`, `request_notify`.
+//! - Objects of another backend given as arguments are an `EINVAL`, see [`same_fabric`].
+//!
+//! It holds no policy and no state of its own.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cm::{ConnParams, Event};
+use crate::completion::CompletionBatch;
+use crate::device::{DeviceLimits, Gid, PortAttr};
+use crate::error::{Result, VerbsError};
+use crate::fabric::FabricKind;
+use crate::memory::Access;
+use crate::qp::QpCaps;
+use crate::work::RemoteMemory;
+
+pub(crate) trait Fabric: Send + Sync {
+    fn kind(&self) -> FabricKind;
+    /// The devices there are now.
+    fn devices(&self) -> Result<Vec<Arc<dyn Device>>>;
+    fn event_channel(&self) -> Result<Arc<dyn EventChannel>>;
+}
+
+pub(crate) trait Device: Send + Sync {
+    /// Unique in the process for as long as the device is known, the same in every handle.
+    fn key(&self) -> u64;
+    fn name(&self) -> &str;
+    /// Host byte order.
+    fn guid(&self) -> u64;
+    fn limits(&self) -> Result<DeviceLimits>;
+    fn port(&self, port: u8) -> Result<PortAttr>;
+    fn gids(&self, port: u8) -> Result<Vec<Gid>>;
+    fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn ProtectionDomain>>;
+    fn completion_channel(self: Arc<Self>) -> Result<Arc<dyn CompletionChannel>>;
+    fn create_cq(
+        self: Arc<Self>,
+        depth: u32,
+        channel: Option<Arc<dyn CompletionChannel>>,
+    ) -> Result<Arc<dyn CompletionQueue>>;
+}
+
+#[allow(unsafe_code)]
+pub(crate) trait ProtectionDomain: Downcast {
+    /// Registers `len` bytes at `addr`.
+    ///
+    /// # Safety
+    /// The memory stays mapped until `deregister` of the result returned `Ok`, for ever otherwise.
+    /// Nobody holds a Rust reference to a byte of it while the fabric may write that byte: with
+    /// `LOCAL_WRITE` from posting to completion, with `REMOTE_WRITE` always.
+    unsafe fn register(
+        self: Arc<Self>,
+        addr: *mut u8,
+        len: usize,
+        access: Access,
+    ) -> Result<Box<dyn MemoryRegion>>;
+    fn create_srq(
+        self: Arc<Self>,
+        max_wr: u32,
+        max_sge: u32,
+    ) -> Result<Arc<dyn SharedReceiveQueue>>;
+}
+
+pub(crate) trait MemoryRegion: Send + Sync {
+    fn lkey(&self) -> u32;
+    fn rkey(&self) -> u32;
+    fn deregister(&self) -> Result<()>;
+}
+
+pub(crate) trait CompletionChannel: Downcast {
+    fn as_fd(&self) -> BorrowedFd<'_>;
+    /// Drains and acknowledges; how many events there were.
+    fn consume(&self) -> Result<usize>;
+}
+
+pub(crate) trait CompletionQueue: Downcast {
+    /// Appends to `batch` until it is full or the queue is empty; how many were added.
+    fn poll(&self, batch: &mut CompletionBatch) -> Result<usize>;
+    /// One event on the channel with the next completion, or the next solicited one.
+    fn request_notify(&self, solicited_only: bool) -> Result<()>;
+    /// How many entries were granted.
+    fn depth(&self) -> u32;
+}
+
+pub(crate) trait SharedReceiveQueue: Downcast {
+    fn max_wr(&self) -> u32;
+    /// Posts the chain in order; on failure says how many of them were taken.
+    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;
+    fn destroy(&self) -> Result<()>;
+}
+
+pub(crate) trait QueuePair: Send + Sync {
+    fn qp_num(&self) -> u32;
+    /// What was granted.
+    fn caps(&self) -> QpCaps;
+    /// Posts the chain in order, with one doorbell; on failure says how many of them were taken.
+    fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult;
+    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;
+    /// To the error state: what is posted gets flushed.
+    fn to_error(&self) -> Result<()>;
+    fn destroy(&self) -> Result<()>;
+}
+
+pub(crate) trait EventChannel: Downcast {
+    fn as_fd(&self) -> BorrowedFd<'_>;
+    /// The next event, if there is one: copied out and acknowledged.
+    fn next(self: Arc<Self>) -> Result<Option<Event>>;
+    fn create_id(self: Arc<Self>) -> Result<Arc<dyn CmId>>;
+}
+
+pub(crate) trait CmId: Send + Sync {
+    /// Unique in the process, never used again, never 0.
+    fn token(&self) -> u64;
+    fn bind(&self, addr: SocketAddr) -> Result<()>;
+    fn listen(&self, backlog: i32) -> Result<()>;
+    fn resolve_addr(
+        &self,
+        src: Option<SocketAddr>,
+        dst: SocketAddr,
+        timeout: Duration,
+    ) -> Result<()>;
+    fn resolve_route(&self, timeout: Duration) -> Result<()>;
+    fn connect(&self, params: &ConnParams<'_>) -> Result<()>;
+    fn accept(&self, params: &ConnParams<'_>) -> Result<()>;
+    fn reject(&self, private_data: &[u8]) -> Result<()>;
+    fn disconnect(&self) -> Result<()>;
+    fn migrate(&self, channel: Arc<dyn EventChannel>) -> Result<()>;
+    fn set_option(&self, option: CmOption) -> Result<()>;
+    fn local_addr(&self) -> Option<SocketAddr>;
+    fn peer_addr(&self) -> Option<SocketAddr>;
+    fn device(&self) -> Option<Arc<dyn Device>>;
+    fn port(&self) -> u8;
+    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Arc<dyn QueuePair>>;
+}
+
+/// What a queue pair is made of.
+pub(crate) struct QpAttr {
+    pub(crate) caps: QpCaps,
+    pub(crate) pd: Arc<dyn ProtectionDomain>,
+    pub(crate) send_cq: Arc<dyn CompletionQueue>,
+    pub(crate) recv_cq: Arc<dyn CompletionQueue>,
+    pub(crate) srq: Option<Arc<dyn SharedReceiveQueue>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CmOption {
+    Tos(u8),
+    ReuseAddr(bool),
+    V6Only(bool),
+    AckTimeout(u8),
+}
+
+/// A local piece of registered memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sge {
+    pub(crate) addr: u64,
+    pub(crate) length: u32,
+    pub(crate) lkey: u32,
+}
+
+/// Where the bytes of a send request come from, or go to with a READ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WrData<'a> {
+    /// Copied while posting.
+    Inline(&'a [u8]),
+    Sges(&'a [Sge]),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WrOp {
+    Send,
+    SendWithImm(u32),
+    SendWithInvalidate(u32),
+    Write(RemoteMemory),
+    WriteWithImm(RemoteMemory, u32),
+    Read(RemoteMemory),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SendWr<'a> {
+    pub(crate) wr_id: u64,
+    pub(crate) op: WrOp,
+    pub(crate) data: WrData<'a>,
+    pub(crate) signaled: bool,
+    pub(crate) solicited: bool,
+    pub(crate) fence: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecvWr {
+    pub(crate) wr_id: u64,
+    pub(crate) sge: Sge,
+}
+
+/// `Err` holds how many of the chain were taken, and why the next one was not.
+pub(crate) type PostResult = std::result::Result<(), (usize, VerbsError)>;
+
+/// The longest chain that is posted at once.
+pub(crate) const MAX_CHAIN: usize = 16;
+
+/// A work completion as the backends report it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawCompletion {
+    pub(crate) wr_id: u64,
+    /// IBTA's number.
+    pub(crate) status: u32,
+    pub(crate) vendor_error: u32,
+    pub(crate) byte_len: u32,
+    pub(crate) qp_num: u32,
+    pub(crate) imm: Option<u32>,
+    /// The completion of a receive that an RDMA WRITE with immediate consumed.
+    pub(crate) by_write: bool,
+}
+
+/// Lets a backend recognise its own objects among the arguments of a call.
+pub(crate) trait Downcast: Any + Send + Sync {
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<T: Any + Send + Sync> Downcast for T {
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// The concrete object of one's own backend.
+pub(crate) fn same_fabric<T: Any + Send + Sync>(
+    call: &'static str,
+    object: Arc<dyn Any + Send + Sync>,
+) -> Result<Arc<T>> {
+    object
+        .downcast()
+        .map_err(|_| VerbsError::invalid(call, "an argument belongs to another fabric"))
+}

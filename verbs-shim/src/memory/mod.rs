@@ -1,0 +1,143 @@
+//! Protection domains, memory regions and registered buffers.
+//!
+//! Memory that a NIC touches is owned here: a region maps its own pages and gives them back only
+//! after the fabric has let go of them. No Rust reference to such memory is ever handed out while
+//! the fabric may write it; [`MemoryRegion::read_at`] and [`MemoryRegion::write_at`] copy, and a
+//! [`RegisteredBuffer`] is moved into the shim when it is posted.
+//!
+//! It does not cache registrations, and knows nothing of credits or message sizes.
+
+mod pool;
+mod region;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::pool::{BufferPool, RegisteredBuffer};
+pub use self::region::{MemoryRegion, RegionSlice};
+use crate::backend;
+use crate::device::Device;
+use crate::error::Result;
+use crate::srq::SharedReceiveQueue;
+
+/// Who may do what with registered memory. The NIC may always read it for the local side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Access(u32);
+
+impl Access {
+    /// Local reading only: a source of sends and writes.
+    pub const READ_ONLY: Self = Self(0);
+    /// The NIC may write it for the local side: receives, and the target of an RDMA READ.
+    pub const LOCAL_WRITE: Self = Self(1);
+    /// The peer may write it by RDMA WRITE. Includes `LOCAL_WRITE`, which IBTA demands with it.
+    pub const REMOTE_WRITE: Self = Self(1 | 2);
+    /// The peer may read it by RDMA READ.
+    pub const REMOTE_READ: Self = Self(4);
+
+    /// Whether all rights of `other` are among these.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Access {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A protection domain: queue pairs use only memory of their own domain. Cheap to clone.
+#[derive(Clone)]
+pub struct ProtectionDomain {
+    shared: Arc<PdShared>,
+}
+
+struct PdShared {
+    backend: Arc<dyn backend::ProtectionDomain>,
+    /// Unique in the process, never used again.
+    serial: u64,
+    device: Device,
+}
+
+impl ProtectionDomain {
+    pub(crate) fn from_backend(
+        backend: Arc<dyn backend::ProtectionDomain>,
+        device: Device,
+    ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            shared: Arc::new(PdShared {
+                backend,
+                serial: NEXT.fetch_add(1, Ordering::Relaxed),
+                device,
+            }),
+        }
+    }
+
+    /// The device it belongs to.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.shared.device
+    }
+
+    /// Maps and registers `len` bytes (rounded up to whole pages), zeroed.
+    ///
+    /// # Errors
+    /// `EINVAL` for a length of 0; `ENOMEM` when memory, the limit on locked memory
+    /// (`ulimit -l`), or the device's regions are used up.
+    pub fn region(&self, len: usize, access: Access) -> Result<Arc<MemoryRegion>> {
+        MemoryRegion::map(self, len, access).map(Arc::new)
+    }
+
+    /// Registers memory of the caller's.
+    ///
+    /// # Errors
+    /// `EFAULT`: not mapped, or not writable though `access` asks for it. `ENOMEM` as with
+    /// [`ProtectionDomain::region`].
+    ///
+    /// # Safety
+    /// Until the region is dropped: the memory stays mapped (if deregistration fails, for ever),
+    /// and nobody reads or writes a byte of it while the fabric may write that byte: from posting
+    /// to completion of a request that has it as its target, and with `REMOTE_WRITE` at any time.
+    #[allow(unsafe_code)]
+    pub unsafe fn register_raw(
+        &self,
+        ptr: *mut u8,
+        len: usize,
+        access: Access,
+    ) -> Result<Arc<MemoryRegion>> {
+        // SAFETY: the caller promises what MemoryRegion::register asks for.
+        let region = unsafe { MemoryRegion::register(self, ptr, len, access) }?;
+        Ok(Arc::new(region))
+    }
+
+    /// A shared receive queue for up to `max_wr` receives of one buffer each.
+    ///
+    /// # Errors
+    /// `EINVAL`: 0, or more than the device's `max_srq_wr`. `ENOMEM`.
+    pub fn create_srq(&self, max_wr: u32) -> Result<SharedReceiveQueue> {
+        SharedReceiveQueue::new(self, max_wr)
+    }
+
+    pub(crate) fn backend(&self) -> Arc<dyn backend::ProtectionDomain> {
+        Arc::clone(&self.shared.backend)
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.shared.serial
+    }
+}
+
+impl fmt::Debug for ProtectionDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProtectionDomain")
+            .field("serial", &self.shared.serial)
+            .field("device", &self.shared.device)
+            .finish()
+    }
+}

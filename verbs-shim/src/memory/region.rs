@@ -1,0 +1,283 @@
+//! Memory regions: registered memory as a whole, and slices of it to post.
+//!
+//! A region's bytes are reached by copying only, since a peer or a posted request may write them
+//! at any moment. Exclusive access without copying is what [`super::RegisteredBuffer`] is for.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustix::mm::{MapFlags, ProtFlags};
+
+use super::{Access, ProtectionDomain};
+use crate::backend::{self, Sge};
+use crate::error::{Result, VerbsError};
+use crate::work::RemoteMemory;
+
+/// Registered memory.
+pub struct MemoryRegion {
+    backend: Box<dyn backend::MemoryRegion>,
+    addr: NonNull<u8>,
+    len: usize,
+    lkey: u32,
+    rkey: u32,
+    access: Access,
+    /// Pages that are ours to unmap; 0 for memory of the caller's.
+    mapped: usize,
+    /// Orders copies of this process among each other; what the fabric does is outside of it.
+    copies: RwLock<()>,
+    pd: ProtectionDomain,
+}
+
+// SAFETY: the pointer is to memory that lives as long as the region; threads reach its bytes only
+// through `read_at` and `write_at`, which take the lock, or through slots of one owner.
+unsafe impl Send for MemoryRegion {}
+// SAFETY: as above.
+unsafe impl Sync for MemoryRegion {}
+
+impl MemoryRegion {
+    pub(super) fn map(pd: &ProtectionDomain, len: usize, access: Access) -> Result<Self> {
+        let page = rustix::param::page_size();
+        let mapped = len
+            .checked_next_multiple_of(page)
+            .filter(|&n| n > 0 && n <= isize::MAX as usize)
+            .ok_or_else(|| VerbsError::invalid("mmap", format!("a region of {len} bytes")))?;
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // memory that is in use.
+        let ptr = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                mapped,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }
+        .map_err(|e| VerbsError::from_errno("mmap", e.raw_os_error()))?;
+        // SAFETY: the mapping was made above, nobody else knows it, and it is unmapped only after
+        // deregistration; references to its bytes are given out by nobody but RegisteredBuffer,
+        // which is moved away while posted and refuses REMOTE_WRITE.
+        let registered = unsafe { Self::register(pd, ptr.cast(), len, access) };
+        match registered {
+            Ok(mut region) => {
+                region.mapped = mapped;
+                Ok(region)
+            }
+            Err(e) => {
+                // SAFETY: the mapping was made above and nothing refers to it.
+                let _ = unsafe { rustix::mm::munmap(ptr, mapped) };
+                Err(e)
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`backend::ProtectionDomain::register`].
+    pub(super) unsafe fn register(
+        pd: &ProtectionDomain,
+        ptr: *mut u8,
+        len: usize,
+        access: Access,
+    ) -> Result<Self> {
+        let addr = NonNull::new(ptr)
+            .filter(|_| len > 0)
+            .ok_or_else(|| VerbsError::invalid("ibv_reg_mr", "no memory, or of length 0"))?;
+        // SAFETY: the caller promises it.
+        let backend = unsafe { pd.backend().register(ptr, len, access) }?;
+        Ok(Self {
+            lkey: backend.lkey(),
+            rkey: backend.rkey(),
+            backend,
+            addr,
+            len,
+            access,
+            mapped: 0,
+            copies: RwLock::new(()),
+            pd: pd.clone(),
+        })
+    }
+
+    /// Its length in bytes, as asked for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: an empty region cannot be registered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The key for local use.
+    #[must_use]
+    pub fn lkey(&self) -> u32 {
+        self.lkey
+    }
+
+    /// The key that a peer needs.
+    #[must_use]
+    pub fn rkey(&self) -> u32 {
+        self.rkey
+    }
+
+    /// The rights it was registered with.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// What a peer has to be told to reach the byte at `offset`.
+    #[must_use]
+    pub fn remote(&self, offset: usize) -> RemoteMemory {
+        RemoteMemory {
+            addr: (self.addr.as_ptr() as u64).wrapping_add(offset as u64),
+            rkey: self.rkey,
+        }
+    }
+
+    /// A piece of it to post.
+    ///
+    /// # Errors
+    /// `EINVAL`: it does not lie inside.
+    pub fn slice(self: &Arc<Self>, offset: usize, len: usize) -> Result<RegionSlice> {
+        self.check("slice", offset, len)?;
+        let length = u32::try_from(len)
+            .map_err(|_| VerbsError::invalid("slice", format!("{len} bytes in one piece")))?;
+        Ok(RegionSlice {
+            region: Arc::clone(self),
+            offset,
+            len: length,
+        })
+    }
+
+    /// Copies bytes out. While the fabric writes them, a mixture of old and new comes out.
+    ///
+    /// # Errors
+    /// `EINVAL`: not inside, or memory registered with `register_raw`, which its owner reads.
+    pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.check_own("read_at", offset, out.len())?;
+        let _copies = self.copies.read().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: offset + len <= self.len was checked.
+        let from = unsafe { self.addr.as_ptr().add(offset) };
+        // SAFETY: both are valid for out.len() bytes and distinct allocations; the lock keeps
+        // this process's writers out, and the fabric is not part of the abstract machine.
+        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes in. A request that is posted on them sends a mixture of old and new.
+    ///
+    /// # Errors
+    /// `EINVAL`: not inside, or memory registered with `register_raw`, which its owner writes.
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.check_own("write_at", offset, bytes.len())?;
+        let _copies = self.copies.write().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: offset + len <= self.len was checked.
+        let to = unsafe { self.addr.as_ptr().add(offset) };
+        // SAFETY: both are valid for bytes.len() bytes and distinct allocations; the lock keeps
+        // other copies of this process out.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        Ok(())
+    }
+
+    fn check(&self, call: &'static str, offset: usize, len: usize) -> Result<()> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(VerbsError::invalid(
+                call,
+                format!("{len} bytes at {offset} of a region of {}", self.len),
+            )),
+        }
+    }
+
+    fn check_own(&self, call: &'static str, offset: usize, len: usize) -> Result<()> {
+        if self.mapped == 0 {
+            return Err(VerbsError::invalid(
+                call,
+                "the region is memory of the caller's",
+            ));
+        }
+        self.check(call, offset, len)
+    }
+
+    pub(super) fn addr(&self) -> NonNull<u8> {
+        self.addr
+    }
+
+    pub(crate) fn pd_serial(&self) -> u64 {
+        self.pd.serial()
+    }
+}
+
+impl Drop for MemoryRegion {
+    fn drop(&mut self) {
+        if let Err(error) = self.backend.deregister() {
+            // The NIC may still write there: the pages stay mapped for ever.
+            tracing::error!(%error, len = self.len, "a memory region could not be deregistered");
+            return;
+        }
+        if self.mapped > 0 {
+            // SAFETY: the mapping is ours, the fabric has let go of it, and slots and slices keep
+            // the region alive, so no reference to it is left.
+            let unmapped = unsafe { rustix::mm::munmap(self.addr.as_ptr().cast(), self.mapped) };
+            if let Err(error) = unmapped {
+                tracing::error!(%error, len = self.mapped, "munmap");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for MemoryRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryRegion")
+            .field("len", &self.len)
+            .field("lkey", &self.lkey)
+            .field("rkey", &self.rkey)
+            .field("access", &self.access)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A piece of a region, to post. It keeps the region alive.
+#[derive(Debug, Clone)]
+pub struct RegionSlice {
+    region: Arc<MemoryRegion>,
+    offset: usize,
+    len: u32,
+}
+
+impl RegionSlice {
+    /// The region it is part of.
+    #[must_use]
+    pub fn region(&self) -> &Arc<MemoryRegion> {
+        &self.region
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn sge(&self) -> Sge {
+        Sge {
+            addr: self.region.addr.as_ptr() as u64 + self.offset as u64,
+            length: self.len,
+            lkey: self.region.lkey,
+        }
+    }
+}

@@ -1,0 +1,621 @@
+//! CM event channels and ids of the rdma backend.
+//!
+//! Two locks. An id's own orders the calls on it. A channel's gate is held while
+//! `rdma_get_cm_event` runs and its event is acknowledged, because the library then writes fields
+//! of the id in question and modifies its queue pair; whoever reads those fields, or takes the
+//! queue pair away, holds it too. Order: id, then gate. `rdma_destroy_id` waits until the events
+//! of its id are acknowledged; since that happens under the gate, in the call that read them, it
+//! never waits for a caller.
+//!
+//! An id's `context` pointer holds its token, so an event names its id without a table.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::cq::RdmaCq;
+use super::device::{self, set_nonblocking};
+use super::ffi::Api;
+use super::ffi::constants::*;
+use super::ffi::types::*;
+use super::memory::{RdmaPd, RdmaSrq};
+use super::qp::{Parts, RdmaQp, wrong_device};
+use super::sockaddr::{self, CAddr};
+use crate::backend::{self, CmOption, QpAttr, same_fabric};
+use crate::cm::{CmId, ConnParams, ConnectionDetails, Event, PrivateData, RejectReason, Request};
+use crate::error::{Result, VerbsError, check_ptr, check_rdma};
+use crate::live::{Alive, Kind};
+use crate::qp::QpCaps;
+
+pub(super) struct RdmaEventChannel {
+    api: &'static Api,
+    channel: NonNull<rdma_event_channel>,
+    gate: Mutex<()>,
+    _alive: Alive,
+}
+
+// SAFETY: librdmacm allows any thread to use a channel.
+unsafe impl Send for RdmaEventChannel {}
+// SAFETY: as above.
+unsafe impl Sync for RdmaEventChannel {}
+
+impl RdmaEventChannel {
+    pub(super) fn new(api: &'static Api) -> Result<Self> {
+        // SAFETY: no arguments.
+        let channel = unsafe { (api.rdma_create_event_channel)() };
+        let channel = Self {
+            api,
+            channel: check_ptr("rdma_create_event_channel", channel)?,
+            gate: Mutex::new(()),
+            _alive: Alive::new(Kind::Channel),
+        };
+        set_nonblocking(channel.fd())?;
+        Ok(channel)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the channel lives, and its descriptor does not change.
+        let fd = unsafe { (*self.channel.as_ptr()).fd };
+        // SAFETY: the descriptor is open as long as the channel, which is borrowed.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads, copies and acknowledges one event.
+    fn read(&self) -> Result<Option<RawEvent>> {
+        let _gate = self.gate();
+        let mut event = std::ptr::null_mut();
+        loop {
+            // SAFETY: the channel lives; the gate is held.
+            let ret =
+                unsafe { (self.api.rdma_get_cm_event)(self.channel.as_ptr(), &raw mut event) };
+            let Err(error) = check_rdma("rdma_get_cm_event", ret) else {
+                break;
+            };
+            match error.errno() {
+                libc::EINTR => {}
+                libc::EAGAIN => return Ok(None),
+                _ => return Err(error),
+            }
+        }
+        // SAFETY: the library returned an event that is not acknowledged yet.
+        let raw = unsafe { RawEvent::copy(event) };
+        // SAFETY: as above; nothing of it is used after.
+        let ret = unsafe { (self.api.rdma_ack_cm_event)(event) };
+        if let Err(error) = check_rdma("rdma_ack_cm_event", ret) {
+            tracing::error!(%error, "an event could not be acknowledged");
+        }
+        Ok(Some(raw))
+    }
+}
+
+impl backend::EventChannel for RdmaEventChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+
+    fn next(self: Arc<Self>) -> Result<Option<Event>> {
+        let raw = self.read()?;
+        Ok(raw.map(|raw| raw.into_event(&self)))
+    }
+
+    fn create_id(self: Arc<Self>) -> Result<Arc<dyn backend::CmId>> {
+        let token = next_token();
+        let mut id = std::ptr::null_mut();
+        // SAFETY: the channel lives; the context is a number that the library only hands around.
+        let ret = unsafe {
+            (self.api.rdma_create_id)(
+                self.channel.as_ptr(),
+                &raw mut id,
+                token as *mut c_void,
+                RDMA_PS_TCP,
+            )
+        };
+        check_rdma("rdma_create_id", ret)?;
+        let id = check_ptr("rdma_create_id", id)?;
+        Ok(Arc::new(RdmaCmId::new(id, token, self)))
+    }
+}
+
+impl Drop for RdmaEventChannel {
+    fn drop(&mut self) {
+        // SAFETY: ids hold their channel, so none is left.
+        unsafe { (self.api.rdma_destroy_event_channel)(self.channel.as_ptr()) };
+    }
+}
+
+/// An event, copied.
+struct RawEvent {
+    event: c_uint,
+    status: c_int,
+    /// The token of the id it is about; of a connect request, the listener's.
+    token: u64,
+    /// The new id of a connect request, and its token.
+    request: Option<(NonNull<rdma_cm_id>, u64)>,
+    private_data: PrivateData,
+    details: ConnectionDetails,
+}
+
+impl RawEvent {
+    /// # Safety
+    /// `event` is one of `rdma_get_cm_event`, not acknowledged yet, and the gate of its channel is
+    /// held.
+    unsafe fn copy(event: *mut rdma_cm_event) -> Self {
+        // SAFETY: the caller's promise; nobody else has the event.
+        let event = unsafe { &*event };
+        let is_request = event.event == RDMA_CM_EVENT_CONNECT_REQUEST;
+        let about = if is_request {
+            event.listen_id
+        } else {
+            event.id
+        };
+        // SAFETY: ids stay until their events are acknowledged.
+        let token = unsafe { (*about).context } as u64;
+        let request = NonNull::new(event.id).filter(|_| is_request).map(|id| {
+            let token = next_token();
+            // The library gave the new id the listener's context.
+            // SAFETY: the new id is known to nobody else.
+            unsafe { (*id.as_ptr()).context = token as *mut c_void };
+            (id, token)
+        });
+        let (private_data, details) = if carries_conn(event.event) {
+            // SAFETY: with port space TCP these events carry this arm, and all its bit patterns
+            // are valid.
+            let conn = unsafe { event.param.conn };
+            // SAFETY: the library points at as many bytes inside the event, or at nothing.
+            (unsafe { private_data(&conn) }, details(&conn))
+        } else {
+            (PrivateData::EMPTY, ConnectionDetails::default())
+        };
+        Self {
+            event: event.event,
+            status: event.status,
+            token,
+            request,
+            private_data,
+            details,
+        }
+    }
+
+    fn into_event(self, channel: &Arc<RdmaEventChannel>) -> Event {
+        let id = self.token;
+        let errno = self.status.saturating_abs();
+        let (private_data, details) = (self.private_data, self.details);
+        match self.event {
+            RDMA_CM_EVENT_ADDR_RESOLVED => Event::AddrResolved { id },
+            RDMA_CM_EVENT_ADDR_ERROR => Event::AddrError { id, errno },
+            RDMA_CM_EVENT_ROUTE_RESOLVED => Event::RouteResolved { id },
+            RDMA_CM_EVENT_ROUTE_ERROR => Event::RouteError { id, errno },
+            RDMA_CM_EVENT_CONNECT_RESPONSE => Event::ConnectResponse {
+                id,
+                private_data,
+                details,
+            },
+            RDMA_CM_EVENT_CONNECT_ERROR => Event::ConnectError { id, errno },
+            RDMA_CM_EVENT_UNREACHABLE => Event::Unreachable { id, errno },
+            RDMA_CM_EVENT_REJECTED => Event::Rejected {
+                id,
+                reason: RejectReason::from_raw(self.status),
+                private_data,
+            },
+            RDMA_CM_EVENT_ESTABLISHED => Event::Established {
+                id,
+                private_data,
+                details,
+            },
+            RDMA_CM_EVENT_DISCONNECTED => Event::Disconnected { id },
+            RDMA_CM_EVENT_DEVICE_REMOVAL => Event::DeviceRemoval { id },
+            RDMA_CM_EVENT_ADDR_CHANGE => Event::AddrChange { id },
+            RDMA_CM_EVENT_TIMEWAIT_EXIT => Event::TimewaitExit { id },
+            event => match self.request {
+                Some((ptr, token)) => {
+                    let new = RdmaCmId::new(ptr, token, Arc::clone(channel));
+                    Event::ConnectRequest(Request {
+                        listener: id,
+                        id: CmId::from_backend(Arc::new(new)),
+                        private_data,
+                        details,
+                    })
+                }
+                None => Event::Unknown {
+                    id,
+                    event,
+                    status: self.status,
+                },
+            },
+        }
+    }
+}
+
+/// The events whose `param.conn` this crate reads.
+fn carries_conn(event: c_uint) -> bool {
+    matches!(
+        event,
+        RDMA_CM_EVENT_CONNECT_REQUEST
+            | RDMA_CM_EVENT_CONNECT_RESPONSE
+            | RDMA_CM_EVENT_ESTABLISHED
+            | RDMA_CM_EVENT_REJECTED
+    )
+}
+
+/// # Safety
+/// `private_data` is NULL or points at `private_data_len` bytes.
+unsafe fn private_data(conn: &rdma_conn_param) -> PrivateData {
+    if conn.private_data.is_null() {
+        return PrivateData::EMPTY;
+    }
+    let len = usize::from(conn.private_data_len);
+    // SAFETY: the caller's promise.
+    PrivateData::copy(unsafe { std::slice::from_raw_parts(conn.private_data.cast(), len) })
+}
+
+fn details(conn: &rdma_conn_param) -> ConnectionDetails {
+    ConnectionDetails {
+        responder_resources: conn.responder_resources,
+        initiator_depth: conn.initiator_depth,
+        qp_num: conn.qp_num,
+    }
+}
+
+fn next_token() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+pub(super) struct RdmaCmId {
+    pub(super) api: &'static Api,
+    id: NonNull<rdma_cm_id>,
+    token: u64,
+    /// The channel it is on. The lock also orders the calls on the id.
+    channel: Mutex<Arc<RdmaEventChannel>>,
+    _alive: Alive,
+}
+
+// SAFETY: librdmacm allows any thread to use an id; its fields are read and written under the gate.
+unsafe impl Send for RdmaCmId {}
+// SAFETY: as above.
+unsafe impl Sync for RdmaCmId {}
+
+/// The right to call with the id.
+type Call<'a> = MutexGuard<'a, Arc<RdmaEventChannel>>;
+
+impl RdmaCmId {
+    fn new(id: NonNull<rdma_cm_id>, token: u64, channel: Arc<RdmaEventChannel>) -> Self {
+        Self {
+            api: channel.api,
+            id,
+            token,
+            channel: Mutex::new(channel),
+            _alive: Alive::new(Kind::Id),
+        }
+    }
+
+    fn call(&self) -> Call<'_> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ptr(&self) -> *mut rdma_cm_id {
+        self.id.as_ptr()
+    }
+
+    fn context(&self, call: &Call<'_>) -> Option<NonNull<ibv_context>> {
+        let _gate = call.gate();
+        // SAFETY: the id lives, and the gate keeps the library from writing the field.
+        NonNull::new(unsafe { (*self.ptr()).verbs })
+    }
+
+    /// The library follows this pointer in some calls without looking.
+    fn require_context(&self, call: &Call<'_>, name: &'static str) -> Result<NonNull<ibv_context>> {
+        self.context(call)
+            .ok_or_else(|| VerbsError::invalid(name, "the id has no device yet"))
+    }
+
+    fn require_qp(&self, call: &Call<'_>, name: &'static str) -> Result<()> {
+        self.require_context(call, name)?;
+        // SAFETY: the id lives; the field changes only under the lock that `call` holds.
+        if unsafe { (*self.ptr()).qp }.is_null() {
+            return Err(VerbsError::invalid(name, "the id has no queue pair"));
+        }
+        Ok(())
+    }
+
+    /// Takes the queue pair off the id, so that the library does not use it any more.
+    pub(super) fn detach_qp(&self) {
+        let call = self.call();
+        let _gate = call.gate();
+        // SAFETY: the id lives, and both locks are held.
+        unsafe { (*self.ptr()).qp = std::ptr::null_mut() };
+    }
+
+    fn option<T>(&self, name: c_int, mut value: T) -> Result<()> {
+        let _call = self.call();
+        // SAFETY: the id lives, and the value is as large as it is said to be.
+        let ret = unsafe {
+            (self.api.rdma_set_option)(
+                self.ptr(),
+                RDMA_OPTION_ID,
+                name,
+                (&raw mut value).cast(),
+                size_of::<T>(),
+            )
+        };
+        check_rdma("rdma_set_option", ret)
+    }
+
+    /// One of the id's addresses, by copy.
+    fn addr(&self, of: fn(&rdma_addr) -> &libc::sockaddr_storage) -> Option<SocketAddr> {
+        let call = self.call();
+        let _gate = call.gate();
+        // SAFETY: the id lives, and the gate keeps the library from writing the addresses.
+        let addr = unsafe { &(*self.ptr()).route.addr };
+        sockaddr::from_c(of(addr))
+    }
+}
+
+impl backend::CmId for RdmaCmId {
+    fn token(&self) -> u64 {
+        self.token
+    }
+
+    fn bind(&self, addr: SocketAddr) -> Result<()> {
+        let call = self.call();
+        let _gate = call.gate();
+        let mut addr = CAddr::from(addr);
+        // SAFETY: the id lives, and the address is one.
+        let ret = unsafe { (self.api.rdma_bind_addr)(self.ptr(), addr.as_mut_ptr()) };
+        check_rdma("rdma_bind_addr", ret)
+    }
+
+    fn listen(&self, backlog: i32) -> Result<()> {
+        let call = self.call();
+        let _gate = call.gate();
+        // SAFETY: the id lives.
+        let ret = unsafe { (self.api.rdma_listen)(self.ptr(), backlog) };
+        check_rdma("rdma_listen", ret)
+    }
+
+    fn resolve_addr(
+        &self,
+        src: Option<SocketAddr>,
+        dst: SocketAddr,
+        timeout: Duration,
+    ) -> Result<()> {
+        let call = self.call();
+        let _gate = call.gate();
+        let mut src = src.map(CAddr::from);
+        let src = src.as_mut().map_or(std::ptr::null_mut(), CAddr::as_mut_ptr);
+        let mut dst = CAddr::from(dst);
+        let ms = millis(timeout);
+        // SAFETY: the id lives, and the addresses are such or NULL.
+        let ret = unsafe { (self.api.rdma_resolve_addr)(self.ptr(), src, dst.as_mut_ptr(), ms) };
+        check_rdma("rdma_resolve_addr", ret)
+    }
+
+    fn resolve_route(&self, timeout: Duration) -> Result<()> {
+        const CALL: &str = "rdma_resolve_route";
+        let call = self.call();
+        self.require_context(&call, CALL)?;
+        // SAFETY: the id lives and has a device.
+        let ret = unsafe { (self.api.rdma_resolve_route)(self.ptr(), millis(timeout)) };
+        check_rdma(CALL, ret)
+    }
+
+    fn connect(&self, params: &ConnParams<'_>) -> Result<()> {
+        const CALL: &str = "rdma_connect";
+        let call = self.call();
+        self.require_qp(&call, CALL)?;
+        let mut conn = conn_param(params);
+        // SAFETY: the id lives and has a device; the private data is copied in the call.
+        let ret = unsafe { (self.api.rdma_connect)(self.ptr(), &raw mut conn) };
+        check_rdma(CALL, ret)
+    }
+
+    fn accept(&self, params: &ConnParams<'_>) -> Result<()> {
+        const CALL: &str = "rdma_accept";
+        let call = self.call();
+        self.require_qp(&call, CALL)?;
+        let mut conn = conn_param(params);
+        // SAFETY: the id lives and has a device; the private data is copied in the call.
+        let ret = unsafe { (self.api.rdma_accept)(self.ptr(), &raw mut conn) };
+        check_rdma(CALL, ret)
+    }
+
+    fn reject(&self, private_data: &[u8]) -> Result<()> {
+        let _call = self.call();
+        // The caller has checked that it is no more than 148 bytes.
+        let len = private_data.len() as u8;
+        // SAFETY: the id lives; the private data is copied in the call.
+        let ret = unsafe { (self.api.rdma_reject)(self.ptr(), private_data.as_ptr().cast(), len) };
+        check_rdma("rdma_reject", ret)
+    }
+
+    fn disconnect(&self) -> Result<()> {
+        const CALL: &str = "rdma_disconnect";
+        let call = self.call();
+        self.require_context(&call, CALL)?;
+        // SAFETY: the id lives and has a device.
+        let ret = unsafe { (self.api.rdma_disconnect)(self.ptr()) };
+        check_rdma(CALL, ret)
+    }
+
+    fn migrate(&self, channel: Arc<dyn backend::EventChannel>) -> Result<()> {
+        const CALL: &str = "rdma_migrate_id";
+        let new = same_fabric::<RdmaEventChannel>(CALL, channel.into_any())?;
+        let mut call = self.call();
+        if Arc::ptr_eq(&call, &new) {
+            return Ok(());
+        }
+        let old = Arc::clone(&call);
+        // Both gates, by address, so that two migrations in opposite directions do not lock up.
+        let _gates = if Arc::as_ptr(&old) < Arc::as_ptr(&new) {
+            let first = old.gate();
+            (first, new.gate())
+        } else {
+            let first = new.gate();
+            (first, old.gate())
+        };
+        // SAFETY: the id and both channels live; no event of the id is unacknowledged, since the
+        // old gate is held, so the call does not block.
+        let ret = unsafe { (self.api.rdma_migrate_id)(self.ptr(), new.channel.as_ptr()) };
+        check_rdma(CALL, ret)?;
+        *call = Arc::clone(&new);
+        Ok(())
+    }
+
+    fn set_option(&self, option: CmOption) -> Result<()> {
+        match option {
+            CmOption::Tos(tos) => self.option(RDMA_OPTION_ID_TOS, tos),
+            CmOption::AckTimeout(code) => self.option(RDMA_OPTION_ID_ACK_TIMEOUT, code),
+            CmOption::ReuseAddr(on) => self.option(RDMA_OPTION_ID_REUSEADDR, c_int::from(on)),
+            CmOption::V6Only(on) => self.option(RDMA_OPTION_ID_AFONLY, c_int::from(on)),
+        }
+    }
+
+    fn local_addr(&self) -> Option<SocketAddr> {
+        self.addr(|addr| &addr.src_storage)
+    }
+
+    fn peer_addr(&self) -> Option<SocketAddr> {
+        self.addr(|addr| &addr.dst_storage)
+    }
+
+    fn device(&self) -> Option<Arc<dyn backend::Device>> {
+        let context = self.context(&self.call())?;
+        match device::of_context(self.api, context) {
+            Ok(device) => Some(device),
+            Err(error) => {
+                tracing::warn!(%error, "the device of an id is not among the devices");
+                None
+            }
+        }
+    }
+
+    fn port(&self) -> u8 {
+        let call = self.call();
+        let _gate = call.gate();
+        // SAFETY: the id lives, and the gate keeps the library from writing the field.
+        unsafe { (*self.ptr()).port_num }
+    }
+
+    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Arc<dyn backend::QueuePair>> {
+        const CALL: &str = "rdma_create_qp";
+        let parts = Parts {
+            pd: same_fabric::<RdmaPd>(CALL, attr.pd.into_any())?,
+            send_cq: same_fabric::<RdmaCq>(CALL, attr.send_cq.into_any())?,
+            recv_cq: same_fabric::<RdmaCq>(CALL, attr.recv_cq.into_any())?,
+            srq: attr
+                .srq
+                .map(|srq| same_fabric::<RdmaSrq>(CALL, srq.into_any()))
+                .transpose()?,
+        };
+        let inline = attr.caps.inline.min(parts.pd.device.max_inline()?);
+        let (qp, inline) = {
+            let call = self.call();
+            let context = self.require_context(&call, CALL)?.as_ptr();
+            // Another device's queue would be found by its number, which means another one here.
+            let same = parts.pd.device.context() == context
+                && parts.send_cq.device.context() == context
+                && parts.recv_cq.device.context() == context
+                && parts
+                    .srq
+                    .as_ref()
+                    .is_none_or(|srq| srq.pd.device.context() == context);
+            if !same {
+                return Err(wrong_device());
+            }
+            self.make_qp(&parts, attr.caps, inline)?
+        };
+        let caps = QpCaps {
+            inline,
+            ..attr.caps
+        };
+        let id = Arc::clone(&self);
+        // SAFETY: just made on this id of these parts, and no other object stands for it.
+        Ok(Arc::new(unsafe { RdmaQp::new(qp, caps, id, parts) }))
+    }
+}
+
+impl RdmaCmId {
+    /// Makes the queue pair with `inline` bytes, or with less if the device cannot have that many
+    /// together with the other sizes.
+    fn make_qp(
+        &self,
+        parts: &Parts,
+        caps: QpCaps,
+        mut inline: u32,
+    ) -> Result<(NonNull<ibv_qp>, u32)> {
+        const CALL: &str = "rdma_create_qp";
+        loop {
+            let mut init = ibv_qp_init_attr {
+                qp_context: std::ptr::null_mut(),
+                send_cq: parts.send_cq.as_ptr(),
+                recv_cq: parts.recv_cq.as_ptr(),
+                srq: parts
+                    .srq
+                    .as_ref()
+                    .map_or(std::ptr::null_mut(), |srq| srq.as_ptr()),
+                cap: ibv_qp_cap {
+                    max_send_wr: caps.send_wr,
+                    max_recv_wr: caps.recv_wr,
+                    max_send_sge: caps.sge,
+                    max_recv_sge: 1,
+                    max_inline_data: inline,
+                },
+                qp_type: IBV_QPT_RC,
+                sq_sig_all: 0,
+            };
+            let create = self.api.rdma_create_qp;
+            // SAFETY: the id, the domain and the queues live and are of one context.
+            let ret = unsafe { create(self.ptr(), parts.pd.as_ptr(), &raw mut init) };
+            match check_rdma(CALL, ret) {
+                Ok(()) => {
+                    // SAFETY: the id lives; the call's lock is held.
+                    let qp = check_ptr(CALL, unsafe { (*self.ptr()).qp })?;
+                    return Ok((qp, init.cap.max_inline_data));
+                }
+                Err(error) if error.errno() == libc::EINVAL && inline > 0 => inline /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for RdmaCmId {
+    fn drop(&mut self) {
+        // Waits for events of the id that are read and not acknowledged: `read` never leaves any.
+        // SAFETY: nobody else has the id, and its queue pair, which would hold it, is gone.
+        let ret = unsafe { (self.api.rdma_destroy_id)(self.ptr()) };
+        if let Err(error) = check_rdma("rdma_destroy_id", ret) {
+            tracing::error!(%error, "a CM id is lost");
+        }
+    }
+}
+
+fn conn_param(params: &ConnParams<'_>) -> rdma_conn_param {
+    rdma_conn_param {
+        private_data: params.private_data.as_ptr().cast(),
+        // The caller has checked that it is no more than 196 bytes.
+        private_data_len: params.private_data.len() as u8,
+        responder_resources: params.responder_resources,
+        initiator_depth: params.initiator_depth,
+        flow_control: 1,
+        retry_count: params.retry_count,
+        rnr_retry_count: params.rnr_retry,
+        // Both are taken from the queue pair.
+        srq: 0,
+        qp_num: 0,
+    }
+}
+
+fn millis(timeout: Duration) -> c_int {
+    c_int::try_from(timeout.as_millis())
+        .unwrap_or(c_int::MAX)
+        .max(1)
+}

@@ -1,0 +1,212 @@
+//! Protection domains, memory regions and shared receive queues of the rdma backend.
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::device::RdmaDevice;
+use super::ffi::constants::*;
+use super::ffi::types::*;
+use super::qp::post_recv_chain;
+use crate::backend::{self, PostResult, RecvWr};
+use crate::error::{Result, VerbsError, check_ibv, check_ptr};
+use crate::live::{Alive, Kind};
+use crate::memory::Access;
+
+pub(super) struct RdmaPd {
+    pub(super) device: Arc<RdmaDevice>,
+    pd: NonNull<ibv_pd>,
+    _alive: Alive,
+}
+
+// SAFETY: libibverbs allows any thread to use a protection domain.
+unsafe impl Send for RdmaPd {}
+// SAFETY: as above.
+unsafe impl Sync for RdmaPd {}
+
+impl RdmaPd {
+    pub(super) fn new(device: Arc<RdmaDevice>) -> Result<Self> {
+        // SAFETY: the device's context is open.
+        let pd = unsafe { (device.api.ibv_alloc_pd)(device.context()) };
+        let pd = check_ptr("ibv_alloc_pd", pd)?;
+        Ok(Self {
+            device,
+            pd,
+            _alive: Alive::new(Kind::ProtectionDomain),
+        })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ibv_pd {
+        self.pd.as_ptr()
+    }
+}
+
+impl backend::ProtectionDomain for RdmaPd {
+    unsafe fn register(
+        self: Arc<Self>,
+        addr: *mut u8,
+        len: usize,
+        access: Access,
+    ) -> Result<Box<dyn backend::MemoryRegion>> {
+        let register = self.device.api.ibv_reg_mr;
+        let access = access_flags(access);
+        // SAFETY: the domain lives; the caller answers for the memory.
+        let mr = unsafe { register(self.as_ptr(), addr.cast::<c_void>(), len, access) };
+        let mr = check_ptr("ibv_reg_mr", mr)?;
+        Ok(Box::new(RdmaMr {
+            pd: self,
+            mr,
+            alive: Mutex::new(Some(Alive::new(Kind::MemoryRegion))),
+        }))
+    }
+
+    fn create_srq(
+        self: Arc<Self>,
+        max_wr: u32,
+        max_sge: u32,
+    ) -> Result<Arc<dyn backend::SharedReceiveQueue>> {
+        Ok(Arc::new(RdmaSrq::new(self, max_wr, max_sge)?))
+    }
+}
+
+impl Drop for RdmaPd {
+    fn drop(&mut self) {
+        // SAFETY: all that was made of it holds it, so nothing is left.
+        let ret = unsafe { (self.device.api.ibv_dealloc_pd)(self.as_ptr()) };
+        if let Err(error) = check_ibv("ibv_dealloc_pd", ret) {
+            tracing::error!(%error, "a protection domain is lost");
+        }
+    }
+}
+
+struct RdmaMr {
+    pd: Arc<RdmaPd>,
+    mr: NonNull<ibv_mr>,
+    /// None once it is deregistered.
+    alive: Mutex<Option<Alive>>,
+}
+
+// SAFETY: libibverbs allows any thread to use a memory region.
+unsafe impl Send for RdmaMr {}
+// SAFETY: as above.
+unsafe impl Sync for RdmaMr {}
+
+impl backend::MemoryRegion for RdmaMr {
+    fn lkey(&self) -> u32 {
+        // SAFETY: the region lives, and its keys do not change.
+        unsafe { (*self.mr.as_ptr()).lkey }
+    }
+
+    fn rkey(&self) -> u32 {
+        // SAFETY: the region lives, and its keys do not change.
+        unsafe { (*self.mr.as_ptr()).rkey }
+    }
+
+    fn deregister(&self) -> Result<()> {
+        // SAFETY: called once (the trait's rule), so the region lives.
+        let ret = unsafe { (self.pd.device.api.ibv_dereg_mr)(self.mr.as_ptr()) };
+        check_ibv("ibv_dereg_mr", ret)?;
+        self.alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        Ok(())
+    }
+}
+
+fn access_flags(access: Access) -> c_int {
+    let mut flags = 0;
+    for (right, flag) in [
+        (Access::LOCAL_WRITE, IBV_ACCESS_LOCAL_WRITE),
+        (Access::REMOTE_WRITE, IBV_ACCESS_REMOTE_WRITE),
+        (Access::REMOTE_READ, IBV_ACCESS_REMOTE_READ),
+    ] {
+        if access.contains(right) {
+            flags |= flag;
+        }
+    }
+    flags as c_int
+}
+
+pub(super) struct RdmaSrq {
+    pub(super) pd: Arc<RdmaPd>,
+    srq: NonNull<ibv_srq>,
+    post: PostSrqRecv,
+    max_wr: u32,
+    alive: Mutex<Option<Alive>>,
+}
+
+// SAFETY: libibverbs allows any thread to use a shared receive queue.
+unsafe impl Send for RdmaSrq {}
+// SAFETY: as above.
+unsafe impl Sync for RdmaSrq {}
+
+impl RdmaSrq {
+    fn new(pd: Arc<RdmaPd>, max_wr: u32, max_sge: u32) -> Result<Self> {
+        const CALL: &str = "ibv_create_srq";
+        // SAFETY: the context is open, and its table does not change.
+        let post = unsafe { (*pd.device.context()).ops.post_srq_recv };
+        let post = post.ok_or_else(|| VerbsError::from_errno(CALL, libc::EOPNOTSUPP))?;
+        let mut init = ibv_srq_init_attr {
+            srq_context: std::ptr::null_mut(),
+            attr: ibv_srq_attr {
+                max_wr,
+                max_sge,
+                srq_limit: 0,
+            },
+        };
+        // SAFETY: the domain lives, and the structure is the library's.
+        let srq = unsafe { (pd.device.api.ibv_create_srq)(pd.as_ptr(), &raw mut init) };
+        let srq = check_ptr(CALL, srq)?;
+        Ok(Self {
+            pd,
+            srq,
+            post,
+            max_wr,
+            alive: Mutex::new(Some(Alive::new(Kind::SharedReceiveQueue))),
+        })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ibv_srq {
+        self.srq.as_ptr()
+    }
+}
+
+impl backend::SharedReceiveQueue for RdmaSrq {
+    fn max_wr(&self) -> u32 {
+        self.max_wr
+    }
+
+    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+        post_recv_chain("ibv_post_srq_recv", wrs, |first, bad| {
+            // SAFETY: the queue lives, the chain outlives the call, and its buffers stay in place
+            // until they complete or the queue is destroyed.
+            unsafe { (self.post)(self.srq.as_ptr(), first, bad) }
+        })
+    }
+
+    fn destroy(&self) -> Result<()> {
+        // SAFETY: called once (the trait's rule), and the queue pairs that use it hold it.
+        let ret = unsafe { (self.pd.device.api.ibv_destroy_srq)(self.srq.as_ptr()) };
+        check_ibv("ibv_destroy_srq", ret)?;
+        self.alive
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_as_verbs_numbers_them() {
+        assert_eq!(access_flags(Access::READ_ONLY), 0);
+        assert_eq!(access_flags(Access::LOCAL_WRITE), 1);
+        assert_eq!(access_flags(Access::REMOTE_WRITE), 3);
+        assert_eq!(access_flags(Access::REMOTE_READ), 4);
+        assert_eq!(access_flags(Access::REMOTE_READ | Access::REMOTE_WRITE), 7);
+    }
+}

@@ -1,0 +1,204 @@
+//! Send requests: what to do, with which bytes, and how to be told of the end.
+
+use arrayvec::ArrayVec;
+
+use crate::backend::{Sge, WrOp};
+use crate::error::VerbsError;
+use crate::memory::{Access, RegionSlice, RegisteredBuffer};
+
+/// The most pieces of memory that one send request can name.
+pub const MAX_PIECES: usize = 4;
+
+/// Up to [`MAX_PIECES`] pieces, in the order of their bytes.
+pub type Pieces = ArrayVec<Piece, MAX_PIECES>;
+
+/// A piece of local memory. It belongs to the shim from post to claim.
+#[derive(Debug)]
+pub enum Piece {
+    /// A buffer, for its length (its content).
+    Buffer(RegisteredBuffer),
+    /// Part of a region.
+    Region(RegionSlice),
+}
+
+impl Piece {
+    /// The buffer, if it is one.
+    #[must_use]
+    pub fn into_buffer(self) -> Option<RegisteredBuffer> {
+        match self {
+            Self::Buffer(buffer) => Some(buffer),
+            Self::Region(_) => None,
+        }
+    }
+
+    pub(crate) fn sge(&self) -> Sge {
+        match self {
+            Self::Buffer(buffer) => buffer.sge(),
+            Self::Region(slice) => slice.sge(),
+        }
+    }
+
+    pub(crate) fn pd_serial(&self) -> u64 {
+        match self {
+            Self::Buffer(buffer) => buffer.region().pd_serial(),
+            Self::Region(slice) => slice.region().pd_serial(),
+        }
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            Self::Buffer(buffer) => buffer.region().access(),
+            Self::Region(slice) => slice.region().access(),
+        }
+    }
+}
+
+impl From<RegisteredBuffer> for Piece {
+    fn from(buffer: RegisteredBuffer) -> Self {
+        Self::Buffer(buffer)
+    }
+}
+
+impl From<RegionSlice> for Piece {
+    fn from(slice: RegionSlice) -> Self {
+        Self::Region(slice)
+    }
+}
+
+/// Memory of the peer's, as the peer described it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RemoteMemory {
+    /// Its address there.
+    pub addr: u64,
+    /// The peer's key for it.
+    pub rkey: u32,
+}
+
+/// What a send request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A message into a receive of the peer's.
+    Send,
+    /// The same, with four bytes besides (host byte order).
+    SendWithImm(u32),
+    /// The same, and the peer's NIC withdraws this key of its memory.
+    SendWithInvalidate(u32),
+    /// Bytes into the peer's memory; it sees nothing of it.
+    Write(RemoteMemory),
+    /// The same, and a receive of the peer's completes with these four bytes.
+    WriteWithImm(RemoteMemory, u32),
+    /// Bytes from the peer's memory.
+    Read(RemoteMemory),
+}
+
+impl Operation {
+    pub(crate) fn to_wr(self) -> WrOp {
+        match self {
+            Self::Send => WrOp::Send,
+            Self::SendWithImm(imm) => WrOp::SendWithImm(imm),
+            Self::SendWithInvalidate(rkey) => WrOp::SendWithInvalidate(rkey),
+            Self::Write(remote) => WrOp::Write(remote),
+            Self::WriteWithImm(remote, imm) => WrOp::WriteWithImm(remote, imm),
+            Self::Read(remote) => WrOp::Read(remote),
+        }
+    }
+}
+
+/// The local bytes of a send request.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    /// Copied into the request while it is posted; up to the inline size that the queue pair was
+    /// granted. Also the way to send no bytes at all.
+    Inline(&'a [u8]),
+    /// Registered memory, moved into the shim until the completion is claimed.
+    Pieces(Pieces),
+}
+
+/// A request for a send queue.
+#[derive(Debug)]
+pub struct SendRequest<'a> {
+    /// Comes back in the completion.
+    pub token: u32,
+    /// What to do.
+    pub operation: Operation,
+    /// With which local bytes.
+    pub payload: Payload<'a>,
+    /// Whether success makes a completion too; failure always does. What was posted without is
+    /// taken as done when a later signaled request completes, so every queue's worth of requests
+    /// needs one that is signaled.
+    pub signaled: bool,
+    /// Wakes a peer that asked for solicited completions only.
+    pub solicited: bool,
+    /// Waits for earlier RDMA READs.
+    pub fence: bool,
+}
+
+impl<'a> SendRequest<'a> {
+    /// A signaled request with bytes that are copied while posting.
+    #[must_use]
+    pub fn inline(token: u32, operation: Operation, bytes: &'a [u8]) -> Self {
+        Self::with_payload(token, operation, Payload::Inline(bytes))
+    }
+
+    /// A signaled request with one piece of registered memory.
+    #[must_use]
+    pub fn piece(token: u32, operation: Operation, piece: impl Into<Piece>) -> Self {
+        let mut pieces = Pieces::new();
+        pieces.push(piece.into());
+        Self::with_payload(token, operation, Payload::Pieces(pieces))
+    }
+
+    /// A signaled request with any payload.
+    #[must_use]
+    pub fn with_payload(token: u32, operation: Operation, payload: Payload<'a>) -> Self {
+        Self {
+            token,
+            operation,
+            payload,
+            signaled: true,
+            solicited: false,
+            fence: false,
+        }
+    }
+
+    /// The same, without a completion if it succeeds.
+    #[must_use]
+    pub fn unsignaled(mut self) -> Self {
+        self.signaled = false;
+        self
+    }
+
+    /// The same, solicited.
+    #[must_use]
+    pub fn solicited(mut self) -> Self {
+        self.solicited = true;
+        self
+    }
+
+    /// The same, fenced.
+    #[must_use]
+    pub fn fenced(mut self) -> Self {
+        self.fence = true;
+        self
+    }
+}
+
+/// A send request that was not posted. `ENOMEM`: the queue is full.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct PostError<'a> {
+    /// The request, with its buffers.
+    pub request: SendRequest<'a>,
+    /// Why it was not posted.
+    pub error: VerbsError,
+}
+
+/// A receive that was not posted. `ENOMEM`: the queue is full.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct RecvPostError {
+    /// The buffer.
+    pub buffer: RegisteredBuffer,
+    /// Why it was not posted.
+    pub error: VerbsError,
+}
