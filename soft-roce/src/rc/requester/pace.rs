@@ -1,0 +1,179 @@
+//! When to give up waiting, and how much to have under way.
+//!
+//! What it does: the round trip's estimate and what follows from it (RFC 6298
+//! with bounds of our own), and a bound on packets under way that backs off when
+//! packets get lost and grows back.
+//! What it does not do: know the clock, or which packets were lost.
+
+use crate::time::Time;
+
+const MICRO: u64 = 1_000;
+const MILLI: u64 = 1_000_000;
+
+/// Estimate of the round trip, in nanoseconds.
+#[derive(Debug)]
+pub(super) struct RoundTrip {
+    smoothed: Option<u64>,
+    variation: u64,
+    /// Never wait less: the peer's process may have to be scheduled first.
+    least: u64,
+    /// Never wait more between two attempts, unless `least` is more.
+    most: u64,
+    /// Attempts since anything was heard.
+    backoff: u32,
+}
+
+impl RoundTrip {
+    /// `timeout` is the ACK timeout that the connection agreed on.
+    pub(super) fn new(peer_is_ours: bool, timeout: u64) -> Self {
+        Self {
+            smoothed: None,
+            variation: 0,
+            least: if peer_is_ours { 4 * MILLI } else { 20 * MILLI },
+            most: timeout,
+            backoff: 0,
+        }
+    }
+
+    pub(super) fn sample(&mut self, nanos: u64) {
+        match self.smoothed {
+            None => {
+                self.smoothed = Some(nanos);
+                self.variation = nanos / 2;
+            }
+            Some(s) => {
+                self.variation = self.variation / 4 * 3 + s.abs_diff(nanos) / 4;
+                self.smoothed = Some(s / 8 * 7 + nanos / 8);
+            }
+        }
+    }
+
+    /// Something was heard.
+    pub(super) fn heard(&mut self) {
+        self.backoff = 0;
+    }
+
+    /// Nothing was heard: wait twice as long next time.
+    pub(super) fn back_off(&mut self) {
+        self.backoff = (self.backoff + 1).min(16);
+    }
+
+    /// How long to wait for an answer.
+    pub(super) fn retransmit_after(&self) -> u64 {
+        let base = match self.smoothed {
+            Some(s) => s + 4 * self.variation,
+            None => 10 * self.least,
+        };
+        let most = self.most.max(self.least);
+        let wait = base.clamp(self.least, most);
+        (wait << self.backoff).min(most)
+    }
+
+    /// How long a packet may be late because others overtook it.
+    pub(super) fn reorder_after(&self) -> u64 {
+        (self.smoothed.unwrap_or(MILLI) / 4).clamp(20 * MICRO, 2 * MILLI)
+    }
+
+    /// A round trip, as far as is known.
+    pub(super) fn estimate(&self) -> u64 {
+        self.smoothed.unwrap_or(self.least)
+    }
+}
+
+/// The bound on packets under way.
+#[derive(Debug)]
+pub(super) struct Congestion {
+    packets: u32,
+    most: u32,
+    /// Below it the bound doubles each round trip.
+    threshold: u32,
+    /// Packets acknowledged that have not made the bound grow yet.
+    credit: u32,
+}
+
+/// The bound shrinks no further for single losses.
+const LEAST: u32 = 16;
+/// Nor for a timeout.
+const LEAST_AFTER_TIMEOUT: u32 = 8;
+/// Where a connection starts.
+const FIRST: u32 = 64;
+
+impl Congestion {
+    pub(super) fn new(most: u32) -> Self {
+        Self {
+            packets: most.min(FIRST),
+            most,
+            threshold: most,
+            credit: 0,
+        }
+    }
+
+    pub(super) fn packets(&self) -> u32 {
+        self.packets
+    }
+
+    /// `n` packets more have been answered.
+    pub(super) fn acknowledged(&mut self, n: u32) {
+        if self.packets >= self.most {
+            return;
+        }
+        if self.packets < self.threshold {
+            self.packets += n;
+        } else {
+            // A sixteenth of the bound each round trip, at any size.
+            self.credit += n;
+            self.packets += self.credit / 16;
+            self.credit %= 16;
+        }
+        self.packets = self.packets.min(self.most);
+    }
+
+    /// Packets were lost, for the first time in this round trip. An eighth
+    /// less: stray losses hardly slow a connection down, and a full buffer is
+    /// left within a few round trips.
+    pub(super) fn lost(&mut self) {
+        self.shrink(self.packets / 8 * 7, LEAST);
+    }
+
+    /// Nothing was heard at all.
+    pub(super) fn timed_out(&mut self) {
+        self.threshold = (self.packets / 2).max(LEAST).min(self.most);
+        self.packets = LEAST_AFTER_TIMEOUT.min(self.most);
+    }
+
+    fn shrink(&mut self, to: u32, least: u32) {
+        self.packets = to.max(least).min(self.most);
+        self.threshold = self.packets;
+    }
+}
+
+/// The moments at which a requester wants to be woken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timers {
+    /// Nothing was heard.
+    pub(super) retransmit: Option<Time>,
+    /// What is suspected to be lost is lost.
+    pub(super) reorder: Option<Time>,
+    /// The peer may have posted a receive.
+    pub(super) rnr: Option<Time>,
+}
+
+impl Timers {
+    pub(super) fn next(&self) -> Option<Time> {
+        [self.retransmit, self.reorder, self.rnr]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+/// Whether `timer` has expired by `now`; if so it is disarmed.
+pub(super) fn expired(timer: &mut Option<Time>, now: Time) -> bool {
+    match *timer {
+        Some(at) if at <= now => {
+            *timer = None;
+            true
+        }
+        _ => false,
+    }
+}

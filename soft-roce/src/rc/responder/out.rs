@@ -1,0 +1,280 @@
+//! What the responder has to send: answers and READ responses, in the order of
+//! the requests (IBTA 9.7.5.1.1: responses go out in PSN order).
+//!
+//! What it does: a queue in which a newer answer takes the place of an older one
+//! that nothing separates from it, so that many packets cost one ACK; and the
+//! packets themselves.
+//! What it does not do: decide what to answer.
+
+use std::collections::VecDeque;
+
+use super::Active;
+use crate::rc::core::{Core, Failure};
+use crate::rc::mr::Span;
+use crate::rc::psn::{self, Seq};
+use crate::rc::requester::Sent;
+use crate::sink::PacketSink;
+use crate::wire::{Aeth, Bth, NakCode, Opcode, Packet, Syndrome};
+
+/// An ACK or a NAK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) seq: Seq,
+    pub(super) msn: u32,
+    pub(super) syndrome: Syndrome,
+}
+
+impl Answer {
+    /// Whether a later answer says all that this one says.
+    fn is_superseded(&self) -> bool {
+        matches!(
+            self.syndrome,
+            Syndrome::Ack(_) | Syndrome::Nak(NakCode::SequenceError)
+        )
+    }
+}
+
+/// An RDMA READ that is being answered.
+#[derive(Debug)]
+pub(super) struct ReadJob {
+    /// None for no bytes.
+    span: Option<Span>,
+    first: Seq,
+    len: u32,
+    packets: u32,
+    /// The next packet, and the end of what is still wanted.
+    next: u32,
+    end: u32,
+    msn: u32,
+    /// Asked for, for the first time.
+    original: bool,
+}
+
+impl ReadJob {
+    pub(super) fn new(
+        span: Option<Span>,
+        first: Seq,
+        len: u32,
+        packets: u32,
+        msn: u32,
+        original: bool,
+    ) -> Self {
+        Self {
+            span,
+            first,
+            len,
+            packets,
+            next: 0,
+            end: packets,
+            msn,
+            original,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Out {
+    Answer(Answer),
+    Read(ReadJob),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct OutQueue {
+    queue: VecDeque<Out>,
+    originals: usize,
+    repeated: usize,
+}
+
+impl OutQueue {
+    /// RDMA READs asked for once that are not answered yet.
+    pub(super) fn reads(&self) -> usize {
+        self.originals
+    }
+
+    pub(super) fn answer(&mut self, answer: Answer) {
+        let Some(Out::Answer(last)) = self.queue.back_mut() else {
+            self.queue.push_back(Out::Answer(answer));
+            return;
+        };
+        match last.syndrome {
+            // It says already that all before it was carried out. If the packet
+            // itself has come again since, the new answer is the better one.
+            Syndrome::Rnr(_) if answer.seq <= last.seq && answer.is_superseded() => {}
+            Syndrome::Ack(_) | Syndrome::Rnr(_) | Syndrome::Nak(NakCode::SequenceError) => {
+                *last = answer;
+            }
+            // The end of the connection has no successor.
+            Syndrome::Nak(_) => {}
+        }
+    }
+
+    pub(super) fn read(&mut self, job: ReadJob) {
+        self.originals += 1;
+        self.queue.push_back(Out::Read(job));
+    }
+
+    /// Answers an RDMA READ once more, unless `most` wait already.
+    pub(super) fn repeat_read(&mut self, job: ReadJob, most: usize) {
+        if self.repeated < most {
+            self.repeated += 1;
+            self.queue.push_back(Out::Read(job));
+        }
+    }
+
+    /// Drops everything from `seq` on.
+    pub(super) fn cut(&mut self, seq: Seq) {
+        let (originals, repeated) = (&mut self.originals, &mut self.repeated);
+        self.queue.retain_mut(|out| match out {
+            Out::Answer(answer) => answer.seq < seq || !answer.is_superseded(),
+            Out::Read(job) => {
+                let wanted = seq.saturating_sub(job.first).min(job.end.into());
+                job.end = wanted as u32;
+                let keep = job.next < job.end;
+                if !keep {
+                    let count = if job.original {
+                        &mut *originals
+                    } else {
+                        &mut *repeated
+                    };
+                    *count -= 1;
+                }
+                keep
+            }
+        });
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn pop_read(&mut self) {
+        if let Some(Out::Read(job)) = self.queue.pop_front() {
+            if job.original {
+                self.originals -= 1;
+            } else {
+                self.repeated -= 1;
+            }
+        }
+    }
+}
+
+impl Active {
+    /// Sends one packet.
+    pub(super) fn transmit(
+        &mut self,
+        core: &mut Core,
+        sink: &mut impl PacketSink,
+    ) -> Result<Sent, Failure> {
+        match self.out.queue.front_mut() {
+            None => Ok(Sent::Nothing),
+            Some(Out::Answer(answer)) => {
+                let answer = *answer;
+                let sent = self.transmit_answer(core, answer, sink);
+                if sent == Sent::One {
+                    self.out.queue.pop_front();
+                }
+                Ok(sent)
+            }
+            Some(Out::Read(job)) => {
+                let seq = job.first + u64::from(job.next);
+                match job.transmit(core, seq, sink) {
+                    Ok(Sent::One) => {
+                        if job.next >= job.end {
+                            self.out.pop_read();
+                        }
+                        Ok(Sent::One)
+                    }
+                    Ok(other) => Ok(other),
+                    Err(()) => {
+                        core.counters.access_denied += 1;
+                        self.out.clear();
+                        self.end(seq, NakCode::RemoteAccess);
+                        Err(Failure::Responder(NakCode::RemoteAccess))
+                    }
+                }
+            }
+        }
+    }
+
+    fn transmit_answer(
+        &self,
+        core: &mut Core,
+        mut answer: Answer,
+        sink: &mut impl PacketSink,
+    ) -> Sent {
+        let mut kept = 0;
+        if answer.syndrome == Syndrome::Nak(NakCode::SequenceError) {
+            if answer.seq < self.expected {
+                // It has come meanwhile.
+                answer.seq -= 1;
+                answer.syndrome = Syndrome::Ack(Syndrome::NO_CREDITS);
+            } else {
+                let room = core.peer.mtu as usize;
+                kept = self.reorder.bitmap_len(answer.seq, room);
+            }
+        }
+        let packet = Packet {
+            aeth: Some(Aeth {
+                syndrome: answer.syndrome,
+                msn: answer.msn,
+            }),
+            ..Packet::new(Bth::new(
+                Opcode::Ack,
+                core.peer.qpn,
+                psn::to_wire(answer.seq),
+            ))
+        };
+        let Some(out) = sink.packet(packet.wire_len(kept)) else {
+            return Sent::Full;
+        };
+        let payload = packet.emit_headers(out, kept);
+        if kept > 0 {
+            self.reorder.write_bitmap(answer.seq, payload);
+        }
+        core.counters.acks_sent += 1;
+        Sent::One
+    }
+}
+
+impl ReadJob {
+    /// Sends the next packet. An error: the memory was withdrawn.
+    fn transmit(
+        &mut self,
+        core: &mut Core,
+        seq: Seq,
+        sink: &mut impl PacketSink,
+    ) -> Result<Sent, ()> {
+        let (first, last) = (self.next == 0, self.next + 1 == self.packets);
+        let opcode = match (first, last) {
+            (true, true) => Opcode::ReadResponseOnly,
+            (true, false) => Opcode::ReadResponseFirst,
+            (false, false) => Opcode::ReadResponseMiddle,
+            (false, true) => Opcode::ReadResponseLast,
+        };
+        let mtu = core.peer.mtu;
+        let offset = self.next * mtu;
+        let len = (self.len - offset).min(mtu) as usize;
+        let mut packet = Packet::new(Bth::new(opcode, core.peer.qpn, psn::to_wire(seq)));
+        packet.aeth = (first || last).then_some(Aeth {
+            syndrome: Syndrome::Ack(Syndrome::NO_CREDITS),
+            msn: self.msn,
+        });
+        let Some(out) = sink.packet(packet.wire_len(len)) else {
+            return Ok(Sent::Full);
+        };
+        let payload = packet.emit_headers(out, len);
+        let copied = match &self.span {
+            Some(span) => span.region.read(span.offset + u64::from(offset), payload),
+            None => Ok(()),
+        };
+        if copied.is_err() {
+            // The packet cannot be taken back, so it goes to no queue pair.
+            packet.bth.dest_qpn = 0;
+            packet.emit_headers(out, len).fill(0);
+            return Err(());
+        }
+        self.next += 1;
+        core.counters.responses_sent += 1;
+        Ok(Sent::One)
+    }
+}
