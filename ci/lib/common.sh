@@ -12,3 +12,8 @@ die() {
     warn "$@"
     exit "$status"
 }
+
+# usage: the comment at the head of the script.
+usage() {
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+}

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # Finds the IP addresses of this host's own RDMA devices. Does not set devices up.
+# shellcheck disable=SC2034 # native_reason is for the caller
 
 # native_addresses: sets SAN_TEST_ADDR_A and _B unless the caller gave them: two devices if there are two, else the
 # same one twice (an adapter talks with itself). Fails when there is none.
@@ -9,6 +10,21 @@ native_addresses() {
     SAN_TEST_ADDR_A=${SAN_TEST_ADDR_A:-${found[0]:-}}
     SAN_TEST_ADDR_B=${SAN_TEST_ADDR_B:-${found[1]:-$SAN_TEST_ADDR_A}}
     [ -n "$SAN_TEST_ADDR_A" ]
+}
+
+# native_usable: the same, and this user may use them. Sets native_reason when not.
+native_usable() {
+    if ! compgen -G '/sys/class/infiniband/*' >/dev/null; then
+        native_reason="this host has no RDMA device"
+    elif ! native_addresses; then
+        native_reason="no RDMA device of this host has an active port with an IPv4 address"
+    elif [ ! -w /dev/infiniband/rdma_cm ]; then
+        native_reason="/dev/infiniband/rdma_cm cannot be used (module rdma_ucm, permissions)"
+    else
+        export SAN_TEST_ADDR_A SAN_TEST_ADDR_B
+        return 0
+    fi
+    return 1
 }
 
 # One IPv4 address for each active port, in the order of the devices.

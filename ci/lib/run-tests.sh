@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs test programs one after the other, each in its package's folder and under a time limit of its own.
+#
+#   run-tests.sh LIST LOGS FILTER [ARGUMENT...]
+#
+# LIST: a line for each program, tab separated: package, cargo's option for it, folder, program. LOGS gets a log for
+# each and `index`: the list's line with the exit status and the log's name before it. A line a program is printed.
+# It judges nothing: exit status 0 when all of the list ran, whatever came of it. Runs here and in the guest alike.
+set -u
+list=$1 logs=$2 filter=$3
+shift 3
+limit=${SAN_TEST_LIMIT:-300}
+: >"$logs/index"
+number=0
+while IFS=$'\t' read -r package option folder program <&3; do
+    number=$((number + 1))
+    log=$(printf '%s/%02d-%s%s.log' "$logs" "$number" "$package" "${option// /-}")
+    started=$EPOCHREALTIME
+    (
+        cd "$folder" || exit 70
+        export CARGO_MANIFEST_DIR=$folder CARGO_PKG_NAME=$package
+        exec timeout --kill-after=5 "$limit" "$program" ${filter:+"$filter"} "$@" </dev/null
+    ) >"$log" 2>&1
+    status=$?
+    took=$(((${EPOCHREALTIME/./} - ${started/./}) / 100000))
+    case $status in
+        0) verdict=$(sed -n 's/^test result: ok\. \([0-9]* passed\).*/\1/p' "$log" | paste -sd ' ') ;;
+        101) verdict=FAILED ;;
+        124 | 137) verdict="KILLED after $limit s" ;;
+        *) verdict="ENDED with status $status" ;;
+    esac
+    printf '  %-44s %s (%d.%d s)\n' "$package $option" "${verdict:-passed}" $((took / 10)) $((took % 10))
+    printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$status" "$log" "$package" "$option" "$folder" "$program" >>"$logs/index"
+done 3<"$list"

@@ -1,0 +1,134 @@
+# shellcheck shell=bash
+# The stages of ci/test. Each returns non-zero only when what comes after it makes no sense any more; what fails in
+# it, it reports to results.sh. Needs common.sh, packages.sh, results.sh, $top and $filter.
+: "${top:?}" "${filter?}" "${results:=}"
+
+# Members that the plain cargo commands leave out: the witnesses need headers and libclang.
+without_witnesses=(--workspace --exclude san-witnesses)
+
+stage_tools() {
+    command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
+    command -v cargo >/dev/null || die 69 "Rust is not installed (https://rustup.rs)"
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+    command -v jq >/dev/null || need_packages jq
+}
+
+stage_format() {
+    cargo fmt --all --check || result_failed "format" "cargo fmt --all --check"
+}
+
+stage_lint() {
+    cargo clippy -q "${without_witnesses[@]}" --all-targets -- -D warnings ||
+        result_failed "lint" "cargo clippy ${without_witnesses[*]} --all-targets -- -D warnings"
+}
+
+# Builds every program once: those that tests start, then the tests. Sets up the two lists.
+stage_build() {
+    # As one step each, or a test that starts `san` might find an old one.
+    if ! cargo build -q "${without_witnesses[@]}" ||
+        ! test_programs "${without_witnesses[@]}" >"$results/programs"; then
+        result_failed "build" "cargo test ${without_witnesses[*]} --no-run"
+        return 1
+    fi
+    grep -v '^san-tests	' "$results/programs" >"$results/native.list" || true
+    grep '^san-tests	' "$results/programs" >"$results/guest.list" || true
+}
+
+# test_programs CARGO-ARGUMENT...: builds test programs and prints them, tab separated: package, cargo's option that
+# selects it, the package's folder, the program.
+test_programs() {
+    cargo test -q --no-run --message-format=json-render-diagnostics "$@" >"$results/cargo.json" || return 1
+    cargo metadata -q --format-version 1 --no-deps >"$results/metadata.json" || return 1
+    jq -r --slurpfile workspace "$results/metadata.json" '
+        ($workspace[0].packages | map({ key: .manifest_path, value: .name }) | from_entries) as $names
+        | select(.reason == "compiler-artifact" and .profile.test and .executable != null)
+        | [ $names[.manifest_path],
+            if .target.kind[0] == "lib" then "--lib" else "--\(.target.kind[0]) \(.target.name)" end,
+            (.manifest_path | sub("/Cargo.toml$"; "")),
+            .executable ] | @tsv' "$results/cargo.json"
+}
+
+stage_native() {
+    run_list native "$top/ci/lib/run-tests.sh"
+}
+
+stage_doc() {
+    local log=$results/doc.log
+    cargo test -q "${without_witnesses[@]}" --exclude san-tests --doc --no-fail-fast -- "$filter" >"$log" 2>&1 || true
+    result_log doc "$log"
+}
+
+# The witnesses join the guest's list, where they can be built.
+stage_witnesses() {
+    [ -z "$filter" ] || grep -qrE "fn [a-z0-9_]*${filter##*::}" tests/witnesses --include '*.rs' || return 0
+    local why
+    if ! why=$(witness_libclang); then
+        result_skipped "the witnesses" "$why"
+        return 0
+    fi
+    export LIBCLANG_PATH=$why
+    if test_programs -p san-witnesses >"$results/witnesses"; then
+        cat "$results/witnesses" >>"$results/guest.list"
+    else
+        result_failed "build of the witnesses" "LIBCLANG_PATH=$LIBCLANG_PATH cargo test -p san-witnesses --no-run"
+        return 0
+    fi
+    [ -n "$filter" ] || cargo clippy -q -p san-witnesses --all-targets -- -D warnings ||
+        result_failed "lint of the witnesses" "LIBCLANG_PATH=$LIBCLANG_PATH cargo clippy -p san-witnesses --all-targets -- -D warnings"
+}
+
+# Prints the folder of a libclang that rdma-sys's bindgen works with, having got the packages; or why there is none.
+witness_libclang() {
+    local version dir
+    if ! try_packages libibverbs-dev librdmacm-dev pkg-config cmake gcc libc6-dev >&2; then
+        echo "libibverbs-dev, librdmacm-dev, pkg-config or cmake cannot be had"
+        return 1
+    fi
+    for dir in ${LIBCLANG_PATH:+"$LIBCLANG_PATH"} /usr/lib/llvm-14/lib /usr/lib/llvm-15/lib; do
+        # The compiler's own headers are a package of their own; without them bindgen finds no stddef.h.
+        compgen -G "$dir/libclang[.-]*so*" >/dev/null && compgen -G "$dir/clang/*/include/stddef.h" >/dev/null &&
+            echo "$dir" && return 0
+    done
+    for version in 14 15; do
+        apt-cache show "libclang1-$version" >/dev/null 2>&1 &&
+            try_packages "libclang1-$version" "libclang-common-$version-dev" >&2 &&
+            echo "/usr/lib/llvm-$version/lib" && return 0
+    done
+    echo "neither libclang 14 nor 15 can be had (rdma-sys does not build with later ones)"
+    return 1
+}
+
+stage_guest() {
+    local status=0
+    OUT=$results SAN_RXE_TIMEOUT=${SAN_TEST_GUEST_LIMIT:-1200} \
+        run_list guest "$top/ci/rxe" "$top/ci/lib/run-tests.sh" --test-threads=1 || status=$?
+    [ "$status" = 0 ] || result_failed "the guest (status $status)" "ci/rxe true"
+}
+
+# run_list NAME RUNNER...: gives the runner the list and the folder for logs, then reads what came of it. Boots nothing
+# when nothing of the list fits the filter.
+run_list() {
+    local name=$1 status=0
+    shift
+    list_matching <"$results/$name.list" >"$results/$name.todo"
+    mkdir -p "$results/$name"
+    [ -s "$results/$name.todo" ] || return 0
+    case $1 in
+        */rxe) set -- "$1" "$2" "$results/$name.todo" "$results/$name" "$filter" "${@:3}" ;;
+        *) set -- "$1" "$results/$name.todo" "$results/$name" "$filter" "${@:2}" ;;
+    esac
+    "$@" || status=$?
+    result_programs "$name" "$results/$name"
+    return "$status"
+}
+
+# Of a list, the programs with a test that fits the filter. A program that cannot list its tests is left in.
+list_matching() {
+    local line names
+    while IFS= read -r line; do
+        if [ -z "$filter" ] || ! names=$("${line##*	}" --list --format terse "$filter" 2>/dev/null) ||
+            grep -q ': test$' <<<"$names"; then
+            printf '%s\n' "$line"
+        fi
+    done
+}
