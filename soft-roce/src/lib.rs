@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cm;
+mod driver;
 pub mod memory;
 pub mod rc;
 pub mod sink;

@@ -1,0 +1,170 @@
+//! One UDP socket.
+//!
+//! What it does: opens it with everything the ICRC and the speed need: DF with
+//! identification 0 (path MTU probing), segmentation offload, receive offload,
+//! buffers as large as the system grants.
+//! What it does not do: choose addresses; the endpoint does.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quinn_udp::{Transmit, UdpSocketState};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::receive::Receiver;
+use crate::wire::ROCE_PORT;
+
+/// Buffers asked for; the system grants `net.core.rmem_max` unless privileged.
+const BUFFER: usize = 8 << 20;
+
+/// Memory that the kernel accounts for an unread packet of 4,096 bytes.
+const PACKET_COST: usize = 8704;
+
+/// How long a full socket is waited for before packets are dropped.
+const FULL_WAIT: Duration = Duration::from_millis(2);
+
+/// A UDP socket of this endpoint.
+#[derive(Debug)]
+pub(crate) struct Port {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    /// Packets of 4,096 bytes that the receive buffer holds unread.
+    window: u16,
+    pub(crate) receiver: Mutex<Receiver>,
+    pub(crate) counters: PortCounters,
+}
+
+/// What happened at a socket since it was opened.
+#[derive(Debug, Default)]
+pub(crate) struct PortCounters {
+    pub(crate) sent_packets: AtomicU64,
+    pub(crate) sent_calls: AtomicU64,
+    pub(crate) send_dropped: AtomicU64,
+    pub(crate) received_packets: AtomicU64,
+    pub(crate) received_calls: AtomicU64,
+    pub(crate) bad_icrc: AtomicU64,
+    pub(crate) malformed: AtomicU64,
+    pub(crate) unknown_qp: AtomicU64,
+    pub(crate) foreign_source: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+impl Port {
+    /// Opens a socket on an address; `None` is a port of the system's choice.
+    pub(crate) fn open(ip: IpAddr, port: Option<u16>) -> io::Result<Self> {
+        let address = SocketAddr::new(ip, port.unwrap_or(0));
+        let kind = Type::DGRAM.cloexec().nonblocking();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+        if ip.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        grow(&socket);
+        socket.bind(&address.into())?;
+        let granted = socket.recv_buffer_size()?;
+        let socket: UdpSocket = socket.into();
+        let state = UdpSocketState::new((&socket).into())?;
+        let local = socket.local_addr()?;
+        Ok(Self {
+            receiver: Mutex::new(Receiver::new(local)),
+            window: u16::try_from(granted / PACKET_COST).unwrap_or(u16::MAX),
+            socket,
+            state,
+            local,
+            counters: PortCounters::default(),
+        })
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Whether it is the port that the world sends to.
+    pub(crate) fn is_public(&self) -> bool {
+        self.local.port() == ROCE_PORT
+    }
+
+    pub(crate) fn window(&self) -> u16 {
+        self.window
+    }
+
+    /// Packets that one call can send.
+    pub(crate) fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    pub(crate) fn socket(&self) -> (&UdpSocketState, &UdpSocket) {
+        (&self.state, &self.socket)
+    }
+
+    /// Sends packets of `segment` bytes each (the last may be shorter). False:
+    /// they are lost, which the engines mend as any loss.
+    pub(crate) fn send(&self, to: SocketAddr, packets: &[u8], segment: usize) -> bool {
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: packets,
+            segment_size: Some(segment),
+            src_ip: None,
+        };
+        let send = || self.state.try_send((&self.socket).into(), &transmit);
+        let mut result = send();
+        if result
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        {
+            // A full send buffer is the device's pace. Waiting a little keeps
+            // it; waiting long would hold up the caller.
+            let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+            let _ = poll(&mut fds, Some(&timespec(FULL_WAIT)));
+            result = send();
+        }
+        let count_of = packets.len().div_ceil(segment) as u64;
+        count(&self.counters.sent_calls, 1);
+        match result {
+            Ok(()) => {
+                count(&self.counters.sent_packets, count_of);
+                true
+            }
+            Err(why) => {
+                tracing::debug!(%why, %to, bytes = packets.len(), "packets not sent");
+                count(&self.counters.send_dropped, count_of);
+                false
+            }
+        }
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Asks for large buffers, past the system's limit if allowed to.
+fn grow(socket: &Socket) {
+    let fd = SockRef::from(socket);
+    if sockopt::set_socket_recv_buffer_size_force(fd.as_fd(), BUFFER).is_err() {
+        // The system grants what it will.
+        let _ = socket.set_recv_buffer_size(BUFFER);
+    }
+    if sockopt::set_socket_send_buffer_size_force(fd.as_fd(), BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(BUFFER);
+    }
+}
+
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: duration.as_secs().cast_signed(),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

@@ -1,0 +1,118 @@
+//! Datagrams as they come in.
+//!
+//! What it does: reads several at a time, takes apart what the kernel has joined
+//! (receive offload), checks every ICRC.
+//! What it does not do: look into packets.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+
+use quinn_udp::RecvMeta;
+
+use super::port::{Port, PortCounters, count};
+use crate::wire::{FlowCrc, ICRC_LEN};
+
+/// Datagrams read at a time. Few, so that what is read is still in the cache
+/// when it is looked at: one may hold 64 KiB.
+const DATAGRAMS: usize = 4;
+const MAX_DATAGRAM: usize = 65_536;
+
+/// Flows whose ICRC prefix is remembered.
+const FLOWS: usize = 64;
+
+/// The receiving side of a socket: buffers, and the flows seen lately.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    local: SocketAddr,
+    buffers: Box<[u8]>,
+    metas: [RecvMeta; DATAGRAMS],
+    count: usize,
+    flows: Vec<Option<(SocketAddr, FlowCrc)>>,
+}
+
+/// A packet whose ICRC is right.
+pub(crate) struct Inbound<'a> {
+    /// Who sent it.
+    pub(crate) from: SocketAddr,
+    /// BTH to pad.
+    pub(crate) packet: &'a [u8],
+    /// The IPv4 identification it was sent with.
+    pub(crate) ident: u16,
+}
+
+impl Receiver {
+    pub(crate) fn new(local: SocketAddr) -> Self {
+        Self {
+            local,
+            // Zeroed pages cost nothing until they are used.
+            buffers: vec![0; DATAGRAMS * MAX_DATAGRAM].into_boxed_slice(),
+            metas: [RecvMeta::default(); DATAGRAMS],
+            count: 0,
+            flows: vec![None; FLOWS],
+        }
+    }
+
+    /// Reads what is there, at most [`DATAGRAMS`] datagrams. Says how many
+    /// came.
+    pub(crate) fn fill(&mut self, port: &Port) -> usize {
+        let (state, socket) = port.socket();
+        let mut slices = self.buffers.chunks_exact_mut(MAX_DATAGRAM);
+        let mut slices: [IoSliceMut<'_>; DATAGRAMS] =
+            std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
+        self.count = match state.recv(socket.into(), &mut slices, &mut self.metas) {
+            Ok(count) => count,
+            Err(why) => {
+                if why.kind() != io::ErrorKind::WouldBlock {
+                    tracing::debug!(%why, "receive");
+                }
+                0
+            }
+        };
+        self.count
+    }
+
+    /// Calls `take` with each packet that was read and is whole.
+    pub(crate) fn packets(&mut self, counters: &PortCounters, mut take: impl FnMut(Inbound<'_>)) {
+        let mut total = 0;
+        for (meta, buffer) in self.metas[..self.count]
+            .iter()
+            .zip(self.buffers.chunks(MAX_DATAGRAM))
+        {
+            let flow = flow(&mut self.flows, self.local, meta.addr);
+            let bytes = &buffer[..meta.len.min(MAX_DATAGRAM)];
+            for (index, bytes) in bytes.chunks(meta.stride.max(1)).enumerate() {
+                total += 1;
+                // Segments of one call count up from 0, and were joined in order.
+                let Some(ident) = flow.check(index as u16, bytes) else {
+                    count(&counters.bad_icrc, 1);
+                    continue;
+                };
+                let packet = &bytes[..bytes.len() - ICRC_LEN];
+                take(Inbound {
+                    from: meta.addr,
+                    packet,
+                    ident,
+                });
+            }
+        }
+        count(&counters.received_packets, total);
+        count(&counters.received_calls, 1);
+        self.count = 0;
+    }
+}
+
+/// The ICRC prefix of a flow, from memory if it is there.
+fn flow(
+    flows: &mut [Option<(SocketAddr, FlowCrc)>],
+    local: SocketAddr,
+    from: SocketAddr,
+) -> &FlowCrc {
+    let place = usize::from(from.port()) % FLOWS;
+    let known = flows[place].as_ref().is_some_and(|(addr, _)| *addr == from);
+    if !known {
+        flows[place] = None;
+    }
+    &flows[place]
+        .get_or_insert_with(|| (from, FlowCrc::new(from, local)))
+        .1
+}

@@ -1,0 +1,146 @@
+//! How endpoints of one host find each other although only one socket an address
+//! can have UDP port 4791.
+//!
+//! What it does: a directory with a small file for each service that is listened
+//! on, named by address and port, holding the UDP port of the endpoint that
+//! listens. A lock on the file, not its existence, says that the listener lives:
+//! the kernel drops the lock with the process. Who connects to an address of
+//! this host looks there first, and falls back to port 4791. One more file tells
+//! which endpoint has port 4791 of an address.
+//!
+//! The directory is `soft-roce` in `$XDG_RUNTIME_DIR`, or else
+//! `/tmp/soft-roce-<uid>`, and belongs to the user: endpoints of different users
+//! meet at port 4791 only.
+//!
+//! What it does not do: reach other hosts. They know port 4791 alone.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Rendezvous {
+    dir: PathBuf,
+}
+
+/// What a file stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// A service (address and port of RDMA_PS_TCP).
+    Service(SocketAddr),
+    /// Port 4791 of an address.
+    Public(IpAddr),
+}
+
+/// An entry of ours; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    path: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // The lock is still held: nobody else can have taken the name over.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Rendezvous {
+    /// The user's directory, made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made, or belongs to somebody else.
+    pub(crate) fn open() -> io::Result<Self> {
+        let uid = rustix::process::getuid().as_raw();
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir());
+        let dir = match runtime {
+            Some(dir) => Path::new(&dir).join("soft-roce"),
+            None => PathBuf::from(format!("/tmp/soft-roce-{uid}")),
+        };
+        Self::at(dir)
+    }
+
+    /// A directory of the caller's choice.
+    pub(crate) fn at(dir: PathBuf) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
+            _ => {}
+        }
+        // In /tmp anybody could have made it, or a link, before us.
+        let meta = fs::symlink_metadata(&dir)?;
+        let uid = rustix::process::geteuid().as_raw();
+        if !meta.is_dir() || meta.uid() != uid || meta.mode() & 0o022 != 0 {
+            let text = format!("{} is not a directory of this user alone", dir.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(Self { dir })
+    }
+
+    /// Tells the others that `entry` is at UDP port `port`.
+    ///
+    /// # Errors
+    /// `AddrInUse`: a living endpoint has the entry. Else what the file system says.
+    pub(crate) fn register(&self, entry: Entry, port: u16) -> io::Result<Registration> {
+        let path = self.path(entry);
+        // An entry may be removed between being opened and being locked.
+        for _ in 0..16 {
+            let mut file = options().create(true).open(&path)?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            if !is_at(&file, &path) {
+                continue;
+            }
+            file.set_len(0)?;
+            file.rewind()?;
+            write!(file, "{port}")?;
+            return Ok(Registration { path, _file: file });
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// The UDP port at which `entry` is, if a living endpoint says so.
+    pub(crate) fn find(&self, entry: Entry) -> Option<u16> {
+        let mut file = options().open(self.path(entry)).ok()?;
+        if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+            // Nobody holds it: left behind.
+            return None;
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        text.parse().ok()
+    }
+
+    fn path(&self, entry: Entry) -> PathBuf {
+        self.dir.join(match entry {
+            Entry::Service(addr) => format!("{}-{}", addr.ip().to_canonical(), addr.port()),
+            Entry::Public(ip) => format!("{}-public", ip.to_canonical()),
+        })
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(flags);
+    options
+}
+
+/// Whether the file is still the one with that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
+        _ => false,
+    }
+}

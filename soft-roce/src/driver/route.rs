@@ -1,0 +1,66 @@
+//! What the host's routing says.
+//!
+//! What it does: the source address and the path MTU towards an address, whether
+//! an address is the host's own.
+//! What it does not do: watch for changes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use rustix::net::sockopt;
+
+use crate::rc::PathMtu;
+use crate::wire::ROCE_PORT;
+
+/// IP, UDP, BTH, the longest extension headers (RETH and immediate data), ICRC.
+fn overhead(ip: IpAddr) -> u32 {
+    let ip = if ip.is_ipv6() { 40 } else { 20 };
+    ip + 8 + 12 + 16 + 4 + 4
+}
+
+/// The way to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The host's address on that way.
+    pub(crate) source: IpAddr,
+    /// The largest packets that fit.
+    pub(crate) mtu: PathMtu,
+    /// Whether it ends on this host.
+    pub(crate) is_local: bool,
+}
+
+impl Route {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// What connecting a UDP socket says: no route, or no such source address.
+    pub(crate) fn to(dst: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+        let any: IpAddr = match dst {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((source.unwrap_or(any), 0))?;
+        let mut probe = dst;
+        probe.set_port(ROCE_PORT);
+        socket.connect(probe)?;
+        let ip_mtu = match dst {
+            SocketAddr::V4(_) => sockopt::ip_mtu(&socket)?,
+            SocketAddr::V6(_) => sockopt::ipv6_mtu(&socket)?,
+        };
+        let room = ip_mtu.saturating_sub(overhead(dst.ip()));
+        let fits = PathMtu::ALL
+            .into_iter()
+            .rev()
+            .find(|mtu| mtu.bytes() <= room);
+        Ok(Self {
+            source: socket.local_addr()?.ip(),
+            mtu: fits.unwrap_or(PathMtu::B256),
+            is_local: is_local(dst.ip()),
+        })
+    }
+}
+
+/// Whether an address belongs to this host.
+pub(crate) fn is_local(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
+}

@@ -1,0 +1,200 @@
+//! On the loopback: what goes out comes in with its ICRC right; the directory.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use super::batch::{Batch, TxBuffer};
+use super::port::Port;
+use super::rendezvous::{Entry, Rendezvous};
+use super::route::{Route, is_local};
+use super::wake::Wake;
+use crate::rc::PathMtu;
+use crate::sink::PacketSink;
+use crate::wire::{Bth, FlowCrc, Opcode, Packet};
+
+const V4: &str = "127.0.0.1";
+const V6: &str = "::1";
+
+fn port(ip: &str) -> Port {
+    Port::open(ip.parse().unwrap(), None).unwrap()
+}
+
+/// A packet with `len` bytes of payload.
+fn put(batch: &mut Batch<'_>, psn: u32, len: usize) {
+    let packet = Packet::new(Bth::new(Opcode::SendOnly, 5, psn));
+    let out = batch.packet(packet.wire_len(len)).unwrap();
+    packet.emit_headers(out, len).fill(psn as u8);
+}
+
+/// (PSN, payload length, identification) of what comes, until `count` have.
+fn receive(port: &Port, count: usize) -> Vec<(u32, usize, u16)> {
+    let mut got = Vec::new();
+    let mut receiver = port.receiver.lock().unwrap();
+    for _ in 0..1000 {
+        receiver.fill(port);
+        receiver.packets(&port.counters, |inbound| {
+            let packet = Packet::parse(inbound.packet).unwrap();
+            assert!(packet.payload.iter().all(|b| *b == packet.bth.psn as u8));
+            got.push((packet.bth.psn, packet.payload.len(), inbound.ident));
+        });
+        if got.len() >= count {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    got
+}
+
+/// Through the kernel and back: the ICRC of each packet, alone or as a segment,
+/// is what the receiver computes from what the receiver sees.
+#[test]
+fn every_icrc_is_right() {
+    for ip in [V4, V6] {
+        let (a, b) = (port(ip), port(ip));
+        let crc = FlowCrc::new(a.local(), b.local());
+        let mut buffer = TxBuffer::default();
+        let mut batch = Batch::new(&a, b.local(), &crc, &mut buffer);
+        // Alone; a full call and one more; a shorter one at the end; a longer one.
+        let lens: Vec<usize> = [&[64][..], &[4096; 16], &[100], &[4096], &[4112, 1]].concat();
+        for (psn, len) in lens.iter().enumerate() {
+            put(&mut batch, psn as u32, *len);
+        }
+        drop(batch);
+        let got = receive(&b, lens.len());
+        let want: Vec<_> = lens
+            .iter()
+            .enumerate()
+            .map(|(i, len)| (i as u32, *len))
+            .collect();
+        assert_eq!(got.iter().map(|g| (g.0, g.1)).collect::<Vec<_>>(), want);
+        assert_eq!(b.counters.bad_icrc.load(Ordering::Relaxed), 0);
+        let calls = a.counters.sent_calls.load(Ordering::Relaxed);
+        assert_eq!(calls, 5, "64 | 15 x 4096 | 4096, 100 | 4096 | 4112, 1");
+        let idents: Vec<u16> = got.iter().map(|g| g.2).collect();
+        assert_eq!(idents[..2], [0, 0]);
+        assert_eq!(idents[15], 14);
+    }
+}
+
+/// Taken apart by the kernel (no receive offload at the receiver) the segments
+/// carry the identifications that their ICRCs were computed with.
+#[test]
+fn segments_on_the_wire_count_up() {
+    let a = port(V4);
+    let b = std::net::UdpSocket::bind((V4, 0)).unwrap();
+    let to = b.local_addr().unwrap();
+    let crc = FlowCrc::new(a.local(), to);
+    let mut buffer = TxBuffer::default();
+    let mut batch = Batch::new(&a, to, &crc, &mut buffer);
+    for psn in 0..4 {
+        put(&mut batch, psn, 1000);
+    }
+    drop(batch);
+    let mut datagram = [0; 2000];
+    for ident in 0..4 {
+        let len = b.recv(&mut datagram).unwrap();
+        assert_eq!(crc.check(0, &datagram[..len]), Some(ident));
+    }
+    assert_eq!(a.counters.sent_calls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn corruption_is_counted_and_dropped() {
+    let (a, b) = (port(V6), port(V6));
+    let sender = std::net::UdpSocket::bind((V6, 0)).unwrap();
+    sender.send_to(&[0x55; 64], b.local()).unwrap();
+    sender.send_to(&[1], b.local()).unwrap();
+    let crc = FlowCrc::new(a.local(), b.local());
+    let mut buffer = TxBuffer::default();
+    put(&mut Batch::new(&a, b.local(), &crc, &mut buffer), 1, 8);
+    assert_eq!(receive(&b, 1).len(), 1);
+    assert_eq!(b.counters.bad_icrc.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn one_owner_an_address_and_port() {
+    let a = port("127.0.0.1");
+    let taken = Port::open(a.local().ip(), Some(a.local().port()));
+    assert_eq!(taken.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    Port::open("127.0.0.2".parse().unwrap(), Some(a.local().port())).unwrap();
+    assert!(a.window() > 16, "window {}", a.window());
+}
+
+#[test]
+fn routes_on_the_loopback() {
+    let dst: SocketAddr = "127.0.0.9:1".parse().unwrap();
+    let route = Route::to(dst, None).unwrap();
+    let source: IpAddr = V4.parse().unwrap();
+    assert_eq!(
+        route,
+        Route {
+            source,
+            mtu: PathMtu::B4096,
+            is_local: true
+        }
+    );
+    let from: IpAddr = "127.0.0.7".parse().unwrap();
+    assert_eq!(Route::to(dst, Some(from)).unwrap().source, from);
+    assert!(!is_local("192.0.2.1".parse().unwrap()));
+    assert!(Route::to(dst, Some("192.0.2.1".parse().unwrap())).is_err());
+}
+
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new(name: &str) -> Self {
+        let name = format!("soft-roce-test-{}-{name}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn services_are_found_while_their_listener_lives() {
+    let dir = TempDir::new("rendezvous");
+    let ours = Rendezvous::at(dir.0.clone()).unwrap();
+    let theirs = Rendezvous::at(dir.0.clone()).unwrap();
+    let service = Entry::Service("127.0.0.1:7471".parse().unwrap());
+    assert_eq!(theirs.find(service), None);
+    let registration = ours.register(service, 40_000).unwrap();
+    assert_eq!(theirs.find(service), Some(40_000));
+    let again = theirs.register(service, 5).unwrap_err();
+    assert_eq!(again.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(
+        theirs.find(Entry::Public("127.0.0.1".parse().unwrap())),
+        None
+    );
+    drop(registration);
+    assert_eq!(theirs.find(service), None);
+    // Left behind by a process that was killed: a file that nobody locks.
+    std::fs::write(dir.0.join("127.0.0.1-7471"), "1").unwrap();
+    assert_eq!(theirs.find(service), None);
+    let _second = theirs.register(service, 40_001).unwrap();
+    assert_eq!(ours.find(service), Some(40_001));
+}
+
+#[test]
+fn a_directory_that_others_can_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new("foreign");
+    std::fs::create_dir(&dir.0).unwrap();
+    std::fs::set_permissions(&dir.0, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let why = Rendezvous::at(dir.0.clone()).unwrap_err();
+    assert_eq!(why.kind(), std::io::ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn wakes_count() {
+    let wake = Wake::new().unwrap();
+    assert_eq!(wake.drain(), 0);
+    wake.signal();
+    wake.signal();
+    assert_eq!(wake.drain(), 2);
+    assert_eq!(wake.drain(), 0);
+}
