@@ -1,1 +1,49 @@
-//! See the package description.
+//! A SAN service provider: sockets on RDMA, as the Windows Sockets Direct SPI asks for them.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod address_list;
+mod backlog;
+mod close;
+mod cm_thread;
+mod config;
+mod connect;
+mod core;
+mod counters;
+mod device_context;
+mod error;
+mod event;
+mod listen;
+mod network_events;
+mod options;
+mod progress;
+mod provider;
+mod socket;
+mod state;
+mod sync;
+mod time;
+mod transfer;
+mod transfers;
+mod upcalls;
+pub mod wire;
+
+pub use accept::{Accepted, ConnectionRequest, Decision, Rejection};
+pub use address_list::SanAddress;
+pub use backlog::SOMAXCONN;
+pub use config::{ConfigError, ProviderConfig};
+pub use connect::ConnectOptions;
+pub use counters::Counters;
+pub use error::{
+    AcceptError, BindError, CloseError, ConnectError, ConnectFailure, ListenError, OptionError,
+    QueryError, ResultError, SelectError, SocketError, StartupError, SystemError, TransferError,
+    WsaCode,
+};
+pub use event::EventObject;
+pub use network_events::{NetworkEventRecord, NetworkEvents};
+pub use options::SocketOption;
+pub use provider::{Provider, ProviderData, SpiVersion};
+pub use socket::{AddressFamily, Protocol, Socket, SocketType};
+pub use transfer::{Completion, Message, Operation, OverlappedResult, Transferred};
+pub use transfers::Readiness;
+pub use upcalls::{NoUpcalls, SwitchHandle, SwitchUpcalls};
+pub use verbs_shim::RegisteredBuffer;

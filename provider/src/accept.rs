@@ -1,0 +1,337 @@
+//! Accept: the condition function, and the answer to the peer (duties 27 to 30, 84 to 90).
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use verbs_shim::{CmId, ConnParams, VerbsError};
+
+use crate::backlog::{Backlog, Standing, Ticket};
+use crate::core::IdOwner;
+use crate::error::AcceptError;
+use crate::listen::{self, Pending};
+use crate::socket::{Socket, SocketShared};
+use crate::state::{Happening, Phase};
+use crate::sync::lock;
+use crate::transfer::{Connection, Parts};
+use crate::wire::{Features, Hello, HelloKind, RefusalReason};
+
+/// What a condition function decides about.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionRequest {
+    /// Who asks. Unspecified if the peer's kernel did not say.
+    pub peer: Option<SocketAddr>,
+    /// The local address that was asked for.
+    pub local: Option<SocketAddr>,
+    /// Bytes of a message that the peer takes.
+    pub max_message_size: u32,
+    /// Bytes of an RDMA transfer that the peer takes; 0 is none.
+    pub max_rdma_size: u32,
+    /// What the peer can do.
+    pub features: Features,
+    /// The session that the peer wants to go on with; 0 is none.
+    pub session_id: u64,
+    /// The peer's proof for it.
+    pub secret: [u8; 16],
+}
+
+/// What a condition function decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The peer's connect succeeds.
+    #[doc(alias = "CF_ACCEPT")]
+    Accept,
+    /// The peer's connect fails with `WSAECONNREFUSED`.
+    #[doc(alias = "CF_REJECT")]
+    Reject(Rejection),
+    /// Not now: the request goes back to the head of the queue.
+    #[doc(alias = "CF_DEFER")]
+    Defer,
+}
+
+/// Why a request is rejected. The peer's connect fails in the same way, but can say why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// The condition function does not want it.
+    Unwanted,
+    /// As many connections wait as the application's backlog allows.
+    BacklogFull {
+        /// That backlog.
+        backlog: u32,
+    },
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket.
+    pub socket: Socket,
+    /// The peer's address (duty 89).
+    pub peer: Option<SocketAddr>,
+}
+
+impl Socket {
+    /// Takes the request that waits longest and answers it as `condition` decides (duties 84 to
+    /// 90). Never waits: without a request it is `WSAEWOULDBLOCK`.
+    ///
+    /// The condition function runs in this thread, with no lock held; the peer is told nothing
+    /// before it has returned, and the request keeps its place in the backlog until then. If it
+    /// panics, the request is rejected and the panic goes on. The event object is reset before
+    /// accept returns, and set again if requests are still queued.
+    ///
+    /// The socket can be used at once: what is sent before the peer has confirmed waits for that.
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`. `WSAECONNREFUSED`: the condition function rejected. `WSATRY_AGAIN`: it
+    /// put the request off. `WSAECONNRESET`: the peer gave up. `WSAEINVAL`: the socket does not
+    /// listen. `WSAEMFILE`, `WSAENOBUFS`, `WSAENETDOWN`: the request was refused for that reason.
+    /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    #[doc(alias = "WSPAccept")]
+    pub fn accept<F>(&self, condition: F) -> Result<Accepted, AcceptError>
+    where
+        F: FnOnce(&ConnectionRequest) -> Decision,
+    {
+        let socket = &*self.shared;
+        if socket.core.is_stopped() {
+            return Err(AcceptError::NotInitialised);
+        }
+        match lock(&socket.state).phase {
+            Phase::Closed => return Err(AcceptError::NotSocket),
+            Phase::Listening => {}
+            _ => return Err(AcceptError::NotListening),
+        }
+        let Some(backlog) = socket.backlog.get() else {
+            return Err(AcceptError::NotListening);
+        };
+        let Some((ticket, pending)) = lock(backlog).take() else {
+            socket.accept_returns(backlog);
+            return Err(AcceptError::WouldBlock);
+        };
+        let mut undecided = Undecided {
+            socket,
+            backlog,
+            request: Some((ticket, pending)),
+        };
+        let decision = condition(&undecided.describe());
+        match decision {
+            Decision::Accept => undecided.accept(),
+            Decision::Reject(Rejection::Unwanted) => {
+                undecided.refuse(RefusalReason::Condition, 0);
+                Err(AcceptError::Refused)
+            }
+            Decision::Reject(Rejection::BacklogFull { backlog }) => {
+                undecided.refuse(RefusalReason::ReadyQueueFull, backlog);
+                Err(AcceptError::Refused)
+            }
+            Decision::Defer => undecided.defer(),
+        }
+    }
+}
+
+impl SocketShared {
+    /// Duty 88: the event is reset, and set again while requests are queued.
+    fn accept_returns(&self, backlog: &Mutex<Backlog<Pending>>) {
+        let backlog = lock(backlog);
+        lock(&self.events).accept_returns(backlog.queued() > 0);
+    }
+}
+
+/// A request that was taken and has to be answered. Dropped without an answer, which only a panic
+/// of the condition function does, it is rejected.
+struct Undecided<'a> {
+    socket: &'a SocketShared,
+    backlog: &'a Mutex<Backlog<Pending>>,
+    request: Option<(Ticket, Pending)>,
+}
+
+impl Undecided<'_> {
+    fn describe(&self) -> ConnectionRequest {
+        let pending = self.request.as_ref().map(|(_, pending)| pending);
+        let hello = pending.map(|p| p.hello);
+        ConnectionRequest {
+            peer: pending.and_then(|p| p.peer),
+            local: pending.and_then(|p| p.local),
+            max_message_size: hello.map_or(0, |h| h.max_message_size),
+            max_rdma_size: hello.map_or(0, |h| h.max_rdma_size),
+            features: hello.map(|h| h.features).unwrap_or_default(),
+            session_id: hello.map_or(0, |h| h.session_id),
+            secret: hello.map(|h| h.secret).unwrap_or_default(),
+        }
+    }
+
+    /// Refuses the request, unless nobody waits for that any more.
+    fn refuse(&mut self, reason: RefusalReason, backlog: u32) {
+        let Some((ticket, pending)) = self.request.take() else {
+            return;
+        };
+        let standing = lock(self.backlog).standing(&ticket);
+        let token = pending.id.token();
+        if standing == Standing::PeerGone {
+            drop(pending);
+        } else {
+            listen::refuse(&self.socket.core, pending.id, reason, backlog);
+        }
+        self.socket.core.remove_owner(token);
+        self.answered(ticket);
+    }
+
+    fn answered(&self, ticket: Ticket) {
+        lock(self.backlog).answered(ticket);
+        self.socket.accept_returns(self.backlog);
+    }
+
+    fn defer(&mut self) -> Result<Accepted, AcceptError> {
+        let Some((ticket, pending)) = self.request.take() else {
+            return Err(AcceptError::Deferred);
+        };
+        let token = pending.id.token();
+        let deferred = lock(self.backlog).defer(ticket, pending);
+        self.socket.core.counters.deferred.raise();
+        let result = match deferred {
+            Ok(()) => Err(AcceptError::Deferred),
+            Err((Standing::Closed, pending)) => {
+                self.socket.core.remove_owner(token);
+                listen::refuse(&self.socket.core, pending.id, RefusalReason::Closing, 0);
+                Err(AcceptError::NotSocket)
+            }
+            Err((_, pending)) => {
+                drop(pending);
+                Err(AcceptError::PeerGone)
+            }
+        };
+        self.socket.accept_returns(self.backlog);
+        result
+    }
+
+    fn accept(&mut self) -> Result<Accepted, AcceptError> {
+        let Some((ticket, pending)) = &self.request else {
+            return Err(AcceptError::WouldBlock);
+        };
+        match lock(self.backlog).standing(ticket) {
+            Standing::Good => {}
+            Standing::PeerGone => {
+                self.refuse(RefusalReason::Closing, 0);
+                return Err(AcceptError::PeerGone);
+            }
+            Standing::Closed => {
+                self.refuse(RefusalReason::Closing, 0);
+                return Err(AcceptError::NotSocket);
+            }
+        }
+        let (socket, reply) = match self.make_socket(pending) {
+            Ok(made) => made,
+            Err(error) => {
+                self.refuse(RefusalReason::NoResources, 0);
+                return Err(error);
+            }
+        };
+        if let Err(why) = socket.ask_for_handle() {
+            self.refuse(RefusalReason::NoResources, 0);
+            return Err(AcceptError::Handle { why });
+        }
+        let Some((ticket, pending)) = self.request.take() else {
+            return Err(AcceptError::WouldBlock);
+        };
+        let (peer, token) = (pending.peer, pending.id.token());
+        let answer = self.answer(&socket, pending, &reply);
+        if answer.is_err() {
+            self.socket.core.remove_owner(token);
+            socket.shared.shut();
+        }
+        self.answered(ticket);
+        answer?;
+        self.socket.core.counters.accepted.raise();
+        Ok(Accepted { socket, peer })
+    }
+
+    /// The socket of the connection, with its queue pair and posted receives, and the reply.
+    fn make_socket(&self, pending: &Pending) -> Result<(Socket, Hello), AcceptError> {
+        let core = &self.socket.core;
+        let config = &core.config;
+        let limit = config.max_sockets;
+        let place = core.socket_place().ok_or(AcceptError::TooMany { limit })?;
+        let connection = prepare(self.socket, &pending.id)?;
+        connection.negotiated(&pending.hello);
+        let socket = Socket::new(core, self.socket.family, place);
+        let _ = socket.shared.connection.set(connection);
+        Ok((socket, own_hello(self.socket)))
+    }
+
+    /// Tells the peer. From here on the id is the new socket's.
+    fn answer(&self, socket: &Socket, pending: Pending, reply: &Hello) -> Result<(), AcceptError> {
+        let shared = &socket.shared;
+        let config = &shared.core.config;
+        let mut state = lock(&shared.state);
+        shared
+            .step(&mut state, Happening::Accept)
+            .map_err(|_| AcceptError::NotSocket)?;
+        state.local = pending.local;
+        state.peer = pending.peer;
+        shared
+            .core
+            .set_owner(pending.id.token(), IdOwner::Socket(Arc::downgrade(shared)));
+        set_ack_timeout(&pending.id, config.ack_timeout);
+        let private_data = reply.emit(HelloKind::Reply);
+        let params = ConnParams {
+            private_data: &private_data,
+            retry_count: config.retry_count,
+            ..ConnParams::default()
+        };
+        let accepted = pending.id.accept(&params);
+        state.id = Some(pending.id);
+        accepted.map_err(|error| {
+            // The kernel has no other word for a request that is not there any more.
+            tracing::debug!(%error, peer = ?state.peer, "the peer gave up before the accept");
+            AcceptError::PeerGone
+        })
+    }
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        self.refuse(RefusalReason::Condition, 0);
+    }
+}
+
+/// What this side says in a request or a reply.
+pub(crate) fn own_hello(socket: &SocketShared) -> Hello {
+    let config = &socket.core.config;
+    Hello {
+        features: Features::default(),
+        credits: config.initial_window,
+        max_message_size: config.max_message_size,
+        max_rdma_size: 0,
+        session_id: 0,
+        secret: [0; 16],
+    }
+}
+
+/// The data path of a connection on `id`.
+pub(crate) fn prepare(socket: &SocketShared, id: &CmId) -> Result<Arc<Connection>, VerbsError> {
+    let core = &socket.core;
+    let no_device =
+        || VerbsError::from_errno("rdma_create_qp", rustix::io::Errno::NODEV.raw_os_error());
+    let device = id.device().ok_or_else(no_device)?;
+    let lane = core.devices.lane(&device, &core.config, &core.progress)?;
+    let parts = Parts {
+        lane,
+        progress: &core.progress,
+        control: &core.control,
+        config: &core.config,
+        id,
+    };
+    let no_receives = || {
+        VerbsError::from_errno(
+            "ibv_post_srq_recv",
+            rustix::io::Errno::NOBUFS.raw_os_error(),
+        )
+    };
+    Connection::prepare(parts)?.ok_or_else(no_receives)
+}
+
+/// Not every device can, and a connection without is better than none.
+pub(crate) fn set_ack_timeout(id: &CmId, code: u8) {
+    if let Err(error) = id.set_ack_timeout(code) {
+        tracing::debug!(%error, "the ACK timeout stays as it is");
+    }
+}

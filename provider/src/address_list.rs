@@ -1,0 +1,49 @@
+//! The provider's own IP addresses (duties 6, 65, 66, 99).
+//!
+//! It lists; which subnets they stand for is for the switch to say.
+
+use std::net::IpAddr;
+
+use verbs_shim::Fabric;
+
+/// A local address that an RDMA device can be reached by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SanAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// The length of its network's prefix.
+    pub prefix_len: u8,
+    /// The RDMA device's name.
+    pub device: String,
+    /// The network interface's name.
+    pub netdev: String,
+    /// The network interface's index.
+    pub ifindex: u32,
+}
+
+/// The addresses of all devices now. A device that cannot be asked has none.
+pub(crate) fn read(fabric: &Fabric) -> Vec<SanAddress> {
+    let devices = match fabric.devices() {
+        Ok(devices) => devices,
+        Err(error) => {
+            tracing::warn!(%error, "the RDMA devices cannot be listed");
+            return Vec::new();
+        }
+    };
+    let mut list = Vec::new();
+    for device in devices {
+        match device.addresses() {
+            Ok(found) => list.extend(found.into_iter().map(|address| SanAddress {
+                ip: address.ip,
+                prefix_len: address.prefix_len,
+                device: device.name().to_owned(),
+                netdev: address.netdev,
+                ifindex: address.ifindex,
+            })),
+            Err(error) => {
+                tracing::warn!(device = device.name(), %error, "no addresses of this device");
+            }
+        }
+    }
+    list
+}

@@ -1,0 +1,77 @@
+//! Close: everything a socket has ends at once (duties 74, 106, 113 to 115).
+//!
+//! It never waits for a peer: the peer is told, and all that is ours is freed. What was sent and
+//! not yet acknowledged may be lost; a switch that wants more has its own protocol for that.
+
+use crate::error::CloseError;
+use crate::listen;
+use crate::network_events::EventRecorder;
+use crate::progress::Upcall;
+use crate::socket::{Socket, SocketShared};
+use crate::state::Happening;
+use crate::sync::lock;
+use crate::wire::RefusalReason;
+
+impl Socket {
+    /// Closes the socket for all its clones. A connect under way is aborted, queued requests are
+    /// refused, pending operations end with `WSA_OPERATION_ABORTED` after their memory is free;
+    /// the last upcall is `close_socket_handle`.
+    ///
+    /// # Errors
+    /// `WSAENOTSOCK`: closed already.
+    #[doc(alias = "WSPCloseSocket")]
+    pub fn close(&self) -> Result<(), CloseError> {
+        match self.shared.shut() {
+            true => Ok(()),
+            false => Err(CloseError::NotSocket),
+        }
+    }
+}
+
+impl SocketShared {
+    /// Closes; `false`: it was closed before.
+    pub(crate) fn shut(&self) -> bool {
+        let (id, place) = {
+            let mut state = lock(&self.state);
+            if self.step(&mut state, Happening::Close).is_err() {
+                return false;
+            }
+            self.cancel_deadline(&mut state);
+            (state.id.take(), state.place.take())
+        };
+        if let Some(backlog) = self.backlog.get() {
+            // Whatever arrives from now on finds the backlog closed, or no listener.
+            let queued = lock(backlog).close();
+            for (token, pending) in queued {
+                self.core.remove_owner(token);
+                listen::refuse(&self.core, pending.id, RefusalReason::Closing, 0);
+            }
+        }
+        if let Some(id) = &id {
+            self.core.remove_owner(id.token());
+        }
+        if let Some(connection) = self.connection.get() {
+            if let Some(id) = &id
+                && let Err(error) = id.disconnect()
+            {
+                tracing::trace!(socket = self.number, %error, "disconnect");
+            }
+            connection.close();
+        }
+        drop(id);
+        *lock(&self.events) = EventRecorder::default();
+        self.core.remove_socket(self.number);
+        self.core.counters.sockets_closed.raise();
+        drop(place);
+        if let Some(handle) = self.handle.get() {
+            self.core.progress.push(Upcall::CloseHandle(*handle));
+        }
+        true
+    }
+}
+
+impl Drop for SocketShared {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}

@@ -1,0 +1,178 @@
+//! What exists between the first startup and the last cleanup, and is shared by the sockets and
+//! the threads.
+//!
+//! It owns; it decides nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use verbs_shim::{EventChannel, Fabric};
+
+use crate::address_list::{self, SanAddress};
+use crate::cm_thread::Control;
+use crate::config::ProviderConfig;
+use crate::counters::{ControlCounters, Counters};
+use crate::device_context::DeviceTable;
+use crate::progress::{Progress, Upcall};
+use crate::socket::SocketShared;
+use crate::sync::lock;
+
+pub(crate) struct Core {
+    pub(crate) config: ProviderConfig,
+    pub(crate) fabric: Fabric,
+    pub(crate) channel: EventChannel,
+    pub(crate) counters: ControlCounters,
+    pub(crate) devices: DeviceTable,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) control: Arc<Control>,
+    owners: Mutex<HashMap<u64, IdOwner>>,
+    sockets: Mutex<HashMap<u64, Weak<SocketShared>>>,
+    socket_count: AtomicU32,
+    next_number: AtomicU64,
+    addresses: Mutex<Vec<SanAddress>>,
+    stopped: AtomicBool,
+}
+
+/// Whom the events of a CM id go to.
+#[derive(Debug, Clone)]
+pub(crate) enum IdOwner {
+    /// A socket: it listens, connects, or is connected.
+    Socket(Weak<SocketShared>),
+    /// A request in the backlog of this socket.
+    Request(Weak<SocketShared>),
+}
+
+/// A place among the sockets, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct SocketPlace(Arc<Core>);
+
+impl Drop for SocketPlace {
+    fn drop(&mut self) {
+        self.0.socket_count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: ProviderConfig,
+        fabric: Fabric,
+        channel: EventChannel,
+        progress: Arc<Progress>,
+        control: Arc<Control>,
+    ) -> Self {
+        Self {
+            config,
+            fabric,
+            channel,
+            counters: ControlCounters::default(),
+            devices: DeviceTable::default(),
+            progress,
+            control,
+            owners: Mutex::new(HashMap::new()),
+            sockets: Mutex::new(HashMap::new()),
+            socket_count: AtomicU32::new(0),
+            next_number: AtomicU64::new(1),
+            addresses: Mutex::new(Vec::new()),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a place for a socket; `None`: there are as many as are allowed (duty 68).
+    pub(crate) fn socket_place(self: &Arc<Self>) -> Option<SocketPlace> {
+        let limit = self.config.max_sockets;
+        let taken = self
+            .socket_count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < limit).then_some(n + 1)
+            });
+        taken.ok().map(|_| SocketPlace(Arc::clone(self)))
+    }
+
+    /// A number that no other socket has or had.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_socket(&self, number: u64, socket: &Arc<SocketShared>) {
+        lock(&self.sockets).insert(number, Arc::downgrade(socket));
+    }
+
+    pub(crate) fn remove_socket(&self, number: u64) {
+        lock(&self.sockets).remove(&number);
+    }
+
+    pub(crate) fn sockets(&self) -> Vec<Arc<SocketShared>> {
+        lock(&self.sockets)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// From now on the events of the id go to `owner`.
+    pub(crate) fn set_owner(&self, token: u64, owner: IdOwner) {
+        lock(&self.owners).insert(token, owner);
+    }
+
+    /// Events of the id that still come are nobody's.
+    pub(crate) fn remove_owner(&self, token: u64) {
+        lock(&self.owners).remove(&token);
+    }
+
+    pub(crate) fn owner(&self, token: u64) -> Option<IdOwner> {
+        lock(&self.owners).get(&token).cloned()
+    }
+
+    /// The provider went down: every call says so from now on.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Counters of everything.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut counters = self.counters.snapshot();
+        counters.upcalls = self.progress.made();
+        for lane in self.progress.lanes() {
+            counters.add_data(lane.counters());
+        }
+        counters
+    }
+
+    /// The list of local addresses as it is now. The switch is told if it changed (duties 8, 66).
+    pub(crate) fn refresh_addresses(&self) -> Vec<SanAddress> {
+        let now = address_list::read(&self.fabric);
+        let before = std::mem::replace(&mut *lock(&self.addresses), now.clone());
+        let as_set = |list: &[SanAddress]| list.iter().cloned().collect::<HashSet<_>>();
+        if as_set(&before) != as_set(&now) {
+            self.counters.address_list_changes.raise();
+            tracing::debug!(addresses = now.len(), "address list changed");
+            self.progress.push(Upcall::AddressListChanged);
+        }
+        now
+    }
+
+    /// The first list: nobody is told of a change.
+    pub(crate) fn read_addresses(&self) {
+        *lock(&self.addresses) = address_list::read(&self.fabric);
+    }
+
+    /// Whether `ip` is an address of one of the provider's devices.
+    pub(crate) fn is_local(&self, ip: IpAddr) -> bool {
+        let known = lock(&self.addresses).iter().any(|a| a.ip == ip);
+        // It may have come this moment.
+        known || self.refresh_addresses().iter().any(|a| a.ip == ip)
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("fabric", &self.fabric)
+            .finish_non_exhaustive()
+    }
+}

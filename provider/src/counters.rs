@@ -1,0 +1,164 @@
+//! Counters: always on, read without stopping anything.
+//!
+//! Each is a number that only grows since startup. They say how often something happened, not what
+//! is there now. Those that move with every message lie in the lanes (`transfer/lane.rs`), so that
+//! connections of different lanes share no cache line; the snapshot adds them up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn raise(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    (
+        control { $( $(#[$doc:meta])* $name:ident, )* }
+        data { $( $(#[$ddoc:meta])* $dname:ident, )* }
+    ) => {
+        /// The provider's counters, all at one time.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct Counters {
+            $( $(#[$doc])* pub $name: u64, )*
+            $( $(#[$ddoc])* pub $dname: u64, )*
+        }
+
+        impl Counters {
+            /// Names and values, in the order of the fields.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$( (stringify!($name), self.$name), )* $( (stringify!($dname), self.$dname), )*]
+                    .into_iter()
+            }
+
+            pub(crate) fn add_data(&mut self, data: &DataCounters) {
+                $( self.$dname += data.$dname.value(); )*
+            }
+        }
+
+        /// What the control path counts.
+        #[derive(Debug, Default)]
+        pub(crate) struct ControlCounters {
+            $( pub(crate) $name: Counter, )*
+        }
+
+        impl ControlCounters {
+            pub(crate) fn snapshot(&self) -> Counters {
+                Counters { $( $name: self.$name.value(), )* ..Counters::default() }
+            }
+        }
+
+        /// What the data path of one lane counts.
+        #[derive(Debug, Default)]
+        pub(crate) struct DataCounters {
+            $( pub(crate) $dname: Counter, )*
+        }
+    };
+}
+
+counters! {
+    control {
+        /// Sockets made, those for accepted connections among them.
+        sockets_opened,
+        /// Sockets closed.
+        sockets_closed,
+        /// Requests that arrived at a listener.
+        requests,
+        /// Requests that got a place in a backlog.
+        queued,
+        /// Requests refused because the backlog was full (reason 1).
+        refused_backlog,
+        /// Requests refused by the condition function (reason 2).
+        refused_condition,
+        /// Requests refused because the switch's ready queue was full (reason 7).
+        refused_ready_queue,
+        /// Requests refused because their private data is not of this protocol (reason 3).
+        refused_foreign,
+        /// Requests refused because their version is not spoken (reason 4).
+        refused_version,
+        /// Requests refused because the listener was closing (reason 5).
+        refused_closing,
+        /// Requests refused for want of resources (reason 6).
+        refused_resources,
+        /// Requests that their peer withdrew before they were answered.
+        withdrawn,
+        /// Requests that a condition function put off.
+        deferred,
+        /// Connections accepted.
+        accepted,
+        /// Times that an event object was set for a network event.
+        events_signalled,
+        /// Connects begun.
+        connects,
+        /// Connects that succeeded.
+        connects_succeeded,
+        /// Connects refused by a peer of this protocol.
+        connects_refused,
+        /// Connects that failed otherwise.
+        connects_failed,
+        /// Connections that ended by the peer, or broke.
+        connections_ended,
+        /// Connections broken because the peer did not keep to the protocol.
+        protocol_violations,
+        /// Completion upcalls made.
+        upcalls,
+        /// Times the address list changed.
+        address_list_changes,
+    }
+    data {
+        /// Data messages sent.
+        messages_sent,
+        /// Data messages received.
+        messages_received,
+        /// Bytes of data messages sent.
+        bytes_sent,
+        /// Bytes of data messages received.
+        bytes_received,
+        /// Credit messages sent.
+        credit_messages_sent,
+        /// Credit messages received.
+        credit_messages_received,
+        /// Messages that had to wait for a credit or for a place on the send queue.
+        sends_delayed,
+        /// Windows enlarged because the peer had used them up.
+        windows_grown,
+        /// Times a waiting thread went to sleep.
+        sleeps,
+        /// Completions that belonged to no known connection.
+        stray_completions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_adds_up() {
+        let control = ControlCounters::default();
+        control.requests.raise();
+        control.requests.raise();
+        let data = [DataCounters::default(), DataCounters::default()];
+        data[0].bytes_sent.add(10);
+        data[1].bytes_sent.add(5);
+        let mut all = control.snapshot();
+        for lane in &data {
+            all.add_data(lane);
+        }
+        assert_eq!((all.requests, all.bytes_sent, all.queued), (2, 15, 0));
+        assert!(all.rows().any(|row| row == ("bytes_sent", 15)));
+    }
+}

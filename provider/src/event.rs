@@ -1,0 +1,146 @@
+//! Event objects: what Win32 calls a manual-reset event, as an eventfd.
+//!
+//! An event object stays set until somebody resets it, however often it was set, and it can stand
+//! in any `poll` or epoll set beside other descriptors. It does not know what it stands for; the
+//! record of network events is in `network_events.rs`.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::io::Errno;
+
+use crate::time::Deadline;
+
+/// A manual-reset event. Clones stand for the same event.
+#[derive(Debug, Clone)]
+pub struct EventObject {
+    fd: Arc<OwnedFd>,
+}
+
+impl EventObject {
+    /// A new event, not set.
+    ///
+    /// # Errors
+    /// `EMFILE` and its kin: no descriptor is left.
+    #[doc(alias = "WSACreateEvent")]
+    pub fn new() -> io::Result<Self> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { fd: Arc::new(fd) })
+    }
+
+    /// Sets the event; setting it again changes nothing.
+    #[doc(alias = "SetEvent")]
+    pub fn set(&self) {
+        // The only failure is a counter at its limit (EAGAIN), and then the event is set.
+        let _ = rustix::io::write(&*self.fd, &1u64.to_ne_bytes());
+    }
+
+    /// Resets the event.
+    #[doc(alias = "ResetEvent")]
+    pub fn reset(&self) {
+        // The only failure is a counter at 0 (EAGAIN), and then the event is not set.
+        let _ = rustix::io::read(&*self.fd, &mut [0u8; 8]);
+    }
+
+    /// Whether the event is set now.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.poll(Deadline::passed())
+    }
+
+    /// Waits until the event is set, at most `timeout`; whether it is.
+    #[doc(alias = "WSAWaitForMultipleEvents")]
+    #[must_use]
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.poll(Deadline::after(timeout))
+    }
+
+    /// Whether both stand for the same event.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fd, &other.fd)
+    }
+
+    fn poll(&self, deadline: Deadline) -> bool {
+        let mut fds = [PollFd::new(&*self.fd, PollFlags::IN)];
+        loop {
+            match rustix::event::poll(&mut fds, deadline.timespec().as_ref()) {
+                Ok(n) => return n > 0,
+                Err(Errno::INTR) => {}
+                // Neither a bad descriptor nor a bad address can be: the event is not known set.
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl AsFd for EventObject {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for EventObject {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn stays_set_until_reset() {
+        let event = EventObject::new().unwrap();
+        assert!(!event.is_set());
+        event.set();
+        event.set();
+        assert!(event.is_set());
+        assert!(event.is_set(), "looking at it does not reset it");
+        event.reset();
+        assert!(!event.is_set(), "one reset undoes any number of sets");
+        event.reset();
+        assert!(!event.is_set());
+    }
+
+    #[test]
+    fn clones_are_one_event() {
+        let event = EventObject::new().unwrap();
+        let other = event.clone();
+        other.set();
+        assert!(event.is_set());
+        assert!(event.same_as(&other));
+        assert!(!event.same_as(&EventObject::new().unwrap()));
+    }
+
+    #[test]
+    fn wait_ends_at_its_deadline_or_with_the_event() {
+        let event = EventObject::new().unwrap();
+        let start = Instant::now();
+        assert!(!event.wait(Duration::from_millis(20)));
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        let setter = event.clone();
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(10));
+            setter.set();
+        });
+        assert!(event.wait(Duration::from_secs(10)));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn survives_a_full_counter() {
+        let event = EventObject::new().unwrap();
+        rustix::io::write(event.as_fd(), &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        event.set();
+        assert!(event.is_set());
+        event.reset();
+        assert!(!event.is_set());
+    }
+}

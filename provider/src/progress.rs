@@ -1,0 +1,154 @@
+//! The thread `san-progress`: it serves what nobody waits for, and makes the upcalls.
+//!
+//! It polls a lane only while some connection there has asynchronous interest (a pending operation
+//! that ends by upcall, or a ready event) and no other thread polls. It sleeps on the completion
+//! channels of those lanes. It never takes the polling role from a thread that waits.
+
+use std::os::fd::BorrowedFd;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use crossbeam::queue::SegQueue;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::counters::Counter;
+use crate::event::EventObject;
+use crate::sync::lock;
+use crate::transfer::{Connection, Lane, Operation, Outcome};
+use crate::upcalls::{SwitchHandle, SwitchUpcalls};
+
+pub(crate) struct Progress {
+    upcalls: Arc<dyn SwitchUpcalls>,
+    /// Bounded by what each connection may have pending, and by the number of sockets.
+    queue: SegQueue<Upcall>,
+    lanes: Mutex<Vec<Weak<Lane>>>,
+    wake: EventObject,
+    stopping: AtomicBool,
+    made: Counter,
+}
+
+/// An upcall to make.
+pub(crate) enum Upcall {
+    Complete {
+        connection: Arc<Connection>,
+        handle: SwitchHandle,
+        operation: Operation,
+        outcome: Outcome,
+    },
+    CloseHandle(SwitchHandle),
+    AddressListChanged,
+}
+
+impl Progress {
+    pub(crate) fn new(upcalls: Arc<dyn SwitchUpcalls>) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            upcalls,
+            queue: SegQueue::new(),
+            lanes: Mutex::new(Vec::new()),
+            wake: EventObject::new()?,
+            stopping: AtomicBool::new(false),
+            made: Counter::default(),
+        }))
+    }
+
+    /// The switch's upcall table.
+    pub(crate) fn table(&self) -> &Arc<dyn SwitchUpcalls> {
+        &self.upcalls
+    }
+
+    pub(crate) fn made(&self) -> u64 {
+        self.made.value()
+    }
+
+    /// Leaves an upcall to be made, once the thread is woken.
+    pub(crate) fn queue(&self, upcall: Upcall) {
+        self.queue.push(upcall);
+    }
+
+    /// Leaves an upcall to be made.
+    pub(crate) fn push(&self, upcall: Upcall) {
+        self.queue(upcall);
+        self.wake();
+    }
+
+    /// Has the thread look again at what there is to do.
+    pub(crate) fn wake(&self) {
+        self.wake.set();
+    }
+
+    /// From now on the thread looks after this lane too.
+    pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
+        lock(&self.lanes).push(Arc::downgrade(lane));
+    }
+
+    /// The lanes there are.
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
+        let mut lanes = lock(&self.lanes);
+        lanes.retain(|lane| lane.strong_count() > 0);
+        lanes.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Makes the upcalls that are left, then ends the thread.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.wake.set();
+    }
+
+    /// The thread.
+    pub(crate) fn run(&self) {
+        loop {
+            self.make_upcalls();
+            if self.stopping.load(Ordering::SeqCst) && self.queue.is_empty() {
+                return;
+            }
+            let mut lanes = self.lanes();
+            lanes.retain(|lane| lane.has_async_interest() && lane.serve());
+            if self.queue.is_empty() {
+                self.sleep(&lanes);
+            }
+        }
+    }
+
+    fn sleep(&self, lanes: &[Arc<Lane>]) {
+        let wake = PollFd::new(&self.wake, PollFlags::IN);
+        let channels = lanes.iter().map(|lane| lane.channel_fd());
+        let channels =
+            channels.map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut fds: Vec<PollFd<'_>> = std::iter::once(wake).chain(channels).collect();
+        // Interrupted or not: the caller looks at everything again.
+        let _ = rustix::event::poll(&mut fds, None);
+        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
+            self.wake.reset();
+        }
+    }
+
+    fn make_upcalls(&self) {
+        while let Some(upcall) = self.queue.pop() {
+            self.made.raise();
+            // A switch that panics loses its upcall, not the provider's thread.
+            let made = std::panic::catch_unwind(AssertUnwindSafe(|| self.make(upcall)));
+            if made.is_err() {
+                tracing::error!("an upcall of the switch panicked");
+            }
+        }
+    }
+
+    fn make(&self, upcall: Upcall) {
+        match upcall {
+            Upcall::Complete {
+                connection,
+                handle,
+                operation,
+                outcome,
+            } => {
+                let result = connection.result(operation, outcome);
+                // Let go first: the upcall may be the one that closes the socket.
+                drop(connection);
+                self.upcalls.complete_overlapped(handle, result);
+            }
+            Upcall::CloseHandle(handle) => self.upcalls.close_socket_handle(handle),
+            Upcall::AddressListChanged => self.upcalls.address_list_changed(),
+        }
+    }
+}

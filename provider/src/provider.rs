@@ -1,0 +1,308 @@
+//! The provider: started and cleaned up, counted (duties 60, 63, 64); makes sockets, answers for
+//! its addresses and counters.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use verbs_shim::{AddressWatch, Fabric, FabricKind};
+
+use crate::address_list::SanAddress;
+use crate::cm_thread::{self, Control};
+use crate::config::{ConfigError, ProviderConfig};
+use crate::core::Core;
+use crate::counters::Counters;
+use crate::error::{QueryError, SocketError, StartupError};
+use crate::progress::Progress;
+use crate::socket::{AddressFamily, Protocol, Socket, SocketType};
+use crate::sync::lock;
+use crate::upcalls::SwitchUpcalls;
+
+/// A version of the SPI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpiVersion {
+    /// Major.
+    pub major: u8,
+    /// Minor.
+    pub minor: u8,
+}
+
+impl SpiVersion {
+    /// The version that this provider offers.
+    pub const CURRENT: Self = Self { major: 2, minor: 2 };
+}
+
+impl fmt::Display for SpiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What startup answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderData {
+    /// The version that will be used.
+    pub version: SpiVersion,
+    /// The highest version there is.
+    pub highest_version: SpiVersion,
+    /// For people.
+    pub description: &'static str,
+    /// What the provider runs on.
+    pub fabric: FabricKind,
+}
+
+/// A SAN service provider. Clones are the same provider.
+#[derive(Clone)]
+pub struct Provider {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: ProviderConfig,
+    /// `None`: opened at startup.
+    fabric: Option<Fabric>,
+    started: Mutex<Started>,
+}
+
+#[derive(Default)]
+struct Started {
+    count: u32,
+    running: Option<Running>,
+}
+
+struct Running {
+    core: Arc<Core>,
+    data: ProviderData,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Provider {
+    /// A provider on the kernel's RDMA. Nothing is opened before startup.
+    ///
+    /// # Errors
+    /// Names the value of the configuration that cannot be.
+    pub fn new(config: ProviderConfig) -> Result<Self, ConfigError> {
+        Self::build(config, None)
+    }
+
+    /// A provider on a fabric that is open already.
+    ///
+    /// # Errors
+    /// Names the value of the configuration that cannot be.
+    pub fn with_fabric(fabric: Fabric, config: ProviderConfig) -> Result<Self, ConfigError> {
+        Self::build(config, Some(fabric))
+    }
+
+    fn build(config: ProviderConfig, fabric: Option<Fabric>) -> Result<Self, ConfigError> {
+        config.check()?;
+        let started = Mutex::new(Started::default());
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                fabric,
+                started,
+            }),
+        })
+    }
+
+    /// Starts the provider, or counts one more start (duties 4, 5, 63, 64). `by_switch` says that
+    /// a switch starts it; the provider then works the same, and says so in its log. The upcalls
+    /// of the first start stay in use.
+    ///
+    /// # Errors
+    /// `WSASYSNOTREADY`: the text says what an operator can do. `WSAVERNOTSUPPORTED`,
+    /// `WSAEPROCLIM`.
+    #[doc(alias = "WSPStartup")]
+    #[doc(alias = "WSPStartupEx")]
+    pub fn startup(
+        &self,
+        version: SpiVersion,
+        by_switch: bool,
+        upcalls: Arc<dyn SwitchUpcalls>,
+    ) -> Result<ProviderData, StartupError> {
+        if version.major != SpiVersion::CURRENT.major {
+            return Err(StartupError::VersionNotSupported { asked: version });
+        }
+        let mut started = lock(&self.shared.started);
+        let limit = self.shared.config.max_startups;
+        if started.count >= limit {
+            return Err(StartupError::TooManyProcesses { limit });
+        }
+        let data = match &started.running {
+            Some(running) => running.data.clone(),
+            None => {
+                let running = self.shared.start(version, upcalls)?;
+                let data = running.data.clone();
+                started.running = Some(running);
+                data
+            }
+        };
+        started.count += 1;
+        tracing::debug!(count = started.count, by_switch, %version, "provider started");
+        Ok(data)
+    }
+
+    /// Undoes one startup; the last one closes every socket and frees everything (duty 63).
+    ///
+    /// # Errors
+    /// `WSANOTINITIALISED`: there was no startup.
+    #[doc(alias = "WSPCleanup")]
+    pub fn cleanup(&self) -> Result<(), QueryError> {
+        let running = {
+            let mut started = lock(&self.shared.started);
+            started.count = started
+                .count
+                .checked_sub(1)
+                .ok_or(QueryError::NotInitialised)?;
+            if started.count > 0 {
+                return Ok(());
+            }
+            started.running.take()
+        };
+        if let Some(running) = running {
+            running.stop();
+        }
+        Ok(())
+    }
+
+    /// Makes a socket (duties 67, 68).
+    ///
+    /// # Errors
+    /// `WSAEAFNOSUPPORT`, `WSAEPROTOTYPE`, `WSAEPROTONOSUPPORT`: only stream sockets of IPv4 and
+    /// IPv6. `WSAEMFILE`, `WSAENOBUFS`, `WSANOTINITIALISED`.
+    #[doc(alias = "WSPSocket")]
+    pub fn socket(
+        &self,
+        family: AddressFamily,
+        socket_type: SocketType,
+        protocol: Protocol,
+    ) -> Result<Socket, SocketError> {
+        let core = self.core().ok_or(SocketError::NotInitialised)?;
+        Socket::open(&core, family, socket_type, protocol)
+    }
+
+    /// The provider's local addresses (duties 6, 99), read anew.
+    ///
+    /// # Errors
+    /// `WSANOTINITIALISED`.
+    #[doc(alias = "SIO_ADDRESS_LIST_QUERY")]
+    pub fn address_list(&self) -> Result<Vec<SanAddress>, QueryError> {
+        let core = self.core().ok_or(QueryError::NotInitialised)?;
+        Ok(core.refresh_addresses())
+    }
+
+    /// The counters since the first startup; all 0 before it.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.core().map(|core| core.counters()).unwrap_or_default()
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &ProviderConfig {
+        &self.shared.config
+    }
+
+    fn core(&self) -> Option<Arc<Core>> {
+        lock(&self.shared.started)
+            .running
+            .as_ref()
+            .map(|r| Arc::clone(&r.core))
+    }
+}
+
+impl Shared {
+    fn start(
+        &self,
+        version: SpiVersion,
+        upcalls: Arc<dyn SwitchUpcalls>,
+    ) -> Result<Running, StartupError> {
+        let not_ready = |why: &dyn fmt::Display| StartupError::NotReady {
+            why: why.to_string(),
+        };
+        let fabric = match &self.fabric {
+            Some(fabric) => fabric.clone(),
+            None => Fabric::rdma().map_err(|e| not_ready(&e))?,
+        };
+        let channel = fabric.event_channel()?;
+        let progress = Progress::new(upcalls).map_err(|e| not_ready(&e))?;
+        let control = Control::new().map_err(|e| not_ready(&e))?;
+        let kind = fabric.kind();
+        let core = Core::new(self.config.clone(), fabric, channel, progress, control);
+        core.read_addresses();
+        let watch = match AddressWatch::new() {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, "address changes will not be noticed by themselves");
+                None
+            }
+        };
+        let mut running = Running {
+            core: Arc::new(core),
+            data: ProviderData {
+                version: version.min(SpiVersion::CURRENT),
+                highest_version: SpiVersion::CURRENT,
+                description: "San Direct: sockets over RDMA",
+                fabric: kind,
+            },
+            threads: Vec::new(),
+        };
+        let core = Arc::clone(&running.core);
+        let cm = std::thread::Builder::new().name("san-cm".into());
+        let cm = cm.spawn(move || cm_thread::run(&core, watch.as_ref()));
+        let progress = Arc::clone(&running.core.progress);
+        let san_progress = std::thread::Builder::new().name("san-progress".into());
+        let san_progress = san_progress.spawn(move || progress.run());
+        let mut failed = None;
+        for thread in [cm, san_progress] {
+            match thread {
+                Ok(thread) => running.threads.push(thread),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            None => Ok(running),
+            Some(error) => {
+                running.stop();
+                Err(not_ready(&error))
+            }
+        }
+    }
+}
+
+impl Running {
+    fn stop(self) {
+        let Self { core, threads, .. } = self;
+        core.stop();
+        for socket in core.sockets() {
+            socket.shut();
+        }
+        core.control.stop();
+        core.progress.stop();
+        for thread in threads {
+            // Cleanup may be called in an upcall: that thread ends by itself.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the provider panicked");
+            }
+        }
+        core.devices.clear();
+        tracing::debug!("provider stopped");
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(running) = lock(&self.started).running.take() {
+            running.stop();
+        }
+    }
+}
+
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let started = lock(&self.shared.started);
+        f.debug_struct("Provider")
+            .field("started", &started.count)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,472 @@
+//! One connection's data path: its queue pair, its credits, its operations, and its own small
+//! lock.
+//!
+//! From outside come calls to send and receive (`calls.rs`), from the lane come completions
+//! (`messages.rs`), from the CM thread come beginning and end. Nothing here waits, and nothing is
+//! called out to under the lock: whom to wake and what to tell is collected and done after it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crossbeam::sync::Unparker;
+use verbs_shim::{CmId, PreparedQp, QpCaps, QueuePair, VerbsError};
+
+use super::credits::Credits;
+use super::dispatch::Change;
+use super::lane::Lane;
+use super::message::Message;
+use super::operation::{
+    Arrived, Direction, Ending, Operation, OperationTable, Outcome, OverlappedResult, Pending,
+    Told, Transferred,
+};
+use crate::cm_thread::{Command, Control};
+use crate::config::ProviderConfig;
+use crate::event::EventObject;
+use crate::progress::{Progress, Upcall};
+use crate::sync::lock;
+use crate::upcalls::SwitchHandle;
+use crate::wire::Hello;
+
+pub(crate) struct Connection {
+    pub(super) lane: Arc<Lane>,
+    progress: Arc<Progress>,
+    control: Arc<Control>,
+    /// The token of the CM id.
+    token: u64,
+    qp_num: u32,
+    /// Bytes that were granted inline.
+    pub(super) inline: usize,
+    /// Bytes that a message of the peer's may have.
+    pub(super) receive_limit: u32,
+    handle: OnceLock<SwitchHandle>,
+    pub(super) data: Mutex<Data>,
+}
+
+pub(super) struct Data {
+    pub(super) link: Link,
+    /// Why it is over, if it is.
+    pub(super) ending: Option<Ending>,
+    pub(super) credits: Credits,
+    /// Bytes that a message to the peer may have; 0 until the peer has said so.
+    pub(super) send_limit: usize,
+    /// Messages that nobody has asked for yet (duty 92).
+    pub(super) inbox: VecDeque<Arrived>,
+    /// Receives that wait, oldest first.
+    pub(super) receives: VecDeque<Operation>,
+    /// Sends that wait for a credit or for a place on the send queue, oldest first.
+    pub(super) sends: VecDeque<Operation>,
+    pub(super) operations: OperationTable,
+    /// Requests on the send queue.
+    pub(super) on_wire: u32,
+    /// Receives set aside in the lane.
+    pub(super) reserved: u32,
+    pub(super) ready: Ready,
+    /// Counted in the lane's `send_interest`.
+    pub(super) watches_sends: bool,
+    /// Counted in the lane's `async_interest`.
+    pub(super) served_async: bool,
+}
+
+/// The queue pair, by what may be done with it.
+pub(super) enum Link {
+    /// Not established: receives only.
+    Prepared(PreparedQp),
+    Up(QueuePair),
+    /// Gone.
+    Down,
+}
+
+/// Events that follow the state of the connection, and their state now.
+#[derive(Default)]
+pub(super) struct Ready {
+    pub(super) readable: Option<(EventObject, bool)>,
+    pub(super) writable: Option<(EventObject, bool)>,
+}
+
+/// What is to be done when the lock is released.
+#[derive(Default)]
+pub(super) struct After {
+    waiter: Option<Unparker>,
+    more_waiters: Vec<Unparker>,
+    broken: Option<Ending>,
+    wake_progress: bool,
+    kick: bool,
+}
+
+impl After {
+    pub(super) fn break_with(&mut self, ending: Ending) {
+        self.broken.get_or_insert(ending);
+    }
+
+    fn wake(&mut self, waiter: Unparker) {
+        // One is what a message needs; the vector stays empty, so nothing is allocated for it.
+        match self.waiter {
+            None => self.waiter = Some(waiter),
+            Some(_) => self.more_waiters.push(waiter),
+        }
+    }
+}
+
+/// What a connection is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) progress: &'a Arc<Progress>,
+    pub(crate) control: &'a Arc<Control>,
+    pub(crate) config: &'a ProviderConfig,
+    pub(crate) id: &'a CmId,
+}
+
+impl Connection {
+    /// Makes the queue pair and posts its receives, so that the credits of the negotiation are
+    /// good (duty 29). The lane's place is the caller's to take, and the connection's to give
+    /// back. `None`: the lane has no receives left.
+    pub(crate) fn prepare(parts: Parts<'_>) -> Result<Option<Arc<Self>>, VerbsError> {
+        let Parts {
+            lane,
+            progress,
+            control,
+            config,
+            id,
+        } = parts;
+        let mut guard = Place {
+            lane: Some(lane),
+            reserved: 0,
+        };
+        let Some(lane) = guard.lane.clone() else {
+            return Ok(None);
+        };
+        let window = u32::from(config.initial_window);
+        // One more, for credit messages.
+        if !lane.reserve(window + 1)? {
+            return Ok(None);
+        }
+        guard.reserved = window + 1;
+        let caps = QpCaps {
+            send_wr: lane.send_depth,
+            recv_wr: 0,
+            sge: 1,
+            inline: config.inline_size,
+        };
+        let qp = id.create_qp(
+            &lane.pd,
+            caps,
+            &lane.send_cq,
+            &lane.recv_cq,
+            Some(&lane.srq),
+        )?;
+        let posted = lane.post_receives(window + 1);
+        if posted < window + 1 {
+            lane.abandon(posted);
+            return Ok(None);
+        }
+        let granted = qp.caps();
+        let connection = Arc::new(Self {
+            progress: Arc::clone(progress),
+            control: Arc::clone(control),
+            token: id.token(),
+            qp_num: qp.qp_num(),
+            inline: granted.inline as usize,
+            receive_limit: config.max_message_size,
+            handle: OnceLock::new(),
+            data: Mutex::new(Data {
+                link: Link::Prepared(qp),
+                ending: None,
+                credits: Credits::new(window, u32::from(config.max_window)),
+                send_limit: 0,
+                inbox: VecDeque::new(),
+                receives: VecDeque::new(),
+                sends: VecDeque::new(),
+                operations: OperationTable::new(config.max_operations),
+                on_wire: 0,
+                reserved: window + 1,
+                ready: Ready::default(),
+                watches_sends: false,
+                served_async: false,
+            }),
+            lane: Arc::clone(&lane),
+        });
+        guard.lane = None;
+        lane.change(Change::Add(Arc::clone(&connection)));
+        Ok(Some(connection))
+    }
+
+    pub(super) fn qp_num(&self) -> u32 {
+        self.qp_num
+    }
+
+    /// What goes with its upcalls.
+    pub(crate) fn set_handle(&self, handle: SwitchHandle) {
+        let _ = self.handle.set(handle);
+    }
+
+    /// What the peer said in the negotiation.
+    pub(crate) fn negotiated(&self, hello: &Hello) {
+        let mut data = lock(&self.data);
+        data.send_limit = hello.max_message_size as usize;
+        let came = data.credits.credits_came(hello.credits);
+        drop(data);
+        if let Err(violation) = came {
+            self.control
+                .send(Command::Break(self.token, Ending::Protocol(violation)));
+        }
+    }
+
+    /// The peer knows of the connection: sends may go out.
+    pub(crate) fn established(self: &Arc<Self>) {
+        let mut after = After::default();
+        let mut data = lock(&self.data);
+        data.bring_up();
+        self.pump(&mut data, &mut after);
+        self.release(data, after);
+    }
+
+    /// The connection is over: what arrived before is delivered, then every operation that waits
+    /// fails.
+    pub(crate) fn end(self: &Arc<Self>, ending: Ending) {
+        self.lane.end(Arc::clone(self), ending);
+    }
+
+    /// Everything that arrived is delivered. What the device still has ends by its completion.
+    pub(super) fn finish(self: &Arc<Self>, ending: Ending) {
+        let mut after = After::default();
+        let mut data = lock(&self.data);
+        if data.ending.is_none() {
+            data.ending = Some(ending);
+            self.fail(&mut data, Pending::NotPosted, ending, &mut after);
+        }
+        self.release(data, after);
+    }
+
+    /// Closes: the queue pair is destroyed, its memory freed, and only then every pending
+    /// operation is told (duties 106, 113).
+    pub(crate) fn close(self: &Arc<Self>) {
+        let link = {
+            let mut data = lock(&self.data);
+            data.ending = Some(Ending::Aborted);
+            std::mem::replace(&mut data.link, Link::Down)
+        };
+        if matches!(link, Link::Down) {
+            return;
+        }
+        drop(link);
+        self.lane.change(Change::Remove(Arc::clone(self)));
+        let mut after = After::default();
+        let mut data = lock(&self.data);
+        data.inbox = VecDeque::new();
+        data.ready = Ready::default();
+        self.fail(&mut data, Pending::All, Ending::Aborted, &mut after);
+        // What is posted for it stays posted, for others.
+        let outstanding = u32::try_from(data.credits.outstanding()).unwrap_or(0);
+        self.lane.abandon(outstanding + 1);
+        self.release(data, after);
+    }
+
+    /// A message is dropped: its receive is free.
+    pub(super) fn let_go(self: &Arc<Self>) {
+        let mut after = After::default();
+        let mut data = lock(&self.data);
+        data.credits.freed();
+        self.pump(&mut data, &mut after);
+        self.release(data, after);
+    }
+
+    /// Ends an operation, and notes whom to tell.
+    pub(super) fn end_operation(
+        self: &Arc<Self>,
+        data: &mut Data,
+        operation: Operation,
+        outcome: Outcome,
+        after: &mut After,
+    ) {
+        match data.operations.end(operation, outcome) {
+            Told::Nobody => {}
+            Told::Waiter(waiter) => after.wake(waiter),
+            Told::Upcall(operation, outcome) => {
+                let Some(handle) = self.handle.get().copied() else {
+                    return;
+                };
+                // Under the lock, so that the upcalls of a connection keep their order.
+                let connection = Arc::clone(self);
+                self.progress.queue(Upcall::Complete {
+                    connection,
+                    handle,
+                    operation,
+                    outcome,
+                });
+                after.wake_progress = true;
+            }
+        }
+    }
+
+    fn fail(self: &Arc<Self>, data: &mut Data, which: Pending, ending: Ending, after: &mut After) {
+        for operation in data.operations.pending(which) {
+            self.end_operation(data, operation, Outcome::Failed(ending), after);
+        }
+        data.sends.clear();
+        data.receives.clear();
+        // Waiting threads may sleep in the completion channel.
+        after.kick = true;
+    }
+
+    /// What the caller of an operation is told.
+    pub(crate) fn result(
+        self: &Arc<Self>,
+        operation: Operation,
+        outcome: Outcome,
+    ) -> OverlappedResult {
+        let outcome = match outcome {
+            Outcome::Sent(bytes) => Ok(Transferred {
+                bytes,
+                message: None,
+            }),
+            Outcome::Received(arrived) => Ok(Transferred {
+                bytes: arrived.buffer.len(),
+                message: Some(Message::new(arrived, self)),
+            }),
+            Outcome::Failed(ending) => Err(ending.into()),
+        };
+        OverlappedResult { operation, outcome }
+    }
+
+    /// Releases the lock, and does what is to be done without it.
+    pub(super) fn release(&self, mut data: MutexGuard<'_, Data>, mut after: After) {
+        self.follow(&mut data, &mut after);
+        drop(data);
+        if let Some(waiter) = after.waiter {
+            waiter.unpark();
+        }
+        for waiter in after.more_waiters {
+            waiter.unpark();
+        }
+        if after.wake_progress {
+            self.progress.wake();
+        }
+        if after.kick {
+            self.lane.kick();
+        }
+        if let Some(ending) = after.broken {
+            self.control.send(Command::Break(self.token, ending));
+        }
+    }
+
+    /// Brings the ready events, and what the lane is told of the connection's wishes, in line with
+    /// its state.
+    fn follow(&self, data: &mut Data, after: &mut After) {
+        let readable = data.is_readable();
+        let writable = data.is_writable(self.lane.send_depth);
+        set_to(&mut data.ready.readable, readable);
+        set_to(&mut data.ready.writable, writable);
+
+        let up = !matches!(data.link, Link::Down);
+        let blocked = !data.sends.is_empty() && data.is_send_queue_full(self.lane.send_depth);
+        let watches = up
+            && (blocked
+                || data.operations.upcalls(Direction::Send) > 0
+                || (data.ready.writable.is_some() && !writable));
+        if watches != data.watches_sends {
+            data.watches_sends = watches;
+            self.lane.watch_sends(watches);
+            after.kick |= watches;
+            after.wake_progress |= watches;
+        }
+        let wanted = up
+            && (data.ready.readable.is_some()
+                || data.ready.writable.is_some()
+                || data.operations.upcalls(Direction::Send) > 0
+                || data.operations.upcalls(Direction::Receive) > 0);
+        if wanted != data.served_async {
+            data.served_async = wanted;
+            self.lane.serve_async(wanted);
+            after.wake_progress |= wanted;
+        }
+    }
+}
+
+fn set_to(event: &mut Option<(EventObject, bool)>, state: bool) {
+    if let Some((event, was)) = event
+        && *was != state
+    {
+        *was = state;
+        if state {
+            event.set();
+        } else {
+            event.reset();
+        }
+    }
+}
+
+impl Data {
+    /// Whether something can be received, or the end be seen.
+    fn is_readable(&self) -> bool {
+        !self.inbox.is_empty() || self.ending.is_some()
+    }
+
+    /// Whether a send would go out at once, or fail at once.
+    fn is_writable(&self, send_depth: u32) -> bool {
+        self.ending.is_some()
+            || (matches!(self.link, Link::Up(_))
+                && self.sends.is_empty()
+                && self.credits.may_send()
+                && self.operations.has_room(Direction::Send)
+                && !self.is_send_queue_full(send_depth))
+    }
+
+    /// One place is kept for a credit message.
+    pub(super) fn is_send_queue_full(&self, send_depth: u32) -> bool {
+        self.on_wire + 1 >= send_depth
+    }
+
+    /// The queue pair may send from now on.
+    pub(super) fn bring_up(&mut self) {
+        self.link = match std::mem::replace(&mut self.link, Link::Down) {
+            Link::Prepared(qp) => Link::Up(qp.established()),
+            other => other,
+        };
+    }
+}
+
+/// A place in a lane and receives set aside there, until a connection has taken them over.
+struct Place {
+    lane: Option<Arc<Lane>>,
+    reserved: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(lane) = &self.lane {
+            lane.release(self.reserved);
+            lane.leave();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Messages hold the connection, so all its receives are free or posted by now.
+        let data = self.data.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(data.link, Link::Down) {
+            let outstanding = u32::try_from(data.credits.outstanding()).unwrap_or(0);
+            data.link = Link::Down;
+            self.lane.abandon(outstanding + 1);
+        }
+        data.inbox.clear();
+        if data.watches_sends {
+            self.lane.watch_sends(false);
+        }
+        if data.served_async {
+            self.lane.serve_async(false);
+        }
+        self.lane.release(data.reserved);
+        self.lane.leave();
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("qp_num", &self.qp_num)
+            .field("lane", &self.lane.name)
+            .finish_non_exhaustive()
+    }
+}

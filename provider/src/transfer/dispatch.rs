@@ -1,0 +1,453 @@
+//! Completion without hand-off: who waits polls, and delivers to the others what is theirs.
+//!
+//! A lane has one polling role. A waiting thread takes it if it is free, polls, and dispatches
+//! every completion to its connection. Other waiting threads sleep on their own operation; the
+//! thread that leaves the role wakes one of them to take it over. While the role's holder finds
+//! nothing it spins for a bounded time, then asks for notification, polls again, and sleeps on the
+//! completion channel.
+//!
+//! The table from queue pair number to connection belongs to the role; others send mail to it. The
+//! rule that nothing gets lost is the same everywhere: leave what is to be done, then try to take
+//! the role; and who lets the role go looks for what was left.
+//!
+//! It does not know what a message means; that is in `messages.rs`.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use crossbeam::sync::{Parker, Unparker};
+use rustix::event::{PollFd, PollFlags};
+use verbs_shim::{Completion, CompletionBatch, VerbsError};
+
+use super::connection::Connection;
+use super::lane::Lane;
+use super::operation::Ending;
+use crate::sync::{lock, try_lock};
+use crate::time::Deadline;
+
+thread_local! {
+    /// What a thread sleeps on while another one polls for it.
+    static PARKER: Parker = Parker::new();
+}
+
+/// What the holder of the polling role has.
+#[derive(Debug, Default)]
+pub(crate) struct Role {
+    table: HashMap<u32, Arc<Connection>>,
+    batch: CompletionBatch,
+}
+
+/// How the table of the polling role changes.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Before anything can complete on its queue pair.
+    Add(Arc<Connection>),
+    /// After its queue pair is gone.
+    Remove(Arc<Connection>),
+}
+
+#[derive(Clone, Copy)]
+enum Queue {
+    Receives,
+    Sends,
+}
+
+/// The threads that wait for somebody else to poll.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    count: AtomicUsize,
+    queue: Mutex<VecDeque<(u64, Unparker)>>,
+    next: AtomicUsize,
+}
+
+impl Waiters {
+    fn join(&self, unparker: Unparker) -> u64 {
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed) as u64;
+        let mut queue = lock(&self.queue);
+        queue.push_back((ticket, unparker));
+        self.count.store(queue.len(), Ordering::SeqCst);
+        ticket
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut queue = lock(&self.queue);
+        queue.retain(|(other, _)| *other != ticket);
+        self.count.store(queue.len(), Ordering::SeqCst);
+    }
+
+    /// Wakes the one that waits longest; whether there was one.
+    fn wake_one(&self) -> bool {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let woken = {
+            let mut queue = lock(&self.queue);
+            let woken = queue.pop_front();
+            self.count.store(queue.len(), Ordering::SeqCst);
+            woken
+        };
+        match woken {
+            Some((_, unparker)) => {
+                unparker.unpark();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Lane {
+    /// Changes the table, or has the role's holder do so.
+    pub(super) fn change(&self, change: Change) {
+        self.mail_count.fetch_add(1, Ordering::SeqCst);
+        self.changes.push(change);
+        self.serve_mail();
+        self.kick();
+    }
+
+    /// Ends a connection once everything that arrived for it is delivered.
+    pub(super) fn end(&self, connection: Arc<Connection>, ending: Ending) {
+        self.mail_count.fetch_add(1, Ordering::SeqCst);
+        self.endings.push((connection, ending));
+        self.serve_mail();
+        self.kick();
+    }
+
+    /// Wakes the role's holder if it sleeps: something has changed behind its back.
+    pub(super) fn kick(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) {
+            self.wake.set();
+        }
+    }
+
+    /// Polls once if nobody else does, without waiting.
+    pub(super) fn poll_if_free(&self) {
+        if let Some(mut role) = try_lock(&self.role) {
+            self.poll(&mut role);
+            self.let_go(role);
+        }
+    }
+
+    /// Waits until `check` finds what it looks for, polling meanwhile or letting another thread
+    /// poll; `None` at the deadline. `check` is told whom to wake when it finds nothing.
+    pub(super) fn wait<T>(
+        &self,
+        deadline: Deadline,
+        mut check: impl FnMut(Option<&Unparker>) -> Option<T>,
+    ) -> Option<T> {
+        loop {
+            let role = match try_lock(&self.role) {
+                Some(role) => Some(role),
+                None => match self.follow(deadline, &mut check) {
+                    Followed::Found(found) => return Some(found),
+                    Followed::Over => return None,
+                    Followed::Again => None,
+                },
+            };
+            if let Some(role) = role {
+                return self.lead(role, deadline, &mut check);
+            }
+        }
+    }
+
+    fn lead<T>(
+        &self,
+        mut role: MutexGuard<'_, Role>,
+        deadline: Deadline,
+        check: &mut impl FnMut(Option<&Unparker>) -> Option<T>,
+    ) -> Option<T> {
+        let mut idle_since = None;
+        let found = loop {
+            let dispatched = self.poll(&mut role);
+            if dispatched > 0 || idle_since.is_none() {
+                // Others may have ended the operation before the role was taken.
+                if let Some(found) = check(None) {
+                    break Some(found);
+                }
+            }
+            let now = Instant::now();
+            if dispatched > 0 {
+                idle_since = Some(now);
+                continue;
+            }
+            if deadline.is_over() {
+                break None;
+            }
+            let since = *idle_since.get_or_insert(now);
+            if now.duration_since(since) < self.spin {
+                std::hint::spin_loop();
+                continue;
+            }
+            if let Some(found) = self.sleep(&mut role, deadline, check) {
+                break Some(found);
+            }
+            idle_since = Some(Instant::now());
+        };
+        self.let_go(role);
+        found
+    }
+
+    /// Sleeps on the completion channel until there is something to poll, or somebody kicks.
+    fn sleep<T>(
+        &self,
+        role: &mut Role,
+        deadline: Deadline,
+        check: &mut impl FnMut(Option<&Unparker>) -> Option<T>,
+    ) -> Option<T> {
+        // From here on whoever changes something behind our back kicks; so look once more.
+        self.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let armed = self.arm();
+        let dispatched = self.poll(role);
+        let found = check(None);
+        if armed && dispatched == 0 && found.is_none() {
+            self.counters.sleeps.raise();
+            self.wait_for_events(deadline);
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        found
+    }
+
+    /// Asks for notification. `false`: the queues are broken, and nothing would come.
+    pub(super) fn arm(&self) -> bool {
+        let mut result = self.recv_cq.request_notify();
+        if self.send_interest.load(Ordering::SeqCst) > 0 {
+            result = result.and(self.send_cq.request_notify());
+        }
+        if let Err(error) = &result {
+            self.break_down(error);
+        }
+        result.is_ok()
+    }
+
+    fn wait_for_events(&self, deadline: Deadline) {
+        let mut fds = [
+            PollFd::new(&self.channel, PollFlags::IN),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        // An interrupted call is as good as one that found something: the caller polls again.
+        let _ = rustix::event::poll(&mut fds, deadline.timespec().as_ref());
+        let [channel, wake] = fds.map(|fd| !fd.revents().is_empty());
+        if channel && let Err(error) = self.channel.consume() {
+            self.break_down(&error);
+        }
+        if wake {
+            self.wake.reset();
+        }
+    }
+
+    /// Sleeps until the operation has ended, or the role is free.
+    fn follow<T>(
+        &self,
+        deadline: Deadline,
+        check: &mut impl FnMut(Option<&Unparker>) -> Option<T>,
+    ) -> Followed<T> {
+        PARKER.with(|parker| {
+            let unparker = parker.unparker();
+            if let Some(found) = check(Some(unparker)) {
+                return Followed::Found(found);
+            }
+            let ticket = self.waiters.join(unparker.clone());
+            fence(Ordering::SeqCst);
+            // The role may have become free before anybody could know of us.
+            let free = match try_lock(&self.role) {
+                Some(role) => {
+                    drop(role);
+                    fence(Ordering::SeqCst);
+                    self.serve_mail();
+                    true
+                }
+                None => false,
+            };
+            if !free {
+                match deadline.left() {
+                    Some(left) => parker.park_timeout(left),
+                    None => parker.park(),
+                }
+            }
+            self.waiters.leave(ticket);
+            match check(None) {
+                Some(found) => {
+                    // The wake-up may have been meant to hand the role over.
+                    self.hand_over();
+                    Followed::Found(found)
+                }
+                None if deadline.is_over() => {
+                    self.hand_over();
+                    Followed::Over
+                }
+                None => Followed::Again,
+            }
+        })
+    }
+
+    /// Lets the role go, and sees to it that somebody takes it who needs it.
+    pub(super) fn let_go(&self, role: MutexGuard<'_, Role>) {
+        if self.async_interest.load(Ordering::SeqCst) > 0
+            && !self.progress_waits.load(Ordering::SeqCst)
+        {
+            // The progress thread sleeps on the same channel: it hears of what comes from now on.
+            let mut role = role;
+            while self.arm() && self.poll(&mut role) > 0 {}
+            drop(role);
+        } else {
+            drop(role);
+        }
+        fence(Ordering::SeqCst);
+        self.serve_mail();
+        self.hand_over();
+    }
+
+    /// Polls for what nobody waits for. `false`: somebody polls, and will wake the progress thread
+    /// when it stops.
+    pub(crate) fn serve(&self) -> bool {
+        for attempt in 0..2 {
+            if let Some(mut role) = try_lock(&self.role) {
+                self.progress_waits.store(false, Ordering::SeqCst);
+                if let Err(error) = self.channel.consume() {
+                    self.break_down(&error);
+                }
+                while self.poll(&mut role) > 0 {}
+                self.let_go(role);
+                return true;
+            }
+            if attempt == 0 {
+                self.progress_waits.store(true, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+            }
+        }
+        false
+    }
+
+    fn hand_over(&self) {
+        if !self.waiters.wake_one()
+            && self.progress_waits.swap(false, Ordering::SeqCst)
+            && let Some(progress) = self.progress.upgrade()
+        {
+            progress.wake();
+        }
+    }
+
+    /// Does what the mail says, unless somebody holds the role: then that thread does.
+    fn serve_mail(&self) {
+        while self.mail_count.load(Ordering::SeqCst) > 0 {
+            let Some(mut role) = try_lock(&self.role) else {
+                return;
+            };
+            self.poll(&mut role);
+            drop(role);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Polls both queues once and dispatches what they held; how much that was.
+    pub(super) fn poll(&self, role: &mut Role) -> usize {
+        if self.mail_count.load(Ordering::Acquire) > 0 {
+            self.read_changes(role);
+            self.read_endings(role);
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            for (_, connection) in role.table.drain() {
+                connection.finish(Ending::NetDown);
+            }
+            return 0;
+        }
+        self.poll_queue(role, Queue::Receives) + self.poll_queue(role, Queue::Sends)
+    }
+
+    fn read_changes(&self, role: &mut Role) {
+        while let Some(change) = self.changes.pop() {
+            self.mail_count.fetch_sub(1, Ordering::SeqCst);
+            match change {
+                Change::Add(connection) => {
+                    role.table.insert(connection.qp_num(), connection);
+                }
+                Change::Remove(connection) => {
+                    let qp_num = connection.qp_num();
+                    if role
+                        .table
+                        .get(&qp_num)
+                        .is_some_and(|c| Arc::ptr_eq(c, &connection))
+                    {
+                        role.table.remove(&qp_num);
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_endings(&self, role: &mut Role) {
+        while let Some((connection, ending)) = self.endings.pop() {
+            self.mail_count.fetch_sub(1, Ordering::SeqCst);
+            // What arrived before the end is delivered before the end is told.
+            while self.poll_queue(role, Queue::Receives) > 0 {}
+            while self.poll_queue(role, Queue::Sends) > 0 {}
+            connection.finish(ending);
+        }
+    }
+
+    fn poll_queue(&self, role: &mut Role, queue: Queue) -> usize {
+        let queue = match queue {
+            Queue::Receives => &self.recv_cq,
+            Queue::Sends => &self.send_cq,
+        };
+        match queue.poll(&mut role.batch) {
+            Ok(0) => 0,
+            Ok(found) => {
+                // A queue pair is announced before anything can complete on it; and its number may
+                // be that of one before it.
+                if self.mail_count.load(Ordering::Acquire) > 0 {
+                    self.read_changes(role);
+                }
+                for completion in &role.batch {
+                    self.dispatch(&role.table, completion);
+                }
+                found
+            }
+            Err(error) => {
+                self.break_down(&error);
+                0
+            }
+        }
+    }
+
+    /// The queues cannot be used any more: all connections of the lane are over.
+    fn break_down(&self, error: &VerbsError) {
+        if !self.broken.swap(true, Ordering::SeqCst) {
+            tracing::error!(lane = self.name, %error, "completion queues failed, connections end");
+        }
+    }
+
+    fn dispatch(&self, table: &HashMap<u32, Arc<Connection>>, completion: &Completion) {
+        let connection = table.get(&completion.qp_num());
+        if completion.is_shared_recv() {
+            let Some(buffer) = self.srq.claim(completion) else {
+                self.counters.stray_completions.raise();
+                return;
+            };
+            match connection {
+                Some(connection) => connection.received(completion, buffer),
+                None => {
+                    self.counters.stray_completions.raise();
+                    self.repost(buffer);
+                }
+            }
+        } else {
+            match connection {
+                Some(connection) => connection.sent(completion),
+                // What a queue pair that is gone had posted was freed with it.
+                None => self.counters.stray_completions.raise(),
+            }
+        }
+    }
+}
+
+enum Followed<T> {
+    Found(T),
+    Over,
+    Again,
+}

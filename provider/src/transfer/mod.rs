@@ -1,0 +1,23 @@
+//! Overlapped transfers by messages (duties 93 to 97, 113).
+//!
+//! `credits.rs` counts, `operation.rs` keeps records, `lane.rs` and `pool.rs` hold what connections
+//! share, `dispatch.rs` polls, `connection.rs`, `messages.rs` and `calls.rs` are one connection.
+//! The public calls are on [`crate::Socket`], in `socket.rs`.
+
+mod calls;
+mod connection;
+mod credits;
+mod dispatch;
+mod lane;
+mod message;
+mod messages;
+mod operation;
+mod pool;
+
+pub use message::Message;
+pub use operation::{Completion, Operation, OverlappedResult, Transferred};
+
+pub(crate) use calls::Payload;
+pub(crate) use connection::{Connection, Parts};
+pub(crate) use lane::Lane;
+pub(crate) use operation::{Direction, Ending, Outcome};

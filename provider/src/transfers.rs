@@ -1,0 +1,152 @@
+//! The calls that transfer messages (duties 42, 43, 93 to 97, 113).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use verbs_shim::RegisteredBuffer;
+
+use crate::error::{ResultError, TransferError};
+use crate::event::EventObject;
+use crate::socket::{Socket, SocketShared};
+use crate::state::Phase;
+use crate::sync::lock;
+use crate::transfer::{
+    Completion, Connection, Direction, Message, Operation, OverlappedResult, Payload,
+};
+
+/// What a ready event stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// A message waits, or the connection is over.
+    Readable,
+    /// A message would go out at once, or the connection is over.
+    Writable,
+}
+
+impl Socket {
+    /// Starts to send `bytes` as one message, and returns. The bytes are copied first. `kind` is a
+    /// number for the layer above, carried along; 0 is plain.
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: as many sends are under way as are allowed. `WSAEMSGSIZE`: more than the
+    /// peer takes. `WSAENOBUFS`, `WSAENOTCONN`, `WSAECONNRESET`, `WSAENOTSOCK`,
+    /// `WSANOTINITIALISED`.
+    #[doc(alias = "WSPSend")]
+    pub fn send(
+        &self,
+        bytes: &[u8],
+        kind: u8,
+        completion: Completion,
+    ) -> Result<Operation, TransferError> {
+        self.shared
+            .connected()?
+            .start_send(Payload::Bytes(bytes), kind, completion)
+    }
+
+    /// A registered buffer, to be filled and sent with [`Socket::send_buffer`].
+    ///
+    /// # Errors
+    /// `WSAENOBUFS`: none is left now. `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    pub fn buffer(&self) -> Result<RegisteredBuffer, TransferError> {
+        self.shared.connected()?.send_buffer()
+    }
+
+    /// As [`Socket::send`], without copying: the buffer's content is sent from where it is.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    #[doc(alias = "WSPSend")]
+    pub fn send_buffer(
+        &self,
+        buffer: RegisteredBuffer,
+        kind: u8,
+        completion: Completion,
+    ) -> Result<Operation, TransferError> {
+        self.shared
+            .connected()?
+            .start_send(Payload::Buffer(buffer), kind, completion)
+    }
+
+    /// Starts to receive one message, and returns. Receives get messages in the order in which
+    /// both came; a message that came before is kept until then (duty 92).
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: as many receives are under way as are allowed. `WSAECONNRESET`: the peer
+    /// ended the connection, and everything it had sent is received. `WSAENOTCONN`,
+    /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    #[doc(alias = "WSPRecv")]
+    pub fn receive(&self, completion: Completion) -> Result<Operation, TransferError> {
+        self.shared.connected()?.start_receive(completion)
+    }
+
+    /// A message that is here now. For callers that follow a ready event: it starts no operation.
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: none is here, or receives that were started come first. Else as
+    /// [`Socket::receive`].
+    pub fn try_receive(&self) -> Result<Message, TransferError> {
+        self.shared.connected()?.try_receive()
+    }
+
+    /// The result of an operation that was started with [`Completion::Poll`]; waits for it at most
+    /// `wait`, if given (duty 96). A result is given once.
+    ///
+    /// The waiting thread polls the device itself: for the configured time without sleeping, then
+    /// asleep until something completes.
+    ///
+    /// # Errors
+    /// `WSA_IO_INCOMPLETE`: it has not ended yet. `WSAEINVAL`: no such operation. `WSAENOTCONN`,
+    /// `WSAENOTSOCK`. How the operation itself ended is in the result.
+    #[doc(alias = "WSPGetOverlappedResult")]
+    pub fn get_overlapped_result(
+        &self,
+        operation: Operation,
+        wait: Option<Duration>,
+    ) -> Result<OverlappedResult, ResultError> {
+        if self.shared.is_closed() {
+            return Err(ResultError::NotSocket);
+        }
+        let connection = self
+            .shared
+            .connection
+            .get()
+            .ok_or(ResultError::NotConnected)?;
+        connection.overlapped_result(operation, wait)
+    }
+
+    /// Has `event` set while the socket is readable or writable, and reset while it is not;
+    /// `None` ends that. The thread `san-progress` sees to it while nobody else polls. A socket
+    /// that is not connected yet begins with it when it is.
+    ///
+    /// # Errors
+    /// `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    pub fn select_ready(
+        &self,
+        readiness: Readiness,
+        event: Option<&EventObject>,
+    ) -> Result<(), TransferError> {
+        let direction = match readiness {
+            Readiness::Readable => Direction::Receive,
+            Readiness::Writable => Direction::Send,
+        };
+        self.shared.connected()?.select_ready(direction, event);
+        Ok(())
+    }
+}
+
+impl SocketShared {
+    fn connected(&self) -> Result<&Arc<Connection>, TransferError> {
+        if self.core.is_stopped() {
+            return Err(TransferError::NotInitialised);
+        }
+        match self.connection.get() {
+            Some(connection) => Ok(connection),
+            None if self.is_closed() => Err(TransferError::NotSocket),
+            None => Err(TransferError::NotConnected),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.state).phase == Phase::Closed
+    }
+}

@@ -1,0 +1,215 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const HELLO: Hello = Hello {
+    features: Features {
+        rdma_read: true,
+        send_with_invalidate: false,
+    },
+    credits: 2,
+    max_message_size: 4096,
+    max_rdma_size: 0x0010_0000,
+    session_id: 0x0102_0304_0506_0708,
+    secret: [0xa5; 16],
+};
+
+#[rustfmt::skip]
+const HELLO_BYTES: [u8; 56] = [
+    b'S', b'A', b'N', b'D', 1, 1, 0, 56,
+    0, 0, 0, 1, 0, 2, 0, 0,
+    0, 0, 0x10, 0, 0, 0x10, 0, 0,
+    1, 2, 3, 4, 5, 6, 7, 8,
+    0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5,
+    0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+#[rustfmt::skip]
+const REFUSAL_BYTES: [u8; 24] = [
+    b'S', b'A', b'N', b'D', 1, 3, 0, 24,
+    0, 1, 1, 1, 0, 0, 0x10, 0,
+    0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+fn padded<const N: usize>(message: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    out[..message.len()].copy_from_slice(message);
+    out
+}
+
+#[test]
+fn request_and_reply_are_these_bytes() {
+    assert_eq!(HELLO.emit(HelloKind::Request), HELLO_BYTES);
+    assert_eq!(Hello::parse(HelloKind::Request, &HELLO_BYTES), Ok(HELLO));
+    let mut reply = HELLO_BYTES;
+    reply[5] = 2;
+    assert_eq!(HELLO.emit(HelloKind::Reply), reply);
+    // As it is delivered: padded to the size of the field in the CM message.
+    assert_eq!(
+        Hello::parse(HelloKind::Reply, &padded::<196>(&reply)),
+        Ok(HELLO)
+    );
+}
+
+#[test]
+fn refusals_are_these_bytes() {
+    let refusal = Refusal::new(RefusalReason::BacklogFull, 4096);
+    assert_eq!(refusal.emit(), REFUSAL_BYTES);
+    assert_eq!(Refusal::parse(&padded::<148>(&REFUSAL_BYTES)), Ok(refusal));
+}
+
+#[test]
+fn a_refusal_of_any_version_is_read() {
+    let mut bytes = REFUSAL_BYTES;
+    bytes[4] = 9;
+    bytes[9] = 4;
+    bytes[10] = 7;
+    bytes[11] = 9;
+    let refusal = Refusal::parse(&bytes).unwrap();
+    assert_eq!(refusal.reason, RefusalReason::Version);
+    assert_eq!((refusal.lowest_version, refusal.highest_version), (7, 9));
+}
+
+#[test]
+fn every_reason_has_its_number() {
+    for n in 0u16..=8 {
+        let mut bytes = REFUSAL_BYTES;
+        bytes[8..10].copy_from_slice(&n.to_be_bytes());
+        assert_eq!(Refusal::parse(&bytes).unwrap().reason.number(), n);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said() {
+    let parse = |bytes: &[u8]| Hello::parse(HelloKind::Request, bytes).unwrap_err();
+    let with = |at: usize, value: u8| {
+        let mut bytes = HELLO_BYTES;
+        bytes[at] = value;
+        parse(&bytes)
+    };
+    assert_eq!(parse(&[]), Malformed::TooShort(0));
+    assert_eq!(parse(&HELLO_BYTES[..7]), Malformed::TooShort(7));
+    assert_eq!(parse(&[0; 56]), Malformed::Magic);
+    assert_eq!(with(4, 2), Malformed::Version(2));
+    assert_eq!(with(5, 2), Malformed::Kind(2));
+    assert_eq!(
+        with(7, 57),
+        Malformed::Length {
+            inside: 57,
+            delivered: 56
+        }
+    );
+    assert_eq!(
+        with(7, 55),
+        Malformed::Length {
+            inside: 55,
+            delivered: 56
+        }
+    );
+    assert_eq!(
+        parse(&HELLO_BYTES[..55]),
+        Malformed::Length {
+            inside: 56,
+            delivered: 55
+        }
+    );
+    assert_eq!(with(14, 1), Malformed::Field("reserved"));
+    assert_eq!(with(55, 1), Malformed::Field("reserved"));
+    assert_eq!(with(13, 0), Malformed::Field("receive credits"));
+    let mut small = HELLO_BYTES;
+    small[16..20].copy_from_slice(&63u32.to_be_bytes());
+    assert_eq!(parse(&small), Malformed::Field("max message size"));
+}
+
+#[test]
+fn unknown_features_are_ignored() {
+    let mut bytes = HELLO_BYTES;
+    bytes[8..12].copy_from_slice(&0xffff_fffe_u32.to_be_bytes());
+    let features = Hello::parse(HelloKind::Request, &bytes).unwrap().features;
+    assert_eq!(
+        features,
+        Features {
+            rdma_read: false,
+            send_with_invalidate: true
+        }
+    );
+}
+
+#[test]
+fn immediate_data_is_these_bits() {
+    let data = Immediate {
+        message: MessageType::Data,
+        credits: 0xabc,
+        kind: 0xde,
+    };
+    assert_eq!(data.emit(), 0x1abc_de00);
+    assert_eq!(Immediate::parse(0x1abc_de00), Ok(data));
+    let credit = Immediate {
+        message: MessageType::Credit,
+        credits: 1,
+        kind: 0,
+    };
+    assert_eq!(credit.emit(), 0x2001_0000);
+    assert_eq!(Immediate::parse(0x2001_0000), Ok(credit));
+}
+
+#[test]
+fn what_is_wrong_with_immediate_data_is_said() {
+    assert_eq!(Immediate::parse(0), Err(Violation::Type(0)));
+    assert_eq!(Immediate::parse(0x3000_0000), Err(Violation::Type(3)));
+    assert_eq!(
+        Immediate::parse(0x1000_0001),
+        Err(Violation::Reserved(0x1000_0001))
+    );
+    assert_eq!(Immediate::parse(0x2000_0000), Err(Violation::CreditMessage));
+    assert_eq!(Immediate::parse(0x2001_0100), Err(Violation::CreditMessage));
+}
+
+#[test]
+fn a_secret_is_not_printed() {
+    assert!(!format!("{HELLO:?}").contains("165"));
+}
+
+proptest! {
+    #[test]
+    fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+        let _ = Hello::parse(HelloKind::Request, &bytes);
+        let _ = Hello::parse(HelloKind::Reply, &bytes);
+        let _ = Refusal::parse(&bytes);
+    }
+
+    // Random bytes hardly ever get past the head.
+    #[test]
+    fn bytes_behind_a_good_head_never_panic(
+        kind in 0u8..4, length in 0u16..260, tail in proptest::collection::vec(any::<u8>(), 0..248)
+    ) {
+        let mut bytes = b"SAND\x01".to_vec();
+        bytes.push(kind);
+        bytes.extend(length.to_be_bytes());
+        bytes.extend(tail);
+        if let Ok(hello) = Hello::parse(HelloKind::Request, &bytes) {
+            prop_assert_eq!(Hello::parse(HelloKind::Request, &hello.emit(HelloKind::Request)), Ok(hello));
+        }
+        if let Ok(refusal) = Refusal::parse(&bytes) {
+            prop_assert_eq!(Refusal::parse(&refusal.emit()), Ok(refusal));
+        }
+    }
+
+    #[test]
+    fn hellos_come_back(
+        read: bool, inval: bool, credits in 1u16.., message in 64u32.., rdma: u32, session: u64, secret: [u8; 16]
+    ) {
+        let hello = Hello {
+            features: Features { rdma_read: read, send_with_invalidate: inval },
+            credits, max_message_size: message, max_rdma_size: rdma, session_id: session, secret,
+        };
+        prop_assert_eq!(Hello::parse(HelloKind::Reply, &hello.emit(HelloKind::Reply)), Ok(hello));
+    }
+
+    #[test]
+    fn immediate_data_comes_back(imm: u32) {
+        if let Ok(parsed) = Immediate::parse(imm) {
+            prop_assert_eq!(parsed.emit(), imm);
+        }
+    }
+}
