@@ -28,15 +28,16 @@ guest_leave() {
 
 # The folder that guest and host share for this run: the guest's scripts, the job, and files for its output.
 guest_job() {
-    local name
+    local name one_stream=0
+    # Of two streams into one file or terminal only one can keep the order.
+    [ /dev/fd/1 -ef /dev/fd/2 ] && one_stream=1
     cp "$top/ci/guest/main" "$top/ci/guest/fabric.sh" "$run/"
     chmod 755 "$run/main"
     : >"$run/stdout"
     : >"$run/stderr"
     {
         printf 'job_cwd=%q\njob_out=%q\njob_modules=%q\n' "$PWD" "$OUT" "$guest_modules"
-        # Of two streams into one file or terminal only one can keep the order.
-        if [ /dev/fd/1 -ef /dev/fd/2 ]; then echo job_one_stream=1; else echo job_one_stream=0; fi
+        echo "job_one_stream=$one_stream"
         printf 'job_command=('
         printf '%q ' "$@"
         printf ')\njob_show=('
@@ -56,9 +57,9 @@ guest_shown() {
     local path
     for path in "$top" "$PWD" "${CARGO_TARGET_DIR:-}" "$@"; do
         case $path in
-            /tmp/?*) [ ! -e "$path" ] || printf '%q ' "$path" ;;
+            /tmp/?*) [ ! -e "$path" ] || printf '%q\n' "$path" ;;
         esac
-    done
+    done | sort -u
 }
 
 # guest_boot MODE LIMIT CMD...

@@ -49,8 +49,8 @@ result_programs() {
         result_count "$log" "$package $option" "$again"
         case $status in
             0) continue ;;
-            124 | 137) result_failed "$package $option: out of time in $(result_last "$log")" "$again" ;;
-            *) [ "$failed" != "$before" ] || result_failed "$package $option: status $status in $(result_last "$log")" "$again" ;;
+            124 | 137) result_broken "$package $option: out of time" "$log" "$again" ;;
+            *) [ "$failed" != "$before" ] || result_broken "$package $option: status $status" "$log" "$again" ;;
         esac
         result_show "$log"
     done <"$logs/index"
@@ -113,15 +113,16 @@ result_count() {
     ' "$log")
 }
 
-# The test that a log breaks off in.
-result_last() {
+# result_broken WHAT LOG AGAIN: a program that came to no summary, and the test that its log breaks off in.
+result_broken() {
     local name
-    name=$(sed -n 's/^test \(.*[^ ]\) \.\.\..*/\1/p' "$1" | tail -n 1)
-    echo "${name:-its beginning}"
+    name=$(sed -n 's/^test \(.*[^ ]\) \.\.\..*/\1/p' "$2" | tail -n 1)
+    [ -z "$name" ] || set -- "$1" "$2" "$3 '$name'"
+    result_failed "$1 in ${name:-its beginning}" "$3"
 }
 
 # The part of a log that tells why.
 result_show() {
     printf -- '-- %s\n' "${1#"$PWD/"}"
-    awk '/^failures:$/ { on = 1 } on' "$1" | grep . | head -n 200 || tail -n 60 "$1"
+    awk '/^failures:$/ { on = 1 } on' "$1" | grep . | head -n 200 || { tail -n 60 "$1" && echo; }
 }

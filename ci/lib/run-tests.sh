@@ -16,11 +16,12 @@ while IFS=$'\t' read -r package option folder program <&3; do
     number=$((number + 1))
     log=$(printf '%s/%02d-%s%s.log' "$logs" "$number" "$package" "${option// /-}")
     started=$EPOCHREALTIME
-    (
+    # The braces keep this shell's own remarks about a crash out of the output.
+    { (
         cd "$folder" || exit 70
         export CARGO_MANIFEST_DIR=$folder CARGO_PKG_NAME=$package
         exec timeout --kill-after=5 "$limit" "$program" ${filter:+"$filter"} "$@" </dev/null
-    ) >"$log" 2>&1
+    ) >"$log" 2>&1; } 2>/dev/null
     status=$?
     took=$(((${EPOCHREALTIME/./} - ${started/./}) / 100000))
     case $status in
