@@ -36,18 +36,12 @@ guest_ready_image() {
 }
 
 guest_build_image() {
-    local base=$1 key=$2 package version work
-    package=$(guest_kernel_package) || die 69 "no kernel package found (SAN_RXE_KERNEL names one)"
-    version=${package#linux-image-}
-    version=${version#unsigned-}
-    warn "unpacking $package for the guest (once)"
+    local base=$1 key=$2 version work
     work=$(mktemp -d "$base/build.XXXXXX")
-    guest_download "$work" "$package" || die 69 "cannot download $package"
-    # Where modules have packages of their own (Ubuntu).
-    if apt-cache show "linux-modules-$version" >/dev/null 2>&1; then
-        guest_download "$work" "linux-modules-$version" "linux-modules-extra-$version" ||
-            die 69 "cannot download the modules of $package"
-    fi
+    warn "getting a kernel for the guest (once)"
+    # Old lists name packages that are gone.
+    guest_fetch_kernel "$work" 2>/dev/null || { apt_update && guest_fetch_kernel "$work"; } ||
+        die 69 "the kernel's package cannot be downloaded (SAN_RXE_KERNEL names another)"
     guest_unpack "$work"
     version=$(ls "$work/root/lib/modules")
     depmod -b "$work/root" "$version" 2>/dev/null
@@ -59,6 +53,19 @@ guest_build_image() {
     mv "$work" "$base/image-$version-$key"
 }
 
+# guest_fetch_kernel DIR: the packages of the kernel and its modules.
+guest_fetch_kernel() {
+    local package version extra
+    package=$(guest_kernel_package) || return 1
+    version=${package#linux-image-}
+    version=${version#unsigned-}
+    guest_download "$1" "$package" || return 1
+    # Where modules have packages of their own (Ubuntu).
+    for extra in "linux-modules-$version" "linux-modules-extra-$version"; do
+        ! apt-cache show "$extra" >/dev/null 2>&1 || guest_download "$1" "$extra" || return 1
+    done
+}
+
 # The package with the kernel itself: what the distribution's meta package asks for.
 guest_kernel_package() {
     local meta
@@ -66,21 +73,16 @@ guest_kernel_package() {
         echo "$SAN_RXE_KERNEL"
         return
     fi
-    apt-cache show linux-image-amd64 linux-image-generic >/dev/null 2>&1 || apt_update
     for meta in linux-image-amd64 linux-image-generic; do
         apt-cache depends "$meta" 2>/dev/null |
-            sed -n 's/^ *Depends: \(linux-image-[^ ]*[0-9][^ ]*\)$/\1/p' | head -n 1 | grep . && return
+            sed -n 's/^[ |]*Depends: \(linux-image-[^ ]*[0-9][^ ]*\)$/\1/p' | head -n 1 | grep . && return
     done
     return 1
 }
 
-# guest_download DIR PACKAGE...
+# guest_download DIR PACKAGE
 guest_download() {
-    local dir=$1
-    shift
-    (cd "$dir" && apt-get -q -o APT::Sandbox::User= download "$@" >/dev/null 2>&1) || {
-        apt_update && (cd "$dir" && apt-get -q -o APT::Sandbox::User= download "$@" >/dev/null)
-    }
+    (cd "$1" && apt-get -q -o APT::Sandbox::User= download "$2" >/dev/null)
 }
 
 # Of the packages in DIR: DIR/vmlinuz and the part of the modules that a guest without hardware can use.
