@@ -1,3 +1,40 @@
-//! The `san` command.
+//! The `san` command: what an operator and a script use of San Direct.
+//!
+//! This file parses the arguments and hands over; each command is a module of its own. What they
+//! print for people goes to standard error where standard output carries data.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod args;
+mod connect;
+mod demo;
+mod devices;
+mod generate;
+mod listen;
+mod problem;
+mod relay;
+
+use args::{Arguments, Command};
+use clap::Parser;
+use problem::Problem;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("SAN_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Listen(arguments) => listen::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
+        Command::Man { directory } => generate::man(&directory),
+        Command::Completions { shell } => generate::completions(shell),
+    };
+    outcome.unwrap_or_else(|problem: Problem| {
+        eprintln!("san: {problem}");
+        ExitCode::FAILURE
+    })
+}

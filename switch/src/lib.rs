@@ -1,12 +1,76 @@
-//! The Sockets Direct switch.
+//! The Sockets Direct switch: ordinary stream sockets, over the SAN where it fits and over TCP
+//! everywhere else.
+//!
+//! A [`Switch`] makes all SAN providers and TCP look like one. A [`Listener`] listens on TCP
+//! first, always; where it is bound to a SAN NIC's address or to the wildcard it also has
+//! companions on the SAN, and its accept gives the connections of both sides in the order of
+//! their arrival. A [connect](Switch::connect) takes the SAN where it reaches the destination's
+//! subnet, and goes back to TCP unless the SAN's answer is final; [`Connection::route`] says which
+//! way was taken and why.
+//!
+//! ```
+//! use san_switch::{ConnectOptions, ListenOptions, Switch, SwitchConfig};
+//! use std::io::{Read, Write};
+//!
+//! let switch = Switch::new(SwitchConfig::from_env()?)?;
+//! let listener = switch.listen("127.0.0.1:0".parse()?, ListenOptions::default())?;
+//!
+//! // A program may connect to itself before it accepts.
+//! let mut client = switch.connect(listener.local_addr(), &ConnectOptions::default())?;
+//! let mut server = listener.accept()?;
+//! println!("client: {}, server: {}", client.route(), server.route());
+//!
+//! client.write_all(b"hello")?;
+//! client.shutdown_write()?;
+//! let mut text = String::new();
+//! server.read_to_string(&mut text)?;
+//! assert_eq!(text, "hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Threads
+//! One thread, `san-accept`, for each switch that has a provider; a switch that is plain TCP has
+//! none. Data is moved by the threads that send and receive. Everything here is `Send` and
+//! `Sync`.
+//!
+//! # Clean-up
+//! Dropping a [`Connection`] or [`Listener`] closes it. A switch ends with the last of its
+//! handles, listeners and connections, or with [`Switch::shutdown`].
+//!
+//! # Descriptors
+//! What an application holds is the TCP socket's descriptor ([`std::os::fd::AsFd`] of
+//! [`Listener`] and [`Connection`]). Whether an accept would find something is told by
+//! [`Listener::readiness`].
 
 #![forbid(unsafe_code)]
 
-pub mod config;
+mod accept_thread;
+mod companions;
+mod config;
+mod connect;
+mod connection;
+mod core;
+mod counters;
+mod error;
+mod listener;
 mod negative_cache;
-pub mod ready_queue;
+mod provider_socket;
+mod ready_queue;
+mod san_stream;
 pub mod session;
-pub mod table;
+mod switch;
+mod table;
 mod tcp;
+mod upcalls;
 mod wait;
+
+pub use companions::{CompanionState, CompanionStatus};
+pub use config::{ConfigError, FabricChoice, NegativeCacheConfig, SOMAXCONN, SwitchConfig};
+pub use connect::{ConnectOptions, PendingConnect};
+pub use connection::{Connection, Route};
+pub use counters::{ListenerStats, SwitchStats};
+pub use error::{AcceptError, ConnectError, FallbackReason, ListenError, OpenError};
+pub use listener::{Condition, Decision, IncomingRequest, ListenOptions, Listener, Side};
+pub use switch::{Switch, SwitchBuilder};
+pub use table::{RouteQuery, SanEntry, SanTable};
 pub use wait::CancelToken;

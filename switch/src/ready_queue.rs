@@ -19,7 +19,7 @@ const MOST_STAMPS: usize = 4096;
 
 /// Whose turn it is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn<T> {
+pub(crate) enum Turn<T> {
     /// This SAN connection is the one that came first.
     San(T),
     /// Try TCP's accept, then report with [`ReadyQueue::tcp_taken`] or
@@ -29,14 +29,14 @@ pub enum Turn<T> {
 
 /// A turn of TCP's, to be handed back with its outcome.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TcpTurn {
+pub(crate) struct TcpTurn {
     /// Stamps before this moment are settled by the outcome.
     until: u64,
 }
 
 /// The queue of one listener.
 #[derive(Debug)]
-pub struct ReadyQueue<T> {
+pub(crate) struct ReadyQueue<T> {
     backlog: usize,
     san: VecDeque<(u64, T)>,
     tcp: VecDeque<u64>,
@@ -46,7 +46,7 @@ pub struct ReadyQueue<T> {
 
 impl<T> ReadyQueue<T> {
     /// A queue for `backlog` waiting SAN connections.
-    pub fn new(backlog: usize) -> Self {
+    pub(crate) fn new(backlog: usize) -> Self {
         ReadyQueue {
             backlog,
             san: VecDeque::new(),
@@ -57,12 +57,12 @@ impl<T> ReadyQueue<T> {
     }
 
     /// Whether as many SAN connections wait as the backlog allows.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.san.len() >= self.backlog
     }
 
     /// SAN connections that wait.
-    pub fn san_waiting(&self) -> usize {
+    pub(crate) fn san_waiting(&self) -> usize {
         self.san.len()
     }
 
@@ -70,7 +70,7 @@ impl<T> ReadyQueue<T> {
     ///
     /// # Errors
     /// The connection itself, when the queue is full.
-    pub fn push_san(&mut self, connection: T) -> Result<(), T> {
+    pub(crate) fn push_san(&mut self, connection: T) -> Result<(), T> {
         if self.is_full() {
             return Err(connection);
         }
@@ -80,7 +80,7 @@ impl<T> ReadyQueue<T> {
     }
 
     /// Notes that TCP signalled an arrival now.
-    pub fn tcp_arrived(&mut self) {
+    pub(crate) fn tcp_arrived(&mut self) {
         let now = self.tick();
         if self.tcp.len() < MOST_STAMPS {
             self.tcp.push_back(now);
@@ -89,7 +89,7 @@ impl<T> ReadyQueue<T> {
 
     /// Says whose turn it is. With nothing known to wait TCP is tried, since the thread that
     /// stamps arrivals may not have run yet.
-    pub fn take(&mut self) -> Turn<T> {
+    pub(crate) fn take(&mut self) -> Turn<T> {
         let san_is_first = match (self.san.front(), self.tcp.front()) {
             (Some((san, _)), Some(tcp)) => san < tcp,
             (Some(_), None) => true,
@@ -107,7 +107,7 @@ impl<T> ReadyQueue<T> {
 
     /// TCP's accept gave a connection; `more` says whether the kernel has another.
     #[expect(clippy::needless_pass_by_value, reason = "a turn has one outcome")]
-    pub fn tcp_taken(&mut self, turn: TcpTurn, more: bool) {
+    pub(crate) fn tcp_taken(&mut self, turn: TcpTurn, more: bool) {
         if !more {
             self.settle(turn.until);
         } else if self.tcp.len() > 1 {
@@ -126,13 +126,13 @@ impl<T> ReadyQueue<T> {
 
     /// TCP's accept found nothing. Gives the SAN connection whose turn it then is, if one waits.
     #[expect(clippy::needless_pass_by_value, reason = "a turn has one outcome")]
-    pub fn tcp_would_block(&mut self, turn: TcpTurn) -> Option<T> {
+    pub(crate) fn tcp_would_block(&mut self, turn: TcpTurn) -> Option<T> {
         self.settle(turn.until);
         self.san.pop_front().map(|(_, connection)| connection)
     }
 
     /// Takes out every waiting SAN connection, for a listener that closes.
-    pub fn drain_san(&mut self) -> Vec<T> {
+    pub(crate) fn drain_san(&mut self) -> Vec<T> {
         self.san
             .drain(..)
             .map(|(_, connection)| connection)

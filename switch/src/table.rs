@@ -64,9 +64,9 @@ impl SanTable {
 
     /// The NIC through which a destination is reached without a router, if any.
     ///
-    /// The longest prefix wins. Among equals: the NIC that has the destination itself (a
-    /// connection to our own host), then the one the kernel would use, then the provider that
-    /// was registered first.
+    /// The longest prefix wins. Among equals: the NIC that the kernel would use, then the one that
+    /// has the destination itself (a connection to our own host), then the provider that was
+    /// registered first.
     pub fn route(&self, query: &RouteQuery) -> Option<&SanEntry> {
         let destination = query.destination.ip().to_canonical();
         if destination.is_unspecified()
@@ -91,8 +91,8 @@ impl SanTable {
         };
         let longest = self.entries.iter().find(fits)?.prefix_len;
         let rank = |entry: &&SanEntry| match () {
-            () if entry.ip == destination => 0,
-            () if Some(entry.ip) == preferred => 1,
+            () if Some(entry.ip) == preferred => 0,
+            () if entry.ip == destination => 1,
             () => 2,
         };
         self.entries
@@ -118,6 +118,13 @@ impl SanTable {
     /// Every address, the longest prefixes first.
     pub fn entries(&self) -> &[SanEntry] {
         &self.entries
+    }
+}
+
+impl SanEntry {
+    /// Whether the other address lies in this one's subnet.
+    pub fn is_neighbour(&self, other: &SanEntry) -> bool {
+        contains(self.ip, self.prefix_len, other.ip)
     }
 }
 
@@ -253,6 +260,15 @@ mod tests {
         assert_eq!(route(None, Some("10.0.7.2")), Some(3));
         assert_eq!(route(None, Some("192.0.2.1")), Some(2));
         assert_eq!(route(Some("10.0.7.2"), Some("10.0.7.1")), Some(3));
+        let own = |preferred: &str| {
+            table.route(&RouteQuery {
+                destination: "10.0.7.2:1".parse().unwrap(),
+                bound: None,
+                preferred: Some(preferred.parse().unwrap()),
+            })
+        };
+        assert_eq!(own("10.0.7.1").unwrap().ifindex, 2);
+        assert_eq!(own("192.0.2.1").unwrap().ifindex, 3);
         assert_eq!(route(Some("192.0.2.1"), None), None);
         assert_eq!(route(Some("0.0.0.0"), None), Some(2));
     }

@@ -125,22 +125,6 @@ pub(crate) fn wait_readable<const N: usize>(
     Ok(fds.map(|fd| !fd.revents().is_empty()))
 }
 
-/// Waits until `fd` is writable or `cancel` readable; says which are.
-pub(crate) fn wait_writable(
-    fd: BorrowedFd<'_>,
-    cancel: Option<BorrowedFd<'_>>,
-    deadline: Deadline,
-) -> io::Result<[bool; 2]> {
-    let mut fds = [
-        PollFd::from_borrowed_fd(fd, PollFlags::OUT),
-        PollFd::from_borrowed_fd(cancel.unwrap_or(fd), PollFlags::IN),
-    ];
-    let used = if cancel.is_some() { 2 } else { 1 };
-    wait(&mut fds[..used], deadline)?;
-    let seen = |at: usize| at < used && !fds[at].revents().is_empty();
-    Ok([seen(0), seen(1)])
-}
-
 /// Whether a read would not block now.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];

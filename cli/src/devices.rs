@@ -1,0 +1,218 @@
+//! `san devices`: the RDMA devices of this host, or what is missing for there to be one.
+
+use crate::args::DevicesArguments;
+use crate::problem::{Problem, hindrances};
+use serde::Serialize;
+use std::io::Write;
+use std::process::ExitCode;
+use verbs_shim::{Device, Fabric, OpenError};
+
+#[derive(Debug, Serialize)]
+struct Report {
+    devices: Vec<DeviceReport>,
+    /// What is missing, when there is no device: `library`, `kernel`, `device`, `access`.
+    missing: Option<&'static str>,
+    /// The same in words.
+    reason: Option<String>,
+    /// The command that mends it.
+    remedy: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceReport {
+    name: String,
+    guid: String,
+    ports: Vec<PortReport>,
+    addresses: Vec<AddressReport>,
+    max_queue_pairs: Option<u32>,
+    max_inline: Option<u32>,
+}
+
+#[derive(Debug, Serialize)]
+struct PortReport {
+    port: u8,
+    state: String,
+    link_layer: String,
+    active_mtu: u32,
+    gids: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct AddressReport {
+    address: String,
+    interface: String,
+}
+
+/// Lists the devices. The exit code is 1 when there is none.
+pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
+    let report = match Fabric::rdma() {
+        Ok(fabric) => {
+            let devices = fabric
+                .devices()
+                .map_err(|error| Problem::new(format!("cannot list the devices: {error}")))?;
+            report_of(&devices)
+        }
+        Err(error) => absent(&error),
+    };
+    let out = std::io::stdout();
+    if arguments.json {
+        serde_json::to_writer_pretty(&out, &report).map_err(std::io::Error::from)?;
+        writeln!(&out)?;
+    } else {
+        print(&mut out.lock(), &report)?;
+        for hindrance in report
+            .devices
+            .first()
+            .map_or_else(Vec::new, |_| hindrances())
+        {
+            eprintln!("san: {hindrance}");
+        }
+    }
+    Ok(if report.devices.is_empty() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn report_of(devices: &[Device]) -> Report {
+    if devices.is_empty() {
+        return absent(&OpenError::NoDevice);
+    }
+    Report {
+        devices: devices.iter().map(device_report).collect(),
+        missing: None,
+        reason: None,
+        remedy: None,
+    }
+}
+
+fn device_report(device: &Device) -> DeviceReport {
+    let limits = device.limits().ok();
+    let ports = limits.as_ref().map_or(1, |limits| limits.ports);
+    let guid = device.guid().to_be_bytes();
+    let guid: Vec<String> = guid
+        .chunks(2)
+        .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]))
+        .collect();
+    DeviceReport {
+        name: device.name().to_owned(),
+        guid: guid.join(":"),
+        ports: (1..=ports)
+            .filter_map(|number| {
+                let port = device.port(number).ok()?;
+                let gids = device.gids(number).unwrap_or_default();
+                Some(PortReport {
+                    port: number,
+                    state: format!("{:?}", port.state).to_lowercase(),
+                    link_layer: format!("{:?}", port.link_layer).to_lowercase(),
+                    active_mtu: port.active_mtu,
+                    gids: gids
+                        .iter()
+                        .map(|gid| format!("{} {} ({})", gid.index, gid.gid, gid.kind))
+                        .collect(),
+                })
+            })
+            .collect(),
+        addresses: device
+            .addresses()
+            .unwrap_or_default()
+            .iter()
+            .map(|address| AddressReport {
+                address: format!("{}/{}", address.ip, address.prefix_len),
+                interface: address.netdev.clone(),
+            })
+            .collect(),
+        max_queue_pairs: limits.as_ref().map(|limits| limits.max_qp),
+        max_inline: limits.as_ref().map(|limits| limits.max_inline),
+    }
+}
+
+/// Which of library, kernel and device is missing, and what mends it.
+fn absent(error: &OpenError) -> Report {
+    let (missing, remedy) = match error {
+        OpenError::LibraryMissing { .. } | OpenError::SymbolMissing { .. } => (
+            "library",
+            "apt-get install librdmacm1 libibverbs1 ibverbs-providers",
+        ),
+        OpenError::NoKernelSupport { .. } => ("kernel", "modprobe -a ib_uverbs rdma_ucm"),
+        OpenError::NoDevice => (
+            "device",
+            "modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0",
+        ),
+        _ => ("access", "modprobe rdma_ucm; chmod a+rw /dev/infiniband/*"),
+    };
+    Report {
+        devices: Vec::new(),
+        missing: Some(missing),
+        reason: Some(error.to_string()),
+        remedy: Some(remedy),
+    }
+}
+
+fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
+    for device in &report.devices {
+        writeln!(out, "{}  guid {}", device.name, device.guid)?;
+        for port in &device.ports {
+            writeln!(
+                out,
+                "  port {}: {}, {}, MTU {}",
+                port.port, port.state, port.link_layer, port.active_mtu
+            )?;
+            for gid in &port.gids {
+                writeln!(out, "    gid {gid}")?;
+            }
+        }
+        for address in &device.addresses {
+            writeln!(
+                out,
+                "  address {} on {}",
+                address.address, address.interface
+            )?;
+        }
+        if device.addresses.is_empty() {
+            writeln!(out, "  no address: ip address add ADDR/LEN dev NETDEV")?;
+        }
+        if let (Some(queue_pairs), Some(inline)) = (device.max_queue_pairs, device.max_inline) {
+            writeln!(
+                out,
+                "  up to {queue_pairs} queue pairs, {inline} bytes inline"
+            )?;
+        }
+    }
+    if let (Some(missing), Some(reason)) = (report.missing, &report.reason) {
+        writeln!(out, "no RDMA: the {missing} is missing: {reason}")?;
+    }
+    if let Some(remedy) = report.remedy {
+        writeln!(out, "as root: {remedy}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_the_command_that_mends_it() {
+        let library = OpenError::LibraryMissing {
+            library: "librdmacm.so.1",
+            detail: "not found".into(),
+        };
+        let kernel = OpenError::NoKernelSupport {
+            source: std::io::Error::from_raw_os_error(19),
+        };
+        for (error, missing, command) in [
+            (library, "library", "apt-get"),
+            (kernel, "kernel", "modprobe"),
+            (OpenError::NoDevice, "device", "rdma link add"),
+        ] {
+            let report = absent(&error);
+            assert_eq!(report.missing, Some(missing));
+            let mut text = Vec::new();
+            print(&mut text, &report).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(missing) && text.contains(command), "{text}");
+        }
+    }
+}

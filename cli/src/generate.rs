@@ -1,0 +1,29 @@
+//! Manual pages and completions, made from the command line's own description.
+
+use crate::args::Arguments;
+use crate::problem::Problem;
+use clap::CommandFactory;
+use clap_complete::Shell;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Writes `san.1` and one page for each command.
+pub(crate) fn man(directory: &Path) -> Result<ExitCode, Problem> {
+    std::fs::create_dir_all(directory)
+        .and_then(|()| clap_mangen::generate_to(Arguments::command(), directory))
+        .map_err(|error| {
+            Problem::new(format!(
+                "cannot write the manual pages into {}: {error}",
+                directory.display()
+            ))
+        })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the completions.
+pub(crate) fn completions(shell: Shell) -> Result<ExitCode, Problem> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "san", &mut text);
+    std::io::Write::write_all(&mut std::io::stdout(), &text)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,92 @@
+//! `san listen`: a listener on TCP and the SAN, joined to standard input and output.
+
+use crate::args::ListenArguments;
+use crate::problem::Problem;
+use crate::relay::{RouteReport, echo, join_to_standard_streams};
+use san_switch::{ListenOptions, Listener, Switch, SwitchConfig};
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+#[derive(Debug, Serialize)]
+struct ListenReport {
+    event: &'static str,
+    address: SocketAddr,
+    backlog: u32,
+    san: Vec<String>,
+    no_san: Option<String>,
+}
+
+/// Listens and serves.
+pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
+    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    let switch = Switch::new(config)?;
+    let options = ListenOptions {
+        backlog: arguments.backlog,
+        ..ListenOptions::default()
+    };
+    let listener = switch.listen(arguments.address, options)?;
+    tell(&switch, &listener, arguments.json);
+    loop {
+        let connection = listener
+            .accept()
+            .map_err(|error| Problem::new(error.to_string()))?;
+        RouteReport::new("accepted", &connection).tell(arguments.json);
+        if arguments.echo {
+            std::thread::Builder::new()
+                .name("san-echo".to_owned())
+                .spawn(move || {
+                    if let Err(error) = echo(&connection) {
+                        eprintln!("san: {}: {error}", connection.peer_addr());
+                    }
+                })?;
+            continue;
+        }
+        let peer = connection.peer_addr();
+        if let Err(error) = join_to_standard_streams(connection) {
+            let problem = Problem::new(format!("the connection to {peer} broke: {error}"));
+            if !arguments.keep_open {
+                return Err(problem);
+            }
+            eprintln!("san: {problem}");
+        }
+        if !arguments.keep_open {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn tell(switch: &Switch, listener: &Listener, json: bool) {
+    let san: Vec<String> = listener
+        .san_status()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let report = ListenReport {
+        event: "listening",
+        address: listener.local_addr(),
+        backlog: listener.backlog(),
+        no_san: match (san.is_empty(), switch.no_san_reason()) {
+            (false, _) => None,
+            (true, Some(reason)) => Some(reason.to_owned()),
+            (true, None) => Some("the address is no SAN NIC's".to_owned()),
+        },
+        san,
+    };
+    if json {
+        if let Ok(line) = serde_json::to_string(&report) {
+            eprintln!("{line}");
+        }
+        return;
+    }
+    eprintln!(
+        "san: listening on {}, backlog {}",
+        report.address, report.backlog
+    );
+    for line in &report.san {
+        eprintln!("san:   {line}");
+    }
+    if let Some(reason) = &report.no_san {
+        eprintln!("san:   TCP only: {reason}");
+    }
+}

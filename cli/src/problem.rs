@@ -1,0 +1,135 @@
+//! What goes wrong, said so that an operator can act on it.
+//!
+//! A [`Problem`] is one line of what happened and, where one is known, a line with the command
+//! that mends it.
+
+use rustix::io::Errno;
+use san_switch::{ConnectError, ListenError, OpenError};
+use std::fmt;
+use std::io;
+
+/// An error for people.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    text: String,
+    remedy: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Problem {
+            text: text.into(),
+            remedy: None,
+        }
+    }
+
+    pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        if let Some(remedy) = &self.remedy {
+            write!(f, "\n     {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Problem::new(error.to_string())
+    }
+}
+
+impl From<OpenError> for Problem {
+    fn from(error: OpenError) -> Self {
+        Problem::new(error.to_string())
+    }
+}
+
+impl From<ListenError> for Problem {
+    fn from(error: ListenError) -> Self {
+        let problem = Problem::new(error.to_string());
+        let ListenError::Tcp { address, .. } = &error else {
+            return problem;
+        };
+        match Errno::from_raw_os_error(error.errno()) {
+            Errno::ADDRINUSE => problem.with_remedy(format!(
+                "see who has the port: ss -ltnp 'sport = :{}'",
+                address.port()
+            )),
+            Errno::ADDRNOTAVAIL => problem.with_remedy(format!(
+                "{} is not an address of this host; see which are: ip -br address, san devices",
+                address.ip()
+            )),
+            Errno::ACCESS => {
+                problem.with_remedy("ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned())
+            }
+            _ => problem,
+        }
+    }
+}
+
+impl From<ConnectError> for Problem {
+    fn from(error: ConnectError) -> Self {
+        let problem = Problem::new(error.to_string());
+        match &error {
+            ConnectError::Local { address, .. }
+                if error.errno() == Errno::ADDRNOTAVAIL.raw_os_error() =>
+            {
+                problem.with_remedy(format!(
+                    "{} is not an address of this host; see which are: ip -br address, san devices",
+                    address.ip()
+                ))
+            }
+            _ => problem,
+        }
+    }
+}
+
+/// What keeps this process from RDMA although there is a device: rights and limits.
+pub(crate) fn hindrances() -> Vec<Problem> {
+    let mut found = Vec::new();
+    let device = "/dev/infiniband/rdma_cm";
+    let access = rustix::fs::access(
+        device,
+        rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
+    );
+    match access {
+        Ok(()) => {}
+        Err(Errno::NOENT) => found.push(
+            Problem::new(format!("{device} does not exist"))
+                .with_remedy("load its module, as root: modprobe rdma_ucm"),
+        ),
+        Err(errno) => found.push(
+            Problem::new(format!(
+                "{device} cannot be opened: {}",
+                io::Error::from(errno)
+            ))
+            .with_remedy("run as root, or give the rights: chmod a+rw /dev/infiniband/*"),
+        ),
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    if let Some(limit) = limit
+        && limit < LEAST_MEMLOCK
+        && !rustix::process::geteuid().is_root()
+    {
+        found.push(
+            Problem::new(format!(
+                "only {} KiB may be locked in memory (ulimit -l); registered memory is locked",
+                limit / 1024
+            ))
+            .with_remedy(
+                "raise it: a line 'USER - memlock unlimited' in /etc/security/limits.conf",
+            ),
+        );
+    }
+    found
+}
+
+/// What a handful of connections need of locked memory, in bytes.
+const LEAST_MEMLOCK: u64 = 64 << 20;

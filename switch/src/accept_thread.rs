@@ -1,0 +1,231 @@
+//! The dedicated thread `san-accept`, one per switch (duty 26).
+//!
+//! It waits for the FD_ACCEPT event objects of all listening companions and accepts eagerly into
+//! the listeners' ready queues, so that a peer's connect, one from this very thread of the
+//! application included, never waits for the application's accept. It stamps TCP's arrivals so
+//! that both sides come out in order, and it rebuilds the table of subnets after a change of
+//! addresses. It does not read or write data, and it holds no lock while it calls the provider or
+//! the application's condition function.
+
+use crate::core::{Companion, Core, Source, WAKE};
+use crate::listener::{Decision, IncomingRequest, ListenerShared, Pending, Side};
+use crate::provider_socket::UNKNOWN;
+use crate::tcp;
+use crate::wait::timespec;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use san_provider::{Decision as Answers, Rejection, WsaCode};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The thread's name, as `ps -L` shows it.
+pub(crate) const THREAD_NAME: &str = "san-accept";
+/// Requests of one companion that are answered before the others get their turn.
+const BATCH: usize = 64;
+/// How long a companion rests when there was no descriptor for a request.
+const REST: Duration = Duration::from_millis(20);
+
+/// The running thread.
+#[derive(Debug)]
+pub(crate) struct AcceptThread {
+    handle: JoinHandle<()>,
+    /// Closed when the thread ends.
+    done: Receiver<()>,
+}
+
+impl AcceptThread {
+    pub(crate) fn start(core: Arc<Core>) -> io::Result<Self> {
+        let (alive, done) = mpsc::channel();
+        let handle = std::thread::Builder::new()
+            .name(THREAD_NAME.to_owned())
+            .spawn(move || {
+                let _alive: mpsc::Sender<()> = alive;
+                Worker {
+                    core,
+                    resting: Vec::new(),
+                }
+                .run();
+            })?;
+        Ok(AcceptThread { handle, done })
+    }
+
+    /// Has the thread end, and waits for it until the deadline. Says whether it ended: it does
+    /// not while the application's condition function has it.
+    pub(crate) fn stop(self, core: &Core, timeout: Duration) -> bool {
+        core.signals.stop.store(true, Ordering::Release);
+        core.signals.wake.set();
+        if self.handle.thread().id() == std::thread::current().id() {
+            // Dropped by the condition function itself: the thread ends when that returns.
+            return true;
+        }
+        if self.done.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the accept thread is busy in the condition function; not waited for");
+            return false;
+        }
+        if self.handle.join().is_err() {
+            tracing::error!("the accept thread panicked");
+        }
+        true
+    }
+}
+
+struct Worker {
+    core: Arc<Core>,
+    /// Companions whose events are not watched for now, and until when.
+    resting: Vec<(Instant, Arc<Companion>)>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut events = Vec::with_capacity(64);
+        while !self.core.signals.stop.load(Ordering::Acquire) {
+            events.clear();
+            let timeout = self.wake_the_rested().map(timespec);
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.core.epoll, spare, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the accept thread cannot wait");
+                    return;
+                }
+            }
+            for event in &events {
+                let token = event.data.u64();
+                if token == WAKE {
+                    self.core.signals.wake.reset();
+                    continue;
+                }
+                match self.core.source(token) {
+                    Some(Source::Tcp(listener)) => listener.tcp_arrived(),
+                    Some(Source::Companion(listener, companion)) => {
+                        self.serve(&listener, &companion);
+                    }
+                    None => {} // Retired since.
+                }
+            }
+            let changed = &self.core.signals.addresses_changed;
+            if changed.swap(false, Ordering::AcqRel) {
+                self.core.refresh();
+            }
+        }
+    }
+
+    /// Answers what waits at a companion. What is left after a batch keeps its event set
+    /// (duty 88), so the next round goes on.
+    fn serve(&mut self, listener: &Arc<ListenerShared>, companion: &Arc<Companion>) {
+        match companion.socket.network_events(&companion.event) {
+            Ok(record) if record.accept => listener.counters.accept_signals.up(),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a listening companion is gone");
+                self.core.retire(companion);
+                return;
+            }
+        }
+        for _ in 0..BATCH {
+            match accept_one(listener, companion) {
+                Answer::Answered => {}
+                Answer::NothingWaits => return,
+                Answer::CannotNow => {
+                    if self.core.watch_companion(companion, false).is_ok() {
+                        self.resting
+                            .push((Instant::now() + REST, Arc::clone(companion)));
+                    }
+                    return;
+                }
+                Answer::Gone => {
+                    self.core.retire(companion);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Watches again the companions that have rested; says how long the next one still does.
+    fn wake_the_rested(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let core = &self.core;
+        self.resting.retain(|(until, companion)| {
+            let due = *until <= now;
+            // One that was retired meanwhile must not come back.
+            if due
+                && core.source(companion.token).is_some()
+                && let Err(error) = core.watch_companion(companion, true)
+            {
+                tracing::error!(%error, "cannot watch a companion again");
+            }
+            !due
+        });
+        let next = self.resting.iter().map(|(until, _)| *until).min()?;
+        Some(next.saturating_duration_since(now))
+    }
+}
+
+enum Answer {
+    Answered,
+    NothingWaits,
+    CannotNow,
+    Gone,
+}
+
+fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
+    let mut descriptor = None;
+    let outcome = companion.socket.accept(|request| {
+        if !listener.has_room() {
+            listener.counters.refused_backlog.up();
+            let backlog = listener.backlog;
+            return Answers::Reject(Rejection::BacklogFull { backlog });
+        }
+        let local = request.local.unwrap_or(listener.address);
+        let request = IncomingRequest {
+            peer: request.peer.unwrap_or(UNKNOWN),
+            local,
+            side: Side::San,
+        };
+        if listener.ask(&request) == Decision::Reject {
+            listener.counters.refused_condition.up();
+            return Answers::Reject(Rejection::Unwanted);
+        }
+        // Duty 10: the application's descriptor, before the peer is promised anything. Where none
+        // is left the request waits, as one in TCP's queue would.
+        match tcp::socket(local) {
+            Ok(socket) => {
+                descriptor = Some(socket);
+                Answers::Accept
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no descriptor for a SAN connection");
+                listener.counters.put_off.up();
+                Answers::Defer
+            }
+        }
+    });
+    match (outcome, descriptor) {
+        (Ok(accepted), Some(tcp)) => {
+            let pending = Pending::new(companion, accepted, tcp);
+            // Room cannot have gone: only this thread fills the queue. A listener that was closed
+            // meanwhile gives the connection back, and dropping it closes it (duty 32).
+            if listener.push_san(pending).is_ok() {
+                listener.counters.san_queued.up();
+            }
+            Answer::Answered
+        }
+        (Ok(_), None) => Answer::Answered,
+        (Err(error), _) => match error.code() {
+            WsaCode::WouldBlock => Answer::NothingWaits,
+            WsaCode::ConnRefused => Answer::Answered,
+            WsaCode::TryAgain => Answer::CannotNow,
+            WsaCode::NotSocket | WsaCode::NotInitialised | WsaCode::Invalid => Answer::Gone,
+            _ => {
+                // The provider has refused it, or the peer has given up.
+                listener.counters.accept_failures.up();
+                tracing::debug!(%error, "a SAN request came to nothing");
+                Answer::Answered
+            }
+        },
+    }
+}

@@ -1,0 +1,318 @@
+//! The switch's errors: one enum per operation, each with its Linux error number.
+//!
+//! Every one turns into an [`io::Error`] of the kind that TCP would give (ECONNREFUSED is
+//! [`io::ErrorKind::ConnectionRefused`], and so on) with itself inside, so that a program written
+//! for std's sockets need not know this crate's types. Why a connection went to TCP is no error
+//! but a [`FallbackReason`].
+
+use crate::config::ConfigError;
+use rustix::io::Errno;
+use san_provider::{ConnectError as SpiConnectError, WsaCode};
+use std::io;
+use std::net::SocketAddr;
+
+/// Why the switch could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The fabric that the settings demand cannot be had.
+    #[error("the settings demand the {fabric} fabric (SAN_FABRIC), but {reason}")]
+    Fabric {
+        /// Which one.
+        fabric: crate::config::FabricChoice,
+        /// What is missing.
+        reason: String,
+    },
+    /// A provider did not start.
+    #[error("the provider '{provider}' did not start: {reason}")]
+    Provider {
+        /// Which one.
+        provider: String,
+        /// What it said.
+        reason: String,
+        /// Its error code.
+        code: WsaCode,
+    },
+    /// The system gave no descriptor or thread.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was asked for.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a listener could not be made. A companion on the SAN that cannot be made is no such error:
+/// see [`Listener::san_status`](crate::Listener::san_status).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// TCP cannot listen there.
+    #[error("cannot listen on {address}: {source}")]
+    Tcp {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A backlog past [`SOMAXCONN`](crate::SOMAXCONN).
+    #[error("a backlog of {backlog} is past the limit of 4096 (SOMAXCONN)")]
+    Backlog {
+        /// What was asked for.
+        backlog: u32,
+    },
+    /// The switch was shut down.
+    #[error("the switch was shut down")]
+    ShutDown,
+}
+
+/// Why an accept gave no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// The listener was closed, or its switch shut down.
+    #[error("the listener is closed")]
+    Closed,
+    /// Nobody came in time.
+    #[error("nobody connected in time")]
+    TimedOut,
+    /// Another thread called the accept off.
+    #[error("the accept was cancelled")]
+    Cancelled,
+    /// TCP's accept failed.
+    #[error("cannot accept: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Why a connect gave no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The SAN's answer is final: TCP would find the same, so it was not tried.
+    #[error("cannot connect to {destination} over the SAN: {error}")]
+    San {
+        /// Where to.
+        destination: SocketAddr,
+        /// The provider's answer.
+        error: SpiConnectError,
+    },
+    /// TCP failed.
+    #[error("cannot connect to {destination}: {source}{}", after(fallback.as_ref()))]
+    Tcp {
+        /// Where to.
+        destination: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+        /// Why the SAN was not taken, if it was thought of.
+        fallback: Option<FallbackReason>,
+    },
+    /// The deadline passed.
+    #[error("no connection to {destination} in time{}", after(fallback.as_ref()))]
+    TimedOut {
+        /// Where to.
+        destination: SocketAddr,
+        /// Why the SAN was not taken, if it was thought of.
+        fallback: Option<FallbackReason>,
+    },
+    /// Another thread called the connect off.
+    #[error("the connect to {destination} was cancelled")]
+    Cancelled {
+        /// Where to.
+        destination: SocketAddr,
+    },
+    /// The local address cannot be used.
+    #[error("cannot bind to the local address {address}: {source}")]
+    Local {
+        /// Which one.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The switch was shut down.
+    #[error("the switch was shut down")]
+    ShutDown,
+}
+
+/// Why TCP carries a connection whose destination lies in a SAN subnet.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum FallbackReason {
+    /// The SAN gave no connection, in a way that says nothing about TCP.
+    #[error("{0}")]
+    Connect(SpiConnectError),
+    /// The companion could not be made.
+    #[error("the companion socket cannot {step}: {reason}")]
+    Companion {
+        /// Which step failed.
+        step: &'static str,
+        /// What the provider said.
+        reason: String,
+        /// Its error code.
+        code: WsaCode,
+    },
+    /// The same destination failed so short a time ago that the SAN was not tried again.
+    #[error("not tried again so soon: {0}")]
+    Remembered(Box<FallbackReason>),
+}
+
+impl FallbackReason {
+    /// The first reason, without the "not tried again so soon".
+    pub fn root(&self) -> &FallbackReason {
+        match self {
+            FallbackReason::Remembered(first) => first.root(),
+            reason => reason,
+        }
+    }
+}
+
+impl OpenError {
+    /// The Linux error number.
+    pub fn errno(&self) -> i32 {
+        match self {
+            OpenError::Config(_) => Errno::INVAL.raw_os_error(),
+            OpenError::Fabric { .. } => Errno::NODEV.raw_os_error(),
+            OpenError::Provider { code, .. } => code.errno(),
+            OpenError::System { source, .. } => errno_of(source),
+        }
+    }
+}
+
+impl ListenError {
+    /// The Linux error number.
+    pub fn errno(&self) -> i32 {
+        match self {
+            ListenError::Tcp { source, .. } => errno_of(source),
+            ListenError::Backlog { .. } => Errno::INVAL.raw_os_error(),
+            ListenError::ShutDown => WsaCode::NotInitialised.errno(),
+        }
+    }
+}
+
+impl AcceptError {
+    /// The Linux error number.
+    pub fn errno(&self) -> i32 {
+        match self {
+            AcceptError::Closed => Errno::INVAL.raw_os_error(),
+            AcceptError::TimedOut => Errno::TIMEDOUT.raw_os_error(),
+            AcceptError::Cancelled => Errno::CANCELED.raw_os_error(),
+            AcceptError::System(source) => errno_of(source),
+        }
+    }
+}
+
+impl ConnectError {
+    /// The Linux error number.
+    pub fn errno(&self) -> i32 {
+        match self {
+            ConnectError::San { error, .. } => error.errno(),
+            ConnectError::Tcp { source, .. } | ConnectError::Local { source, .. } => {
+                errno_of(source)
+            }
+            ConnectError::TimedOut { .. } => Errno::TIMEDOUT.raw_os_error(),
+            ConnectError::Cancelled { .. } => Errno::CANCELED.raw_os_error(),
+            ConnectError::ShutDown => WsaCode::NotInitialised.errno(),
+        }
+    }
+
+    /// Why the SAN was not taken, if it was thought of and TCP failed too.
+    pub fn fallback(&self) -> Option<&FallbackReason> {
+        match self {
+            ConnectError::Tcp { fallback, .. } | ConnectError::TimedOut { fallback, .. } => {
+                fallback.as_ref()
+            }
+            _ => None,
+        }
+    }
+}
+
+macro_rules! into_io_error {
+    ($($name:ident),*) => { $(
+        impl From<$name> for io::Error {
+            fn from(error: $name) -> Self {
+                let kind = io::Error::from_raw_os_error(error.errno()).kind();
+                io::Error::new(kind, error)
+            }
+        }
+    )* };
+}
+
+into_io_error!(OpenError, ListenError, AcceptError, ConnectError);
+
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())
+}
+
+fn after(fallback: Option<&FallbackReason>) -> String {
+    fallback
+        .map(|reason| format!(" (the SAN was not taken: {reason})"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use san_provider::ConnectFailure;
+    use std::io::ErrorKind;
+
+    fn there() -> SocketAddr {
+        "10.0.7.2:9".parse().unwrap()
+    }
+
+    #[test]
+    fn an_application_gets_the_kinds_that_tcp_gives() {
+        let kind = |error: io::Error| error.kind();
+        let san = |failure: ConnectFailure| {
+            io::Error::from(ConnectError::San {
+                destination: there(),
+                error: failure.into(),
+            })
+        };
+        assert_eq!(
+            kind(san(ConnectFailure::BacklogFull { backlog: 4 })),
+            ErrorKind::ConnectionRefused
+        );
+        assert_eq!(
+            kind(san(ConnectFailure::NobodyListens { strict: true })),
+            ErrorKind::ConnectionReset
+        );
+        assert_eq!(
+            kind(san(ConnectFailure::NoRoute)),
+            ErrorKind::HostUnreachable
+        );
+        assert_eq!(kind(AcceptError::TimedOut.into()), ErrorKind::TimedOut);
+        assert_eq!(kind(AcceptError::Closed.into()), ErrorKind::InvalidInput);
+        let in_use = io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error());
+        let error = ListenError::Tcp {
+            address: there(),
+            source: in_use,
+        };
+        assert_eq!(kind(error.into()), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_reason_for_tcp_is_told_with_tcps_own_error() {
+        let reason = FallbackReason::Connect(ConnectFailure::TimedOut.into());
+        let error = ConnectError::Tcp {
+            destination: there(),
+            source: io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error()),
+            fallback: Some(FallbackReason::Remembered(Box::new(reason))),
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot connect to 10.0.7.2:9: Connection refused"),
+            "{text}"
+        );
+        assert!(
+            text.contains("not tried again so soon: no answer before the deadline"),
+            "{text}"
+        );
+        assert!(matches!(
+            error.fallback().unwrap().root(),
+            FallbackReason::Connect(_)
+        ));
+    }
+}
