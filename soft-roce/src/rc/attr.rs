@@ -160,10 +160,11 @@ pub struct SendWindow {
 }
 
 impl SendWindow {
-    /// Towards this crate.
+    /// Towards this crate. Twice as many numbers as packets, so that one packet
+    /// missing does not stop the others.
     pub const OURS: Self = Self {
         psns: 256,
-        packets: 256,
+        packets: 128,
     };
 
     /// Towards anybody else: what the kernel's `rdma_rxe` keeps to itself.

@@ -39,7 +39,7 @@ impl Requester {
                     return Ok(());
                 }
                 core.counters.sequence_naks += 1;
-                active.handle_gap(now, seq, packet.payload, core.peer.ours);
+                active.handle_gap(now, seq, packet.payload);
                 None
             }
             Syndrome::Rnr(code) => {
@@ -168,9 +168,9 @@ impl Requester {
 
 impl Active {
     /// The peer misses `seq`.
-    fn handle_gap(&mut self, now: Time, seq: Seq, kept: &[u8], ours: bool) {
+    fn handle_gap(&mut self, now: Time, seq: Seq, kept: &[u8]) {
         self.window.acknowledge(seq - 1);
-        if ours && !kept.is_empty() {
+        if self.selective && !kept.is_empty() {
             for ahead in sack::marked(kept) {
                 self.window.keep(seq + ahead);
             }
@@ -185,7 +185,7 @@ impl Active {
         }
         self.last_nak = Some((seq, now));
         self.window.go_back(seq);
-        self.slow_down();
+        self.slow_down(1);
     }
 
     /// The peer has no receive for the message that `seq` belongs to.

@@ -50,6 +50,8 @@ pub(crate) struct Requester {
 /// What there is from RTS on.
 #[derive(Debug)]
 struct Active {
+    /// Whether the peer keeps what follows a gap.
+    selective: bool,
     limits: SendWindow,
     window: Window,
     congestion: Congestion,
@@ -104,10 +106,11 @@ impl Requester {
         let depth = usize::from(attr.initiator_depth);
         let first = psn::start(attr.sq_psn);
         self.active = Some(Active {
+            selective: ours,
             limits,
             window: Window::new(limits.psns, first),
             congestion: Congestion::new(limits.packets),
-            trip: RoundTrip::new(ours, timeout),
+            trip: RoundTrip::new(timeout),
             timers: Timers::default(),
             patience: timeout * (u64::from(attr.retry_count) + 1),
             last_heard: Time::ZERO,
@@ -226,7 +229,7 @@ impl Requester {
             return Ok(());
         };
         if expired(&mut active.timers.rnr, now) {
-            active.retry_not_ready(core.peer.ours, now);
+            active.retry_not_ready(now);
         }
         if expired(&mut active.timers.reorder, now) {
             active.find_losses(now, true);
@@ -298,7 +301,7 @@ impl Active {
     fn find_losses(&mut self, now: Time, force: bool) {
         let (found, suspected) = self.window.detect(force);
         if found > 0 {
-            self.slow_down();
+            self.slow_down(found);
         }
         if !suspected {
             self.timers.reorder = None;
@@ -307,21 +310,22 @@ impl Active {
         }
     }
 
-    /// Once for all losses of one round trip.
-    fn slow_down(&mut self) {
-        if self.window.una() >= self.slowed_until {
-            self.congestion.lost();
+    fn slow_down(&mut self, lost: u32) {
+        if self.selective {
+            self.congestion.lost(lost);
+        } else if self.window.una() >= self.slowed_until {
+            // Once for all losses of one round trip.
+            self.congestion.went_back();
             self.slowed_until = self.window.next();
         }
     }
 
     /// The wait for a receive is over.
-    fn retry_not_ready(&mut self, ours: bool, now: Time) {
+    fn retry_not_ready(&mut self, now: Time) {
         let Some((seq, _)) = self.rnr else {
             return;
         };
-        if ours {
-            // The peer keeps what follows.
+        if self.selective {
             self.window.lose(seq);
         } else {
             self.window.go_back(seq);

@@ -10,14 +10,15 @@ use crate::time::Time;
 const MICRO: u64 = 1_000;
 const MILLI: u64 = 1_000_000;
 
+/// Never wait less: the peer's process may have to be scheduled first.
+const LEAST_WAIT: u64 = 4 * MILLI;
+
 /// Estimate of the round trip, in nanoseconds.
 #[derive(Debug)]
 pub(super) struct RoundTrip {
     smoothed: Option<u64>,
     variation: u64,
-    /// Never wait less: the peer's process may have to be scheduled first.
-    least: u64,
-    /// Never wait more between two attempts, unless `least` is more.
+    /// Never wait more between two attempts, unless [`LEAST_WAIT`] is more.
     most: u64,
     /// Attempts since anything was heard.
     backoff: u32,
@@ -25,11 +26,10 @@ pub(super) struct RoundTrip {
 
 impl RoundTrip {
     /// `timeout` is the ACK timeout that the connection agreed on.
-    pub(super) fn new(peer_is_ours: bool, timeout: u64) -> Self {
+    pub(super) fn new(timeout: u64) -> Self {
         Self {
             smoothed: None,
             variation: 0,
-            least: if peer_is_ours { 4 * MILLI } else { 20 * MILLI },
             most: timeout,
             backoff: 0,
         }
@@ -62,10 +62,10 @@ impl RoundTrip {
     pub(super) fn retransmit_after(&self) -> u64 {
         let base = match self.smoothed {
             Some(s) => s + 4 * self.variation,
-            None => 10 * self.least,
+            None => 10 * LEAST_WAIT,
         };
-        let most = self.most.max(self.least);
-        let wait = base.clamp(self.least, most);
+        let most = self.most.max(LEAST_WAIT);
+        let wait = base.clamp(LEAST_WAIT, most);
         (wait << self.backoff).min(most)
     }
 
@@ -76,7 +76,7 @@ impl RoundTrip {
 
     /// A round trip, as far as is known.
     pub(super) fn estimate(&self) -> u64 {
-        self.smoothed.unwrap_or(self.least)
+        self.smoothed.unwrap_or(LEAST_WAIT)
     }
 }
 
@@ -95,6 +95,8 @@ pub(super) struct Congestion {
 const LEAST: u32 = 16;
 /// Nor for a timeout.
 const LEAST_AFTER_TIMEOUT: u32 = 8;
+/// The bound grows by one for so many packets answered.
+const GROWTH: u32 = 32;
 /// Where a connection starts.
 const FIRST: u32 = 64;
 
@@ -120,19 +122,25 @@ impl Congestion {
         if self.packets < self.threshold {
             self.packets += n;
         } else {
-            // A sixteenth of the bound each round trip, at any size.
+            // The same part of the bound each round trip, at any size.
             self.credit += n;
-            self.packets += self.credit / 16;
-            self.credit %= 16;
+            self.packets += self.credit / GROWTH;
+            self.credit %= GROWTH;
         }
         self.packets = self.packets.min(self.most);
     }
 
-    /// Packets were lost, for the first time in this round trip. An eighth
-    /// less: stray losses hardly slow a connection down, and a full buffer is
-    /// left within a few round trips.
-    pub(super) fn lost(&mut self) {
-        self.shrink(self.packets / 8 * 7, LEAST);
+    /// `n` packets were lost, and will be repeated alone. One less for each:
+    /// where less than one in [`GROWTH`] is lost, the bound grows nevertheless,
+    /// and a buffer that overflows is left within a few round trips.
+    pub(super) fn lost(&mut self, n: u32) {
+        self.shrink(self.packets.saturating_sub(n));
+    }
+
+    /// Packets were lost for the first time in this round trip, and all that
+    /// follow must be repeated: the more are under way, the more it costs.
+    pub(super) fn went_back(&mut self) {
+        self.shrink(self.packets / 8 * 7);
     }
 
     /// Nothing was heard at all.
@@ -141,8 +149,8 @@ impl Congestion {
         self.packets = LEAST_AFTER_TIMEOUT.min(self.most);
     }
 
-    fn shrink(&mut self, to: u32, least: u32) {
-        self.packets = to.max(least).min(self.most);
+    fn shrink(&mut self, to: u32) {
+        self.packets = to.max(LEAST).min(self.most);
         self.threshold = self.packets;
     }
 }

@@ -5,8 +5,8 @@
 //! on what it keeps, and finds what is lost. Two rules find it:
 //!
 //! - *Behind what was carried out.* The responder carries requests out in order.
-//!   When an answer to a later packet is here, the answer to an earlier RDMA
-//!   READ that was asked for earlier is lost.
+//!   When an answer to a later packet is here, or one that was asked for later,
+//!   the answer to an earlier RDMA READ is lost.
 //! - *Behind what is kept.* A packet that the peer of our kind does not list,
 //!   and that was sent before one that it has, is lost.
 //!
@@ -65,6 +65,8 @@ pub(super) struct Window {
     executed: (Seq, u64),
     /// The latest order of a packet known to have arrived.
     arrived: u64,
+    /// The latest order of an RDMA READ request that was answered.
+    answered: u64,
     /// The end of what the peer keeps.
     kept_end: Seq,
     /// Packets that were learnt to have arrived since it was last asked.
@@ -85,6 +87,7 @@ impl Window {
             orders: 1,
             executed: (start - 1, 0),
             arrived: 0,
+            answered: 0,
             kept_end: start,
             news: 0,
         }
@@ -212,6 +215,7 @@ impl Window {
         if seq > self.una {
             self.acknowledge(seq - 1);
         }
+        self.answered = self.answered.max(self.slot(seq).order);
         self.finish(seq);
         self.execute(seq);
     }
@@ -260,8 +264,10 @@ impl Window {
             if !slot.read || matches!(slot.fate, Fate::Lost | Fate::Done) {
                 continue;
             }
-            if slot.order < order {
-                judge(self, s, order - slot.order);
+            // Requests that arrive later are answered later, repeated or not.
+            let later = order.max(self.answered);
+            if slot.order < later && s < seq || slot.order < order {
+                judge(self, s, later - slot.order);
             } else if slot.order == order {
                 judge(self, s, seq - s);
             }

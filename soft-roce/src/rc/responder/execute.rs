@@ -173,27 +173,36 @@ impl Responder {
         if end > len as usize || (end == len as usize) != position.ends() {
             return self.refuse(core, NakCode::InvalidRequest);
         }
-        if let Some(span) = span
+        let span = span.clone();
+        let receive = match packet.imm {
+            Some(imm) => match self.take_receive(core) {
+                Some(receive) => Some((receive, imm)),
+                None => return Ok(self.not_ready(core, now)),
+            },
+            None => None,
+        };
+        if let Some(span) = &span
             && span
                 .region
                 .write(span.offset + u64::from(at), packet.payload)
                 .is_err()
         {
+            if let Some((receive, _)) = receive {
+                complete_failed(core, &receive, Status::WrFlush)?;
+            }
             return self.refuse(core, NakCode::RemoteAccess);
         }
         if !position.ends() {
-            let span = span.clone();
-            active.current = Current::Write {
-                span,
-                at: end as u32,
-                len,
-            };
+            if let Some(active) = &mut self.active {
+                active.current = Current::Write {
+                    span,
+                    at: end as u32,
+                    len,
+                };
+            }
             return Ok(true);
         }
-        if let Some(imm) = packet.imm {
-            let Some(receive) = self.take_receive(core) else {
-                return Ok(self.not_ready(core, now));
-            };
+        if let Some((receive, imm)) = receive {
             let completion = Completion {
                 wr_id: receive.wr_id,
                 status: Status::Success,

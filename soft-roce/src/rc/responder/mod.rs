@@ -241,7 +241,8 @@ impl Active {
             self.out.cut(seq);
         }
         let job = ReadJob::new(span, seq, reth.len, packets, self.msn, false);
-        self.out.repeat_read(job, MAX_REPEATED_READS);
+        self.out
+            .repeat_read(job, MAX_REPEATED_READS, core.peer.ours);
     }
 
     /// A packet ahead of the one expected.

@@ -113,12 +113,22 @@ impl OutQueue {
         self.queue.push_back(Out::Read(job));
     }
 
-    /// Answers an RDMA READ once more, unless `most` wait already.
-    pub(super) fn repeat_read(&mut self, job: ReadJob, most: usize) {
-        if self.repeated < most {
-            self.repeated += 1;
-            self.queue.push_back(Out::Read(job));
+    /// Answers an RDMA READ once more, unless `most` wait already. With `first`
+    /// before everything else: a few packets that complete what has come are
+    /// worth more than the many that follow.
+    pub(super) fn repeat_read(&mut self, job: ReadJob, most: usize, first: bool) {
+        if self.repeated >= most {
+            return;
         }
+        self.repeated += 1;
+        let at = if first {
+            let is_repeated = |out: &Out| matches!(out, Out::Read(job) if !job.original);
+            let leading = self.queue.iter().position(|out| !is_repeated(out));
+            leading.unwrap_or(self.queue.len())
+        } else {
+            self.queue.len()
+        };
+        self.queue.insert(at, Out::Read(job));
     }
 
     /// Drops everything from `seq` on.
