@@ -19,6 +19,7 @@
 
 pub mod cm;
 mod driver;
+pub mod endpoint;
 pub mod memory;
 pub mod rc;
 pub mod sink;

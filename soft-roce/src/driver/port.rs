@@ -18,6 +18,7 @@ use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::receive::Receiver;
+use super::rendezvous::Registration;
 use crate::wire::ROCE_PORT;
 
 /// Buffers asked for; the system grants `net.core.rmem_max` unless privileged.
@@ -39,6 +40,8 @@ pub(crate) struct Port {
     window: u16,
     pub(crate) receiver: Mutex<Receiver>,
     pub(crate) counters: PortCounters,
+    /// Says that port 4791 of the address is here.
+    pub(crate) registration: Option<Registration>,
 }
 
 /// What happened at a socket since it was opened.
@@ -81,6 +84,7 @@ impl Port {
             state,
             local,
             counters: PortCounters::default(),
+            registration: None,
         })
     }
 

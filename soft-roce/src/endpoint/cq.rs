@@ -1,0 +1,317 @@
+//! Completion queues and channels, with what makes them move.
+//!
+//! What it does: polling that works the sockets when there is nothing yet;
+//! events on a file descriptor; waiting without a thread in between.
+//! What it does not do: keep completions; `rc` does.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::inner::{Inner, Leader};
+use crate::driver::port::timespec;
+use crate::driver::wake::Wake;
+use crate::rc::{self, Completion, Notify, Overrun};
+
+/// A completion queue as the endpoint sees it.
+#[derive(Debug)]
+pub(super) struct CqShared {
+    pub(super) ring: Arc<rc::CompletionQueue>,
+    channel: Option<Arc<ChannelShared>>,
+}
+
+/// A channel as the endpoint sees it.
+#[derive(Debug)]
+pub(super) struct ChannelShared {
+    /// Readable while events are there; now and then without.
+    wake: Wake,
+    events: AtomicU64,
+    /// Whether its user sleeps in `wait` and so works the sockets itself.
+    waits: AtomicBool,
+}
+
+impl ChannelShared {
+    fn notify(&self) {
+        // In this order: who is woken finds the event.
+        self.events.fetch_add(1, Ordering::Release);
+        self.wake.signal();
+    }
+
+    /// Has whoever sleeps here look around.
+    pub(super) fn rouse(&self) {
+        self.wake.signal();
+    }
+
+    fn take(&self) -> u64 {
+        if self.events.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        self.wake.drain();
+        self.events.swap(0, Ordering::AcqRel)
+    }
+}
+
+impl CqShared {
+    /// Tells the channel if there is something to tell.
+    pub(super) fn notify(&self) {
+        if self.ring.take_event()
+            && let Some(channel) = &self.channel
+        {
+            channel.notify();
+        }
+    }
+}
+
+/// A completion queue.
+#[derive(Clone)]
+pub struct CompletionQueue {
+    pub(super) shared: Arc<CqShared>,
+    pub(super) inner: Arc<Inner>,
+}
+
+impl fmt::Debug for CompletionQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.ring.fmt(f)
+    }
+}
+
+impl CompletionQueue {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        depth: usize,
+        channel: Option<&CompletionChannel>,
+    ) -> Self {
+        let shared = CqShared {
+            ring: Arc::new(rc::CompletionQueue::new(depth)),
+            channel: channel.map(|channel| channel.shared.clone()),
+        };
+        Self {
+            shared: Arc::new(shared),
+            inner: inner.clone(),
+        }
+    }
+
+    /// Entries it can hold.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.shared.ring.capacity()
+    }
+
+    /// Moves the oldest completions to `out` and says how many. If there are
+    /// none, works the sockets and looks again.
+    ///
+    /// # Errors
+    /// [`Overrun`] once the queue is empty and had overflowed.
+    pub fn poll(&self, out: &mut [Completion]) -> Result<usize, Overrun> {
+        let ring = &self.shared.ring;
+        if ring.is_empty() {
+            self.inner.progress_by_user();
+        }
+        ring.poll(out)
+    }
+
+    /// Arms one event on the channel.
+    pub fn request_notify(&self, when: Notify) {
+        self.shared.ring.request_notify(when);
+        if let Some(channel) = &self.shared.channel
+            && !channel.waits.load(Ordering::Relaxed)
+        {
+            // Its user will sleep on the descriptor: the thread is needed.
+            self.inner.arm();
+        }
+    }
+}
+
+/// Where completion queues report that they have something.
+///
+/// The descriptor is readable while events are there that
+/// [`CompletionChannel::consume`] has not taken, now and then also without.
+/// Someone has to work the sockets until then: the endpoint's thread does if
+/// nobody else polls. Waiting with [`CompletionChannel::wait`] saves that
+/// hand-over: the caller works them itself. Of several that wait one does it for
+/// all, and hands it on when it has what it waited for.
+#[derive(Clone, Debug)]
+pub struct CompletionChannel {
+    shared: Arc<ChannelShared>,
+    inner: Arc<Inner>,
+}
+
+impl CompletionChannel {
+    pub(super) fn new(inner: &Arc<Inner>) -> io::Result<Self> {
+        let shared = ChannelShared {
+            wake: Wake::new()?,
+            events: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            inner: inner.clone(),
+        })
+    }
+
+    /// Takes all events there are and says how many. For who sleeps on the
+    /// descriptor.
+    #[must_use]
+    pub fn consume(&self) -> u64 {
+        self.shared.wake.drain();
+        self.shared.events.swap(0, Ordering::AcqRel)
+    }
+
+    /// Waits for an event, at most so long, working the sockets meanwhile; or
+    /// until `other` is readable. Takes the events and says how many; 0 after
+    /// the time, or when `other` is readable, or when a signal came.
+    ///
+    /// # Errors
+    /// What `poll(2)` says.
+    pub fn wait(&self, other: Option<BorrowedFd<'_>>, timeout: Duration) -> io::Result<u64> {
+        self.shared.waits.store(true, Ordering::Relaxed);
+        let end = Instant::now() + timeout;
+        let mut place = Place::new(&self.inner, &self.shared);
+        loop {
+            let mut events = self.shared.take();
+            if events == 0 && self.inner.progress_by_user() > 0 {
+                events = self.shared.take();
+                if events == 0 {
+                    continue;
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if events > 0 || left.is_zero() {
+                return Ok(events);
+            }
+            place.take();
+            if self.sleep(&place, other, left)? {
+                return Ok(self.shared.take());
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do. True: `other` is readable, or a
+    /// signal came.
+    fn sleep(
+        &self,
+        place: &Place<'_>,
+        other: Option<BorrowedFd<'_>>,
+        left: Duration,
+    ) -> io::Result<bool> {
+        let readable = PollFlags::IN;
+        let wake = || PollFd::new(&self.shared.wake, readable);
+        let mut fds = [wake(), wake(), wake()];
+        let mut used = 1;
+        let mut left = left;
+        if place.leader.is_some() {
+            fds[used] = PollFd::new(&*self.inner.waiter, readable);
+            used += 1;
+            // The one who works the sockets fires the timers, too.
+            left = left.min(self.inner.until_next_timer());
+        }
+        if let Some(other) = other {
+            fds[used] = PollFd::from_borrowed_fd(other, readable);
+            used += 1;
+        }
+        match poll(&mut fds[..used], Some(&timespec(left))) {
+            Err(rustix::io::Errno::INTR) => return Ok(true),
+            Err(why) => return Err(why.into()),
+            Ok(_) => {}
+        }
+        if !fds[0].revents().is_empty() && self.shared.events.load(Ordering::Acquire) == 0 {
+            // Roused to take over, or an event that was taken already.
+            self.shared.wake.drain();
+        }
+        Ok(other.is_some() && !fds[used - 1].revents().is_empty())
+    }
+}
+
+/// The place of one that waits: at the sockets, or behind the one who is there.
+struct Place<'a> {
+    inner: &'a Inner,
+    channel: &'a Arc<ChannelShared>,
+    leader: Option<Leader<'a>>,
+    follows: bool,
+}
+
+impl<'a> Place<'a> {
+    fn new(inner: &'a Inner, channel: &'a Arc<ChannelShared>) -> Self {
+        Self {
+            inner,
+            channel,
+            leader: None,
+            follows: false,
+        }
+    }
+
+    /// Leads if nobody does, follows otherwise.
+    fn take(&mut self) {
+        if self.leader.is_some() {
+            return;
+        }
+        self.leader = self.inner.lead();
+        if self.leader.is_none() && !self.follows {
+            self.inner.follow(self.channel);
+            self.follows = true;
+            // The leader may have left before it could see us.
+            self.leader = self.inner.lead();
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let was_leader = self.leader.take().is_some();
+        // Who was roused and does not lead after all lets another do it.
+        let was_roused = self.follows && !self.inner.unfollow(self.channel);
+        if was_leader || was_roused {
+            self.inner.rouse_follower();
+        }
+    }
+}
+
+impl AsFd for CompletionChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.wake.as_fd()
+    }
+}
+
+/// What users do, for the thread to see whether it is needed.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Polls that found nothing.
+    empty: AtomicU64,
+    /// Notifications asked for by users who sleep on descriptors.
+    armed: AtomicU64,
+}
+
+/// A look at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    empty: u64,
+    armed: u64,
+}
+
+/// Who polls in vain more often than this does not sleep.
+const SPINS: u64 = 8;
+
+impl Activity {
+    pub(super) fn note_empty(&self) {
+        self.empty.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_armed(&self) {
+        self.armed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether somebody spins, and nobody went to sleep, since the last look.
+    pub(super) fn spins(&self, last: &mut Seen) -> bool {
+        let now = Seen {
+            empty: self.empty.load(Ordering::Relaxed),
+            armed: self.armed.load(Ordering::Relaxed),
+        };
+        let before = std::mem::replace(last, now);
+        now.armed == before.armed && now.empty > before.empty + SPINS
+    }
+}

@@ -1,0 +1,424 @@
+//! What all handles of an endpoint share.
+//!
+//! What it does: holds it; opens sockets; knows the time.
+//! What it does not do: anything with packets (`progress`) or with the CM (`cm`).
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+
+use super::cm::CmState;
+use super::config::{Config, Counters, OpenError};
+use super::cq::{Activity, ChannelShared};
+use super::qp::QpShared;
+use super::timers::{NEVER, Timers};
+use crate::cm::{self, ConnKey};
+use crate::driver::port::Port;
+use crate::driver::rendezvous::{Entry, Registration, Rendezvous};
+use crate::driver::wake::Wake;
+use crate::rc::keys::KeySource;
+use crate::rc::{MrTable, Pd, ReorderBudget};
+use crate::time::Time;
+use crate::wire::ROCE_PORT;
+
+/// So many locks for finding queue pairs that readers hardly ever meet.
+const SHARDS: usize = 16;
+
+type Shard = RwLock<HashMap<u32, Arc<QpShared>>>;
+
+/// An endpoint.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) guid: u64,
+    pub(super) keys: KeySource,
+    pub(super) regions: Arc<MrTable>,
+    pub(super) reorder: Arc<ReorderBudget>,
+    start: Instant,
+    addresses: RwLock<Vec<IpAddr>>,
+    ports: RwLock<Vec<Arc<Port>>>,
+    qps: [Shard; SHARDS],
+    pub(super) timers: Timers,
+    pub(super) cm: Mutex<CmState>,
+    /// When the CM wants to be woken, in nanoseconds.
+    pub(super) cm_deadline: AtomicU64,
+    /// Connections whose queue pair has found the peer dead; the CM is told when
+    /// its lock may be taken.
+    pub(super) dead: Mutex<Vec<ConnKey>>,
+    pub(super) rendezvous: Rendezvous,
+    next_pd: AtomicU32,
+    /// PSN of the next CM message; nobody looks at it.
+    pub(super) mad_psn: AtomicU32,
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) activity: Activity,
+    /// Those that wait behind the one who works the sockets.
+    followers: Mutex<Vec<Arc<ChannelShared>>>,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a thread sleeps on. It outlives the endpoint, so that sleeping does not
+/// keep the endpoint alive.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    /// All sockets.
+    sockets: OwnedFd,
+    /// For the endpoint's thread.
+    pub(super) wake: Wake,
+    /// Until when the thread sleeps, in nanoseconds.
+    pub(super) sleeps_until: AtomicU64,
+    /// Whether somebody sleeps on the sockets in the thread's place.
+    pub(super) led: AtomicBool,
+    /// Whether the thread leaves the sockets to others.
+    pub(super) stands_back: AtomicBool,
+    pub(super) stop: AtomicBool,
+}
+
+impl AsFd for Waiter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sockets.as_fd()
+    }
+}
+
+/// Whoever holds it sleeps on the sockets; the thread does not.
+#[derive(Debug)]
+pub(super) struct Leader<'a>(&'a Waiter);
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        self.0.led.store(false, Ordering::Release);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is left whole wherever code may panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    pub(super) fn new(config: Config) -> Result<Arc<Self>, OpenError> {
+        let rendezvous = match &config.rendezvous {
+            Some(dir) => Rendezvous::at(dir.clone()),
+            None => Rendezvous::open(),
+        };
+        let sockets = epoll::create(epoll::CreateFlags::CLOEXEC);
+        let waiter = Waiter {
+            sockets: sockets.map_err(|why| OpenError::Descriptor(why.into()))?,
+            wake: Wake::new().map_err(OpenError::Descriptor)?,
+            sleeps_until: AtomicU64::new(0),
+            led: AtomicBool::new(false),
+            stands_back: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        };
+        let keys = KeySource::random();
+        // Locally administered, and no multicast.
+        let guid = keys.next_u64() & !(0x03 << 56) | 0x02 << 56;
+        let engine = cm::Engine::new(cm::Config { guid, ..config.cm }, KeySource::random());
+        Ok(Arc::new(Self {
+            guid,
+            keys,
+            regions: Arc::new(MrTable::new(config.max_mr, KeySource::random())),
+            reorder: Arc::new(ReorderBudget::new(config.reorder_bytes)),
+            start: Instant::now(),
+            addresses: RwLock::new(config.addresses.clone()),
+            ports: RwLock::default(),
+            qps: Default::default(),
+            timers: Timers::new(),
+            cm: Mutex::new(CmState::new(engine)),
+            cm_deadline: AtomicU64::new(NEVER),
+            dead: Mutex::default(),
+            rendezvous: rendezvous.map_err(OpenError::Rendezvous)?,
+            next_pd: AtomicU32::new(1),
+            mad_psn: AtomicU32::new(0),
+            waiter: Arc::new(waiter),
+            activity: Activity::default(),
+            followers: Mutex::default(),
+            thread: Mutex::default(),
+            config,
+        }))
+    }
+
+    /// The time, as the engines count it.
+    pub(super) fn now(&self) -> Time {
+        Time::ZERO + self.start.elapsed()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        *self
+            .addresses
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    pub(super) fn alloc_pd(&self) -> Pd {
+        Pd(self.next_pd.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Becomes the one who sleeps on the sockets, if nobody is.
+    pub(super) fn lead(&self) -> Option<Leader<'_>> {
+        let led = &self.waiter.led;
+        led.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+            .then(|| Leader(&self.waiter))
+    }
+
+    /// Waits behind the leader.
+    pub(super) fn follow(&self, channel: &Arc<ChannelShared>) {
+        lock(&self.followers).push(channel.clone());
+    }
+
+    /// Waits no longer. False: was roused to lead.
+    pub(super) fn unfollow(&self, channel: &Arc<ChannelShared>) -> bool {
+        let mut followers = lock(&self.followers);
+        let at = followers
+            .iter()
+            .position(|other| Arc::ptr_eq(other, channel));
+        at.map(|at| followers.swap_remove(at)).is_some()
+    }
+
+    /// Has one that waits work the sockets, unless somebody does.
+    pub(super) fn rouse_follower(&self) {
+        if !self.waiter.led.load(Ordering::Acquire)
+            && let Some(channel) = lock(&self.followers).pop()
+        {
+            channel.rouse();
+        }
+    }
+
+    /// A user will sleep on a descriptor: has the thread work the sockets.
+    pub(super) fn arm(&self) {
+        self.activity.note_armed();
+        if self.waiter.stands_back.load(Ordering::Acquire) {
+            self.waiter.wake.signal();
+        }
+    }
+
+    /// The earliest deadline of any engine, in nanoseconds.
+    pub(super) fn next_deadline(&self) -> u64 {
+        self.timers
+            .next()
+            .min(self.cm_deadline.load(Ordering::Acquire))
+    }
+
+    pub(super) fn until_next_timer(&self) -> Duration {
+        let next = self.next_deadline();
+        Duration::from_nanos(next.saturating_sub(self.now().nanos()))
+    }
+
+    /// Wakes the thread if it would sleep past `at`.
+    pub(super) fn thread_by(&self, at: u64) {
+        if at < self.waiter.sleeps_until.load(Ordering::Acquire) {
+            self.waiter.wake.signal();
+        }
+    }
+
+    /// Has the CM end a connection soon: the peer does not answer any more.
+    pub(super) fn note_dead(&self, conn: u32) {
+        if conn != 0 {
+            lock(&self.dead).push(ConnKey(conn));
+            self.cm_deadline.store(0, Ordering::Release);
+            self.thread_by(0);
+        }
+    }
+
+    // --- queue pairs ---
+
+    /// Puts a queue pair under a number of its own.
+    pub(super) fn insert_qp(&self, qpn: u32, qp: Arc<QpShared>) -> bool {
+        let mut shard = self
+            .shard(qpn)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match shard.entry(qpn) {
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(qp);
+                true
+            }
+            std::collections::hash_map::Entry::Occupied(_) => false,
+        }
+    }
+
+    pub(super) fn remove_qp(&self, qpn: u32) {
+        let mut shard = self
+            .shard(qpn)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        shard.remove(&qpn);
+    }
+
+    pub(super) fn qp(&self, qpn: u32) -> Option<Arc<QpShared>> {
+        let shard = self
+            .shard(qpn)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        shard.get(&qpn).cloned()
+    }
+
+    pub(super) fn qp_count(&self) -> usize {
+        let len = |shard: &Shard| shard.read().unwrap_or_else(PoisonError::into_inner).len();
+        self.qps.iter().map(len).sum()
+    }
+
+    fn shard(&self, qpn: u32) -> &Shard {
+        &self.qps[qpn as usize % SHARDS]
+    }
+
+    // --- sockets ---
+
+    pub(super) fn ports(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Port>>> {
+        self.ports.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn port_at(&self, local: SocketAddr) -> Option<Arc<Port>> {
+        self.ports()
+            .iter()
+            .find(|port| port.local() == local)
+            .cloned()
+    }
+
+    /// A socket on `ip` for connecting. `far`: the peer is on another host, and
+    /// may answer to port 4791 only.
+    pub(super) fn port_to_connect(&self, ip: IpAddr, far: bool) -> io::Result<Arc<Port>> {
+        let on_ip: Vec<_> = self
+            .ports()
+            .iter()
+            .filter(|port| port.local().ip() == ip)
+            .cloned()
+            .collect();
+        if let Some(port) = on_ip.iter().find(|port| port.is_public()) {
+            return Ok(port.clone());
+        }
+        if far {
+            match self.open_public(ip) {
+                Ok(port) => return Ok(port),
+                Err(why) => tracing::info!(
+                    %ip, %why,
+                    "no UDP port 4791 here: only peers of this crate will be reached"
+                ),
+            }
+        }
+        match on_ip.into_iter().next() {
+            Some(port) => Ok(port),
+            None => self.open_port(ip, None, None),
+        }
+    }
+
+    /// A socket on `ip` for listening: port 4791, or a private one if another
+    /// endpoint of this user on this host has that.
+    ///
+    /// # Errors
+    /// `AddrInUse`: somebody else has port 4791 of this address: the kernel's
+    /// `rdma_rxe`, or another user.
+    pub(super) fn port_to_listen(&self, ip: IpAddr) -> io::Result<Arc<Port>> {
+        let public = self
+            .ports()
+            .iter()
+            .find(|port| port.local().ip() == ip && port.is_public())
+            .cloned();
+        if let Some(port) = public {
+            return Ok(port);
+        }
+        let why = match self.open_public(ip) {
+            Ok(port) => return Ok(port),
+            Err(why) if why.kind() == io::ErrorKind::AddrInUse => why,
+            Err(why) => return Err(why),
+        };
+        if self.rendezvous.find(Entry::Public(ip)).is_none() {
+            let text = format!(
+                "UDP port {ROCE_PORT} of {ip} is taken by another user or by the kernel's rdma_rxe: {why}"
+            );
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
+        let private = self
+            .ports()
+            .iter()
+            .find(|port| port.local().ip() == ip)
+            .cloned();
+        match private {
+            Some(port) => Ok(port),
+            None => self.open_port(ip, None, None),
+        }
+    }
+
+    fn open_public(&self, ip: IpAddr) -> io::Result<Arc<Port>> {
+        let port = Port::open(ip, Some(ROCE_PORT))?;
+        // Whoever has the port has the entry; a leftover is overwritten.
+        let entry = self.rendezvous.register(Entry::Public(ip), ROCE_PORT).ok();
+        self.add_port(port, entry)
+    }
+
+    fn open_port(
+        &self,
+        ip: IpAddr,
+        port: Option<u16>,
+        entry: Option<Registration>,
+    ) -> io::Result<Arc<Port>> {
+        self.add_port(Port::open(ip, port)?, entry)
+    }
+
+    fn add_port(&self, mut port: Port, entry: Option<Registration>) -> io::Result<Arc<Port>> {
+        port.registration = entry;
+        let port = Arc::new(port);
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&self.waiter.sockets, &port, data, epoll::EventFlags::IN)?;
+        tracing::debug!(local = %port.local(), window = port.window(), "socket");
+        let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
+        ports.push(port.clone());
+        Ok(port)
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let mut all = Counters {
+            queue_pairs: self.qp_count(),
+            regions: self.regions.count(),
+            reorder_bytes: self.reorder.used(),
+            ..Counters::default()
+        };
+        for port in self.ports().iter() {
+            let c = &port.counters;
+            let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            all.sent_packets += get(&c.sent_packets);
+            all.sent_calls += get(&c.sent_calls);
+            all.send_dropped += get(&c.send_dropped);
+            all.received_packets += get(&c.received_packets);
+            all.received_calls += get(&c.received_calls);
+            all.bad_icrc += get(&c.bad_icrc);
+            all.malformed += get(&c.malformed);
+            all.unknown_qp += get(&c.unknown_qp);
+            all.foreign_source += get(&c.foreign_source);
+        }
+        let cm = lock(&self.cm);
+        all.connections = cm.engine.connections();
+        all.cm = cm.engine.counters();
+        all
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.waiter.stop.store(true, Ordering::Release);
+        self.waiter.wake.signal();
+        let thread = lock(&self.thread).take();
+        // The last handle may have been the thread's own.
+        let me: ThreadId = std::thread::current().id();
+        if let Some(thread) = thread
+            && thread.thread().id() != me
+        {
+            // A panic there has been reported by the runtime.
+            let _ = thread.join();
+        }
+    }
+}

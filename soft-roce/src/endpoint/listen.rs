@@ -1,0 +1,106 @@
+//! Ids that are bound and that listen.
+//!
+//! What it does: bind, listen, and letting go of either.
+//! What it does not do: requests (`cm`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::io::Errno;
+
+use super::cm::{Listener, Phase};
+use super::inner::{Inner, lock};
+use crate::driver::rendezvous::{Entry, Registration};
+use crate::driver::route::is_local;
+
+impl Inner {
+    pub(super) fn bind(&self, token: u64, addr: SocketAddr) -> io::Result<()> {
+        if !addr.ip().is_unspecified() && !is_local(addr.ip()) {
+            return Err(Errno::ADDRNOTAVAIL.into());
+        }
+        let mut guard = lock(&self.cm);
+        let cm = &mut *guard;
+        let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
+        if id.local.is_some() || !matches!(id.phase, Phase::Idle) {
+            return Err(Errno::INVAL.into());
+        }
+        let port = cm
+            .bindings
+            .bind(token, addr, (id.v6_only, id.reuse_addr), &self.keys)?;
+        id.local = Some(SocketAddr::new(addr.ip(), port));
+        Ok(())
+    }
+
+    pub(super) fn listen(&self, token: u64, backlog: usize) -> io::Result<()> {
+        let bound = lock(&self.cm).id(token).ok_or(Errno::INVAL)?.local;
+        let local = match bound {
+            Some(local) => local,
+            None => {
+                self.bind(token, (std::net::Ipv6Addr::UNSPECIFIED, 0).into())?;
+                lock(&self.cm)
+                    .id(token)
+                    .and_then(|id| id.local)
+                    .ok_or(Errno::INVAL)?
+            }
+        };
+        let mut guard = lock(&self.cm);
+        let cm = &mut *guard;
+        let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
+        if !matches!(id.phase, Phase::Idle) {
+            return Err(Errno::INVAL.into());
+        }
+        let registrations = self.announce(local, id.v6_only)?;
+        let key = cm
+            .engine
+            .listen(local, id.v6_only, backlog)
+            .map_err(|_| io::Error::from(Errno::ADDRINUSE))?;
+        id.phase = Phase::Listening(Listener {
+            key,
+            _registrations: registrations,
+        });
+        cm.by_listen.insert(key, token);
+        Ok(())
+    }
+
+    /// Opens the sockets of a listener and tells the host's other endpoints.
+    fn announce(&self, local: SocketAddr, v6_only: bool) -> io::Result<Vec<Registration>> {
+        let wanted = |ip: &IpAddr| match local.ip().to_canonical() {
+            IpAddr::V4(_) => ip.is_ipv4(),
+            IpAddr::V6(_) => ip.is_ipv6() || !v6_only,
+        };
+        if !local.ip().is_unspecified() {
+            return Ok(vec![self.announce_at(local.ip(), local.port())?]);
+        }
+        let addresses: Vec<IpAddr> = self.addresses().into_iter().filter(wanted).collect();
+        let (mut done, mut failed) = (Vec::new(), None);
+        for ip in addresses {
+            match self.announce_at(ip, local.port()) {
+                Ok(registration) => done.push(registration),
+                Err(why) => {
+                    tracing::warn!(%ip, %why, "not listening on this address");
+                    failed = Some(why);
+                }
+            }
+        }
+        match failed {
+            Some(why) if done.is_empty() => Err(why),
+            None if done.is_empty() => Err(Errno::NODEV.into()),
+            _ => Ok(done),
+        }
+    }
+
+    fn announce_at(&self, ip: IpAddr, port: u16) -> io::Result<Registration> {
+        let ip = ip.to_canonical();
+        let socket = self.port_to_listen(ip)?;
+        let entry = Entry::Service(SocketAddr::new(ip, port));
+        self.rendezvous
+            .register(entry, socket.local().port())
+            .map_err(|why| {
+                if why.kind() == io::ErrorKind::AddrInUse {
+                    Errno::ADDRINUSE.into()
+                } else {
+                    why
+                }
+            })
+    }
+}

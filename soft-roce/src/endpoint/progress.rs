@@ -1,0 +1,182 @@
+//! What comes in, and what time brings.
+//!
+//! What it does: reads sockets, finds the queue pair or the CM for each packet,
+//! then lets each engine that was touched send once: so many packets cost one
+//! acknowledgement. Fires timers.
+//! What it does not do: decide who calls it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, TryLockError};
+
+use super::inner::{Inner, lock};
+use super::qp::QpShared;
+use crate::cm::{ConnKey, Path};
+use crate::driver::port::{Port, count};
+use crate::driver::receive::Inbound;
+use crate::time::Time;
+use crate::wire::deth::{GSI_QKEY, GSI_QPN};
+use crate::wire::{Bth, Packet};
+
+/// Queue pairs that are remembered until all packets of a read are in.
+const TOUCHED: usize = 8;
+
+/// The membership bit does not count (IBTA 10.9.3).
+const PKEY_MASK: u16 = 0x7fff;
+
+/// One read's worth of packets on its way to the engines.
+struct Run<'a> {
+    inner: &'a Inner,
+    port: &'a Port,
+    now: Time,
+    touched: [Option<Arc<QpShared>>; TOUCHED],
+    /// Where the queue pair of the last packet is among them.
+    last: usize,
+    cm: bool,
+}
+
+impl Inner {
+    /// As [`Inner::progress`], on behalf of a user: the thread stands back, and
+    /// timers that are due fire.
+    pub(super) fn progress_by_user(&self) -> usize {
+        let count = self.progress();
+        if count == 0 {
+            self.activity.note_empty();
+        }
+        self.fire_timers();
+        count
+    }
+
+    /// Reads each socket once. A socket that another thread reads is left to it.
+    pub(super) fn progress(&self) -> usize {
+        let ports = self.ports();
+        let mut total = 0;
+        for port in ports.iter() {
+            total += self.read(port);
+        }
+        total
+    }
+
+    /// Fires the timers that are due.
+    pub(super) fn fire_timers(&self) {
+        // Most calls find nothing due, and the clock is cheaper than the lock.
+        let now = self.now();
+        if self.cm_deadline.load(Ordering::Acquire) <= now.nanos() {
+            let mut cm = lock(&self.cm);
+            let dead = std::mem::take(&mut *lock(&self.dead));
+            for conn in dead {
+                // Ended meanwhile, maybe.
+                let _ = cm.engine.disconnect(now, conn);
+            }
+            cm.engine.handle_timeout(now);
+            self.pump(&mut cm, now);
+        }
+        while let Some((at, qpn)) = self.timers.pop_due(now) {
+            if let Some(qp) = self.qp(qpn) {
+                qp.expire(self, at);
+            }
+        }
+    }
+
+    fn read(&self, port: &Port) -> usize {
+        let mut receiver = match port.receiver.try_lock() {
+            Ok(receiver) => receiver,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return 0,
+        };
+        let datagrams = receiver.fill(port);
+        if datagrams == 0 {
+            return 0;
+        }
+        let mut run = Run {
+            inner: self,
+            port,
+            now: self.now(),
+            touched: Default::default(),
+            last: 0,
+            cm: false,
+        };
+        receiver.packets(&port.counters, |inbound| run.take(&inbound));
+        // Others may read while what came is answered.
+        drop(receiver);
+        run.finish();
+        datagrams
+    }
+}
+
+impl Run<'_> {
+    fn take(&mut self, inbound: &Inbound<'_>) {
+        let Ok(qpn) = Bth::peek_dest_qpn(inbound.packet) else {
+            return count(&self.port.counters.malformed, 1);
+        };
+        let packet = match Packet::parse(inbound.packet) {
+            Ok(packet) if packet.bth.pkey & PKEY_MASK == PKEY_MASK => packet,
+            _ => return count(&self.port.counters.malformed, 1),
+        };
+        if qpn == GSI_QPN {
+            return self.take_mad(inbound.from, &packet);
+        }
+        let Some(at) = self.touch(qpn) else {
+            return count(&self.port.counters.unknown_qp, 1);
+        };
+        if let Some(qp) = &self.touched[at]
+            && !qp.take(self.now, inbound.from, inbound.ident, &packet)
+        {
+            count(&self.port.counters.foreign_source, 1);
+        }
+    }
+
+    fn take_mad(&mut self, from: SocketAddr, packet: &Packet<'_>) {
+        if packet.deth.is_none_or(|deth| deth.qkey != GSI_QKEY) {
+            return count(&self.port.counters.malformed, 1);
+        }
+        let path = Path {
+            local: self.port.local(),
+            remote: from,
+        };
+        let mut cm = lock(&self.inner.cm);
+        cm.engine.handle(self.now, path, packet.payload);
+        // Answers go out before the next request is looked at: what is queued
+        // stays small however many requests come.
+        self.inner.pump(&mut cm, self.now);
+        self.cm = true;
+    }
+
+    /// The place of a queue pair among those touched.
+    fn touch(&mut self, qpn: u32) -> Option<usize> {
+        let is = |place: &Option<Arc<QpShared>>| place.as_ref().is_some_and(|qp| qp.qpn() == qpn);
+        if is(&self.touched[self.last]) {
+            return Some(self.last);
+        }
+        if let Some(at) = self.touched.iter().position(is) {
+            self.last = at;
+            return Some(at);
+        }
+        let qp = self.inner.qp(qpn)?;
+        let free = self.touched.iter().position(Option::is_none);
+        let at = free.unwrap_or((self.last + 1) % TOUCHED);
+        if let Some(old) = self.touched[at].replace(qp) {
+            self.settle(&old);
+        }
+        self.last = at;
+        Some(at)
+    }
+
+    fn finish(mut self) {
+        for at in 0..TOUCHED {
+            if let Some(qp) = self.touched[at].take() {
+                self.settle(&qp);
+            }
+        }
+    }
+
+    /// Lets an engine answer what it was given.
+    fn settle(&self, qp: &QpShared) {
+        qp.drive(self.inner, |_, _| ());
+        if let Some(conn) = qp.take_awaiting() {
+            let mut cm = lock(&self.inner.cm);
+            cm.engine.peer_has_sent(ConnKey(conn));
+            self.inner.pump(&mut cm, self.now);
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Connections are made, refused, ended and lost.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use soft_roce::cm;
+use soft_roce::endpoint::{CmEventKind, Config, ConnParams, Endpoint};
+use soft_roce::rc::{Payload, QpState, RecvRequest, SendOp, SendRequest, Status};
+use soft_roce::wire::cm::RejReason;
+
+use crate::util::{Node, Pair, TempDir, address, connect};
+
+#[test]
+fn a_message_each_way_and_an_end() {
+    let pair = Pair::new();
+    let (a, b) = (&pair.connection.client, &pair.connection.server);
+    let inbox = pair.server.memory(soft_roce::memory::HeapMemory::new(100));
+    b.qp.post_receive(&RecvRequest {
+        wr_id: 7,
+        sges: &inbox.sge(0, 100),
+    })
+    .unwrap();
+    let send = SendRequest {
+        wr_id: 1,
+        op: SendOp::SendImm(0xabcd),
+        payload: Payload::Inline(b"a message"),
+        signaled: true,
+        fence: false,
+        solicited: false,
+    };
+    a.qp.post_send(&send).unwrap();
+    let got = b.success();
+    assert_eq!((got.wr_id, got.byte_len, got.imm), (7, 9, Some(0xabcd)));
+    assert_eq!(&inbox.memory.to_vec()[..9], b"a message");
+    assert_eq!(a.success().wr_id, 1);
+
+    b.qp.post_receive(&RecvRequest {
+        wr_id: 8,
+        sges: &[],
+    })
+    .unwrap();
+    pair.connection.client_id.disconnect().unwrap();
+    assert!(matches!(
+        pair.server.event().kind,
+        CmEventKind::Disconnected
+    ));
+    assert!(matches!(
+        pair.client.event().kind,
+        CmEventKind::Disconnected
+    ));
+    assert_eq!(a.qp.state(), QpState::Error);
+    pair.connection.server_id.disconnect().unwrap();
+    let flushed = b.poll();
+    assert_eq!((flushed.wr_id, flushed.status), (8, Status::WrFlush));
+    assert!(matches!(
+        pair.client.event().kind,
+        CmEventKind::TimewaitExit
+    ));
+    assert!(matches!(
+        pair.server.event().kind,
+        CmEventKind::TimewaitExit
+    ));
+    assert_eq!(pair.server.endpoint.counters().connections, 0);
+    assert_eq!(pair.server.endpoint.counters().bad_icrc, 0);
+}
+
+#[test]
+fn refused_with_reason_and_data() {
+    let dir = TempDir::new();
+    let (client, server) = (Node::new(dir.config()), Node::new(dir.config()));
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = server.listen(dst, 16);
+    let side = client.queue_pair();
+    let id = client.resolved(dst);
+    assert_eq!(id.peer_addr(), Some(dst));
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    let (request, _) = server.request();
+    assert_eq!(request.peer_addr(), id.local_addr());
+    request.reject(b"no room").unwrap();
+    match client.event().kind {
+        CmEventKind::Rejected {
+            reason,
+            private_data,
+        } => {
+            assert_eq!(reason, RejReason::CONSUMER_DEFINED);
+            assert_eq!(
+                (private_data.len(), &private_data[..8]),
+                (148, &b"no room\0"[..])
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    // Nobody listens on another port of that address.
+    let other = client.resolved(SocketAddr::new(dst.ip(), 7472));
+    other
+        .connect(&client.queue_pair().qp, &ConnParams::default())
+        .unwrap();
+    match client.event().kind {
+        CmEventKind::Rejected { reason, .. } => assert_eq!(reason, RejReason::INVALID_SERVICE_ID),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn requests_that_nobody_read_are_refused_when_the_listener_goes() {
+    let dir = TempDir::new();
+    let (client, server) = (Node::new(dir.config()), Node::new(dir.config()));
+    let dst = SocketAddr::new(address(), 7471);
+    let listener = server.listen(dst, 16);
+    let side = client.queue_pair();
+    let id = client.resolved(dst);
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    while server.endpoint.counters().connections == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(listener);
+    match client.event().kind {
+        CmEventKind::Rejected { reason, .. } => assert_eq!(reason, RejReason::CONSUMER_DEFINED),
+        other => panic!("{other:?}"),
+    }
+    assert!(server.events.next().is_none());
+    assert_eq!(server.endpoint.counters().connections, 0);
+}
+
+#[test]
+fn the_backlog_refuses_what_is_too_much() {
+    let dir = TempDir::new();
+    let (client, server) = (Node::new(dir.config()), Node::new(dir.config()));
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = server.listen(dst, 2);
+    let attempts: Vec<_> = (0..5)
+        .map(|_| (client.resolved(dst), client.queue_pair()))
+        .collect();
+    for (id, side) in &attempts {
+        id.connect(&side.qp, &ConnParams::default()).unwrap();
+    }
+    for _ in 0..3 {
+        match client.event().kind {
+            CmEventKind::Rejected { reason, .. } => assert_eq!(reason, RejReason::NO_RESOURCES),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(server.endpoint.counters().cm.backlog_full, 3);
+    drop(attempts);
+}
+
+#[test]
+fn a_vanished_server_is_unreachable() {
+    let dir = TempDir::new();
+    let quick = cm::Config {
+        retry_first: Duration::from_millis(10),
+        retries: 3,
+        ..cm::Config::default()
+    };
+    let client = Node::new(Config {
+        cm: quick,
+        ..dir.config()
+    });
+    // A socket that never answers.
+    let dst = SocketAddr::new(address(), 4791);
+    let _mute = std::net::UdpSocket::bind(dst).unwrap();
+    let id = client.resolved(SocketAddr::new(dst.ip(), 7471));
+    let side = client.queue_pair();
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    match client.event().kind {
+        CmEventKind::Unreachable(errno) => assert_eq!(errno, 110),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_dead_peer_is_noticed_on_an_idle_connection() {
+    let dir = TempDir::new();
+    let config = Config {
+        keepalive: Some(Duration::from_millis(100)),
+        ..dir.config()
+    };
+    let (client, server) = (Node::new(config), Node::new(dir.config()));
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = server.listen(dst, 2);
+    let side = client.queue_pair();
+    let id = client.resolved(dst);
+    id.set_ack_timeout(16).unwrap();
+    id.connect(
+        &side.qp,
+        &ConnParams {
+            retry_count: 2,
+            ..ConnParams::default()
+        },
+    )
+    .unwrap();
+    let (request, _) = server.request();
+    let other = server.queue_pair();
+    request.accept(&other.qp, &ConnParams::default()).unwrap();
+    assert!(matches!(
+        client.event().kind,
+        CmEventKind::Established { .. }
+    ));
+    // Signs of life keep an idle connection.
+    assert!(client.event_within(Duration::from_secs(1)).is_none());
+    assert_eq!(side.qp.state(), QpState::Rts);
+    // A queue pair that is gone answers nothing, as if its host had died.
+    drop(other);
+    assert!(matches!(client.event().kind, CmEventKind::Disconnected));
+    assert_eq!(side.qp.state(), QpState::Error);
+}
+
+#[test]
+fn wrong_calls_are_refused() {
+    let dir = TempDir::new();
+    let node = Node::new(dir.config());
+    let id = node.endpoint.create_id(&node.events);
+    let errno = |result: std::io::Result<()>| result.unwrap_err().raw_os_error();
+    let invalid = Some(22);
+    assert_eq!(errno(id.resolve_route(Duration::ZERO)), invalid);
+    assert_eq!(
+        errno(id.connect(&node.queue_pair().qp, &ConnParams::default())),
+        invalid
+    );
+    assert_eq!(
+        errno(id.accept(&node.queue_pair().qp, &ConnParams::default())),
+        invalid
+    );
+    assert_eq!(errno(id.reject(&[])), invalid);
+    assert_eq!(errno(id.disconnect()), invalid);
+    assert_eq!(errno(id.set_ack_timeout(0)), invalid);
+    let foreign = "192.0.2.1:1".parse().unwrap();
+    assert_eq!(errno(id.bind(foreign)), Some(99), "EADDRNOTAVAIL");
+    let here = SocketAddr::new(address(), 7471);
+    id.bind(here).unwrap();
+    assert_eq!(errno(id.bind(here)), invalid);
+    let other = node.endpoint.create_id(&node.events);
+    assert_eq!(errno(other.bind(here)), Some(98), "EADDRINUSE");
+    assert_eq!(errno(other.listen(1)), Some(19), "ENODEV: no addresses");
+    let third = node.resolved(here);
+    let long = ConnParams {
+        private_data: &[0; 57],
+        ..ConnParams::default()
+    };
+    assert_eq!(errno(third.connect(&node.queue_pair().qp, &long)), invalid);
+}
+
+#[test]
+fn one_endpoint_talks_to_itself() {
+    let dir = TempDir::new();
+    let node = Node::new(dir.config());
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = node.listen(dst, 2);
+    let side = node.queue_pair();
+    let id = node.resolved(dst);
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    let (request, _) = node.request();
+    let other = node.queue_pair();
+    request.accept(&other.qp, &ConnParams::default()).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(node.event().kind, CmEventKind::Established { .. }));
+    }
+    other
+        .qp
+        .post_receive(&RecvRequest {
+            wr_id: 1,
+            sges: &[],
+        })
+        .unwrap();
+    let send = SendRequest {
+        wr_id: 2,
+        op: SendOp::Send,
+        payload: Payload::Inline(&[]),
+        signaled: true,
+        fence: false,
+        solicited: false,
+    };
+    side.qp.post_send(&send).unwrap();
+    assert_eq!(other.success().wr_id, 1);
+    assert_eq!(side.success().wr_id, 2);
+}
+
+#[test]
+fn objects_may_go_in_any_order_and_nothing_stays() {
+    let pair = Pair::new();
+    let server = pair.server.endpoint.clone();
+    let Pair {
+        connection,
+        client,
+        server: node,
+        listener,
+        dir,
+    } = pair;
+    drop(node);
+    drop(connection.server.channel);
+    drop(connection.server.cq);
+    drop(connection.server.qp);
+    drop(listener);
+    drop(client);
+    drop(connection.server_id);
+    drop(connection.client);
+    assert_eq!(server.counters().queue_pairs, 0);
+    drop(connection.client_id);
+    drop(dir);
+    let end = std::time::Instant::now() + crate::util::PATIENCE;
+    while server.counters().connections > 0 {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_thread_ends_with_the_last_handle() {
+    let dir = TempDir::new();
+    let threads = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        tasks
+            .filter_map(|task| name(task).ok())
+            .filter(|name| name.trim() == "soft-roce-one")
+            .count()
+    };
+    let endpoint = Endpoint::new(dir.config()).unwrap();
+    let channel = endpoint.event_channel().unwrap();
+    drop(endpoint);
+    drop(channel);
+    assert_eq!(threads(), 0);
+}
+
+#[test]
+fn many_connections_at_once() {
+    let dir = TempDir::new();
+    let (client, server) = (Node::new(dir.config()), Node::new(dir.config()));
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = server.listen(dst, 16);
+    let connections: Vec<_> = (0..50).map(|_| connect(&client, &server, dst)).collect();
+    assert_eq!(server.endpoint.counters().connections, 50);
+    drop(connections);
+    assert_eq!(server.endpoint.counters().queue_pairs, 0);
+}
