@@ -250,7 +250,8 @@ impl CmId {
     ///
     /// # Errors
     /// `EINVAL`: sizes past the device's limits, objects of another device, or the id has a queue
-    /// pair, or no device yet. `ENOMEM`.
+    /// pair, or no device yet; also, on the id of a request, when the peer has given up
+    /// meanwhile. `ENOMEM`.
     pub fn create_qp(
         &self,
         pd: &ProtectionDomain,

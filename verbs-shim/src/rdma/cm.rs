@@ -543,47 +543,34 @@ impl backend::CmId for RdmaCmId {
 }
 
 impl RdmaCmId {
-    /// Makes the queue pair with `inline` bytes, or with less if the device cannot have that many
-    /// together with the other sizes.
-    fn make_qp(
-        &self,
-        parts: &Parts,
-        caps: QpCaps,
-        mut inline: u32,
-    ) -> Result<(NonNull<ibv_qp>, u32)> {
+    /// Makes the queue pair; with the inline size that was granted.
+    fn make_qp(&self, parts: &Parts, caps: QpCaps, inline: u32) -> Result<(NonNull<ibv_qp>, u32)> {
         const CALL: &str = "rdma_create_qp";
-        loop {
-            let mut init = ibv_qp_init_attr {
-                qp_context: std::ptr::null_mut(),
-                send_cq: parts.send_cq.as_ptr(),
-                recv_cq: parts.recv_cq.as_ptr(),
-                srq: parts
-                    .srq
-                    .as_ref()
-                    .map_or(std::ptr::null_mut(), |srq| srq.as_ptr()),
-                cap: ibv_qp_cap {
-                    max_send_wr: caps.send_wr,
-                    max_recv_wr: caps.recv_wr,
-                    max_send_sge: caps.sge,
-                    max_recv_sge: 1,
-                    max_inline_data: inline,
-                },
-                qp_type: IBV_QPT_RC,
-                sq_sig_all: 0,
-            };
-            let create = self.api.rdma_create_qp;
-            // SAFETY: the id, the domain and the queues live and are of one context.
-            let ret = unsafe { create(self.ptr(), parts.pd.as_ptr(), &raw mut init) };
-            match check_rdma(CALL, ret) {
-                Ok(()) => {
-                    // SAFETY: the id lives; the call's lock is held.
-                    let qp = check_ptr(CALL, unsafe { (*self.ptr()).qp })?;
-                    return Ok((qp, init.cap.max_inline_data));
-                }
-                Err(error) if error.errno() == libc::EINVAL && inline > 0 => inline /= 2,
-                Err(error) => return Err(error),
-            }
-        }
+        let mut init = ibv_qp_init_attr {
+            qp_context: std::ptr::null_mut(),
+            send_cq: parts.send_cq.as_ptr(),
+            recv_cq: parts.recv_cq.as_ptr(),
+            srq: parts
+                .srq
+                .as_ref()
+                .map_or(std::ptr::null_mut(), |srq| srq.as_ptr()),
+            cap: ibv_qp_cap {
+                max_send_wr: caps.send_wr,
+                max_recv_wr: caps.recv_wr,
+                max_send_sge: caps.sge,
+                max_recv_sge: 1,
+                max_inline_data: inline,
+            },
+            qp_type: IBV_QPT_RC,
+            sq_sig_all: 0,
+        };
+        let create = self.api.rdma_create_qp;
+        // SAFETY: the id, the domain and the queues live and are of one context.
+        let ret = unsafe { create(self.ptr(), parts.pd.as_ptr(), &raw mut init) };
+        check_rdma(CALL, ret)?;
+        // SAFETY: the id lives; the call's lock is held.
+        let qp = check_ptr(CALL, unsafe { (*self.ptr()).qp })?;
+        Ok((qp, init.cap.max_inline_data))
     }
 }
 

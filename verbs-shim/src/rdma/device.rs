@@ -20,6 +20,7 @@ use crate::address;
 use crate::backend::{self, same_fabric};
 use crate::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
+use crate::work::MAX_PIECES;
 
 /// A context of librdmacm's.
 pub(super) struct RdmaDevice {
@@ -157,7 +158,8 @@ impl RdmaDevice {
                 cap: ibv_qp_cap {
                     max_send_wr: 1,
                     max_recv_wr: 1,
-                    max_send_sge: 1,
+                    // As large as this crate's queue pairs get: the two share room on some devices.
+                    max_send_sge: MAX_PIECES as u32,
                     max_recv_sge: 1,
                     max_inline_data: wish,
                 },
