@@ -30,12 +30,27 @@ stage_build() {
         result_failed "build" "cargo test ${without_witnesses[*]} --no-run"
         return 1
     fi
-    grep -v '^san-tests	' "$results/programs" >"$results/native.list" || true
-    grep '^san-tests	' "$results/programs" >"$results/guest.list" || true
+    local package option folder program source list
+    : >"$results/native.list"
+    : >"$results/guest.list"
+    while IFS=$'\t' read -r package option folder program source; do
+        list=native
+        needs_fabric "$package" "$option" "$source" && list=guest
+        printf '%s\t%s\t%s\t%s\n' "$package" "$option" "$folder" "$program" >>"$results/$list.list"
+    done <"$results/programs"
+}
+
+# needs_fabric PACKAGE OPTION SOURCE: san-tests, and the tests/ of other packages that ask for the fabric's addresses.
+needs_fabric() {
+    case $1:$2 in
+        san-tests:*) ;;
+        *:"--test "*) grep -rqs 'SAN_TEST_ADDR' "${3%/*}" ;;
+        *) return 1 ;;
+    esac
 }
 
 # test_programs CARGO-ARGUMENT...: builds test programs and prints them, tab separated: package, cargo's option that
-# selects it, the package's folder, the program.
+# selects it, the package's folder, the program, its source.
 test_programs() {
     cargo test -q --no-run --message-format=json-render-diagnostics "$@" >"$results/cargo.json" || return 1
     cargo metadata -q --format-version 1 --no-deps >"$results/metadata.json" || return 1
@@ -45,7 +60,7 @@ test_programs() {
         | [ $names[.manifest_path],
             if .target.kind[0] == "lib" then "--lib" else "--\(.target.kind[0]) \(.target.name)" end,
             (.manifest_path | sub("/Cargo.toml$"; "")),
-            .executable ] | @tsv' "$results/cargo.json"
+            .executable, .target.src_path ] | @tsv' "$results/cargo.json"
 }
 
 stage_native() {
@@ -68,7 +83,7 @@ stage_witnesses() {
     fi
     export LIBCLANG_PATH=$why
     if test_programs -p san-witnesses >"$results/witnesses"; then
-        cat "$results/witnesses" >>"$results/guest.list"
+        cut -f 1-4 "$results/witnesses" >>"$results/guest.list"
     else
         result_failed "build of the witnesses" "LIBCLANG_PATH=$LIBCLANG_PATH cargo test -p san-witnesses --no-run"
         return 0
