@@ -26,6 +26,8 @@ mod responder;
 mod sack;
 mod srq;
 mod state;
+#[cfg(test)]
+mod testkit;
 mod wr;
 
 pub use self::core::Counters;

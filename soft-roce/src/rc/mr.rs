@@ -46,6 +46,12 @@ impl Access {
         self.0 & other.0 == other.0
     }
 
+    /// Both together, where `|` cannot be used.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     fn is_remote(self) -> bool {
         self.0 & (Self::REMOTE_READ.0 | Self::REMOTE_WRITE.0) != 0
     }
@@ -55,7 +61,7 @@ impl BitOr for Access {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        self.plus(other)
     }
 }
 

@@ -285,7 +285,12 @@ impl QueuePair {
                     match self.settle(result) {
                         Some(Sent::One) => sent += 1,
                         Some(Sent::Full) => return Transmitted::Blocked,
-                        Some(Sent::Nothing) | None => break,
+                        Some(Sent::Nothing) => break,
+                        // It broke; the peer is to hear of it.
+                        None => {
+                            sent += 1;
+                            break;
+                        }
                     }
                 }
             }
