@@ -173,10 +173,10 @@ fn broken_rules() {
     const KEY: u32 = 0xdead;
     let cases: [Case; 16] = [
         ("middle first", InvalidRequest, |r| {
-            r.request(SendMiddle, 0, &FULL)
+            r.request(SendMiddle, 0, &FULL);
         }),
         ("last first", InvalidRequest, |r| {
-            r.request(WriteLast, 0, b"x")
+            r.request(WriteLast, 0, b"x");
         }),
         ("first after first", InvalidRequest, |r| {
             r.request(SendFirst, 0, &FULL);
@@ -191,17 +191,17 @@ fn broken_rules() {
             r.rdma(ReadRequest, 1, (0, 1), &[]);
         }),
         ("short first", InvalidRequest, |r| {
-            r.request(SendFirst, 0, b"four")
+            r.request(SendFirst, 0, b"four");
         }),
         ("long only", InvalidRequest, |r| {
-            r.request(SendOnly, 0, &[0; MTU + 4])
+            r.request(SendOnly, 0, &[0; MTU + 4]);
         }),
         ("empty last", InvalidRequest, |r| {
             r.request(SendFirst, 0, &FULL);
             r.request(SendLast, 1, &[]);
         }),
         ("more than the length", InvalidRequest, |r| {
-            r.rdma(WriteOnly, 0, (0, 3), b"four")
+            r.rdma(WriteOnly, 0, (0, 3), b"four");
         }),
         ("less than the length", InvalidRequest, |r| {
             r.rdma(WriteFirst, 0, (0, MTU as u32 + 8), &FULL);
@@ -225,7 +225,7 @@ fn broken_rules() {
             r.take(&packet);
         }),
         ("past the end", RemoteAccess, |r| {
-            r.rdma(ReadRequest, 0, (LEN as u64 - 1, 2), &[])
+            r.rdma(ReadRequest, 0, (LEN as u64 - 1, 2), &[]);
         }),
         ("window of nobody", RemoteAccess, |r| {
             let mut packet = request(SendOnlyInvalidate, 0, b"");
