@@ -7,6 +7,18 @@ use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use verbs_shim::Fabric;
+
+/// The fabric under test.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn fabric() -> Fabric {
+    Fabric::rdma()
+        .unwrap_or_else(|error| panic!("no RDMA ({error}): run these tests with ci/rxe or ci/test"))
+}
+
 /// Address of the first NIC.
 ///
 /// # Panics

@@ -1,0 +1,275 @@
+//! The backlog: who gets a place, who is refused, and when a place is free again (duty 80).
+
+use std::time::{Duration, Instant};
+
+use san_provider::wire::{Features, Hello, HelloKind, Refusal, RefusalReason};
+use san_provider::{AcceptError, ConnectFailure, Decision, Rejection, WsaCode};
+use san_tests::census::{self, Census};
+use san_tests::san::{Connector, San};
+use san_tests::stranger::{Answer, Flood};
+use san_tests::time::{STEP, bounded, eventually, within};
+use verbs_shim::RejectReason;
+
+#[test]
+fn wsd_080_refused_past_the_backlog() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(4);
+        let connectors: Vec<Connector> = (0..10).map(|_| san.connect(listener.addr)).collect();
+        san.wait_requests(10);
+        let mut failures = Vec::new();
+        eventually("six of ten are refused", STEP, || {
+            failures.extend(connectors.iter().filter_map(Connector::ended));
+            failures.len() >= 6
+        });
+        for ended in &failures {
+            let error = ended.as_ref().expect_err("nobody has accepted");
+            assert_eq!(error.code(), WsaCode::ConnRefused, "{error}");
+            assert_eq!(error.errno(), 111, "ECONNREFUSED");
+            assert_eq!(error.failure(), ConnectFailure::BacklogFull { backlog: 4 });
+            assert!(!error.may_try_tcp(), "TCP would find the same listener");
+        }
+        let counters = san.counters();
+        assert_eq!(
+            (counters.queued, counters.refused_backlog),
+            (4, 6),
+            "{counters:?}"
+        );
+        let accepted: Vec<_> = (0..4).map(|_| listener.accept()).collect();
+        eventually("the four with a place are connected", STEP, || {
+            failures.extend(connectors.iter().filter_map(Connector::ended));
+            failures.len() >= 10
+        });
+        assert_eq!(
+            failures.iter().filter(|ended| ended.is_ok()).count(),
+            accepted.len()
+        );
+        assert!(matches!(
+            listener.socket.accept(|_| Decision::Accept),
+            Err(AcceptError::WouldBlock)
+        ));
+    });
+}
+
+#[test]
+fn wsd_080_the_refusal_comes_at_once() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let _first = san.connect(listener.addr);
+        listener.wait_event();
+        let start = Instant::now();
+        let error = san.connect(listener.addr).failure();
+        let took = start.elapsed();
+        assert_eq!(error.code(), WsaCode::ConnRefused, "{error}");
+        // A request that is dropped is repeated by the peer's CM after some 6 s: this one was answered.
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        assert_eq!(san.counters().requests, 2);
+    });
+}
+
+#[test]
+fn wsd_080_the_refused_signal_no_event() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let _first = san.connect(listener.addr);
+        listener.wait_event();
+        assert!(
+            listener
+                .socket
+                .enum_network_events(Some(&listener.event))
+                .expect("the record")
+                .accept
+        );
+        let signalled = san.counters().events_signalled;
+        for _ in 0..3 {
+            let connector = san.connect(listener.addr);
+            assert_eq!(connector.failure().code(), WsaCode::ConnRefused);
+        }
+        assert!(!listener.event.is_set(), "the refused have set the event");
+        assert!(
+            !listener
+                .socket
+                .enum_network_events(None)
+                .expect("the record")
+                .accept
+        );
+        // Three for FD_CONNECT of the refused themselves.
+        assert_eq!(san.counters().events_signalled, signalled + 3);
+    });
+}
+
+#[test]
+fn wsd_080_each_answer_gives_the_place_back() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let answers = [
+            Decision::Accept,
+            Decision::Reject(Rejection::Unwanted),
+            Decision::Accept,
+        ];
+        for (round, answer) in (1..).zip(answers) {
+            let connector = san.connect(listener.addr);
+            listener.wait_event();
+            assert_eq!(san.counters().queued, round);
+            let refused = san.connect(listener.addr).failure();
+            assert_eq!(
+                refused.failure(),
+                ConnectFailure::BacklogFull { backlog: 1 },
+                "round {round}"
+            );
+            let accepted = listener.answer(answer);
+            assert_eq!(accepted.is_ok(), answer == Decision::Accept);
+            assert_eq!(connector.result().is_ok(), answer == Decision::Accept);
+        }
+    });
+}
+
+#[test]
+fn wsd_080_a_place_is_held_until_accept_has_answered() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let connector = san.connect(listener.addr);
+        listener.wait_event();
+        let accepted = listener.socket.accept(|_| {
+            // Taken out of the queue, but not answered.
+            let refused = san.connect(listener.addr).failure();
+            assert_eq!(
+                refused.failure(),
+                ConnectFailure::BacklogFull { backlog: 1 }
+            );
+            Decision::Accept
+        });
+        accepted.expect("the first request");
+        connector.result().expect("accepted");
+    });
+}
+
+#[test]
+fn wsd_080_a_deferred_request_keeps_its_place() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let connector = san.connect(listener.addr);
+        assert!(matches!(
+            listener.answer(Decision::Defer),
+            Err(AcceptError::Deferred)
+        ));
+        let refused = san.connect(listener.addr).failure();
+        assert_eq!(
+            refused.failure(),
+            ConnectFailure::BacklogFull { backlog: 1 }
+        );
+        let _accepted = listener.accept();
+        connector.result().expect("accepted in the end");
+    });
+}
+
+#[test]
+fn wsd_080_a_peer_that_gives_up_leaves_its_place() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let first = san.connect(listener.addr);
+        listener.wait_event();
+        first.socket.close().expect("the first gives up");
+        san.wait_for("withdrawn", 1, |counters| counters.withdrawn);
+        let second = san.connect(listener.addr);
+        let accepted = listener.accept();
+        second.result().expect("accepted");
+        assert_eq!(accepted.peer, second.socket.local_addr().expect("open"));
+    });
+}
+
+#[test]
+fn wsd_080_backlogs_of_two_listeners_are_their_own() {
+    bounded(|| {
+        let san = San::start();
+        let (full, free) = (san.listen_a(1), san.listen_a(2));
+        let _waiting = [san.connect(full.addr), san.connect(free.addr)];
+        san.wait_requests(2);
+        assert_eq!(
+            san.connect(full.addr).failure().code(),
+            WsaCode::ConnRefused
+        );
+        let second = san.connect(free.addr);
+        san.wait_requests(4);
+        let _accepted = [free.accept(), free.accept()];
+        second.result().expect("a place at the other listener");
+    });
+}
+
+#[test]
+fn wsd_080_a_flood_of_2000_leaves_nothing_behind() {
+    const REQUESTS: usize = 2000;
+    within(Duration::from_secs(240), || {
+        let san = San::start();
+        let listener = san.listen_a(16);
+        // What libraries and allocators keep is there after a first, smaller flood.
+        flood(&san, &listener, 200);
+        let before = Census::take();
+        let memory = census::resident_bytes();
+        flood(&san, &listener, REQUESTS);
+        before.assert_back();
+        let grown = census::resident_bytes().saturating_sub(memory);
+        // 2,000 ids of the flooding side itself were there meanwhile; per request it is next to nothing.
+        assert!(grown < 2 << 20, "{grown} bytes more than before");
+
+        let connector = san.connect(listener.addr);
+        let _accepted = listener.accept();
+        connector.result().expect("it serves as before");
+    });
+}
+
+/// Sends so many requests to a backlog of 16 and checks every answer; the 16 that wait give up.
+fn flood(san: &San, listener: &san_tests::san::Listener, count: usize) {
+    let before = san.counters();
+    let flood = Flood::send(
+        listener.addr,
+        count,
+        &request(),
+        count - 16,
+        Duration::from_secs(200),
+    );
+    assert_eq!(flood.sent(), count);
+    for answer in &flood.answers {
+        let Answer::Rejected(RejectReason::ConsumerDefined, data) = answer else {
+            panic!("{answer:?}")
+        };
+        let refusal = Refusal::parse(data).expect("a refusal of ours");
+        assert_eq!(
+            (refusal.reason, refusal.backlog),
+            (RefusalReason::BacklogFull, 16)
+        );
+    }
+    let counters = san.counters();
+    assert_eq!(
+        counters.refused_backlog - before.refused_backlog,
+        count as u64 - 16,
+        "{counters:?}"
+    );
+    assert_eq!(counters.queued - before.queued, 16);
+    drop(flood);
+    san.wait_for("withdrawn", before.withdrawn + 16, |counters| {
+        counters.withdrawn
+    });
+    assert!(matches!(
+        listener.socket.accept(|_| Decision::Accept),
+        Err(AcceptError::WouldBlock)
+    ));
+}
+
+fn request() -> [u8; Hello::LENGTH] {
+    let hello = Hello {
+        features: Features::default(),
+        credits: 2,
+        max_message_size: 4096,
+        max_rdma_size: 0,
+        session_id: 0,
+        secret: [0; 16],
+    };
+    hello.emit(HelloKind::Request)
+}

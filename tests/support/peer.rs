@@ -1,0 +1,96 @@
+//! A process of its own for tests that kill one: it listens or connects through a provider.
+//!
+//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `startup`. It says each step
+//! on its output, reads commands from its input, and ends when that ends.
+#![forbid(unsafe_code)]
+
+use std::io::BufRead;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use san_provider::{NoUpcalls, ProviderConfig, SpiVersion};
+use san_tests::san::{self, San};
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["startup"] => startup(),
+        ["listen", addr, backlog] => listen(address(addr), backlog.parse().expect("a backlog")),
+        ["connect", addr, count] => connect(address(addr), count.parse().expect("a count")),
+        ["talk", addr] => talk(address(addr)),
+        _ => panic!("unknown arguments {args:?}"),
+    }
+}
+
+/// Says how startup went.
+fn startup() {
+    let provider = San::stopped(ProviderConfig::default());
+    match provider.startup(SpiVersion::CURRENT, false, Arc::new(NoUpcalls)) {
+        Ok(_) => println!("started"),
+        Err(error) => println!("failed {} {error}", error.code().name()),
+    }
+}
+
+/// Listens; accepts when told `accept`, waits for N requests when told `requests N`.
+fn listen(addr: SocketAddr, backlog: u32) {
+    let san = San::start();
+    let listener = san.listen(addr, backlog);
+    println!("listening");
+    let mut accepted = Vec::new();
+    for line in commands() {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["accept"] => {
+                accepted.push(listener.accept());
+                println!("accepted");
+            }
+            ["requests", count] => {
+                san.wait_requests(count.parse().expect("a count"));
+                println!("seen");
+            }
+            _ => panic!("unknown command {line}"),
+        }
+    }
+}
+
+/// Starts so many connects; tells how they ended when told `results`.
+fn connect(addr: SocketAddr, count: usize) {
+    let san = San::start();
+    let connectors: Vec<_> = (0..count).map(|_| san.connect(addr)).collect();
+    println!("connecting");
+    for line in commands() {
+        assert_eq!(line, "results");
+        for connector in &connectors {
+            match connector.result() {
+                Ok(()) => println!("result connected"),
+                Err(error) => println!("result {}", error.code().name()),
+            }
+        }
+    }
+}
+
+/// Connects, and sends what it receives back.
+fn talk(addr: SocketAddr) {
+    let san = San::start();
+    let connector = san.connect(addr);
+    connector.result().expect("an accepted connect");
+    println!("connected");
+    for line in commands() {
+        assert_eq!(line, "echo");
+        let message = san::receive(&connector.socket);
+        san::send(&connector.socket, &message);
+        println!("echoed");
+    }
+}
+
+fn commands() -> impl Iterator<Item = String> {
+    std::io::stdin()
+        .lock()
+        .lines()
+        .map(|line| line.expect("a line"))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text} is not an address and port"))
+}
