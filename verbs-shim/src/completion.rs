@@ -4,7 +4,7 @@
 //! asks for notification, **polls again**, and only then sleeps.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,9 +64,16 @@ pub struct CompletionQueue {
 struct CqShared {
     backend: Arc<dyn backend::CompletionQueue>,
     serial: u64,
-    /// Queue pairs that were destroyed with work outstanding: their completions may still lie in
-    /// this queue when the device gives their number to another.
-    graves: Mutex<HashSet<(u32, Life)>>,
+    /// Counts the queue pairs that were made on this queue: a completion that was polled before a
+    /// queue pair was made is not that queue pair's.
+    births: AtomicU64,
+    /// Counts the graves that were dug.
+    burials: AtomicU64,
+    /// How many of them have been cleared.
+    cleared: AtomicU64,
+    /// Queue pairs that were destroyed with work outstanding, with the number of the grave: their
+    /// completions may still lie in this queue when the device gives their number to another.
+    graves: Mutex<HashMap<(u32, Life), u64>>,
 }
 
 impl CompletionQueue {
@@ -76,7 +83,10 @@ impl CompletionQueue {
             shared: Arc::new(CqShared {
                 backend,
                 serial: NEXT.fetch_add(1, Ordering::Relaxed),
-                graves: Mutex::new(HashSet::new()),
+                births: AtomicU64::new(0),
+                burials: AtomicU64::new(0),
+                cleared: AtomicU64::new(0),
+                graves: Mutex::new(HashMap::new()),
             }),
         }
     }
@@ -87,9 +97,21 @@ impl CompletionQueue {
     /// # Errors
     /// When the queue is broken (it overflowed, or the device is gone).
     pub fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
+        let cq = &*self.shared;
+        let dug = cq.burials.load(Ordering::Acquire);
         batch.entries.clear();
-        batch.cq = self.shared.serial;
-        self.shared.backend.poll(batch)
+        batch.cq = cq.serial;
+        let polled = cq.backend.poll(batch);
+        // After polling: whose completion it is had been made before.
+        let births = cq.births.load(Ordering::Acquire);
+        for completion in &mut batch.entries {
+            completion.births = births;
+        }
+        // What lay in the queue when those graves were dug has come out by now.
+        if batch.room() > 0 && dug > cq.cleared.load(Ordering::Acquire) {
+            self.clear_graves(dug);
+        }
+        polled
     }
 
     /// Announces the next completion on the channel, once. Poll again after this call before
@@ -124,15 +146,29 @@ impl CompletionQueue {
         self.shared.serial
     }
 
+    /// Notes that a queue pair is made on this queue: of completions it takes those only that
+    /// count as many births or more.
+    pub(crate) fn birth(&self) -> u64 {
+        self.shared.births.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
     pub(crate) fn bury(&self, qp_num: u32, life: Life) {
-        self.graves().insert((qp_num, life));
+        let mut graves = self.graves();
+        let number = self.shared.burials.fetch_add(1, Ordering::AcqRel);
+        graves.insert((qp_num, life), number);
     }
 
     pub(crate) fn has_grave(&self, qp_num: u32, life: Life) -> bool {
-        self.graves().contains(&(qp_num, life))
+        self.graves().contains_key(&(qp_num, life))
     }
 
-    fn graves(&self) -> std::sync::MutexGuard<'_, HashSet<(u32, Life)>> {
+    fn clear_graves(&self, dug: u64) {
+        let mut graves = self.graves();
+        graves.retain(|_, &mut number| number >= dug);
+        self.shared.cleared.fetch_max(dug, Ordering::AcqRel);
+    }
+
+    fn graves(&self) -> std::sync::MutexGuard<'_, HashMap<(u32, Life), u64>> {
         self.shared
             .graves
             .lock()
@@ -198,6 +234,7 @@ impl CompletionBatch {
         let _ = self.entries.try_push(Completion {
             raw,
             cq: self.cq,
+            births: 0,
             claimed: Cell::new(false),
         });
     }
@@ -216,6 +253,7 @@ impl<'a> IntoIterator for &'a CompletionBatch {
 pub struct Completion {
     raw: RawCompletion,
     cq: u64,
+    births: u64,
     claimed: Cell<bool>,
 }
 
@@ -281,6 +319,10 @@ impl Completion {
 
     pub(crate) fn cq_serial(&self) -> u64 {
         self.cq
+    }
+
+    pub(crate) fn births(&self) -> u64 {
+        self.births
     }
 
     pub(crate) fn is_claimed(&self) -> bool {
@@ -406,5 +448,56 @@ impl fmt::Display for WcStatus {
             Self::Unknown(n) => write!(f, "completion status {n}"),
             known => write!(f, "{known:?} (completion status {})", known.raw()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::bench;
+
+    #[test]
+    fn every_status_keeps_its_number() {
+        for n in (0..100).chain([u32::MAX]) {
+            assert_eq!(WcStatus::from_raw(n).raw(), n);
+        }
+        assert_eq!(WcStatus::from_raw(5), WcStatus::WrFlushed);
+        assert_eq!(WcStatus::from_raw(12), WcStatus::RetryExceeded);
+        assert_eq!(WcStatus::from_raw(22), WcStatus::Unknown(22));
+        assert_eq!(WcStatus::Unknown(99).to_string(), "completion status 99");
+        assert!(WcStatus::Success.is_success() && !WcStatus::General.is_success());
+    }
+
+    #[test]
+    fn graves_last_until_the_queue_is_empty() {
+        let bench = bench();
+        let life = Life::new(7);
+        bench.notes.posted.lock().unwrap().push(0);
+        (0..BATCH).for_each(|_| bench.notes.complete(0, 1, 0));
+        bench.cq.bury(1, life);
+        // A full batch: there may be more.
+        assert_eq!(bench.poll().len(), BATCH);
+        assert!(bench.cq.has_grave(1, life));
+        assert_eq!(bench.poll().len(), 0);
+        assert!(!bench.cq.has_grave(1, life));
+        bench.cq.bury(2, life);
+        assert!(bench.cq.has_grave(2, life));
+        bench.poll();
+        assert!(bench.cq.graves().is_empty());
+    }
+
+    #[test]
+    fn a_poll_replaces_what_the_batch_held() {
+        let bench = bench();
+        bench.notes.posted.lock().unwrap().push(42 << 32);
+        bench.notes.complete(0, 1, 0);
+        let mut batch = bench.poll();
+        assert_eq!((batch.len(), batch.iter().next().unwrap().token()), (1, 42));
+        assert_eq!(batch.drain().count(), 1);
+        assert!(batch.is_empty());
+        bench.notes.complete(0, 1, 0);
+        bench.cq.poll(&mut batch).unwrap();
+        assert_eq!(bench.cq.poll(&mut batch).unwrap(), 0);
+        assert!(batch.is_empty());
     }
 }

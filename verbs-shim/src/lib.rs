@@ -100,6 +100,8 @@ mod memory;
 mod qp;
 mod rdma;
 mod srq;
+#[cfg(test)]
+mod testing;
 mod work;
 mod wr_id;
 

@@ -411,6 +411,21 @@ fn a_message_longer_than_the_receive_breaks_the_connection() {
     );
 }
 
+/// A key that the peer has not: its NIC must not take the message for a success.
+#[test]
+#[ignore = "needs an RDMA fabric: ci/test runs them in the guest"]
+fn send_with_invalidate_of_an_unknown_key_fails_at_the_peer() {
+    let (client, server) = pair(Shape::default());
+    let op = Operation::SendWithInvalidate(0x00ab_cd00);
+    client
+        .qp
+        .post(SendRequest::inline(1, op, b"withdraw"))
+        .unwrap();
+    let got = server.parts.completion();
+    assert!(got.is_recv() && !got.status().is_success(), "{got:?}");
+    assert_eq!(got.imm(), None);
+}
+
 #[test]
 #[ignore = "needs an RDMA fabric: ci/test runs them in the guest"]
 fn claims_are_checked() {

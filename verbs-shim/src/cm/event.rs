@@ -357,3 +357,29 @@ impl fmt::Display for RejectReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_keeps_its_number() {
+        for n in (-200..200).chain([i32::MIN, i32::MAX]) {
+            assert_eq!(RejectReason::from_raw(n).raw(), n);
+        }
+        assert_eq!(RejectReason::from_raw(8), RejectReason::InvalidServiceId);
+        assert_eq!(RejectReason::from_raw(28), RejectReason::ConsumerDefined);
+        assert_eq!(RejectReason::from_raw(34), RejectReason::Unknown(34));
+        let text = RejectReason::ConsumerDefined.to_string();
+        assert_eq!(text, "ConsumerDefined (reject reason 28)");
+    }
+
+    #[test]
+    fn private_data_is_copied_up_to_what_a_message_holds() {
+        assert!(PrivateData::EMPTY.is_empty());
+        assert_eq!(&*PrivateData::copy(b"abc"), b"abc");
+        assert_eq!(PrivateData::copy(&[7; 300]).len(), 255);
+        assert_eq!(PrivateData::copy(b"abc"), PrivateData::copy(b"abc"));
+        assert_ne!(PrivateData::copy(b"abc"), PrivateData::copy(b"abc\0"));
+    }
+}

@@ -3,7 +3,7 @@
 //! What keeps it sound, besides the order of destruction that the objects' `Arc`s give:
 //! - Contexts belong to librdmacm and stay open for the life of the process ([`device`]).
 //! - A channel's gate is held while an event is read and acknowledged, and by whoever reads or
-//!   writes fields of an id that the library writes while reading events ([`cm`]).
+//!   writes fields of an id that the library writes while reading events ([`channel`]).
 //! - The library modifies a queue pair while it reads certain events, so a queue pair is taken off
 //!   its id under the gate before it is destroyed ([`qp`]).
 //!
@@ -11,10 +11,11 @@
 
 #![allow(unsafe_code)]
 
-mod cm;
+mod channel;
 mod cq;
 mod device;
 pub mod ffi;
+mod id;
 mod memory;
 mod qp;
 mod sockaddr;
@@ -65,6 +66,6 @@ impl backend::Fabric for RdmaFabric {
     }
 
     fn event_channel(&self) -> Result<Arc<dyn backend::EventChannel>> {
-        Ok(Arc::new(cm::RdmaEventChannel::new(self.api)?))
+        Ok(Arc::new(channel::RdmaEventChannel::new(self.api)?))
     }
 }

@@ -5,10 +5,10 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::cm::RdmaCmId;
 use super::cq::RdmaCq;
 use super::ffi::constants::*;
 use super::ffi::types::*;
+use super::id::RdmaCmId;
 use super::memory::{RdmaPd, RdmaSrq};
 use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, WrOp};
 use crate::error::{Result, VerbsError, check_ibv};

@@ -27,11 +27,14 @@ macro_rules! api {
         }
 
         impl Api {
-            fn load() -> Result<Self, OpenError> {
+            fn load(
+                ibverbs: &'static str,
+                rdmacm: &'static str,
+            ) -> Result<Self, OpenError> {
                 // librdmacm needs libibverbs, so its absence is found first where it belongs.
                 let libraries = Libraries {
-                    libibverbs: (LIBIBVERBS, open(LIBIBVERBS)?),
-                    librdmacm: (LIBRDMACM, open(LIBRDMACM)?),
+                    libibverbs: (ibverbs, open(ibverbs)?),
+                    librdmacm: (rdmacm, open(rdmacm)?),
                 };
                 let api = Self {
                     $($($name: {
@@ -108,7 +111,7 @@ pub fn api() -> Result<&'static Api, OpenError> {
     if let Some(api) = *loaded {
         return Ok(api);
     }
-    let api: &'static Api = Box::leak(Box::new(Api::load()?));
+    let api: &'static Api = Box::leak(Box::new(Api::load(LIBIBVERBS, LIBRDMACM)?));
     *loaded = Some(api);
     Ok(api)
 }
@@ -120,4 +123,33 @@ fn open(library: &'static str) -> Result<Library, OpenError> {
         library,
         detail: e.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_is_named() {
+        match Api::load("libnothing-of-the-kind.so.1", LIBRDMACM) {
+            Err(e @ OpenError::LibraryMissing { library, .. }) => {
+                assert_eq!(library, "libnothing-of-the-kind.so.1");
+                assert!(e.to_string().contains("install rdma-core"), "{e}");
+            }
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("loaded"),
+        }
+    }
+
+    #[test]
+    fn a_function_that_is_not_there_is_named() {
+        match Api::load("libc.so.6", "libc.so.6") {
+            Err(e @ OpenError::SymbolMissing { library, symbol }) => {
+                assert_eq!((library, symbol), ("libc.so.6", "ibv_get_device_list"));
+                assert!(e.to_string().contains("rdma-core 17"), "{e}");
+            }
+            Err(e) => panic!("{e}"),
+            Ok(_) => panic!("loaded"),
+        }
+    }
 }

@@ -1,0 +1,255 @@
+//! Queue pairs: reliable connected, made on a CM id.
+//!
+//! A [`PreparedQp`] may post receives; a [`QueuePair`], made of it once the connection is
+//! established, may also send. The buffers of posted work belong to the queue pair until
+//! [`claim`](QueuePair::claim) gives them back; what is never claimed is freed after the queue
+//! pair is destroyed.
+//!
+//! It does not poll, keep credits, or decide what to signal.
+//!
+//! ```compile_fail,E0599
+//! # use verbs_shim::{PreparedQp, SendRequest, Operation};
+//! fn too_early(qp: &PreparedQp) {
+//!     let _ = qp.post(SendRequest::inline(0, Operation::Send, b"hello"));
+//! }
+//! ```
+//!
+//! ```
+//! # use verbs_shim::{PreparedQp, QueuePair, SendRequest, Operation};
+//! fn in_time(qp: PreparedQp) -> QueuePair {
+//!     let qp = qp.established();
+//!     let _ = qp.post(SendRequest::inline(0, Operation::Send, b"hello"));
+//!     qp
+//! }
+//! ```
+//!
+//! A posted buffer is gone, so it cannot be touched while the device owns it:
+//!
+//! ```compile_fail,E0382
+//! # use verbs_shim::{QueuePair, RegisteredBuffer, SendRequest, Operation};
+//! fn reuse(qp: &QueuePair, mut buffer: RegisteredBuffer) {
+//!     let _ = qp.post(SendRequest::piece(0, Operation::Send, buffer));
+//!     buffer.fill(b"too early");
+//! }
+//! ```
+
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+
+use self::shared::QpShared;
+pub(crate) use self::shared::check_recv;
+use crate::backend;
+use crate::completion::{Completion, CompletionQueue};
+use crate::error::{Result, VerbsError};
+use crate::memory::{ProtectionDomain, RegisteredBuffer};
+use crate::srq::SharedReceiveQueue;
+use crate::work::{MAX_PIECES, Piece, Pieces, PostError, RecvPostError, SendRequest};
+use crate::wr_id::MAX_SLOTS;
+
+/// The size of a queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QpCaps {
+    /// Send requests that can be outstanding; at most 65,536.
+    pub send_wr: u32,
+    /// Receives that can be outstanding; at most 65,536. 0 with a shared receive queue.
+    pub recv_wr: u32,
+    /// Pieces of one send request, 1 to [`MAX_PIECES`].
+    pub sge: u32,
+    /// Bytes that a send request can carry inline. As the answer, what was granted: it may be more
+    /// or less than was asked for.
+    pub inline: u32,
+}
+
+impl Default for QpCaps {
+    fn default() -> Self {
+        Self {
+            send_wr: 16,
+            recv_wr: 16,
+            sge: 1,
+            inline: 64,
+        }
+    }
+}
+
+/// What a queue pair is made with; see [`crate::CmId::create_qp`].
+pub(crate) struct Parts<'a> {
+    pub(crate) pd: &'a ProtectionDomain,
+    pub(crate) send_cq: &'a CompletionQueue,
+    pub(crate) recv_cq: &'a CompletionQueue,
+    pub(crate) srq: Option<&'a SharedReceiveQueue>,
+}
+
+/// A queue pair whose connection is not established yet: it may post receives, not send.
+#[derive(Debug)]
+pub struct PreparedQp {
+    shared: QpShared,
+}
+
+/// A queue pair of an established connection. All methods may be called by several threads.
+#[derive(Debug)]
+pub struct QueuePair {
+    shared: QpShared,
+}
+
+/// The memory that a completed request gives back.
+#[derive(Debug, Default)]
+pub struct Claim {
+    /// The pieces of a send request, or the one buffer of a receive, with its length set to what
+    /// came. None for a request with inline bytes.
+    pub pieces: Pieces,
+}
+
+impl Claim {
+    /// The first buffer among the pieces: that of a receive, or of a send of one buffer.
+    #[must_use]
+    pub fn into_buffer(self) -> Option<RegisteredBuffer> {
+        self.pieces.into_iter().find_map(Piece::into_buffer)
+    }
+}
+
+impl PreparedQp {
+    pub(crate) fn new(backend: Arc<dyn backend::QueuePair>, parts: &Parts<'_>) -> Self {
+        Self {
+            shared: QpShared::new(backend, parts),
+        }
+    }
+
+    /// The same queue pair, allowed to send. To be called when [`crate::Event::Established`] came
+    /// for its id: what is posted earlier fails.
+    #[must_use]
+    pub fn established(self) -> QueuePair {
+        QueuePair {
+            shared: self.shared,
+        }
+    }
+}
+
+macro_rules! common {
+    ($($qp:ident),*) => {$(
+        impl $qp {
+            /// Its number on the device.
+            #[must_use]
+            pub fn qp_num(&self) -> u32 {
+                self.shared.qp_num
+            }
+
+            /// What was granted.
+            #[must_use]
+            pub fn caps(&self) -> QpCaps {
+                self.shared.caps
+            }
+
+            /// Posts a receive of the whole buffer.
+            ///
+            /// # Errors
+            /// Gives the buffer back. `ENOMEM`: the queue is full. `EINVAL`: the queue pair takes
+            /// its receives from a shared queue, or the buffer is of another protection domain.
+            #[allow(clippy::result_large_err)]
+            pub fn post_recv(
+                &self,
+                token: u32,
+                buffer: RegisteredBuffer,
+            ) -> std::result::Result<(), RecvPostError> {
+                self.shared.post_recv(token, buffer)
+            }
+
+            /// Takes the memory of a finished request back. Of a request that succeeded, the
+            /// unsignaled ones before it are freed as well.
+            ///
+            /// `None`, and counted: the completion is not of this queue pair (a receive from a
+            /// shared queue is claimed there), or was claimed before.
+            pub fn claim(&self, completion: &Completion) -> Option<Claim> {
+                self.shared.claim(completion)
+            }
+
+            /// How many claims were refused.
+            #[must_use]
+            pub fn unknown_claims(&self) -> u64 {
+                self.shared.unknown.load(Ordering::Relaxed)
+            }
+
+            /// Moves it to the error state: everything posted is flushed, and its completions come
+            /// with [`crate::WcStatus::WrFlushed`]. Receives posted later are never flushed.
+            ///
+            /// # Errors
+            /// When the device refuses.
+            pub fn to_error(&self) -> Result<()> {
+                self.shared.backend.to_error()
+            }
+        }
+    )*};
+}
+
+common!(PreparedQp, QueuePair);
+
+impl QueuePair {
+    /// Posts a request.
+    ///
+    /// # Errors
+    /// Gives the request back with its buffers. `ENOMEM`: the queue is full. `EINVAL`: more inline
+    /// bytes or pieces than were granted, memory of another protection domain, or the target of a
+    /// READ is registered without [`Access::LOCAL_WRITE`], or READ with inline bytes.
+    #[allow(clippy::result_large_err)] // the request travels back as it came, without allocation
+    pub fn post<'a>(&self, request: SendRequest<'a>) -> std::result::Result<(), PostError<'a>> {
+        let mut one = ArrayVec::<_, 1>::new();
+        one.push(request);
+        self.shared.post_chain(&mut one).map_err(|error| PostError {
+            request: one.remove(0),
+            error,
+        })
+    }
+
+    /// Posts requests in order, with one doorbell for up to 16 of them. Those that were posted
+    /// are gone from `requests`.
+    ///
+    /// # Errors
+    /// As [`QueuePair::post`], for the first of those that remain.
+    pub fn post_batch<const N: usize>(
+        &self,
+        requests: &mut ArrayVec<SendRequest<'_>, N>,
+    ) -> Result<()> {
+        while !requests.is_empty() {
+            self.shared.post_chain(requests)?;
+        }
+        Ok(())
+    }
+
+    /// How many requests can be posted now. Slots come back when completions are claimed.
+    #[must_use]
+    pub fn send_room(&self) -> u32 {
+        self.shared.sends().room()
+    }
+}
+
+/// Checks the sizes that are asked for, before the device is.
+pub(crate) fn check_caps(caps: QpCaps, has_srq: bool) -> Result<()> {
+    const CALL: &str = "rdma_create_qp";
+    if caps.send_wr == 0 || caps.send_wr > MAX_SLOTS {
+        return Err(VerbsError::invalid(
+            CALL,
+            format!("send_wr {}, 1 to {MAX_SLOTS}", caps.send_wr),
+        ));
+    }
+    if caps.recv_wr > MAX_SLOTS || (caps.recv_wr > 0) == has_srq {
+        return Err(VerbsError::invalid(
+            CALL,
+            format!(
+                "recv_wr {}, 1 to {MAX_SLOTS}, or 0 with a shared receive queue",
+                caps.recv_wr
+            ),
+        ));
+    }
+    if caps.sge == 0 || caps.sge as usize > MAX_PIECES {
+        return Err(VerbsError::invalid(
+            CALL,
+            format!("sge {}, 1 to {MAX_PIECES}", caps.sge),
+        ));
+    }
+    Ok(())
+}

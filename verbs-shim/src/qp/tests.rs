@@ -1,0 +1,277 @@
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+
+use super::*;
+use crate::completion::WcStatus;
+use crate::memory::{Access, BufferPool};
+use crate::testing::{Bench, bench};
+use crate::work::{Operation, Payload};
+use crate::wr_id::WrId;
+
+const LOC: Access = Access::LOCAL_WRITE;
+
+fn pool(bench: &Bench) -> BufferPool {
+    BufferPool::new(&bench.pd, 16, 8, LOC).unwrap()
+}
+
+fn chain<'a>(pool: &BufferPool, count: u32) -> ArrayVec<SendRequest<'a>, 8> {
+    let buffer = |n: u32| {
+        let mut buffer = pool.take().unwrap();
+        buffer.fill(&[n as u8]);
+        SendRequest::piece(n, Operation::Send, buffer)
+    };
+    (0..count).map(buffer).collect()
+}
+
+#[test]
+fn a_chain_that_fails_half_way_gives_the_rest_back() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None).established();
+    let mut requests = chain(&pool, 4);
+    *bench.notes.fail_post_after.lock().unwrap() = Some(1);
+    let error = qp.post_batch(&mut requests).unwrap_err();
+    assert_eq!(error.errno(), libc::ENOMEM);
+    assert_eq!((requests.len(), qp.send_room()), (3, 3));
+    for (n, request) in requests.iter().enumerate() {
+        let Payload::Pieces(pieces) = &request.payload else {
+            panic!("{request:?}")
+        };
+        let Piece::Buffer(buffer) = &pieces[0] else {
+            panic!("{pieces:?}")
+        };
+        assert_eq!((request.token, buffer[0]), (n as u32 + 1, n as u8 + 1));
+    }
+    *bench.notes.fail_post_after.lock().unwrap() = None;
+    qp.post_batch(&mut requests).unwrap();
+    assert_eq!((requests.len(), qp.send_room()), (0, 0));
+    let order: Vec<u32> = bench
+        .notes
+        .posted
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|&id| WrId::unpack(id).unwrap().token)
+        .collect();
+    assert_eq!(order, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_bad_request_in_a_chain_stops_it_there() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None).established();
+    let mut requests = chain(&pool, 2);
+    requests.push(SendRequest::inline(2, Operation::Send, b"nine byte"));
+    requests.push(SendRequest::inline(3, Operation::Send, b"x"));
+    assert_eq!(
+        qp.post_batch(&mut requests).unwrap_err().errno(),
+        libc::EINVAL
+    );
+    assert_eq!(
+        (requests.len(), requests[0].token, qp.send_room()),
+        (2, 2, 2)
+    );
+    assert_eq!(bench.notes.posted.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_receive_that_is_refused_comes_back() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None);
+    *bench.notes.fail_post_after.lock().unwrap() = Some(0);
+    let back = qp.post_recv(1, pool.take().unwrap()).unwrap_err();
+    assert_eq!(back.error.errno(), libc::ENOMEM);
+    drop(back);
+    assert_eq!(pool.free(), 8);
+}
+
+#[test]
+fn buffers_of_a_queue_pair_that_cannot_be_destroyed_are_lost() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None).established();
+    qp.post_recv(1, pool.take().unwrap()).unwrap();
+    qp.post(chain(&pool, 1).remove(0)).unwrap();
+    bench.notes.refuse_destroy.store(true, Ordering::SeqCst);
+    drop(qp);
+    assert_eq!(pool.free(), 6);
+    bench.notes.refuse_destroy.store(false, Ordering::SeqCst);
+    drop(pool);
+    // The region is still registered: the device may write there.
+    assert_eq!(bench.notes.registered.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn unclaimed_buffers_are_freed_with_the_queue_pair() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None).established();
+    qp.post_recv(1, pool.take().unwrap()).unwrap();
+    qp.post(chain(&pool, 1).remove(0)).unwrap();
+    assert_eq!(pool.free(), 6);
+    drop(qp);
+    assert_eq!(pool.free(), 8);
+}
+
+/// A completion of a queue pair that is gone frees nothing of one that got its number.
+#[test]
+fn a_number_that_comes_back_is_another_life() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let first = bench.qp(5, None).established();
+    first.post(chain(&pool, 1).remove(0)).unwrap();
+    drop(first);
+    let second = bench.qp(5, None).established();
+    second.post(chain(&pool, 1).remove(0)).unwrap();
+    bench.notes.complete(0, 5, 0);
+    bench.notes.complete(1, 5, 0);
+    let batch = bench.poll();
+    let [stale, fresh] = batch.iter().collect::<Vec<_>>()[..] else {
+        panic!("{batch:?}")
+    };
+    assert!(second.claim(stale).is_none());
+    assert!(second.claim(fresh).is_some());
+    assert_eq!(second.unknown_claims(), 1);
+}
+
+/// Lives wrap after 16,384 queue pairs; one that left work behind is skipped over.
+#[test]
+fn a_life_that_left_work_behind_is_not_given_again() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let first = bench.qp(5, None).established();
+    let life = first.shared.life;
+    first.post(chain(&pool, 1).remove(0)).unwrap();
+    drop(first);
+    // Twice the lives there are, since other tests draw from the same counter.
+    for _ in 0..2 << 14 {
+        assert_ne!(bench.qp(5, None).shared.life, life);
+    }
+    // Under another number there is nothing to mix up.
+    assert!((0..2 << 14).any(|_| bench.qp(6, None).shared.life == life));
+}
+
+/// A completion that was polled and kept while its queue pair went and another came.
+#[test]
+fn a_completion_from_before_is_not_taken() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let first = bench.qp(5, None).established();
+    first.post(chain(&pool, 1).remove(0)).unwrap();
+    bench.notes.complete(0, 5, 0);
+    let kept = bench.poll();
+    drop(first);
+    let mut second = bench.qp(5, None).established();
+    // As after 16,384 others.
+    second.shared.life = kept.iter().next().unwrap().wr().unwrap().life;
+    second.post(chain(&pool, 1).remove(0)).unwrap();
+    assert!(second.claim(kept.iter().next().unwrap()).is_none());
+    bench.notes.complete(1, 5, 0);
+    let fresh = bench.poll();
+    assert!(second.claim(fresh.iter().next().unwrap()).is_some());
+}
+
+#[test]
+fn a_receive_has_the_length_of_its_message() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None);
+    qp.post_recv(70, pool.take().unwrap()).unwrap();
+    qp.post_recv(71, pool.take().unwrap()).unwrap();
+    bench.notes.complete(1, 5, 0);
+    bench.notes.complete(0, 5, 5);
+    let batch = bench.poll();
+    let lengths: Vec<(u32, WcStatus, usize)> = batch
+        .iter()
+        .map(|c| {
+            let buffer = qp.claim(c).unwrap().into_buffer().unwrap();
+            (c.token(), c.status(), buffer.len())
+        })
+        .collect();
+    assert_eq!(
+        lengths,
+        [(71, WcStatus::Success, 3), (70, WcStatus::WrFlushed, 0)]
+    );
+}
+
+/// A device that says more came than fits is not believed.
+#[test]
+fn a_length_past_the_buffer_is_cut() {
+    let bench = bench();
+    let small = BufferPool::new(&bench.pd, 2, 1, LOC).unwrap();
+    let qp = bench.qp(5, None);
+    qp.post_recv(1, small.take().unwrap()).unwrap();
+    bench.notes.complete(0, 5, 0);
+    let batch = bench.poll();
+    let buffer = qp
+        .claim(batch.iter().next().unwrap())
+        .unwrap()
+        .into_buffer()
+        .unwrap();
+    assert_eq!(buffer.len(), 2);
+}
+
+#[test]
+fn completions_of_nothing_are_refused() {
+    let bench = bench();
+    let qp = bench.qp(5, None);
+    for wr_id in [0, u64::MAX, 3 << 30, 1 << 30 | 0xffff] {
+        bench.notes.posted.lock().unwrap().push(wr_id);
+    }
+    (0..4).for_each(|n| bench.notes.complete(n, 5, 99));
+    let batch = bench.poll();
+    assert_eq!(batch.len(), 4);
+    for completion in &batch {
+        assert_eq!(completion.status(), WcStatus::Unknown(99));
+        assert!(qp.claim(completion).is_none());
+    }
+    assert_eq!(qp.unknown_claims(), 4);
+}
+
+#[test]
+fn shared_queues_do_not_take_each_others_buffers() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let (one, two) = (
+        bench.pd.create_srq(4).unwrap(),
+        bench.pd.create_srq(4).unwrap(),
+    );
+    one.post(1, pool.take().unwrap()).unwrap();
+    two.post(2, pool.take().unwrap()).unwrap();
+    let qp = bench.qp(5, Some(&one));
+    bench.notes.complete(0, 5, 0);
+    let batch = bench.poll();
+    let completion = batch.iter().next().unwrap();
+    assert!(completion.is_shared_recv());
+    assert!(two.claim(completion).is_none());
+    assert!(qp.claim(completion).is_none());
+    assert!(one.claim(completion).is_some());
+    assert!(one.claim(completion).is_none());
+}
+
+#[test]
+fn a_shared_chain_that_fails_half_way_gives_the_rest_back_in_order() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let srq = bench.pd.create_srq(4).unwrap();
+    let mut buffers: ArrayVec<RegisteredBuffer, 4> = ArrayVec::new();
+    for n in 0..4 {
+        let mut buffer = pool.take().unwrap();
+        buffer.fill(&[n]);
+        buffers.push(buffer);
+    }
+    *bench.notes.fail_post_after.lock().unwrap() = Some(2);
+    assert!(srq.post_batch(1, &mut buffers).is_err());
+    assert_eq!(buffers.iter().map(|b| b[0]).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(srq.room(), 2);
+    bench.notes.refuse_destroy.store(true, Ordering::SeqCst);
+    drop((srq, buffers));
+    assert_eq!(
+        pool.free(),
+        6,
+        "posted buffers of a queue that stays are lost"
+    );
+}

@@ -1,0 +1,264 @@
+//! CM event channels of the rdma backend, and how ids and channels are locked.
+//!
+//! Two locks. An id's own orders the calls on it. A channel's gate is held while
+//! `rdma_get_cm_event` runs and its event is acknowledged, because the library then writes fields
+//! of the id in question and modifies its queue pair; whoever reads those fields, or takes the
+//! queue pair away, holds it too. Order: id, then gate. `rdma_destroy_id` waits until the events
+//! of its id are acknowledged; since that happens under the gate, in the call that read them, it
+//! never waits for a caller.
+//!
+//! An id's `context` pointer holds its token, so an event names its id without a table.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::device::set_nonblocking;
+use super::ffi::Api;
+use super::ffi::constants::*;
+use super::ffi::types::*;
+use super::id::RdmaCmId;
+use crate::backend;
+use crate::cm::{CmId, ConnectionDetails, Event, PrivateData, RejectReason, Request};
+use crate::error::{Result, check_ptr, check_rdma};
+use crate::live::{Alive, Kind};
+
+pub(super) struct RdmaEventChannel {
+    pub(super) api: &'static Api,
+    pub(super) channel: NonNull<rdma_event_channel>,
+    gate: Mutex<()>,
+    _alive: Alive,
+}
+
+// SAFETY: librdmacm allows any thread to use a channel.
+unsafe impl Send for RdmaEventChannel {}
+// SAFETY: as above.
+unsafe impl Sync for RdmaEventChannel {}
+
+impl RdmaEventChannel {
+    pub(super) fn new(api: &'static Api) -> Result<Self> {
+        // SAFETY: no arguments.
+        let channel = unsafe { (api.rdma_create_event_channel)() };
+        let channel = Self {
+            api,
+            channel: check_ptr("rdma_create_event_channel", channel)?,
+            gate: Mutex::new(()),
+            _alive: Alive::new(Kind::Channel),
+        };
+        set_nonblocking(channel.fd())?;
+        Ok(channel)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the channel lives, and its descriptor does not change.
+        let fd = unsafe { (*self.channel.as_ptr()).fd };
+        // SAFETY: the descriptor is open as long as the channel, which is borrowed.
+        unsafe { BorrowedFd::borrow_raw(fd) }
+    }
+
+    pub(super) fn gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads, copies and acknowledges one event.
+    fn read(&self) -> Result<Option<RawEvent>> {
+        let _gate = self.gate();
+        let mut event = std::ptr::null_mut();
+        loop {
+            // SAFETY: the channel lives; the gate is held.
+            let ret =
+                unsafe { (self.api.rdma_get_cm_event)(self.channel.as_ptr(), &raw mut event) };
+            let Err(error) = check_rdma("rdma_get_cm_event", ret) else {
+                break;
+            };
+            match error.errno() {
+                libc::EINTR => {}
+                libc::EAGAIN => return Ok(None),
+                _ => return Err(error),
+            }
+        }
+        // SAFETY: the library returned an event that is not acknowledged yet.
+        let raw = unsafe { RawEvent::copy(event) };
+        // SAFETY: as above; nothing of it is used after.
+        let ret = unsafe { (self.api.rdma_ack_cm_event)(event) };
+        if let Err(error) = check_rdma("rdma_ack_cm_event", ret) {
+            tracing::error!(%error, "an event could not be acknowledged");
+        }
+        Ok(Some(raw))
+    }
+}
+
+impl backend::EventChannel for RdmaEventChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+
+    fn next(self: Arc<Self>) -> Result<Option<Event>> {
+        let raw = self.read()?;
+        Ok(raw.map(|raw| raw.into_event(&self)))
+    }
+
+    fn create_id(self: Arc<Self>) -> Result<Arc<dyn backend::CmId>> {
+        let token = next_token();
+        let mut id = std::ptr::null_mut();
+        // SAFETY: the channel lives; the context is a number that the library only hands around.
+        let ret = unsafe {
+            (self.api.rdma_create_id)(
+                self.channel.as_ptr(),
+                &raw mut id,
+                token as *mut c_void,
+                RDMA_PS_TCP,
+            )
+        };
+        check_rdma("rdma_create_id", ret)?;
+        let id = check_ptr("rdma_create_id", id)?;
+        Ok(Arc::new(RdmaCmId::new(id, token, self)))
+    }
+}
+
+impl Drop for RdmaEventChannel {
+    fn drop(&mut self) {
+        // SAFETY: ids hold their channel, so none is left.
+        unsafe { (self.api.rdma_destroy_event_channel)(self.channel.as_ptr()) };
+    }
+}
+
+/// An event, copied.
+struct RawEvent {
+    event: c_uint,
+    status: c_int,
+    /// The token of the id it is about; of a connect request, the listener's.
+    token: u64,
+    /// The new id of a connect request, and its token.
+    request: Option<(NonNull<rdma_cm_id>, u64)>,
+    private_data: PrivateData,
+    details: ConnectionDetails,
+}
+
+impl RawEvent {
+    /// # Safety
+    /// `event` is one of `rdma_get_cm_event`, not acknowledged yet, and the gate of its channel is
+    /// held.
+    unsafe fn copy(event: *mut rdma_cm_event) -> Self {
+        // SAFETY: the caller's promise; nobody else has the event.
+        let event = unsafe { &*event };
+        let is_request = event.event == RDMA_CM_EVENT_CONNECT_REQUEST;
+        let about = if is_request {
+            event.listen_id
+        } else {
+            event.id
+        };
+        // SAFETY: ids stay until their events are acknowledged.
+        let token = unsafe { (*about).context } as u64;
+        let request = NonNull::new(event.id).filter(|_| is_request).map(|id| {
+            let token = next_token();
+            // The library gave the new id the listener's context.
+            // SAFETY: the new id is known to nobody else.
+            unsafe { (*id.as_ptr()).context = token as *mut c_void };
+            (id, token)
+        });
+        let (private_data, details) = if carries_conn(event.event) {
+            // SAFETY: with port space TCP these events carry this arm, and all its bit patterns
+            // are valid.
+            let conn = unsafe { event.param.conn };
+            // SAFETY: the library points at as many bytes inside the event, or at nothing.
+            (unsafe { private_data(&conn) }, details(&conn))
+        } else {
+            (PrivateData::EMPTY, ConnectionDetails::default())
+        };
+        Self {
+            event: event.event,
+            status: event.status,
+            token,
+            request,
+            private_data,
+            details,
+        }
+    }
+
+    fn into_event(self, channel: &Arc<RdmaEventChannel>) -> Event {
+        let id = self.token;
+        let errno = self.status.saturating_abs();
+        let (private_data, details) = (self.private_data, self.details);
+        match self.event {
+            RDMA_CM_EVENT_ADDR_RESOLVED => Event::AddrResolved { id },
+            RDMA_CM_EVENT_ADDR_ERROR => Event::AddrError { id, errno },
+            RDMA_CM_EVENT_ROUTE_RESOLVED => Event::RouteResolved { id },
+            RDMA_CM_EVENT_ROUTE_ERROR => Event::RouteError { id, errno },
+            RDMA_CM_EVENT_CONNECT_RESPONSE => Event::ConnectResponse {
+                id,
+                private_data,
+                details,
+            },
+            RDMA_CM_EVENT_CONNECT_ERROR => Event::ConnectError { id, errno },
+            RDMA_CM_EVENT_UNREACHABLE => Event::Unreachable { id, errno },
+            RDMA_CM_EVENT_REJECTED => Event::Rejected {
+                id,
+                reason: RejectReason::from_raw(self.status),
+                private_data,
+            },
+            RDMA_CM_EVENT_ESTABLISHED => Event::Established {
+                id,
+                private_data,
+                details,
+            },
+            RDMA_CM_EVENT_DISCONNECTED => Event::Disconnected { id },
+            RDMA_CM_EVENT_DEVICE_REMOVAL => Event::DeviceRemoval { id },
+            RDMA_CM_EVENT_ADDR_CHANGE => Event::AddrChange { id },
+            RDMA_CM_EVENT_TIMEWAIT_EXIT => Event::TimewaitExit { id },
+            event => match self.request {
+                Some((ptr, token)) => {
+                    let new = RdmaCmId::new(ptr, token, Arc::clone(channel));
+                    Event::ConnectRequest(Request {
+                        listener: id,
+                        id: CmId::from_backend(Arc::new(new)),
+                        private_data,
+                        details,
+                    })
+                }
+                None => Event::Unknown {
+                    id,
+                    event,
+                    status: self.status,
+                },
+            },
+        }
+    }
+}
+
+/// The events whose `param.conn` this crate reads.
+fn carries_conn(event: c_uint) -> bool {
+    matches!(
+        event,
+        RDMA_CM_EVENT_CONNECT_REQUEST
+            | RDMA_CM_EVENT_CONNECT_RESPONSE
+            | RDMA_CM_EVENT_ESTABLISHED
+            | RDMA_CM_EVENT_REJECTED
+    )
+}
+
+/// # Safety
+/// `private_data` is NULL or points at `private_data_len` bytes.
+unsafe fn private_data(conn: &rdma_conn_param) -> PrivateData {
+    if conn.private_data.is_null() {
+        return PrivateData::EMPTY;
+    }
+    let len = usize::from(conn.private_data_len);
+    // SAFETY: the caller's promise.
+    PrivateData::copy(unsafe { std::slice::from_raw_parts(conn.private_data.cast(), len) })
+}
+
+fn details(conn: &rdma_conn_param) -> ConnectionDetails {
+    ConnectionDetails {
+        responder_resources: conn.responder_resources,
+        initiator_depth: conn.initiator_depth,
+        qp_num: conn.qp_num,
+    }
+}
+
+fn next_token() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
