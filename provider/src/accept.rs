@@ -253,7 +253,7 @@ impl Undecided<'_> {
         let connection = prepare(self.socket, &pending.id)?;
         connection.negotiated(&pending.hello);
         let socket = Socket::new(core, self.socket.family, place);
-        let _ = socket.shared.connection.set(connection);
+        *lock(&socket.shared.connection) = Some(connection);
         Ok((socket, own_hello(self.socket)))
     }
 

@@ -50,7 +50,8 @@ impl SocketShared {
         if let Some(id) = &id {
             self.core.remove_owner(id.token());
         }
-        if let Some(connection) = self.connection.get() {
+        let connection = lock(&self.connection).take();
+        if let Some(connection) = connection {
             if let Some(id) = &id
                 && let Err(error) = id.disconnect()
             {

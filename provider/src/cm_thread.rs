@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crossbeam::queue::SegQueue;
 use rustix::event::{PollFd, PollFlags};
-use verbs_shim::{AddressWatch, Event};
+use verbs_shim::{AddressWatch, Event, EventChannel};
 
 use crate::core::{Core, IdOwner};
 use crate::error::ConnectFailure;
@@ -95,10 +95,13 @@ impl Control {
 
 /// The thread.
 pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
+    let Some(channel) = core.channel() else {
+        return;
+    };
     while !core.control.stopping.load(Ordering::SeqCst) {
-        wait(core, watch);
+        wait(core, &channel, watch);
         for _ in 0..EVENTS_AT_A_TIME {
-            match core.channel.next() {
+            match channel.next() {
                 Ok(Some(event)) => handle(core, event),
                 Ok(None) => break,
                 Err(error) => {
@@ -125,10 +128,10 @@ pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
     }
 }
 
-fn wait(core: &Core, watch: Option<&AddressWatch>) {
+fn wait(core: &Core, channel: &EventChannel, watch: Option<&AddressWatch>) {
     let control = &core.control;
     let mut fds = [
-        PollFd::new(&core.channel, PollFlags::IN),
+        PollFd::new(channel, PollFlags::IN),
         PollFd::new(&control.wake, PollFlags::IN),
         // Twice the same stands for none.
         match watch {

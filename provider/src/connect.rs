@@ -61,7 +61,7 @@ impl Socket {
         }
         let id = match state.id.take() {
             Some(id) => id,
-            None => CmId::new(&core.channel).map_err(resource_error)?,
+            None => core.new_id().map_err(resource_error)?,
         };
         let token = id.token();
         let patience = options.deadline.unwrap_or(core.config.connect_deadline);
@@ -133,7 +133,7 @@ impl SocketShared {
         if let Some(handle) = self.handle.get() {
             connection.set_handle(*handle);
         }
-        let _ = self.connection.set(connection);
+        *lock(&self.connection) = Some(connection);
         let private_data = own_hello(self).emit(HelloKind::Request);
         let params = ConnParams {
             private_data: &private_data,
@@ -149,7 +149,7 @@ impl SocketShared {
     /// Both sides know of the connection.
     pub(crate) fn established(&self, private_data: &[u8]) {
         let mut state = lock(&self.state);
-        let Some(connection) = self.connection.get() else {
+        let Some(connection) = self.connection() else {
             return;
         };
         if state.phase == Phase::Accepted {
@@ -252,7 +252,8 @@ impl SocketShared {
                 let _ = id.disconnect();
             }
         }
-        if let Some(connection) = self.connection.get() {
+        let connection = lock(&self.connection).take();
+        if let Some(connection) = connection {
             connection.close();
         }
         drop(id);
@@ -272,7 +273,7 @@ impl SocketShared {
         }
         drop(state);
         self.core.counters.connections_ended.raise();
-        if let Some(connection) = self.connection.get() {
+        if let Some(connection) = self.connection() {
             connection.end(ending);
         }
     }

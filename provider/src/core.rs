@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use verbs_shim::{EventChannel, Fabric};
+use rustix::io::Errno;
+use verbs_shim::{CmId, EventChannel, Fabric, VerbsError};
 
 use crate::address_list::{self, SanAddress};
 use crate::cm_thread::Control;
@@ -22,7 +23,8 @@ use crate::sync::lock;
 pub(crate) struct Core {
     pub(crate) config: ProviderConfig,
     pub(crate) fabric: Fabric,
-    pub(crate) channel: EventChannel,
+    /// `None` once the provider went down: sockets that were not let go keep nothing open.
+    channel: Mutex<Option<EventChannel>>,
     pub(crate) counters: ControlCounters,
     pub(crate) devices: DeviceTable,
     pub(crate) progress: Arc<Progress>,
@@ -65,7 +67,7 @@ impl Core {
         Self {
             config,
             fabric,
-            channel,
+            channel: Mutex::new(Some(channel)),
             counters: ControlCounters::default(),
             devices: DeviceTable::default(),
             progress,
@@ -127,6 +129,18 @@ impl Core {
     /// The provider went down: every call says so from now on.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
+        lock(&self.channel).take();
+    }
+
+    /// Where CM events come; `None` once the provider went down.
+    pub(crate) fn channel(&self) -> Option<EventChannel> {
+        lock(&self.channel).clone()
+    }
+
+    /// A new CM id.
+    pub(crate) fn new_id(&self) -> Result<CmId, VerbsError> {
+        let gone = || VerbsError::from_errno("rdma_create_id", Errno::NODEV.raw_os_error());
+        CmId::new(&self.channel().ok_or_else(gone)?)
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

@@ -65,7 +65,7 @@ impl Socket {
         let config = &socket.core.config;
         let options = self.options()?;
         Ok(match option {
-            SocketOption::MaxMessageSize => match socket.connection.get().map(|c| c.send_limit()) {
+            SocketOption::MaxMessageSize => match socket.connection().map(|c| c.send_limit()) {
                 None | Some(0) => config.max_message_size,
                 Some(limit) => u32::try_from(limit).unwrap_or(u32::MAX),
             },

@@ -1,16 +1,21 @@
 //! The thread `san-progress`: it serves what nobody waits for, and makes the upcalls.
 //!
-//! It polls a lane only while some connection there has asynchronous interest (a pending operation
+//! Sends that are queued need credits, which come while nobody may be waiting. The thread looks after
+//! those too, but only every millisecond, so that it keeps out of the way of a thread that comes
+//! back to wait.
+//!
+//! It polls a lane otherwise only while some connection there has asynchronous interest (a pending operation
 //! that ends by upcall, or a ready event) and no other thread polls. It sleeps on the completion
 //! channels of those lanes. It never takes the polling role from a thread that waits.
 
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::counters::Counter;
 use crate::event::EventObject;
@@ -25,8 +30,15 @@ pub(crate) struct Progress {
     lanes: Mutex<Vec<Weak<Lane>>>,
     wake: EventObject,
     stopping: AtomicBool,
+    /// The thread looks every millisecond at lanes with queued sends.
+    ticking: AtomicBool,
     made: Counter,
 }
+
+const TICK: Duration = Duration::from_millis(1);
+
+/// Ticks that go on after the last queued send, so that a stream of them wakes the thread once.
+const TICKS_AFTER: u32 = 20;
 
 /// An upcall to make.
 pub(crate) enum Upcall {
@@ -48,6 +60,7 @@ impl Progress {
             lanes: Mutex::new(Vec::new()),
             wake: EventObject::new()?,
             stopping: AtomicBool::new(false),
+            ticking: AtomicBool::new(false),
             made: Counter::default(),
         }))
     }
@@ -77,6 +90,11 @@ impl Progress {
         self.wake.set();
     }
 
+    /// Whether queued sends will be looked at without a call to `wake`.
+    pub(crate) fn ticks(&self) -> bool {
+        self.ticking.load(Ordering::SeqCst)
+    }
+
     /// From now on the thread looks after this lane too.
     pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
         lock(&self.lanes).push(Arc::downgrade(lane));
@@ -97,27 +115,51 @@ impl Progress {
 
     /// The thread.
     pub(crate) fn run(&self) {
+        let mut ticks = 0;
         loop {
             self.make_upcalls();
             if self.stopping.load(Ordering::SeqCst) && self.queue.is_empty() {
                 return;
             }
             let mut lanes = self.lanes();
+            ticks = self.tick(&lanes, ticks);
             lanes.retain(|lane| lane.has_async_interest() && lane.serve());
             if self.queue.is_empty() {
-                self.sleep(&lanes);
+                self.sleep(&lanes, ticks > 0);
             }
         }
     }
 
-    fn sleep(&self, lanes: &[Arc<Lane>]) {
+    /// Looks at lanes with queued sends; how many ticks are left if nothing changes.
+    fn tick(&self, lanes: &[Arc<Lane>], ticks: u32) -> u32 {
+        let queued = || lanes.iter().filter(|lane| lane.has_lazy_interest());
+        let left = match queued().count() {
+            0 => ticks.saturating_sub(1),
+            _ => TICKS_AFTER,
+        };
+        queued().for_each(|lane| lane.poll_if_free());
+        self.ticking.store(left > 0, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // Whoever queued before that was stored did not wake us.
+        match left == 0 && queued().count() > 0 {
+            true => TICKS_AFTER,
+            false => left,
+        }
+    }
+
+    fn sleep(&self, lanes: &[Arc<Lane>], ticking: bool) {
         let wake = PollFd::new(&self.wake, PollFlags::IN);
         let channels = lanes.iter().map(|lane| lane.channel_fd());
         let channels =
             channels.map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = std::iter::once(wake).chain(channels).collect();
         // Interrupted or not: the caller looks at everything again.
-        let _ = rustix::event::poll(&mut fds, None);
+        let timeout = if ticking {
+            Timespec::try_from(TICK).ok()
+        } else {
+            None
+        };
+        let _ = rustix::event::poll(&mut fds, timeout.as_ref());
         if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
             self.wake.reset();
         }

@@ -82,8 +82,8 @@ pub(crate) struct SocketShared {
     pub(crate) events: Mutex<EventRecorder>,
     /// Set when it listens for the first time.
     pub(crate) backlog: OnceLock<Mutex<Backlog<Pending>>>,
-    /// Set when it has a queue pair for the first time.
-    pub(crate) connection: OnceLock<Arc<Connection>>,
+    /// Its data path, from the making of its queue pair until close.
+    pub(crate) connection: Mutex<Option<Arc<Connection>>>,
 }
 
 pub(crate) struct SocketState {
@@ -145,7 +145,7 @@ impl Socket {
             }),
             events: Mutex::new(EventRecorder::default()),
             backlog: OnceLock::new(),
-            connection: OnceLock::new(),
+            connection: Mutex::new(None),
         });
         core.add_socket(number, &shared);
         core.counters.sockets_opened.raise();
@@ -158,7 +158,7 @@ impl Socket {
         match self.shared.core.progress.table().create_socket_handle(self) {
             Ok(handle) => {
                 let _ = self.shared.handle.set(handle);
-                if let Some(connection) = self.shared.connection.get() {
+                if let Some(connection) = self.shared.connection() {
                     connection.set_handle(handle);
                 }
                 Ok(())
@@ -223,7 +223,7 @@ impl Socket {
         if !is_local {
             return Err(BindError::NotLocal);
         }
-        let id = CmId::new(&socket.core.channel)?;
+        let id = socket.core.new_id()?;
         if socket.family == AddressFamily::V6 {
             id.set_v6_only(state.options.v6_only)?;
         }
@@ -312,6 +312,11 @@ impl Socket {
 }
 
 impl SocketShared {
+    /// The data path, if there is one.
+    pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
+        lock(&self.connection).clone()
+    }
+
     /// The one way from phase to phase.
     pub(crate) fn step(&self, state: &mut SocketState, happening: Happening) -> Result<(), Misfit> {
         let next = state.phase.after(happening)?;

@@ -103,14 +103,11 @@ impl Socket {
         operation: Operation,
         wait: Option<Duration>,
     ) -> Result<OverlappedResult, ResultError> {
-        if self.shared.is_closed() {
-            return Err(ResultError::NotSocket);
-        }
-        let connection = self
-            .shared
-            .connection
-            .get()
-            .ok_or(ResultError::NotConnected)?;
+        let connection = match self.shared.connection() {
+            Some(connection) => connection,
+            None if self.shared.is_closed() => return Err(ResultError::NotSocket),
+            None => return Err(ResultError::NotConnected),
+        };
         connection.overlapped_result(operation, wait)
     }
 
@@ -135,11 +132,11 @@ impl Socket {
 }
 
 impl SocketShared {
-    fn connected(&self) -> Result<&Arc<Connection>, TransferError> {
+    fn connected(&self) -> Result<Arc<Connection>, TransferError> {
         if self.core.is_stopped() {
             return Err(TransferError::NotInitialised);
         }
-        match self.connection.get() {
+        match self.connection() {
             Some(connection) => Ok(connection),
             None if self.is_closed() => Err(TransferError::NotSocket),
             None => Err(TransferError::NotConnected),

@@ -66,6 +66,8 @@ pub(super) struct Data {
     pub(super) watches_sends: bool,
     /// Counted in the lane's `async_interest`.
     pub(super) served_async: bool,
+    /// Counted in the lane's `lazy_interest`.
+    pub(super) served_lazily: bool,
 }
 
 /// The queue pair, by what may be done with it.
@@ -183,6 +185,7 @@ impl Connection {
                 ready: Ready::default(),
                 watches_sends: false,
                 served_async: false,
+                served_lazily: false,
             }),
             lane: Arc::clone(&lane),
         });
@@ -380,6 +383,14 @@ impl Connection {
             self.lane.serve_async(wanted);
             after.wake_progress |= wanted;
         }
+        // Whoever sent may not come back for long, and the credits that they need come without
+        // anybody waiting for them.
+        let lazily = up && !data.sends.is_empty();
+        if lazily != data.served_lazily {
+            data.served_lazily = lazily;
+            self.lane.serve_lazily(lazily);
+            after.wake_progress |= lazily && !self.progress.ticks();
+        }
     }
 }
 
@@ -456,6 +467,9 @@ impl Drop for Connection {
         }
         if data.served_async {
             self.lane.serve_async(false);
+        }
+        if data.served_lazily {
+            self.lane.serve_lazily(false);
         }
         self.lane.release(data.reserved);
         self.lane.leave();

@@ -125,7 +125,7 @@ impl Lane {
     }
 
     /// Polls once if nobody else does, without waiting.
-    pub(super) fn poll_if_free(&self) {
+    pub(crate) fn poll_if_free(&self) {
         if let Some(mut role) = try_lock(&self.role) {
             self.poll(&mut role);
             self.let_go(role);

@@ -71,6 +71,8 @@ pub(crate) struct Lane {
     pub(super) send_interest: AtomicUsize,
     /// How many want the lane served while nobody waits.
     pub(super) async_interest: AtomicUsize,
+    /// How many have sends queued that nobody may be waiting for.
+    pub(super) lazy_interest: AtomicUsize,
     /// The progress thread wants to know when nobody polls any more.
     pub(super) progress_waits: AtomicBool,
     pub(super) broken: AtomicBool,
@@ -134,6 +136,7 @@ impl Lane {
             wake,
             send_interest: AtomicUsize::new(0),
             async_interest: AtomicUsize::new(0),
+            lazy_interest: AtomicUsize::new(0),
             progress_waits: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             progress: Arc::downgrade(progress),
@@ -235,6 +238,15 @@ impl Lane {
     /// Somebody wants the lane served while nobody waits, or not any more.
     pub(super) fn serve_async(&self, wanted: bool) {
         count(&self.async_interest, wanted);
+    }
+
+    /// Somebody has sends queued, or not any more.
+    pub(super) fn serve_lazily(&self, wanted: bool) {
+        count(&self.lazy_interest, wanted);
+    }
+
+    pub(crate) fn has_lazy_interest(&self) -> bool {
+        self.lazy_interest.load(Ordering::SeqCst) > 0
     }
 
     pub(crate) fn has_async_interest(&self) -> bool {
