@@ -32,8 +32,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::address::InterfaceAddress;
 use crate::cm::{ConnParams, Event};
-use crate::completion::CompletionBatch;
+use crate::completion::{CompletionBatch, Woken};
 use crate::device::{DeviceLimits, Gid, PortAttr};
 use crate::error::{Result, VerbsError};
 use crate::fabric::FabricKind;
@@ -57,6 +58,8 @@ pub(crate) trait Device: Send + Sync {
     fn limits(&self) -> Result<DeviceLimits>;
     fn port(&self, port: u8) -> Result<PortAttr>;
     fn gids(&self, port: u8) -> Result<Vec<Gid>>;
+    /// The IP addresses by which it can be reached.
+    fn addresses(&self) -> Result<Vec<InterfaceAddress>>;
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn ProtectionDomain>>;
     fn completion_channel(self: Arc<Self>) -> Result<Arc<dyn CompletionChannel>>;
     fn create_cq(
@@ -97,6 +100,9 @@ pub(crate) trait CompletionChannel: Downcast {
     fn as_fd(&self) -> BorrowedFd<'_>;
     /// Drains and acknowledges; how many events there were.
     fn consume(&self) -> Result<usize>;
+    /// Sleeps until there are events, `other` is readable, a signal came, or the time is over, and
+    /// takes the events. A fabric in user space works for the sleeper meanwhile.
+    fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken>;
 }
 
 pub(crate) trait CompletionQueue: Downcast {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
@@ -38,6 +39,26 @@ impl CompletionChannel {
     pub fn consume(&self) -> Result<usize> {
         self.backend.consume()
     }
+
+    /// Sleeps until a queue announces something, `other` is readable, a signal comes, or
+    /// `timeout` is over (`None`: without end), and takes the events as
+    /// [`CompletionChannel::consume`] does. On a fabric in user space the sleeper does the
+    /// fabric's work meanwhile, which spares the hand-over from another thread.
+    ///
+    /// # Errors
+    /// When the channel is broken.
+    pub fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken> {
+        self.backend.wait(other, timeout)
+    }
+}
+
+/// What ended [`CompletionChannel::wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Woken {
+    /// Events that were taken.
+    pub events: usize,
+    /// The other descriptor may be readable.
+    pub other: bool,
 }
 
 impl AsFd for CompletionChannel {

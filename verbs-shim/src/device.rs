@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use crate::address::{self, InterfaceAddress};
+use crate::address::InterfaceAddress;
 use crate::backend;
 use crate::completion::{CompletionChannel, CompletionQueue};
 use crate::error::Result;
@@ -154,12 +154,12 @@ impl Device {
     }
 
     /// The IP addresses by which this device can be reached: those of the network interfaces that
-    /// its GIDs belong to.
+    /// its GIDs belong to; of the soft fabric's device, those it was opened with.
     ///
     /// # Errors
     /// When the kernel's tables cannot be read.
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
-        address::of_device(self)
+        self.backend.addresses()
     }
 
     /// A new protection domain.

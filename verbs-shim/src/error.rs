@@ -86,6 +86,12 @@ pub enum OpenError {
         "no RDMA device; plug one in, load its driver, or add a soft one: rdma link add rxe0 type rxe netdev NAME"
     )]
     NoDevice,
+    /// The soft fabric could not be opened.
+    #[error("the soft fabric cannot be opened: {detail}")]
+    Soft {
+        /// Why.
+        detail: String,
+    },
     /// The RDMA CM could not be opened although a device is there.
     #[error(
         "the RDMA connection manager cannot be opened ({source}); load rdma_ucm and check the rights of /dev/infiniband/rdma_cm"

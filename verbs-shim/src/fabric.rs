@@ -10,6 +10,7 @@ use crate::cm::EventChannel;
 use crate::device::Device;
 use crate::error::{OpenError, Result};
 use crate::rdma;
+use crate::soft::{self, SoftConfig};
 
 /// A way to reach RDMA devices. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +35,16 @@ impl Fabric {
     pub fn rdma() -> std::result::Result<Self, OpenError> {
         Ok(Self {
             backend: rdma::open()?,
+        })
+    }
+
+    /// Opens `RoCEv2` in user space: one device, which needs no library and no privileges.
+    ///
+    /// # Errors
+    /// [`OpenError::Soft`]: no thread, no descriptor, or the host's addresses cannot be listed.
+    pub fn soft(config: &SoftConfig) -> std::result::Result<Self, OpenError> {
+        Ok(Self {
+            backend: soft::open(config)?,
         })
     }
 

@@ -84,7 +84,9 @@
 //! # Backends
 //!
 //! [`Fabric::rdma`] runs on the kernel's RDMA through librdmacm and libibverbs, which are opened at
-//! run time: a program that uses this crate starts on machines without them.
+//! run time: a program that uses this crate starts on machines without them. [`Fabric::soft`] is
+//! RoCEv2 in user space over UDP, by the crate soft-roce: no library, no privileges, and it speaks
+//! with the kernel's RDMA CM and verbs on other hosts.
 
 #![deny(unsafe_code)]
 
@@ -99,6 +101,7 @@ mod live;
 mod memory;
 mod qp;
 mod rdma;
+mod soft;
 mod srq;
 #[cfg(test)]
 mod testing;
@@ -117,7 +120,7 @@ pub use cm::{
     EventChannel, PrivateData, REJECT_PRIVATE_DATA, RejectReason, Request,
 };
 pub use completion::{
-    BATCH, Completion, CompletionBatch, CompletionChannel, CompletionQueue, WcStatus,
+    BATCH, Completion, CompletionBatch, CompletionChannel, CompletionQueue, WcStatus, Woken,
 };
 pub use device::{Device, DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 pub use error::{OpenError, Result, VerbsError};
@@ -127,6 +130,7 @@ pub use memory::{
     Access, BufferPool, MemoryRegion, ProtectionDomain, RegionSlice, RegisteredBuffer,
 };
 pub use qp::{Claim, PreparedQp, QpCaps, QueuePair};
+pub use soft::SoftConfig;
 pub use srq::SharedReceiveQueue;
 pub use work::{
     MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RecvPostError, RemoteMemory,

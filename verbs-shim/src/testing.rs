@@ -122,6 +122,9 @@ impl backend::Device for FakeDevice {
     fn gids(&self, _: u8) -> Result<Vec<Gid>> {
         Ok(Vec::new())
     }
+    fn addresses(&self) -> Result<Vec<crate::address::InterfaceAddress>> {
+        Ok(Vec::new())
+    }
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn backend::ProtectionDomain>> {
         Ok(Arc::new(FakePd(Arc::clone(&self.0))))
     }

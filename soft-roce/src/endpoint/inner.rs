@@ -4,6 +4,7 @@
 //! What it does not do: anything with packets (`progress`) or with the CM (`cm`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,7 +35,6 @@ const SHARDS: usize = 16;
 type Shard = RwLock<HashMap<u32, Arc<QpShared>>>;
 
 /// An endpoint.
-#[derive(Debug)]
 pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) guid: u64,
@@ -78,6 +78,16 @@ pub(super) struct Waiter {
     /// Whether the thread leaves the sockets to others.
     pub(super) stands_back: AtomicBool,
     pub(super) stop: AtomicBool,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Buffers and keys are in there: not for logs.
+        let guid = format_args!("{:#018x}", self.guid);
+        f.debug_struct("Endpoint")
+            .field("guid", &guid)
+            .finish_non_exhaustive()
+    }
 }
 
 impl AsFd for Waiter {
@@ -251,12 +261,15 @@ impl Inner {
         }
     }
 
-    pub(super) fn remove_qp(&self, qpn: u32) {
+    /// Takes a queue pair out, and never another one that has its number by now.
+    pub(super) fn remove_qp(&self, qpn: u32, qp: &Arc<QpShared>) {
         let mut shard = self
             .shard(qpn)
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        shard.remove(&qpn);
+        if shard.get(&qpn).is_some_and(|known| Arc::ptr_eq(known, qp)) {
+            shard.remove(&qpn);
+        }
     }
 
     pub(super) fn qp(&self, qpn: u32) -> Option<Arc<QpShared>> {

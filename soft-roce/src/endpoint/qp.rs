@@ -265,6 +265,16 @@ impl QueuePair {
         result
     }
 
+    /// Does what dropping it does, now: afterwards no memory of posted work is
+    /// touched any more. May be called again.
+    pub fn destroy(&self) {
+        self.inner.remove_qp(self.shared.qpn, &self.shared);
+        let mut cell = lock(&self.shared.cell);
+        // Frees what is posted, and with it the memory it refers to.
+        let _ = cell.qp.modify(&Modify::Reset);
+        cell.link = None;
+    }
+
     /// Breaks the queue pair off: posted work completes as flushed.
     pub fn set_error(&self) {
         // There is a way from every state.
@@ -274,11 +284,7 @@ impl QueuePair {
 
 impl Drop for QueuePair {
     fn drop(&mut self) {
-        self.inner.remove_qp(self.shared.qpn);
-        let mut cell = lock(&self.shared.cell);
-        // Frees what is posted, and with it the memory it refers to.
-        let _ = cell.qp.modify(&Modify::Reset);
-        cell.link = None;
+        self.destroy();
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 pub use self::netlink::AddressWatch;
 pub(crate) use self::sysfs::gids;
-use crate::device::Device;
+use crate::backend;
 use crate::error::Result;
 
 /// An IP address of a network interface that an RDMA device stands behind.
@@ -25,7 +25,7 @@ pub struct InterfaceAddress {
     pub ifindex: u32,
 }
 
-pub(crate) fn of_device(device: &Device) -> Result<Vec<InterfaceAddress>> {
+pub(crate) fn of_device(device: &dyn backend::Device) -> Result<Vec<InterfaceAddress>> {
     let mut netdevs = Vec::new();
     for port in 1..=device.limits()?.ports {
         let gids = device.gids(port)?;
@@ -50,4 +50,39 @@ pub(crate) fn of_device(device: &Device) -> Result<Vec<InterfaceAddress>> {
         }));
     }
     Ok(found)
+}
+
+/// All addresses of this host that a peer can use: link-local ones need a scope and are left out.
+pub(crate) fn of_host() -> Result<Vec<InterfaceAddress>> {
+    let usable = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    let names = sysfs::names();
+    let name_of = |index| {
+        let known = names.iter().find(|(n, _)| *n == index);
+        known.map_or_else(|| format!("if{index}"), |(_, name)| name.clone())
+    };
+    let all = netlink::addresses()?.into_iter().filter(|a| usable(&a.ip));
+    Ok(all
+        .map(|a| InterfaceAddress {
+            ip: a.ip,
+            prefix_len: a.prefix_len,
+            netdev: name_of(a.ifindex),
+            ifindex: a.ifindex,
+        })
+        .collect())
+}
+
+/// What this host says of `ip`. An address that no interface names, such as 127.0.0.2, stands for
+/// itself alone.
+pub(crate) fn named(ip: IpAddr) -> InterfaceAddress {
+    let of_host = of_host().unwrap_or_default();
+    let known = of_host.into_iter().find(|address| address.ip == ip);
+    known.unwrap_or_else(|| InterfaceAddress {
+        ip,
+        prefix_len: if ip.is_ipv4() { 32 } else { 128 },
+        netdev: String::new(),
+        ifindex: 0,
+    })
 }

@@ -49,6 +49,15 @@ fn gids_below(port: &Path) -> Result<Vec<Gid>> {
     Ok(gids)
 }
 
+/// The names of the network interfaces with their indices.
+pub(crate) fn names() -> Vec<(u32, String)> {
+    let entries = fs::read_dir(NET).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter_map(|name| Some((ifindex(&name)?, name)))
+        .collect()
+}
+
 /// The network interfaces that run IP over InfiniBand on the device: its GIDs name none.
 pub(crate) fn ipoib_netdevs(device: &str) -> Vec<String> {
     ipoib_below(Path::new(NET), device)

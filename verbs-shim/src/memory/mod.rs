@@ -7,6 +7,7 @@
 //!
 //! It does not cache registrations, and knows nothing of credits or message sizes.
 
+mod copy;
 mod pool;
 mod region;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use self::copy::{copy_in, copy_out};
 pub use self::pool::{BufferPool, RegisteredBuffer};
 pub use self::region::{MemoryRegion, RegionSlice};
 use crate::backend;

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{Access, ProtectionDomain};
+use super::{Access, ProtectionDomain, copy_in, copy_out};
 use crate::backend::{self, Sge};
 use crate::error::{Result, VerbsError};
 use crate::work::RemoteMemory;
@@ -161,9 +161,9 @@ impl MemoryRegion {
         let _copies = self.copies.read().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: offset + len <= self.len was checked.
         let from = unsafe { self.addr.as_ptr().add(offset) };
-        // SAFETY: both are valid for out.len() bytes and distinct allocations; the lock keeps
-        // this process's writers out, and the fabric is not part of the abstract machine.
-        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
+        // SAFETY: inside the region; whoever writes it at this moment is the fabric, a device or
+        // copying in the same way.
+        unsafe { copy_out(from, out) };
         Ok(())
     }
 
@@ -176,9 +176,9 @@ impl MemoryRegion {
         let _copies = self.copies.write().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: offset + len <= self.len was checked.
         let to = unsafe { self.addr.as_ptr().add(offset) };
-        // SAFETY: both are valid for bytes.len() bytes and distinct allocations; the lock keeps
-        // other copies of this process out.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        // SAFETY: inside the region; whoever reads or writes it at this moment is the fabric, a
+        // device or copying in the same way.
+        unsafe { copy_in(to, bytes) };
         Ok(())
     }
 

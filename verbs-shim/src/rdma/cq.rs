@@ -5,12 +5,15 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::device::{RdmaDevice, set_nonblocking};
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use crate::backend::{self, RawCompletion};
-use crate::completion::{BATCH, CompletionBatch};
+use crate::completion::{BATCH, CompletionBatch, Woken};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
 
@@ -107,6 +110,21 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
             self.ack(cq, events);
         }
         end.map(|()| total)
+    }
+
+    fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(other, PollFlags::IN),
+        ];
+        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(VerbsError::from_errno("poll", error.raw_os_error())),
+        }
+        let [channel, other] = fds.map(|fd| !fd.revents().is_empty());
+        let events = if channel { self.consume()? } else { 0 };
+        Ok(Woken { events, other })
     }
 }
 

@@ -16,7 +16,7 @@ use super::ffi::Api;
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use super::memory::RdmaPd;
-use crate::address;
+use crate::address::{self, InterfaceAddress};
 use crate::backend::{self, same_fabric};
 use crate::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
@@ -251,6 +251,10 @@ impl backend::Device for RdmaDevice {
 
     fn gids(&self, port: u8) -> Result<Vec<Gid>> {
         address::gids(&self.name, port)
+    }
+
+    fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
+        address::of_device(self)
     }
 
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn backend::ProtectionDomain>> {

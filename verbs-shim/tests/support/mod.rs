@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use verbs_shim::{
     Access, BufferPool, CmId, Completion, CompletionBatch, CompletionChannel, CompletionQueue,
     ConnParams, Event, EventChannel, Fabric, LiveObjects, PreparedQp, ProtectionDomain, QpCaps,
-    QueuePair, RegisteredBuffer, Request, SharedReceiveQueue, live_objects,
+    QueuePair, RegisteredBuffer, Request, SharedReceiveQueue, SoftConfig, live_objects,
 };
 
 /// For what should take milliseconds, on a guest that may be slow.
@@ -37,8 +37,20 @@ pub fn any_port(ip: IpAddr) -> SocketAddr {
     SocketAddr::new(ip, 0)
 }
 
+/// The fabric that `SAN_FABRIC` names: `soft`, on the addresses of the tests, or else rdma. One for
+/// the whole program, since devices of two soft fabrics are two devices.
 pub fn fabric() -> Fabric {
-    Fabric::rdma().unwrap_or_else(|e| panic!("{e}"))
+    static FABRIC: OnceLock<Fabric> = OnceLock::new();
+    let open = || match std::env::var("SAN_FABRIC").as_deref() {
+        Ok("soft") => Fabric::soft(&SoftConfig {
+            addresses: vec![addr_a(), addr_b()],
+            ..SoftConfig::default()
+        }),
+        _ => Fabric::rdma(),
+    };
+    FABRIC
+        .get_or_init(|| open().unwrap_or_else(|e| panic!("{e}")))
+        .clone()
 }
 
 /// Waits until the descriptor is readable.

@@ -1,0 +1,134 @@
+//! Completion channels and completion queues of the soft backend.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use soft_roce::endpoint::{CompletionChannel, CompletionQueue};
+use soft_roce::rc::{Completion, Notify, WorkKind};
+
+use super::device::SoftDevice;
+use crate::backend::{self, RawCompletion};
+use crate::completion::{CompletionBatch, Woken};
+use crate::error::{Result, VerbsError};
+use crate::live::{Alive, Kind};
+
+/// Completions that are taken at a time.
+const CHUNK: usize = 16;
+/// How long a wait without an end is in one piece.
+const LONG: Duration = Duration::from_secs(3600);
+
+pub(super) struct SoftCompletionChannel {
+    channel: CompletionChannel,
+    _alive: Alive,
+}
+
+impl SoftCompletionChannel {
+    pub(super) fn new(device: Arc<SoftDevice>) -> Result<Self> {
+        let channel = device
+            .endpoint
+            .completion_channel()
+            .map_err(|source| VerbsError {
+                call: "ibv_create_comp_channel",
+                source,
+            })?;
+        Ok(Self {
+            channel,
+            _alive: Alive::new(Kind::Channel),
+        })
+    }
+}
+
+impl backend::CompletionChannel for SoftCompletionChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    fn consume(&self) -> Result<usize> {
+        Ok(usize::try_from(self.channel.consume()).unwrap_or(usize::MAX))
+    }
+
+    fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken> {
+        let events = self
+            .channel
+            .wait(Some(other), timeout.unwrap_or(LONG))
+            .map_err(|source| VerbsError {
+                call: "ibv_get_cq_event",
+                source,
+            })?;
+        Ok(Woken {
+            events: usize::try_from(events).unwrap_or(usize::MAX),
+            // Not told apart from the end of the time; looking once more is cheap then.
+            other: events == 0,
+        })
+    }
+}
+
+pub(super) struct SoftCq {
+    pub(super) cq: CompletionQueue,
+    _channel: Option<Arc<SoftCompletionChannel>>,
+    _alive: Alive,
+}
+
+impl SoftCq {
+    pub(super) fn new(
+        device: &Arc<SoftDevice>,
+        depth: u32,
+        channel: Option<Arc<SoftCompletionChannel>>,
+    ) -> Result<Self> {
+        let endpoint = &device.endpoint;
+        let cq = endpoint.create_cq(depth as usize, channel.as_ref().map(|c| &c.channel));
+        Ok(Self {
+            cq,
+            _channel: channel,
+            _alive: Alive::new(Kind::CompletionQueue),
+        })
+    }
+}
+
+impl backend::CompletionQueue for SoftCq {
+    fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
+        let mut taken = 0;
+        let mut found = [Completion::default(); CHUNK];
+        while batch.room() > 0 {
+            let room = batch.room().min(CHUNK);
+            // Working the sockets again for a second piece would be for others, not for us.
+            let n = self.cq.poll(&mut found[..room]).map_err(|error| {
+                tracing::error!(%error, "completions are lost");
+                VerbsError::from_errno("ibv_poll_cq", libc::EOVERFLOW)
+            })?;
+            for completion in &found[..n] {
+                batch.push(raw(completion));
+            }
+            taken += n;
+            if n < room {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn request_notify(&self, solicited_only: bool) -> Result<()> {
+        self.cq.request_notify(match solicited_only {
+            true => Notify::Solicited,
+            false => Notify::Next,
+        });
+        Ok(())
+    }
+
+    fn depth(&self) -> u32 {
+        super::device::narrow(self.cq.capacity())
+    }
+}
+
+fn raw(completion: &Completion) -> RawCompletion {
+    RawCompletion {
+        wr_id: completion.wr_id,
+        status: completion.status.number(),
+        vendor_error: 0,
+        byte_len: completion.byte_len,
+        qp_num: completion.qpn,
+        imm: completion.imm,
+        by_write: completion.kind == WorkKind::ReceiveWriteImm,
+    }
+}

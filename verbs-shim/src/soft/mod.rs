@@ -1,0 +1,82 @@
+//! The soft backend: RoCEv2 in user space, by the crate soft-roce. No library, no privileges.
+//!
+//! It translates and nothing else: an endpoint is a device, its objects are verbs objects. What it
+//! adds is the memory ([`memory`]), since soft-roce handles no pointers, and the rule that what was
+//! destroyed is not touched any more.
+//!
+//! One device, however many addresses: an endpoint serves all of them.
+
+mod cm;
+mod cq;
+mod device;
+mod memory;
+mod qp;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use soft_roce::endpoint::{Config, Endpoint};
+
+use self::device::SoftDevice;
+use crate::address;
+use crate::backend;
+use crate::error::{OpenError, Result, VerbsError};
+use crate::fabric::FabricKind;
+
+/// Settings of the soft fabric.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SoftConfig {
+    /// The addresses by which the device can be reached; empty: all that this host has, loopback
+    /// among them. Each has to be one of this host; those of 127.0.0.0/8 all are.
+    pub addresses: Vec<IpAddr>,
+    /// The directory in which this host's endpoints find each other; `None`: the user's runtime
+    /// directory, or one of the user's own in the directory for temporary files.
+    pub rendezvous: Option<PathBuf>,
+}
+
+struct SoftFabric {
+    device: Arc<SoftDevice>,
+}
+
+/// Opens an endpoint.
+pub(crate) fn open(
+    config: &SoftConfig,
+) -> std::result::Result<Arc<dyn backend::Fabric>, OpenError> {
+    let addresses = match config.addresses.is_empty() {
+        true => address::of_host().map_err(|VerbsError { source, .. }| OpenError::Soft {
+            detail: format!("the host's addresses cannot be listed: {source}"),
+        })?,
+        false => config
+            .addresses
+            .iter()
+            .map(|ip| address::named(*ip))
+            .collect(),
+    };
+    let endpoint = Endpoint::new(Config {
+        addresses: addresses.iter().map(|a| a.ip).collect(),
+        rendezvous: config.rendezvous.clone(),
+        ..Config::default()
+    })
+    .map_err(|error| OpenError::Soft {
+        detail: error.to_string(),
+    })?;
+    let follow_host = config.addresses.is_empty();
+    Ok(Arc::new(SoftFabric {
+        device: Arc::new(SoftDevice::new(endpoint, addresses, follow_host)),
+    }))
+}
+
+impl backend::Fabric for SoftFabric {
+    fn kind(&self) -> FabricKind {
+        FabricKind::Soft
+    }
+
+    fn devices(&self) -> Result<Vec<Arc<dyn backend::Device>>> {
+        Ok(vec![Arc::clone(&self.device) as Arc<dyn backend::Device>])
+    }
+
+    fn event_channel(&self) -> Result<Arc<dyn backend::EventChannel>> {
+        Ok(Arc::new(cm::SoftEventChannel::new(&self.device)?))
+    }
+}
