@@ -1,12 +1,15 @@
 //! RDMA CM without a provider: programs of other makes, and peers that break the rules.
 //!
-//! Requests are sent without a queue pair; the listening side cannot tell.
+//! Their queue pairs are the smallest there are, and no message goes over them.
 
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use verbs_shim::{CmId, ConnParams, Event, EventChannel, PrivateData, RejectReason, Request};
+use verbs_shim::{
+    CmId, CompletionQueue, ConnParams, Event, EventChannel, PreparedQp, PrivateData,
+    ProtectionDomain, QpCaps, RejectReason, Request,
+};
 
 use crate::net;
 use crate::time::STEP;
@@ -42,6 +45,8 @@ pub enum Answer {
 #[derive(Debug)]
 pub struct Stranger {
     channel: EventChannel,
+    // Held until the end.
+    _qp: PreparedQp,
     /// Its id.
     pub id: CmId,
 }
@@ -76,7 +81,12 @@ impl Stranger {
         id.resolve_route(STEP).expect("route resolution");
         let event = next_event(&channel, STEP);
         assert!(matches!(event, Event::RouteResolved { .. }), "{event:?}");
-        Self { channel, id }
+        let qp = Ground::of(&id).queue_pair(&id);
+        Self {
+            channel,
+            _qp: qp,
+            id,
+        }
     }
 
     /// Waits for the answer.
@@ -96,6 +106,7 @@ pub struct Flood {
     pub answers: Vec<Answer>,
     // They end when this is dropped.
     ids: Vec<CmId>,
+    _qps: Vec<PreparedQp>,
 }
 
 impl Flood {
@@ -123,6 +134,8 @@ impl Flood {
         }
         let deadline = Instant::now() + limit;
         let mut answers = Vec::with_capacity(count);
+        let mut ground = None;
+        let mut qps = Vec::with_capacity(count);
         while answers.len() < enough {
             let left = deadline.saturating_duration_since(Instant::now());
             let event = match channel.next().expect("the channel") {
@@ -139,6 +152,7 @@ impl Flood {
             match event {
                 Event::AddrResolved { .. } => id.resolve_route(limit).expect("route resolution"),
                 Event::RouteResolved { .. } => {
+                    qps.push(ground.get_or_insert_with(|| Ground::of(id)).queue_pair(id));
                     let params = ConnParams {
                         private_data,
                         ..ConnParams::default()
@@ -148,7 +162,11 @@ impl Flood {
                 event => answers.push(answer_of(&event).unwrap_or_else(|| panic!("{event:?}"))),
             }
         }
-        Self { answers, ids }
+        Self {
+            answers,
+            ids,
+            _qps: qps,
+        }
     }
 
     /// How many requests were sent.
@@ -193,12 +211,37 @@ impl StrangeListener {
     }
 }
 
+/// What queue pairs of one device stand on.
+struct Ground {
+    pd: ProtectionDomain,
+    cq: CompletionQueue,
+}
+
+impl Ground {
+    fn of(id: &CmId) -> Self {
+        let device = id.device().expect("a resolved id has a device");
+        let pd = device.alloc_pd().expect("a protection domain");
+        Self {
+            pd,
+            cq: device.create_cq(16, None).expect("a completion queue"),
+        }
+    }
+
+    fn queue_pair(&self, id: &CmId) -> PreparedQp {
+        let caps = QpCaps {
+            send_wr: 1,
+            recv_wr: 1,
+            sge: 1,
+            inline: 0,
+        };
+        id.create_qp(&self.pd, caps, &self.cq, &self.cq, None)
+            .expect("a queue pair")
+    }
+}
+
 fn answer_of(event: &Event) -> Option<Answer> {
     match event {
-        // Without a queue pair librdmacm leaves the last step to its user.
-        Event::ConnectResponse { private_data, .. } | Event::Established { private_data, .. } => {
-            Some(Answer::Accepted(*private_data))
-        }
+        Event::Established { private_data, .. } => Some(Answer::Accepted(*private_data)),
         Event::Rejected {
             reason,
             private_data,
