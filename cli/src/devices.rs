@@ -60,12 +60,11 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
         writeln!(&out)?;
     } else {
         print(&mut out.lock(), &report)?;
-        for hindrance in report
-            .devices
-            .first()
-            .map_or_else(Vec::new, |_| hindrances())
-        {
-            eprintln!("san: {hindrance}");
+        // Where a library, the kernel or a device is missing, nothing else counts yet.
+        if matches!(report.missing, None | Some("access")) {
+            for hindrance in hindrances() {
+                eprintln!("san: {hindrance}");
+            }
         }
     }
     Ok(if report.devices.is_empty() {

@@ -1,13 +1,15 @@
 //! Joining a connection to standard input and output, as nc does.
 //!
 //! Bytes from standard input go to the peer; its end becomes the end of our stream. Bytes from
-//! the peer go to standard output; when the peer's stream ends, so do we. Two directions, two
-//! threads: the one that reads standard input cannot be interrupted, so it ends with the process.
+//! the peer go to standard output. It is over when both have ended; at a terminal when the peer's
+//! has, since nobody there knows that an end of input is waited for. Two directions, two threads:
+//! the one that reads standard input cannot be interrupted, so it may end with the process.
 
 use san_switch::{Connection, Route};
 use serde::Serialize;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 /// A chunk that both sides move well.
@@ -73,18 +75,21 @@ impl RouteReport {
     }
 }
 
-/// Moves bytes both ways until the peer's stream ends.
+/// Moves bytes both ways until both streams have ended.
 pub(crate) fn join_to_standard_streams(connection: Connection) -> io::Result<()> {
     let connection = Arc::new(connection);
     let outgoing = Arc::clone(&connection);
-    std::thread::Builder::new()
+    let sender = std::thread::Builder::new()
         .name("san-stdin".to_owned())
         .spawn(move || {
-            // An error of the connection is met by the other direction too, which reports it.
-            let _ = copy(&mut io::stdin().lock(), &mut outgoing.as_ref());
-            let _ = outgoing.shutdown_write();
+            let sent = copy(&mut io::stdin().lock(), &mut outgoing.as_ref());
+            sent.and_then(|()| outgoing.shutdown_write())
         })?;
-    copy(&mut connection.as_ref(), &mut io::stdout().lock())
+    copy(&mut connection.as_ref(), &mut io::stdout().lock())?;
+    if io::stdin().is_terminal() && !sender.is_finished() {
+        return Ok(());
+    }
+    sender.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Sends back what comes until the peer's stream ends.

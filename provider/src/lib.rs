@@ -46,4 +46,4 @@ pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use transfer::{Completion, Message, Operation, OverlappedResult, Transferred};
 pub use transfers::Readiness;
 pub use upcalls::{NoUpcalls, SwitchHandle, SwitchUpcalls};
-pub use verbs_shim::RegisteredBuffer;
+pub use verbs_shim::{Fabric, RegisteredBuffer, SoftConfig};

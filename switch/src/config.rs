@@ -6,6 +6,7 @@
 //! does not do: open providers (see `switch.rs`) or decide anything per connection.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,8 +53,11 @@ pub struct SwitchConfig {
     /// Failed SAN connects that are remembered (`SAN_NEGATIVE_CACHE_ENTRIES`,
     /// `SAN_NEGATIVE_CACHE_MS`).
     pub negative_cache: NegativeCacheConfig,
-    /// Loopback addresses count as SAN addresses where a provider lists them (`SAN_LOOPBACK`).
+    /// Loopback addresses count as SAN addresses where a provider lists them (`SAN_LOOPBACK`). On
+    /// the soft fabric they always do.
     pub loopback: bool,
+    /// The addresses of this host that the soft fabric serves (`SAN_SOFT_ADDRESSES`); empty: all.
+    pub soft_addresses: Vec<IpAddr>,
     /// How long send and receive wait; `None` waits until the peer acts or goes
     /// (`SAN_IO_TIMEOUT_MS`, 0 = none).
     pub io_timeout: Option<Duration>,
@@ -74,6 +78,7 @@ impl Default for SwitchConfig {
                 lifetime: Duration::from_secs(30),
             },
             loopback: false,
+            soft_addresses: Vec::new(),
             io_timeout: None,
             shutdown_timeout: Duration::from_secs(5),
         }
@@ -325,6 +330,15 @@ const SETTINGS: &[Setting] = &[
         set: |config, value| switch(value).map(|on| config.loopback = on),
     },
     Setting {
+        name: "SAN_SOFT_ADDRESSES",
+        allowed: "IP addresses with commas between them",
+        set: |config, value| {
+            let addresses = value.split(',').map(|ip| ip.trim().parse().ok());
+            config.soft_addresses = addresses.collect::<Option<_>>()?;
+            Some(())
+        },
+    },
+    Setting {
         name: "SAN_IO_TIMEOUT_MS",
         allowed: "a number of milliseconds from 0 (none) to 86400000",
         set: |config, value| {
@@ -357,6 +371,7 @@ fn switch(value: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
 
     #[test]
     fn an_empty_text_is_the_default() {
@@ -373,6 +388,7 @@ mod tests {
             "SAN_FABRIC = rdma # real NICs only\n\nSAN_CONNECT_TIMEOUT_MS=1500\n\
              SAN_FABRIC_CONNECT_TIMEOUT_MS=250\nSAN_STRICT=1\nSAN_BACKLOG=7\n\
              SAN_NEGATIVE_CACHE_ENTRIES=0\nSAN_NEGATIVE_CACHE_MS=0\nSAN_LOOPBACK=true\n\
+             SAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
              SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\n",
         )
         .unwrap();
@@ -387,6 +403,7 @@ mod tests {
                 lifetime: Duration::ZERO,
             },
             loopback: true,
+            soft_addresses: vec![[127, 0, 0, 1].into(), Ipv6Addr::LOCALHOST.into()],
             io_timeout: Some(Duration::from_millis(9)),
             shutdown_timeout: Duration::from_millis(11),
         };

@@ -36,6 +36,9 @@ pub enum OpenError {
         /// Its error code.
         code: WsaCode,
     },
+    /// The switch was shut down.
+    #[error("the switch was shut down")]
+    ShutDown,
     /// The system gave no descriptor or thread.
     #[error("cannot {step}: {source}")]
     System {
@@ -176,6 +179,7 @@ impl OpenError {
             OpenError::Config(_) => Errno::INVAL.raw_os_error(),
             OpenError::Fabric { .. } => Errno::NODEV.raw_os_error(),
             OpenError::Provider { code, .. } => code.errno(),
+            OpenError::ShutDown => WsaCode::NotInitialised.errno(),
             OpenError::System { source, .. } => errno_of(source),
         }
     }

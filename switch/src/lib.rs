@@ -74,3 +74,8 @@ pub use listener::{Condition, Decision, IncomingRequest, ListenOptions, Listener
 pub use switch::{Switch, SwitchBuilder};
 pub use table::{RouteQuery, SanEntry, SanTable};
 pub use wait::CancelToken;
+
+/// The examples of the project's README, so that they stay true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -4,14 +4,14 @@
 //! needs to say, and makes sure that every socket is closed whichever way it is let go.
 
 use crate::companions::CompanionFailure;
-use crate::config::SwitchConfig;
+use crate::config::{FabricChoice, SwitchConfig};
 use crate::core::Signals;
 use crate::error::{FallbackReason, OpenError};
 use crate::upcalls::Upcalls;
 use san_provider::{
     AcceptError, AddressFamily, ConnectError, ConnectOptions, ConnectionRequest, Decision,
-    EventObject, NetworkEventRecord, NetworkEvents, Protocol, Provider, ProviderConfig,
-    SelectError, Socket, SocketOption, SocketType, SpiVersion, WsaCode,
+    EventObject, Fabric, NetworkEventRecord, NetworkEvents, Protocol, Provider, ProviderConfig,
+    SelectError, Socket, SocketOption, SocketType, SoftConfig, SpiVersion, WsaCode,
 };
 use std::fmt;
 use std::io;
@@ -62,15 +62,20 @@ impl Registered {
 
     /// A provider on the rdma fabric, which is opened when it starts.
     pub(crate) fn rdma(config: &SwitchConfig) -> Result<Provider, OpenError> {
-        let config = ProviderConfig {
-            strict: config.strict,
-            ..ProviderConfig::default()
+        Provider::new(settings(config)).map_err(|error| bad_settings("rdma", &error))
+    }
+
+    /// A provider on the soft fabric, which is opened now.
+    pub(crate) fn soft(config: &SwitchConfig) -> Result<Provider, OpenError> {
+        let soft = SoftConfig {
+            addresses: config.soft_addresses.clone(),
+            ..SoftConfig::default()
         };
-        Provider::new(config).map_err(|error| OpenError::Provider {
-            provider: "rdma".to_owned(),
+        let fabric = Fabric::soft(&soft).map_err(|error| OpenError::Fabric {
+            fabric: FabricChoice::Soft,
             reason: error.to_string(),
-            code: WsaCode::Invalid,
-        })
+        })?;
+        Provider::with_fabric(fabric, settings(config)).map_err(|e| bad_settings("soft", &e))
     }
 
     /// A socket of the address's family.
@@ -220,5 +225,20 @@ impl fmt::Debug for Registered {
         f.debug_struct("Registered")
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+fn settings(config: &SwitchConfig) -> ProviderConfig {
+    ProviderConfig {
+        strict: config.strict,
+        ..ProviderConfig::default()
+    }
+}
+
+fn bad_settings(provider: &str, error: &san_provider::ConfigError) -> OpenError {
+    OpenError::Provider {
+        provider: provider.to_owned(),
+        reason: error.to_string(),
+        code: WsaCode::Invalid,
     }
 }

@@ -21,8 +21,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Sends under way at a time; one more waits for the first to end.
-const WINDOW: usize = 16;
+/// Sends under way at a time; one more waits for the first to end. Below what the provider allows.
+const WINDOW: usize = 60;
 /// How long closing waits for the next send under way to end: never long for a dead peer.
 const LINGER: Duration = Duration::from_secs(2);
 

@@ -53,7 +53,15 @@ impl Switch {
         let builder = Switch::builder().config(config.clone());
         let absent = match fabric {
             FabricChoice::Off => return builder.build(),
-            FabricChoice::Soft => "this build has no soft fabric".to_owned(),
+            FabricChoice::Soft => {
+                let loopback = SwitchConfig {
+                    loopback: true,
+                    ..config.clone()
+                };
+                let provider = Registered::soft(&config)?;
+                let builder = builder.config(loopback).provider("soft", provider);
+                return builder.build();
+            }
             FabricChoice::Auto | FabricChoice::Rdma => {
                 let provider = Registered::rdma(&config)?;
                 match builder.provider("rdma", provider).build() {
@@ -222,6 +230,9 @@ impl SwitchBuilder {
 
 impl Inner {
     fn add_provider(&self, name: &str, provider: Provider) -> Result<(), OpenError> {
+        if self.core.is_closed() {
+            return Err(OpenError::ShutDown);
+        }
         self.ensure_thread()?;
         let registered = Registered::start(name, provider, Arc::clone(&self.core.signals))?;
         tracing::info!(provider = name, "provider started");
@@ -244,15 +255,18 @@ impl Inner {
     }
 
     fn shutdown(&self) -> bool {
-        self.core.closed.store(true, Ordering::Release);
+        // Each startup is undone once, whoever asks how often.
+        let first = !self.core.closed.swap(true, Ordering::AcqRel);
         for listener in self.core.listeners() {
             listener.close(&self.core);
         }
         let thread = lock(&self.thread).take();
-        let ended =
-            thread.is_none_or(|thread| thread.stop(&self.core, self.core.config.shutdown_timeout));
-        for provider in self.core.providers() {
-            provider.cleanup();
+        let timeout = self.core.config.shutdown_timeout;
+        let ended = thread.is_none_or(|thread| thread.stop(&self.core, timeout));
+        if first {
+            for provider in self.core.providers() {
+                provider.cleanup();
+            }
         }
         ended
     }
