@@ -15,7 +15,8 @@
 //! - `rc`, `cm`: protocol engines without I/O and without a clock;
 //! - `endpoint`, `driver`: the engines joined to sockets, timers and a user.
 
-#![forbid(unsafe_code)]
+// Denied and not forbidden for one socket option: `driver::no_check`.
+#![deny(unsafe_code)]
 
 pub mod cm;
 mod driver;

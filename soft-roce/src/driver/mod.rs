@@ -8,6 +8,7 @@
 //! the ICRC.
 
 pub(crate) mod batch;
+mod no_check;
 pub(crate) mod port;
 pub(crate) mod receive;
 pub(crate) mod rendezvous;

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::no_check::accept_no_checksum;
 use super::receive::Receiver;
 use super::rendezvous::Registration;
 use crate::wire::ROCE_PORT;
@@ -70,6 +71,7 @@ impl Port {
         let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
         if ip.is_ipv6() {
             socket.set_only_v6(true)?;
+            accept_no_checksum(&socket)?;
         }
         grow(&socket);
         socket.bind(&address.into())?;
