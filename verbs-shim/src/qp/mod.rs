@@ -32,6 +32,13 @@
 //!     buffer.fill(b"too early");
 //! }
 //! ```
+//!
+//! A completion gives its buffers back once; there is no second one like it:
+//!
+//! ```compile_fail,E0277
+//! fn copies<T: Clone>() {}
+//! copies::<verbs_shim::Completion>();
+//! ```
 
 mod shared;
 #[cfg(test)]

@@ -97,7 +97,9 @@ impl backend::EventChannel for RdmaEventChannel {
 
     fn next(self: Arc<Self>) -> Result<Option<Event>> {
         let raw = self.read()?;
-        Ok(raw.map(|raw| raw.into_event(&self)))
+        Ok(raw.map(|raw| {
+            raw.into_event(|id, token| CmId::from_backend(Arc::new(RdmaCmId::new(id, token, self))))
+        }))
     }
 
     fn create_id(self: Arc<Self>) -> Result<Arc<dyn backend::CmId>> {
@@ -178,7 +180,8 @@ impl RawEvent {
         }
     }
 
-    fn into_event(self, channel: &Arc<RdmaEventChannel>) -> Event {
+    /// `adopt` makes the object of a connect request's id.
+    fn into_event(self, adopt: impl FnOnce(NonNull<rdma_cm_id>, u64) -> CmId) -> Event {
         let id = self.token;
         let errno = self.status.saturating_abs();
         let (private_data, details) = (self.private_data, self.details);
@@ -209,15 +212,12 @@ impl RawEvent {
             RDMA_CM_EVENT_ADDR_CHANGE => Event::AddrChange { id },
             RDMA_CM_EVENT_TIMEWAIT_EXIT => Event::TimewaitExit { id },
             event => match self.request {
-                Some((ptr, token)) => {
-                    let new = RdmaCmId::new(ptr, token, Arc::clone(channel));
-                    Event::ConnectRequest(Request {
-                        listener: id,
-                        id: CmId::from_backend(Arc::new(new)),
-                        private_data,
-                        details,
-                    })
-                }
+                Some((new, token)) => Event::ConnectRequest(Request {
+                    listener: id,
+                    id: adopt(new, token),
+                    private_data,
+                    details,
+                }),
                 None => Event::Unknown {
                     id,
                     event,
@@ -261,4 +261,102 @@ fn details(conn: &rdma_conn_param) -> ConnectionDetails {
 fn next_token() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::MaybeUninit;
+
+    use super::*;
+
+    /// What comes out of an event of the library with this number and status, on an id with token
+    /// 9.
+    fn event(number: c_uint, status: c_int, data: Option<&[u8]>) -> Event {
+        // SAFETY: zeros are valid in every field.
+        let mut id: rdma_cm_id = unsafe { MaybeUninit::zeroed().assume_init() };
+        id.context = 9 as *mut c_void;
+        // SAFETY: zeros are valid in every field.
+        let mut event: rdma_cm_event = unsafe { MaybeUninit::zeroed().assume_init() };
+        event.id = &raw mut id;
+        event.event = number;
+        event.status = status;
+        // SAFETY: zeros are valid in every field.
+        let mut conn: rdma_conn_param = unsafe { MaybeUninit::zeroed().assume_init() };
+        conn.private_data = data.map_or(std::ptr::null(), |d| d.as_ptr().cast());
+        conn.private_data_len = data.map_or(55, |d| d.len() as u8);
+        conn.qp_num = 77;
+        conn.initiator_depth = 3;
+        conn.responder_resources = 4;
+        event.param = rdma_cm_event_param { conn };
+        // SAFETY: all of it lives on this stack.
+        let raw = unsafe { RawEvent::copy(&raw mut event) };
+        raw.into_event(|_, _| panic!("no request"))
+    }
+
+    #[test]
+    fn every_number_becomes_an_event_of_its_id() {
+        for number in (0..100).filter(|&n| n != RDMA_CM_EVENT_CONNECT_REQUEST) {
+            assert_eq!(event(number, 0, None).id(), 9, "{number}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_nobody_knows_are_kept() {
+        for number in [12, 13, 16, 20, u32::MAX] {
+            match event(number, -5, None) {
+                Event::Unknown { id, event, status } => {
+                    assert_eq!((id, event, status), (9, number, -5));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn errors_are_positive() {
+        let errno = |number, status| match event(number, status, None) {
+            Event::AddrError { errno, .. }
+            | Event::RouteError { errno, .. }
+            | Event::ConnectError { errno, .. }
+            | Event::Unreachable { errno, .. } => errno,
+            other => panic!("{other:?}"),
+        };
+        for number in [1, 3, 6, 7] {
+            assert_eq!(errno(number, -110), 110);
+            assert_eq!(errno(number, 110), 110);
+            assert_eq!(errno(number, c_int::MIN), c_int::MAX);
+        }
+    }
+
+    #[test]
+    fn private_data_is_copied_where_an_event_has_it() {
+        match event(RDMA_CM_EVENT_REJECTED, 28, Some(b"why")) {
+            Event::Rejected {
+                reason,
+                private_data,
+                ..
+            } => {
+                assert_eq!(reason, RejectReason::ConsumerDefined);
+                assert_eq!(&*private_data, b"why");
+            }
+            other => panic!("{other:?}"),
+        }
+        match event(RDMA_CM_EVENT_ESTABLISHED, 0, Some(b"welcome")) {
+            Event::Established {
+                private_data,
+                details,
+                ..
+            } => {
+                assert_eq!(&*private_data, b"welcome");
+                assert_eq!((details.qp_num, details.initiator_depth), (77, 3));
+                assert_eq!(details.responder_resources, 4);
+            }
+            other => panic!("{other:?}"),
+        }
+        // A length without data.
+        match event(RDMA_CM_EVENT_REJECTED, 8, None) {
+            Event::Rejected { private_data, .. } => assert!(private_data.is_empty()),
+            other => panic!("{other:?}"),
+        }
+    }
 }
