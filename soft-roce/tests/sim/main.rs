@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, reason = "everything is for this test alone")]
 
+mod managed;
 mod memory;
 mod net;
 mod rng;
@@ -16,6 +17,7 @@ mod world;
 
 mod delivery;
 mod failure;
+mod lifecycle;
 mod speed;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -235,14 +235,15 @@ impl World {
 }
 
 /// What is between UDP header and ICRC, if the ICRC is right.
-fn open<'a>(flow: &FlowCrc, datagram: &'a [u8]) -> Option<&'a [u8]> {
+pub fn open<'a>(flow: &FlowCrc, datagram: &'a [u8]) -> Option<&'a [u8]> {
     flow.check(0, datagram)?;
     Some(&datagram[..datagram.len() - ICRC_LEN])
 }
 
-struct NetSink {
-    packets: Vec<Vec<u8>>,
-    room: Option<usize>,
+#[derive(Default)]
+pub struct NetSink {
+    pub packets: Vec<Vec<u8>>,
+    pub room: Option<usize>,
 }
 
 impl PacketSink for NetSink {
