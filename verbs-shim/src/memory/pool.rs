@@ -33,18 +33,18 @@ impl BufferPool {
     /// Maps and registers `slots` buffers of `slot_size` bytes each.
     ///
     /// # Errors
-    /// `EINVAL`: a size or count of 0, or `REMOTE_WRITE` in `access` (a peer could then write
-    /// behind the owner's back: use a [`MemoryRegion`]). `ENOMEM` as with
+    /// `EINVAL`: a size or count of 0, or remote rights in `access` (a peer could then read or
+    /// write behind the owner's back: use a [`MemoryRegion`]). `ENOMEM` as with
     /// [`ProtectionDomain::region`].
     pub fn new(pd: &ProtectionDomain, slot_size: u32, slots: u32, access: Access) -> Result<Self> {
         const CALL: &str = "BufferPool::new";
         if slot_size == 0 || slots == 0 {
             return Err(VerbsError::invalid(CALL, "a slot size or count of 0"));
         }
-        if access.contains(Access::REMOTE_WRITE) {
+        if access.contains(Access::REMOTE_WRITE) || access.contains(Access::REMOTE_READ) {
             return Err(VerbsError::invalid(
                 CALL,
-                "buffers cannot be open to RDMA WRITE",
+                "buffers of one owner cannot be open to a peer",
             ));
         }
         let len = (slot_size as usize)

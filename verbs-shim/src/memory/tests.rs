@@ -176,7 +176,8 @@ fn buffers_are_not_open_to_writing_by_the_peer() {
     let bench = bench();
     let open = BufferPool::new(&bench.pd, 64, 1, Access::REMOTE_WRITE | Access::REMOTE_READ);
     assert_eq!(open.unwrap_err().errno(), libc::EINVAL);
-    assert!(BufferPool::new(&bench.pd, 64, 1, Access::REMOTE_READ).is_ok());
+    assert!(BufferPool::new(&bench.pd, 64, 1, Access::REMOTE_READ).is_err());
+    assert!(BufferPool::new(&bench.pd, 64, 1, Access::LOCAL_WRITE).is_ok());
 }
 
 #[test]

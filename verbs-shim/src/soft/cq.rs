@@ -24,7 +24,7 @@ pub(super) struct SoftCompletionChannel {
 }
 
 impl SoftCompletionChannel {
-    pub(super) fn new(device: Arc<SoftDevice>) -> Result<Self> {
+    pub(super) fn new(device: &SoftDevice) -> Result<Self> {
         let channel = device
             .endpoint
             .completion_channel()
@@ -72,7 +72,7 @@ pub(super) struct SoftCq {
 
 impl SoftCq {
     pub(super) fn new(
-        device: &Arc<SoftDevice>,
+        device: &SoftDevice,
         depth: u32,
         channel: Option<Arc<SoftCompletionChannel>>,
     ) -> Result<Self> {

@@ -130,7 +130,7 @@ impl backend::Device for SoftDevice {
     }
 
     fn completion_channel(self: Arc<Self>) -> Result<Arc<dyn backend::CompletionChannel>> {
-        Ok(Arc::new(SoftCompletionChannel::new(self)?))
+        Ok(Arc::new(SoftCompletionChannel::new(&self)?))
     }
 
     fn create_cq(

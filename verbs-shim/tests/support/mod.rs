@@ -153,8 +153,7 @@ impl Parts {
         let pd = device.alloc_pd().unwrap();
         let cq_channel = device.completion_channel().unwrap();
         let cq = device.create_cq(256, Some(&cq_channel)).unwrap();
-        let access = Access::LOCAL_WRITE | Access::REMOTE_READ;
-        let pool = BufferPool::new(&pd, SLOT as u32, 64, access).unwrap();
+        let pool = BufferPool::new(&pd, SLOT as u32, 64, Access::LOCAL_WRITE).unwrap();
         Self {
             pd,
             cq_channel,
