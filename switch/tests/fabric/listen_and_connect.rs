@@ -1,5 +1,5 @@
-//! The switch on real RDMA: two NICs of one host, a provider, TCP beside it. Built by the package
-//! san-tests, run in the guest.
+//! The switch on real RDMA: two NICs of one host, a provider, TCP beside it. Needs
+//! SAN_TEST_ADDR_A and SAN_TEST_ADDR_B, which ci/rxe sets.
 
 use san_provider::{Provider, ProviderConfig};
 use san_switch::{
@@ -10,7 +10,7 @@ use san_tests::net::{addr_a, addr_b, addr6_a, addr6_b};
 use san_tests::time::{bounded, eventually};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -128,7 +128,7 @@ fn wsd_001_one_byte_at_a_time_is_the_same_stream() {
         for byte in b"message boundaries are nobody's business" {
             assert_eq!(client.send(&[*byte]).unwrap(), 1);
         }
-        drop(client);
+        client.shutdown_write().unwrap();
         let mut text = String::new();
         let mut byte = [0];
         while server.receive(&mut byte).unwrap() == 1 {
@@ -173,6 +173,32 @@ fn wsd_001_what_was_sent_before_a_close_arrives() {
             assert_eq!(all.len(), 100_000);
             sender.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn wsd_004_every_registered_provider_is_started_and_cleaned_up() {
+    bounded(|| {
+        let providers: Vec<_> = (0..2)
+            .map(|_| Provider::new(ProviderConfig::default()).unwrap())
+            .collect();
+        let is_started = |provider: &Provider| provider.address_list().is_ok();
+        assert!(!providers.iter().any(is_started));
+        let mut builder = Switch::builder().config(config());
+        for (name, provider) in ["one", "two"].into_iter().zip(&providers) {
+            builder = builder.provider(name, provider.clone());
+        }
+        let switch = builder.build().unwrap();
+        assert_eq!(switch.providers(), ["one", "two"]);
+        assert!(providers.iter().all(is_started));
+        // The first one serves the subnets that both have.
+        let addresses = switch.san_addresses();
+        assert!(addresses.iter().any(|entry| entry.provider == 1));
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        let client = san_client(&switch, &listener);
+        assert!(matches!(client.route(), Route::San { provider, .. } if provider == "one"));
+        assert!(switch.shutdown());
+        assert!(!providers.iter().any(is_started));
     });
 }
 
@@ -234,12 +260,52 @@ fn wsd_010_what_the_application_holds_is_a_tcp_socket() {
         let listener = switch.listen(any(), backlog(4)).unwrap();
         let client = san_client(&switch, &listener);
         let server = accept(&listener);
-        for fd in [listener.as_fd(), client.as_fd(), server.as_fd()] {
-            let protocol = rustix::net::sockopt::socket_protocol(fd).unwrap();
-            assert_eq!(protocol, Some(rustix::net::ipproto::TCP), "{}", fd.as_raw_fd());
+        let copy = listener.as_fd().try_clone_to_owned().unwrap();
+        let held = TcpListener::from(copy);
+        assert_eq!(held.local_addr().unwrap(), listener.local_addr());
+        for connection in [&client, &server] {
+            let held = TcpStream::from(connection.as_fd().try_clone_to_owned().unwrap());
+            // TCP's socket, of the right family, and not connected: the bytes go elsewhere.
+            assert!(held.nodelay().is_ok() && held.local_addr().unwrap().is_ipv4());
+            assert_eq!(
+                held.peer_addr().unwrap_err().kind(),
+                ErrorKind::NotConnected
+            );
         }
-        assert!(rustix::net::sockopt::socket_acceptconn(listener.as_fd()).unwrap());
-        assert!(!rustix::net::sockopt::socket_acceptconn(server.as_fd()).unwrap());
+    });
+}
+
+#[test]
+fn wsd_011_a_local_address_is_tcps_business() {
+    bounded(|| {
+        let switch = switch();
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        let opened = || switch.provider_counters()[0].1.sockets_opened;
+        let before = opened();
+        let nowhere = from("192.0.2.1".parse().unwrap());
+        let error = switch
+            .connect(at(addr_b(), &listener), &nowhere)
+            .unwrap_err();
+        assert!(matches!(error, ConnectError::Local { .. }), "{error}");
+        // Bound to an address without RDMA: no provider has to do with it.
+        let loopback = from(Ipv4Addr::LOCALHOST.into());
+        let client = switch.connect(at(addr_b(), &listener), &loopback);
+        assert!(client.is_ok_and(|client| !client.is_san()));
+        assert_eq!(opened(), before);
+    });
+}
+
+#[test]
+fn wsd_012_no_provider_is_chosen_before_listen_or_connect() {
+    bounded(|| {
+        let switch = switch();
+        let opened = || switch.provider_counters()[0].1.sockets_opened;
+        assert_eq!(opened(), 0);
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        assert_eq!(opened(), 1);
+        let _client = san_client(&switch, &listener);
+        let _server = accept(&listener);
+        assert_eq!(opened(), 3);
     });
 }
 
@@ -280,8 +346,42 @@ fn wsd_014_a_listener_on_one_nic_is_not_found_on_the_other() {
         assert_listens(&listener, 1);
         let elsewhere = at(addr_a(), &listener);
         let error = switch.connect(elsewhere, &from(addr_b())).unwrap_err();
-        assert!(matches!(&error, ConnectError::Tcp { fallback: Some(_), .. }), "{error}");
-        assert_eq!(std::io::Error::from(error).kind(), ErrorKind::ConnectionRefused);
+        assert!(
+            matches!(
+                &error,
+                ConnectError::Tcp {
+                    fallback: Some(_),
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(
+            std::io::Error::from(error).kind(),
+            ErrorKind::ConnectionRefused
+        );
+    });
+}
+
+#[test]
+fn wsd_015_options_of_the_tcp_socket_are_the_companions_too() {
+    bounded(|| {
+        let switch = switch();
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        let options = ConnectOptions {
+            type_of_service: Some(0x20),
+            ..from(addr_a())
+        };
+        let client = switch.connect(at(addr_b(), &listener), &options).unwrap();
+        assert!(client.is_san(), "{}", client.route());
+        // TCP's listening sockets have SO_REUSEADDR: the port serves again at once on both sides,
+        // while a connection of the first listener lives.
+        let _server = accept(&listener);
+        let address = listener.local_addr();
+        drop(listener);
+        let listener = switch.listen(address, backlog(4)).unwrap();
+        assert_listens(&listener, 1);
+        san_client(&switch, &listener);
     });
 }
 
@@ -304,7 +404,7 @@ fn wsd_016_tcp_goes_on_where_the_companion_cannot_be_made() {
         drop(taken);
         let socket = holder
             .socket(
-                san_provider::AddressFamily::Inet,
+                san_provider::AddressFamily::V4,
                 san_provider::SocketType::Stream,
                 san_provider::Protocol::Tcp,
             )
@@ -351,7 +451,9 @@ fn wsd_018_other_subnets_and_loopback_go_to_tcp() {
         let switch = switch();
         let listener = switch.listen(any(), backlog(4)).unwrap();
         let loopback = at(Ipv4Addr::LOCALHOST.into(), &listener);
-        let client = switch.connect(loopback, &ConnectOptions::default()).unwrap();
+        let client = switch
+            .connect(loopback, &ConnectOptions::default())
+            .unwrap();
         assert!(matches!(client.route(), Route::Tcp { why: None }));
         assert!(!accept(&listener).is_san());
         let before = switch.provider_counters()[0].1;
@@ -359,7 +461,11 @@ fn wsd_018_other_subnets_and_loopback_go_to_tcp() {
             timeout: Some(Duration::from_millis(200)),
             ..ConnectOptions::default()
         };
-        assert!(switch.connect("192.0.2.1:9".parse().unwrap(), &options).is_err());
+        assert!(
+            switch
+                .connect("192.0.2.1:9".parse().unwrap(), &options)
+                .is_err()
+        );
         assert_eq!(switch.provider_counters()[0].1, before);
     });
 }
@@ -418,7 +524,10 @@ fn wsd_021_in_a_strict_san_nobody_means_nobody() {
             .connect(plain.local_addr().unwrap(), &from(addr_a()))
             .unwrap_err();
         assert!(matches!(error, ConnectError::San { .. }), "{error}");
-        assert_eq!(std::io::Error::from(error).kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            std::io::Error::from(error).kind(),
+            ErrorKind::ConnectionReset
+        );
     });
 }
 
@@ -437,7 +546,10 @@ fn wsd_021_silence_costs_its_deadline_once() {
             ..from(addr_a())
         };
         let first = switch.connect(nobody, &options).unwrap_err();
-        assert!(matches!(first.fallback(), Some(FallbackReason::Connect(_))), "{first}");
+        assert!(
+            matches!(first.fallback(), Some(FallbackReason::Connect(_))),
+            "{first}"
+        );
         assert_eq!(switch.stats().remembered, 0);
         let second = switch.connect(nobody, &options).unwrap_err();
         assert!(
@@ -455,7 +567,9 @@ fn wsd_024_listeners_are_served_on_both_sides_at_one_port() {
         let listener = switch.listen(any(), backlog(4)).unwrap();
         assert_listens(&listener, 1);
         for (client, server) in [(addr_a(), addr_b()), (addr_b(), addr_a())] {
-            let connection = switch.connect(at(server, &listener), &from(client)).unwrap();
+            let connection = switch
+                .connect(at(server, &listener), &from(client))
+                .unwrap();
             assert!(connection.is_san(), "{}", connection.route());
             assert!(accept(&listener).is_san());
         }
@@ -472,10 +586,14 @@ fn wsd_024_listeners_are_served_on_both_sides_at_one_port() {
 fn wsd_024_ipv6_and_the_wildcard_of_both_families() {
     bounded(|| {
         let switch = switch();
-        let listener = switch.listen("[::]:0".parse().unwrap(), backlog(4)).unwrap();
+        let listener = switch
+            .listen("[::]:0".parse().unwrap(), backlog(4))
+            .unwrap();
         assert_listens(&listener, 2);
         for (client, server) in [(addr6_a(), addr6_b()), (addr_a(), addr_b())] {
-            let connection = switch.connect(at(server, &listener), &from(client)).unwrap();
+            let connection = switch
+                .connect(at(server, &listener), &from(client))
+                .unwrap();
             assert!(connection.is_san(), "{}", connection.route());
             let accepted = accept(&listener);
             assert!(accepted.is_san());
@@ -558,7 +676,9 @@ fn wsd_027_both_sides_come_in_the_order_of_their_arrival() {
             expected.push(client.local_addr());
             clients.push(client);
             let waiting = round + 1;
-            eventually("the SAN's is queued", PATIENCE, || listener.san_waiting() == waiting);
+            eventually("the SAN's is queued", PATIENCE, || {
+                listener.san_waiting() == waiting
+            });
             let client = TcpStream::connect(at(addr_b(), &listener)).unwrap();
             expected.push(client.local_addr().unwrap());
             plain.push(client);
@@ -622,7 +742,7 @@ fn wsd_028_the_condition_function_decides() {
                 assert_eq!(request.side, Side::San);
                 assert_eq!(request.local.ip(), addr_b());
                 // Every second one is let in.
-                if count.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+                if count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
                     Decision::Reject
                 } else {
                     Decision::Accept
@@ -637,7 +757,10 @@ fn wsd_028_the_condition_function_decides() {
                 .unwrap_err();
             assert!(matches!(error, ConnectError::San { .. }), "{error}");
             assert!(error.to_string().contains("condition function"), "{error}");
-            assert_eq!(std::io::Error::from(error).kind(), ErrorKind::ConnectionRefused);
+            assert_eq!(
+                std::io::Error::from(error).kind(),
+                ErrorKind::ConnectionRefused
+            );
             san_client(&switch, &listener);
         }
         assert_eq!(seen.load(Ordering::SeqCst), 4);
@@ -677,7 +800,11 @@ fn wsd_047_a_connect_that_is_called_off_leaves_the_listener_alone() {
         let listener = switch.listen(any(), backlog(4)).unwrap();
         for _ in 0..5 {
             let options = from(addr_a());
-            drop(switch.start_connect(at(addr_b(), &listener), &options).unwrap());
+            drop(
+                switch
+                    .start_connect(at(addr_b(), &listener), &options)
+                    .unwrap(),
+            );
         }
         // Those that got through before are gone again; a good one is served.
         let client = san_client(&switch, &listener);
