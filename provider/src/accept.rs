@@ -159,20 +159,23 @@ impl Undecided<'_> {
         }
     }
 
-    /// Refuses the request, unless nobody waits for that any more.
-    fn refuse(&mut self, reason: RefusalReason, backlog: u32) {
+    /// Refuses the request; `false`: the peer has given up, and nobody was told.
+    fn refuse(&mut self, reason: RefusalReason, backlog: u32) -> bool {
         let Some((ticket, pending)) = self.request.take() else {
-            return;
+            return false;
         };
         let standing = lock(self.backlog).standing(&ticket);
         let token = pending.id.token();
-        if standing == Standing::PeerGone {
-            drop(pending);
-        } else {
-            listen::refuse(&self.socket.core, pending.id, reason, backlog);
-        }
+        let told = match standing {
+            Standing::PeerGone => {
+                drop(pending);
+                false
+            }
+            _ => listen::refuse(&self.socket.core, pending.id, reason, backlog),
+        };
         self.socket.core.remove_owner(token);
         self.answered(ticket);
+        told
     }
 
     fn answered(&self, ticket: Ticket) {
@@ -207,7 +210,9 @@ impl Undecided<'_> {
         let Some((ticket, pending)) = &self.request else {
             return Err(AcceptError::WouldBlock);
         };
-        match lock(self.backlog).standing(ticket) {
+        // Not in the match itself: the lock would be held in its arms.
+        let standing = lock(self.backlog).standing(ticket);
+        match standing {
             Standing::Good => {}
             Standing::PeerGone => {
                 self.refuse(RefusalReason::Closing, 0);
@@ -220,9 +225,14 @@ impl Undecided<'_> {
         }
         let (socket, reply) = match self.make_socket(pending) {
             Ok(made) => made,
+            // The kernel says nothing of a peer that gives up before the accept. But then there is
+            // neither a queue pair to be had for it, nor anybody to refuse.
             Err(error) => {
-                self.refuse(RefusalReason::NoResources, 0);
-                return Err(error);
+                tracing::debug!(%error, "no connection for a request");
+                return Err(match self.refuse(RefusalReason::NoResources, 0) {
+                    true => error,
+                    false => AcceptError::PeerGone,
+                });
             }
         };
         if let Err(why) = socket.ask_for_handle() {
@@ -235,6 +245,7 @@ impl Undecided<'_> {
         let (peer, token) = (pending.peer, pending.id.token());
         let answer = self.answer(&socket, pending, &reply);
         if answer.is_err() {
+            self.socket.core.counters.withdrawn.raise();
             self.socket.core.remove_owner(token);
             socket.shared.shut();
         }

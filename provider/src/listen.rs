@@ -171,15 +171,23 @@ fn refuse_for(core: &Core, id: CmId, reason: NoPlace, limit: usize) {
             let backlog = u32::try_from(limit).unwrap_or(u32::MAX);
             refuse(core, id, RefusalReason::BacklogFull, backlog);
         }
-        NoPlace::Closed => refuse(core, id, RefusalReason::Closing, 0),
+        NoPlace::Closed => {
+            refuse(core, id, RefusalReason::Closing, 0);
+        }
     }
 }
 
-/// Rejects a request with our private data, and lets its id go.
+/// Rejects a request with our private data, and lets its id go. `false`: the peer had given up, so
+/// nobody was told.
 // The id ends here.
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn refuse(core: &Core, id: CmId, reason: RefusalReason, backlog: u32) {
+pub(crate) fn refuse(core: &Core, id: CmId, reason: RefusalReason, backlog: u32) -> bool {
     let counters = &core.counters;
+    if let Err(error) = id.reject(&Refusal::new(reason, backlog).emit()) {
+        counters.withdrawn.raise();
+        tracing::debug!(%error, ?reason, token = id.token(), "nobody to refuse");
+        return false;
+    }
     match reason {
         RefusalReason::BacklogFull => &counters.refused_backlog,
         RefusalReason::Condition => &counters.refused_condition,
@@ -191,8 +199,5 @@ pub(crate) fn refuse(core: &Core, id: CmId, reason: RefusalReason, backlog: u32)
     }
     .raise();
     tracing::debug!(?reason, backlog, token = id.token(), "request refused");
-    if let Err(error) = id.reject(&Refusal::new(reason, backlog).emit()) {
-        // The peer has given up meanwhile.
-        tracing::debug!(%error, token = id.token(), "nobody to refuse");
-    }
+    true
 }

@@ -206,7 +206,9 @@ impl Connection {
     /// What the peer said in the negotiation.
     pub(crate) fn negotiated(&self, hello: &Hello) {
         let mut data = lock(&self.data);
-        data.send_limit = hello.max_message_size as usize;
+        // What the peer takes, and what fits into a send buffer of ours.
+        let limit = hello.max_message_size.min(self.receive_limit);
+        data.send_limit = limit as usize;
         let came = data.credits.credits_came(hello.credits);
         drop(data);
         if let Err(violation) = came {
