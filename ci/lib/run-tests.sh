@@ -3,16 +3,16 @@
 #
 #   run-tests.sh LIST LOGS FILTER [ARGUMENT...]
 #
-# LIST: a line for each program, tab separated: package, cargo's option for it, folder, program. LOGS gets a log for
-# each and `index`: the list's line with the exit status and the log's name before it. A line a program is printed.
-# It judges nothing: exit status 0 when all of the list ran, whatever came of it. Runs here and in the guest alike.
+# LIST: a line for each program, tab separated: package, cargo's option for it, folder, program, and perhaps an argument
+# for it alone. LOGS gets a log for each and `index`: the list's line with the exit status and the log's name before it.
+# A line a program is printed. It judges nothing: exit status 0 when all of the list ran, whatever came of it. Runs here and in the guest alike.
 set -u
 list=$1 logs=$2 filter=$3
 shift 3
 limit=${SAN_TEST_LIMIT:-300}
 : >"$logs/index"
 number=0
-while IFS=$'\t' read -r package option folder program <&3; do
+while IFS=$'\t' read -r package option folder program argument <&3; do
     number=$((number + 1))
     log=$(printf '%s/%02d-%s%s.log' "$logs" "$number" "$package" "${option// /-}")
     started=$EPOCHREALTIME
@@ -20,7 +20,7 @@ while IFS=$'\t' read -r package option folder program <&3; do
     { (
         cd "$folder" || exit 70
         export CARGO_MANIFEST_DIR=$folder CARGO_PKG_NAME=$package
-        exec timeout --kill-after=5 "$limit" "$program" ${filter:+"$filter"} "$@" </dev/null
+        exec timeout --kill-after=5 "$limit" "$program" ${filter:+"$filter"} ${argument:+"$argument"} "$@" </dev/null
     ) >"$log" 2>&1; } 2>/dev/null
     status=$?
     took=$(((${EPOCHREALTIME/./} - ${started/./}) / 100000))

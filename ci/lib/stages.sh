@@ -30,27 +30,29 @@ stage_build() {
         result_failed "build" "cargo test ${without_witnesses[*]} --no-run"
         return 1
     fi
-    local package option folder program source list
+    local line
     : >"$results/native.list"
     : >"$results/guest.list"
-    while IFS=$'\t' read -r package option folder program source; do
-        list=native
-        needs_fabric "$package" "$option" "$source" && list=guest
-        printf '%s\t%s\t%s\t%s\n' "$package" "$option" "$folder" "$program" >>"$results/$list.list"
+    while IFS= read -r line; do
+        case $line in
+            san-tests$'\t'*) echo "$line" >>"$results/guest.list" && continue ;;
+        esac
+        echo "$line" >>"$results/native.list"
+        program_tests "$line" --ignored && printf '%s\t--ignored\n' "$line" >>"$results/guest.list"
     done <"$results/programs"
+    return 0
 }
 
-# needs_fabric PACKAGE OPTION SOURCE: san-tests, and the tests/ of other packages that ask for the fabric's addresses.
-needs_fabric() {
-    case $1:$2 in
-        san-tests:*) ;;
-        *:"--test "*) grep -rqs 'SAN_TEST_ADDR' "${3%/*}" ;;
-        *) return 1 ;;
-    esac
+# program_tests LINE ARGUMENT...: whether the program of a list's line has tests that the arguments select.
+program_tests() {
+    local program
+    program=$(cut -f 4 <<<"$1")
+    shift
+    "$program" --list --format terse "$@" 2>/dev/null | grep -q ': test$'
 }
 
 # test_programs CARGO-ARGUMENT...: builds test programs and prints them, tab separated: package, cargo's option that
-# selects it, the package's folder, the program, its source.
+# selects it, the package's folder, the program.
 test_programs() {
     cargo test -q --no-run --message-format=json-render-diagnostics "$@" >"$results/cargo.json" || return 1
     cargo metadata -q --format-version 1 --no-deps >"$results/metadata.json" || return 1
@@ -60,7 +62,7 @@ test_programs() {
         | [ $names[.manifest_path],
             if .target.kind[0] == "lib" then "--lib" else "--\(.target.kind[0]) \(.target.name)" end,
             (.manifest_path | sub("/Cargo.toml$"; "")),
-            .executable, .target.src_path ] | @tsv' "$results/cargo.json"
+            .executable ] | @tsv' "$results/cargo.json"
 }
 
 stage_native() {
@@ -81,9 +83,10 @@ stage_witnesses() {
         result_skipped "the witnesses" "$why"
         return 0
     fi
-    export LIBCLANG_PATH=$why
+    # Said outright, it is the same for test and lint, and bindgen is not built once for each.
+    export LIBCLANG_PATH=$why CARGO_PROFILE_DEV_BUILD_OVERRIDE_DEBUG=false
     if test_programs -p san-witnesses >"$results/witnesses"; then
-        cut -f 1-4 "$results/witnesses" >>"$results/guest.list"
+        cat "$results/witnesses" >>"$results/guest.list"
     else
         result_failed "build of the witnesses" "LIBCLANG_PATH=$LIBCLANG_PATH cargo test -p san-witnesses --no-run"
         return 0
@@ -137,13 +140,12 @@ run_list() {
     return "$status"
 }
 
-# Of a list, the programs with a test that fits the filter. A program that cannot list its tests is left in.
+# Of a list, the programs with a test that fits the filter.
 list_matching() {
-    local line names
+    local line arguments
     while IFS= read -r line; do
-        if [ -z "$filter" ] || ! names=$("${line##*	}" --list --format terse "$filter" 2>/dev/null) ||
-            grep -q ': test$' <<<"$names"; then
-            printf '%s\n' "$line"
-        fi
+        arguments=$(cut -f 5 <<<"$line")
+        # shellcheck disable=SC2086 # none or one
+        [ -n "$filter" ] && ! program_tests "$line" $arguments "$filter" || printf '%s\n' "$line"
     done
 }
