@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ptr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdma_sys::{
@@ -197,7 +198,7 @@ impl Id {
             retry_count: 6,
             rnr_retry_count: 6,
             srq: 0,
-            qp_num: 0x00ff_0001,
+            qp_num: strange_queue_pair(),
         };
         // SAFETY: the id lives; the parameters are only read during the call.
         check(unsafe { rdma_connect(self.raw, &raw mut param) })
@@ -334,12 +335,19 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends the request and waits for its end.
+    /// Sends the connect request.
     ///
     /// # Errors
-    /// TimedOut, or what the libraries say.
-    pub fn connect(&self, private_data: &[u8], deadline: Instant) -> io::Result<Outcome> {
-        self.id.connect(private_data)?;
+    /// What librdmacm says.
+    pub fn request(&self, private_data: &[u8]) -> io::Result<()> {
+        self.id.connect(private_data)
+    }
+
+    /// Waits for the end of the connect.
+    ///
+    /// # Errors
+    /// TimedOut, or what librdmacm says.
+    pub fn outcome(&self, deadline: Instant) -> io::Result<Outcome> {
         let event = self.id.next(deadline)?;
         Outcome::of(&event).ok_or_else(|| io::Error::other(format!("{event:?}")))
     }
@@ -533,6 +541,13 @@ fn copy_out(raw: *mut rdma_cm_event) -> Event {
         status: event.status,
         private_data,
     }
+}
+
+/// The number of a queue pair that is not there, another one each time: a listener's kernel takes a
+/// request with a number that it knows for a leftover.
+fn strange_queue_pair() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    0x0040_0000 + NEXT.fetch_add(1, Ordering::Relaxed) % 0x0020_0000
 }
 
 fn check(code: i32) -> io::Result<()> {
