@@ -65,6 +65,8 @@ pub(crate) struct Backlog<R> {
     closed: bool,
     queue: VecDeque<(u64, R)>,
     deciding: Vec<Deciding>,
+    /// Where `withdraw_gone` goes on.
+    looked_at: usize,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl<R> Backlog<R> {
             closed: false,
             queue: VecDeque::new(),
             deciding: Vec::new(),
+            looked_at: 0,
         }
     }
 
@@ -178,6 +181,23 @@ impl<R> Backlog<R> {
             },
             None => Withdrawn::Unknown,
         }
+    }
+
+    /// Looks for a queued request whose peer is gone, and takes it out: `is_waiting` is asked about
+    /// at most `most` of them, the next ones at the next call.
+    pub(crate) fn withdraw_gone(
+        &mut self,
+        most: usize,
+        is_waiting: impl Fn(&R) -> bool,
+    ) -> Option<(u64, R)> {
+        for _ in 0..most.min(self.queue.len()) {
+            let at = self.looked_at % self.queue.len();
+            self.looked_at = at + 1;
+            if self.queue.get(at).is_some_and(|(_, r)| !is_waiting(r)) {
+                return self.queue.remove(at);
+            }
+        }
+        None
     }
 
     /// No request gets a place any more. What is queued has to be refused by the caller; what is

@@ -21,6 +21,9 @@ use crate::wire::{Hello, HelloKind, Malformed, Refusal, RefusalReason};
 /// As large as the kernel allows (`net.rdma_ucm.max_backlog`).
 const KERNEL_BACKLOG: u32 = i32::MAX as u32;
 
+/// Queued requests that a request past the backlog has looked at, whether their peers still wait.
+const PROBES: usize = 2;
+
 /// A request with a place in a backlog.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -117,10 +120,20 @@ pub(crate) fn request_arrived(
     };
     // Asked first, so that a request without a place costs its reject and nothing else. Only this
     // thread adds requests, so a place that is there stays there.
-    let (place, limit) = {
-        let backlog = lock(backlog);
-        (backlog.place(), backlog.limit())
+    let (place, gone, limit) = {
+        let mut backlog = lock(backlog);
+        let gone = match backlog.place() {
+            // The kernel does not say that a peer gave up while its request was queued.
+            Err(NoPlace::Full) => backlog.withdraw_gone(PROBES, |p| p.id.is_pending()),
+            _ => None,
+        };
+        (backlog.place(), gone, backlog.limit())
     };
+    if let Some((token, pending)) = gone {
+        tracing::debug!(token, peer = ?pending.peer, "a queued request's peer has gone");
+        core.counters.withdrawn.raise();
+        core.remove_owner(token);
+    }
     if let Err(reason) = place {
         refuse_for(core, request.id, reason, limit);
         return;

@@ -155,6 +155,8 @@ pub(crate) trait CmId: Send + Sync {
     fn connect(&self, params: &ConnParams<'_>) -> Result<()>;
     fn accept(&self, params: &ConnParams<'_>) -> Result<()>;
     fn reject(&self, private_data: &[u8]) -> Result<()>;
+    /// Of a request: whether its peer may still wait for the answer.
+    fn is_pending(&self) -> bool;
     fn disconnect(&self) -> Result<()>;
     fn migrate(&self, channel: Arc<dyn EventChannel>) -> Result<()>;
     fn set_option(&self, option: CmOption) -> Result<()>;

@@ -68,7 +68,7 @@ pub enum OpenError {
         detail: String,
     },
     /// A shared library is there, but lacks a function: rdma-core is too old.
-    #[error("{library} has no function {symbol}; rdma-core 17 or later is needed")]
+    #[error("{library} has no function {symbol}; rdma-core 23 or later is needed")]
     SymbolMissing {
         /// The library's file name.
         library: &'static str,

@@ -190,3 +190,18 @@ proptest! {
         prop_assert_eq!(ended, (0..next).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn wsd_080_a_place_whose_peer_is_gone_is_found_when_it_is_needed() {
+    let mut backlog = Backlog::new(3);
+    for key in 1..=3 {
+        backlog.arrive(key, key * 10).unwrap();
+    }
+    // Two at a time, from where the last look ended.
+    assert_eq!(backlog.withdraw_gone(2, |r| *r != 30), None);
+    assert_eq!(backlog.withdraw_gone(2, |r| *r != 30), Some((3, 30)));
+    assert_eq!(backlog.place(), Ok(()));
+    assert_eq!(backlog.withdraw_gone(9, |_| true), None);
+    assert_eq!(backlog.queued(), 2);
+    assert_eq!(Backlog::<u8>::new(1).withdraw_gone(9, |_| false), None);
+}

@@ -163,6 +163,14 @@ impl CmId {
         self.backend.reject(private_data)
     }
 
+    /// Of a request that is not answered yet: whether its peer may still wait for the answer. The
+    /// kernel tells nobody that a peer gave up before its request was accepted (ucma drops the
+    /// events of such ids), so whoever keeps requests waiting has to ask.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.backend.is_pending()
+    }
+
     /// Ends the connection: flushes the queue pair and tells the peer, whose
     /// [`crate::Event::Disconnected`] comes at once. Ours comes when the peer has answered, with
     /// a dead peer after most of a minute: not a thing to wait for.

@@ -1,6 +1,7 @@
 //! CM ids of the rdma backend: the calls on them. How they are locked is said in [`super::channel`].
 
 use std::ffi::c_int;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -186,6 +187,21 @@ impl backend::CmId for RdmaCmId {
         // SAFETY: the id lives; the private data is copied in the call.
         let ret = unsafe { (self.api.rdma_reject)(self.ptr(), private_data.as_ptr().cast(), len) };
         check_rdma("rdma_reject", ret)
+    }
+
+    fn is_pending(&self) -> bool {
+        let call = self.call();
+        if self.context(&call).is_none() {
+            return false;
+        }
+        // SAFETY: zeros are valid in every field.
+        let mut attr: ibv_qp_attr = unsafe { MaybeUninit::zeroed().assume_init() };
+        attr.qp_state = IBV_QPS_INIT;
+        let mut mask = 0;
+        let init = self.api.rdma_init_qp_attr;
+        // The kernel answers from the state of its id, which is idle once the peer has given up.
+        // SAFETY: the id lives and has a device; both places are written in the call only.
+        unsafe { init(self.ptr(), &raw mut attr, &raw mut mask) == 0 }
     }
 
     fn disconnect(&self) -> Result<()> {

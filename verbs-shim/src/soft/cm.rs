@@ -194,6 +194,11 @@ impl backend::CmId for SoftCmId {
         checked("rdma_reject", self.id.reject(private_data))
     }
 
+    fn is_pending(&self) -> bool {
+        // A peer that gives up is told by an event.
+        true
+    }
+
     fn disconnect(&self) -> Result<()> {
         checked("rdma_disconnect", self.id.disconnect())
     }

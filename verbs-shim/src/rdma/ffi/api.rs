@@ -100,6 +100,7 @@ api! {
         fn rdma_reject(*mut rdma_cm_id, *const c_void, u8) -> c_int;
         fn rdma_disconnect(*mut rdma_cm_id) -> c_int;
         fn rdma_migrate_id(*mut rdma_cm_id, *mut rdma_event_channel) -> c_int;
+        fn rdma_init_qp_attr(*mut rdma_cm_id, *mut ibv_qp_attr, *mut c_int) -> c_int;
         fn rdma_set_option(*mut rdma_cm_id, c_int, c_int, *mut c_void, usize) -> c_int;
     }
 }
@@ -146,7 +147,7 @@ mod tests {
         match Api::load("libc.so.6", "libc.so.6") {
             Err(e @ OpenError::SymbolMissing { library, symbol }) => {
                 assert_eq!((library, symbol), ("libc.so.6", "ibv_get_device_list"));
-                assert!(e.to_string().contains("rdma-core 17"), "{e}");
+                assert!(e.to_string().contains("rdma-core 23"), "{e}");
             }
             Err(e) => panic!("{e}"),
             Ok(_) => panic!("loaded"),

@@ -26,6 +26,7 @@ pub const RDMA_OPTION_ID_AFONLY: c_int = 2;
 pub const RDMA_OPTION_ID_ACK_TIMEOUT: c_int = 3;
 
 pub const IBV_QPT_RC: c_uint = 2;
+pub const IBV_QPS_INIT: c_uint = 1;
 pub const IBV_QPS_ERR: c_uint = 6;
 pub const IBV_QP_STATE: c_int = 1;
 
