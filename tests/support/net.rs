@@ -5,18 +5,41 @@
 
 use std::env;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use verbs_shim::Fabric;
+use verbs_shim::{Fabric, SoftConfig};
 
-/// The fabric under test.
+/// The fabric under test: rdma, or with `SAN_FABRIC=soft` the one in user space, on the tests'
+/// addresses. One for the whole process, as the machine's RDMA is.
 ///
 /// # Panics
 /// Where there is none.
 #[must_use]
 pub fn fabric() -> Fabric {
-    Fabric::rdma()
-        .unwrap_or_else(|error| panic!("no RDMA ({error}): run these tests with ci/rxe or ci/test"))
+    static FABRIC: OnceLock<Fabric> = OnceLock::new();
+    let open = || {
+        if !is_soft() {
+            return Fabric::rdma();
+        }
+        Fabric::soft(&SoftConfig {
+            addresses: vec![addr_a(), addr_b()],
+            ..SoftConfig::default()
+        })
+    };
+    FABRIC
+        .get_or_init(|| {
+            open().unwrap_or_else(|error| {
+                panic!("no RDMA ({error}): run these tests with ci/rxe or ci/test")
+            })
+        })
+        .clone()
+}
+
+/// Whether the fabric under test is the one in user space.
+#[must_use]
+pub fn is_soft() -> bool {
+    env::var("SAN_FABRIC").is_ok_and(|fabric| fabric == "soft")
 }
 
 /// Address of the first NIC.

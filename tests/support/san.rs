@@ -56,7 +56,12 @@ impl San {
     /// When the configuration cannot be.
     #[must_use]
     pub fn stopped(config: ProviderConfig) -> Provider {
-        Provider::new(config).expect("a configuration that can be")
+        // Otherwise the provider opens the fabric itself, as a switch has it do.
+        match net::is_soft() {
+            true => Provider::with_fabric(net::fabric(), config),
+            false => Provider::new(config),
+        }
+        .expect("a configuration that can be")
     }
 
     /// A socket of the family of `ip`.
