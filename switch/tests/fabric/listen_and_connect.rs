@@ -101,6 +101,7 @@ fn echo(client: &Connection, server: &Connection, length: usize) {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_001_a_stream_over_the_san_is_a_stream() {
     bounded(|| {
         let switch = switch();
@@ -119,6 +120,7 @@ fn wsd_001_a_stream_over_the_san_is_a_stream() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_001_one_byte_at_a_time_is_the_same_stream() {
     bounded(|| {
         let switch = switch();
@@ -157,6 +159,7 @@ fn wsd_001_one_byte_at_a_time_is_the_same_stream() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_001_what_was_sent_before_a_close_arrives() {
     bounded(|| {
         let switch = switch();
@@ -177,6 +180,7 @@ fn wsd_001_what_was_sent_before_a_close_arrives() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_004_every_registered_provider_is_started_and_cleaned_up() {
     bounded(|| {
         let providers: Vec<_> = (0..2)
@@ -203,6 +207,7 @@ fn wsd_004_every_registered_provider_is_started_and_cleaned_up() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_005_the_provider_and_its_threads_are_started_by_the_switch() {
     bounded(|| {
         let switch = switch();
@@ -215,6 +220,7 @@ fn wsd_005_the_provider_and_its_threads_are_started_by_the_switch() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_006_the_table_holds_the_addresses_of_both_nics() {
     bounded(|| {
         let switch = switch();
@@ -229,6 +235,7 @@ fn wsd_006_the_table_holds_the_addresses_of_both_nics() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_007_a_provider_that_comes_later_joins_the_listeners() {
     bounded(|| {
         let switch = Switch::builder().config(config()).build().unwrap();
@@ -254,6 +261,7 @@ fn wsd_007_a_provider_that_comes_later_joins_the_listeners() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_010_what_the_application_holds_is_a_tcp_socket() {
     bounded(|| {
         let switch = switch();
@@ -276,6 +284,7 @@ fn wsd_010_what_the_application_holds_is_a_tcp_socket() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_011_a_local_address_is_tcps_business() {
     bounded(|| {
         let switch = switch();
@@ -296,6 +305,7 @@ fn wsd_011_a_local_address_is_tcps_business() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_012_no_provider_is_chosen_before_listen_or_connect() {
     bounded(|| {
         let switch = switch();
@@ -310,6 +320,7 @@ fn wsd_012_no_provider_is_chosen_before_listen_or_connect() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_013_the_companion_has_the_tcp_sockets_address_and_port() {
     bounded(|| {
         let switch = switch();
@@ -337,6 +348,7 @@ fn wsd_013_the_companion_has_the_tcp_sockets_address_and_port() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_014_a_listener_on_one_nic_is_not_found_on_the_other() {
     bounded(|| {
         let switch = switch();
@@ -364,6 +376,7 @@ fn wsd_014_a_listener_on_one_nic_is_not_found_on_the_other() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_015_options_of_the_tcp_socket_are_the_companions_too() {
     bounded(|| {
         let switch = switch();
@@ -386,6 +399,7 @@ fn wsd_015_options_of_the_tcp_socket_are_the_companions_too() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_016_tcp_goes_on_where_the_companion_cannot_be_made() {
     bounded(|| {
         let first = switch();
@@ -431,6 +445,7 @@ fn wsd_016_tcp_goes_on_where_the_companion_cannot_be_made() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_017_a_connection_of_the_san_never_turns_to_tcp() {
     bounded(|| {
         let switch = switch();
@@ -446,6 +461,7 @@ fn wsd_017_a_connection_of_the_san_never_turns_to_tcp() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_018_other_subnets_and_loopback_go_to_tcp() {
     bounded(|| {
         let switch = switch();
@@ -471,6 +487,7 @@ fn wsd_018_other_subnets_and_loopback_go_to_tcp() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_019_a_connect_over_the_san_can_be_polled() {
     bounded(|| {
         let switch = switch();
@@ -492,6 +509,7 @@ fn wsd_019_a_connect_over_the_san_can_be_polled() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_021_nobody_on_the_san_means_tcp() {
     bounded(|| {
         let switch = switch();
@@ -512,6 +530,7 @@ fn wsd_021_nobody_on_the_san_means_tcp() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_021_in_a_strict_san_nobody_means_nobody() {
     bounded(|| {
         let strict = Switch::new(SwitchConfig {
@@ -532,6 +551,7 @@ fn wsd_021_in_a_strict_san_nobody_means_nobody() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_021_silence_costs_its_deadline_once() {
     bounded(|| {
         let switch = Switch::new(SwitchConfig {
@@ -561,6 +581,7 @@ fn wsd_021_silence_costs_its_deadline_once() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_024_listeners_are_served_on_both_sides_at_one_port() {
     bounded(|| {
         let switch = switch();
@@ -583,6 +604,7 @@ fn wsd_024_listeners_are_served_on_both_sides_at_one_port() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_024_ipv6_and_the_wildcard_of_both_families() {
     bounded(|| {
         let switch = switch();
@@ -603,6 +625,7 @@ fn wsd_024_ipv6_and_the_wildcard_of_both_families() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_025_past_the_backlog_a_connect_is_refused_at_once() {
     bounded(|| {
         let switch = switch();
@@ -628,6 +651,7 @@ fn wsd_025_past_the_backlog_a_connect_is_refused_at_once() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_026_many_at_once_are_served_or_refused_and_nobody_hangs() {
     bounded(|| {
         let switch = switch();
@@ -664,6 +688,7 @@ fn wsd_026_many_at_once_are_served_or_refused_and_nobody_hangs() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_027_both_sides_come_in_the_order_of_their_arrival() {
     bounded(|| {
         let switch = switch();
@@ -689,6 +714,7 @@ fn wsd_027_both_sides_come_in_the_order_of_their_arrival() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_027_a_program_connects_to_itself_and_then_accepts() {
     bounded(|| {
         let switch = switch();
@@ -705,6 +731,7 @@ fn wsd_027_a_program_connects_to_itself_and_then_accepts() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_027_accept_waits_for_either_side() {
     bounded(|| {
         let switch = switch();
@@ -732,6 +759,7 @@ fn wsd_027_accept_waits_for_either_side() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_028_the_condition_function_decides() {
     bounded(|| {
         let switch = switch();
@@ -770,6 +798,7 @@ fn wsd_028_the_condition_function_decides() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_032_what_waits_at_a_closed_listener_is_closed() {
     bounded(|| {
         let switch = switch();
@@ -794,6 +823,7 @@ fn wsd_032_what_waits_at_a_closed_listener_is_closed() {
 }
 
 #[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_047_a_connect_that_is_called_off_leaves_the_listener_alone() {
     bounded(|| {
         let switch = switch();
