@@ -20,8 +20,8 @@ fn connections_leave_nothing_behind() {
         let listener = server.listen_a(8);
         let talk = |count: usize| {
             let connectors: Vec<_> = (0..count).map(|_| client.connect(listener.addr)).collect();
-            for _ in 0..count {
-                let accepted = listener.accept();
+            let accepted: Vec<_> = (0..count).map(|_| listener.accept()).collect();
+            for accepted in &accepted {
                 accepted
                     .socket
                     .receive(Completion::Upcall)

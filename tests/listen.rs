@@ -152,7 +152,7 @@ fn wildcard_serves_every_nic_on_ipv6() {
         serves(
             Ipv6Addr::UNSPECIFIED.into(),
             [net::addr6_a(), net::addr6_b()],
-        )
+        );
     });
 }
 

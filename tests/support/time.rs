@@ -77,7 +77,7 @@ mod tests {
     #[should_panic(expected = "not done after")]
     fn a_body_that_hangs_fails_the_test() {
         within(Duration::from_millis(50), || {
-            thread::sleep(Duration::from_secs(5))
+            thread::sleep(Duration::from_secs(5));
         });
     }
 
