@@ -82,6 +82,8 @@ fn wsd_080_the_refused_signal_no_event() {
                 .expect("the record")
                 .accept
         );
+        // The counter is raised after the event was set.
+        san.wait_for("events_signalled", 1, |counters| counters.events_signalled);
         let signalled = san.counters().events_signalled;
         for _ in 0..3 {
             let connector = san.connect(listener.addr);
@@ -96,6 +98,9 @@ fn wsd_080_the_refused_signal_no_event() {
                 .accept
         );
         // Three for FD_CONNECT of the refused themselves.
+        san.wait_for("events_signalled", signalled + 3, |counters| {
+            counters.events_signalled
+        });
         assert_eq!(san.counters().events_signalled, signalled + 3);
     });
 }

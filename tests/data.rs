@@ -336,6 +336,8 @@ fn messages_arrive_whole_and_in_order_both_ways_at_once() {
         const MESSAGES: u32 = 400;
         let san = San::start();
         let (connected, accepted) = san.pair();
+        // Not closed before everything is counted.
+        let _open = (connected.clone(), accepted.clone());
         let ends = [
             (connected.clone(), accepted.clone(), 1),
             (accepted, connected, 2),
