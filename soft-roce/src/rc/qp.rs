@@ -300,6 +300,13 @@ impl QueuePair {
         }
     }
 
+    /// Whether all that [`QueuePair::transmit`] would send are acknowledgements.
+    /// Those may wait a little for something that they can go along with.
+    #[must_use]
+    pub fn owes_only_acks(&mut self) -> bool {
+        self.responder.owes_only_acks() && self.requester.is_quiet()
+    }
+
     /// When [`QueuePair::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {

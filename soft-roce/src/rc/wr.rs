@@ -177,9 +177,10 @@ impl Pieces {
         self.len
     }
 
-    /// Whether every key opened its memory, and still does.
+    /// Whether every key opened its memory. It may have been withdrawn since;
+    /// that shows when it is touched.
     pub(crate) fn is_usable(&self) -> bool {
-        !self.bad && self.list.iter().flatten().all(|p| p.region.is_live())
+        !self.bad
     }
 
     /// Copies from `offset` on, out of as many pieces as it takes. The range is

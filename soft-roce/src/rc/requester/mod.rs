@@ -8,7 +8,8 @@
 //! it misses and drops what follows (IBTA 9.7.5.1.2): all from there on is sent
 //! again. A peer of our kind keeps what follows and says so: only what is
 //! missing is sent again. A missing part of an RDMA READ's response is asked for
-//! alone from either. When nothing at all is heard, the measured round trip says
+//! alone from a peer of our kind, and together with what follows from others,
+//! without what comes after that READ. When nothing at all is heard, the measured round trip says
 //! when to try again, not the coarse ACK timeout; the ACK timeout and the retry
 //! count together say when to give up.
 //!

@@ -256,10 +256,11 @@ fn a_lost_ack_costs_one_wait() {
     assert_eq!(rig.send_done(), [(1, Status::Success)]);
 }
 
-#[test]
-fn a_read_is_placed_by_psn_and_its_gap_is_asked_for_alone() {
-    let mut rig = Rig::new(ANYBODY);
-    let sge = rig.sge(5000, 6 * MTU - 1);
+/// Posts an RDMA READ of six packets less a byte, and a SEND.
+fn read_six(choice: Choice) -> (Rig, Vec<u8>) {
+    let mut rig = Rig::new(choice);
+    let len = 6 * MTU - 1;
+    let sge = rig.sge(5000, len);
     rig.qp
         .post_send(&SendRequest {
             wr_id: 1,
@@ -279,48 +280,77 @@ fn a_read_is_placed_by_psn_and_its_gap_is_asked_for_alone() {
             (Opcode::SendOnly, psn(6), true)
         ]
     );
-    let data: Vec<u8> = (0..6 * MTU - 1).map(|i| (i * 3) as u8).collect();
-    let respond = |rig: &mut Rig, n: u32| {
-        let opcode = match n {
-            0 => Opcode::ReadResponseFirst,
-            5 => Opcode::ReadResponseLast,
-            _ => Opcode::ReadResponseMiddle,
-        };
-        let from = n as usize * MTU;
-        rig.take(&Packet {
-            aeth: opcode.has_aeth().then_some(Aeth {
-                syndrome: ACK,
-                msn: 1,
-            }),
-            payload: &data[from..data.len().min(from + MTU)],
-            ..Packet::new(Bth::new(opcode, QPN, psn(n)))
-        });
+    (rig, (0..len).map(|i| (i * 3) as u8).collect())
+}
+
+/// The peer sends packet `n` of that READ's response.
+fn respond(rig: &mut Rig, data: &[u8], n: u32) {
+    let opcode = match n {
+        0 => Opcode::ReadResponseFirst,
+        5 => Opcode::ReadResponseLast,
+        _ => Opcode::ReadResponseMiddle,
     };
-    respond(&mut rig, 0);
-    respond(&mut rig, 1);
-    respond(&mut rig, 4);
-    respond(&mut rig, 5);
+    let from = n as usize * MTU;
+    rig.take(&Packet {
+        aeth: opcode.has_aeth().then_some(Aeth {
+            syndrome: ACK,
+            msn: 1,
+        }),
+        payload: &data[from..data.len().min(from + MTU)],
+        ..Packet::new(Bth::new(opcode, QPN, psn(n)))
+    });
+}
+
+/// The one request that is sent now: first packet and length.
+fn asked(rig: &mut Rig) -> (u32, u32) {
+    let sent = rig.sent();
+    assert_eq!(sent.len(), 1);
+    let packet = Packet::parse(&sent[0]).unwrap();
+    let reth = packet.reth.unwrap();
+    let n = packet.bth.psn.wrapping_sub(SQ_PSN) & 0xff_ffff;
+    assert_eq!(reth.va, Rig::remote().va + u64::from(n) * MTU as u64);
+    assert_eq!(reth.rkey, Rig::remote().rkey);
+    (n, reth.len)
+}
+
+#[test]
+fn a_read_is_placed_by_psn_and_its_gap_is_asked_for_alone() {
+    let (mut rig, data) = read_six(OURS);
+    for n in [0, 1, 4, 5] {
+        respond(&mut rig, &data, n);
+    }
     rig.ack(psn(6));
     assert_eq!(rig.send_done(), [], "in order");
-    let again = rig.sent();
-    assert_eq!(again.len(), 1);
-    let packet = Packet::parse(&again[0]).unwrap();
-    assert_eq!(packet.bth.psn, psn(2));
-    assert_eq!(
-        packet.reth,
-        Some(Reth {
-            va: Rig::remote().va + 2 * MTU as u64,
-            rkey: Rig::remote().rkey,
-            len: 2 * MTU as u32,
-        })
-    );
-    respond(&mut rig, 3);
-    respond(&mut rig, 2);
+    assert_eq!(asked(&mut rig), (2, 2 * MTU as u32));
+    respond(&mut rig, &data, 3);
+    respond(&mut rig, &data, 2);
     let ok = Status::Success;
     assert_eq!(rig.send_done(), [(1, ok), (2, ok)]);
     assert_eq!(rig.bytes(5000, data.len()), data);
-    respond(&mut rig, 2);
+    respond(&mut rig, &data, 2);
     assert_eq!(rig.qp.counters().stale_answers, 1);
+}
+
+/// `rdma_rxe` answers nothing before the place that was last asked for again.
+#[test]
+fn anybody_is_asked_from_the_first_gap_to_the_end() {
+    let (mut rig, data) = read_six(ANYBODY);
+    for n in [0, 2, 3] {
+        respond(&mut rig, &data, n);
+    }
+    rig.ack(psn(6));
+    let rest = |n: u32| data.len() as u32 - n * MTU as u32;
+    assert_eq!(asked(&mut rig), (1, rest(1)));
+    // The first gap stays, although the last packet comes.
+    respond(&mut rig, &data, 5);
+    rig.sleep();
+    assert_eq!(asked(&mut rig), (1, rest(1)));
+    for n in [1, 2, 3, 4] {
+        respond(&mut rig, &data, n);
+    }
+    let ok = Status::Success;
+    assert_eq!(rig.send_done(), [(1, ok), (2, ok)]);
+    assert_eq!(rig.bytes(5000, data.len()), data);
 }
 
 #[test]

@@ -65,6 +65,20 @@ impl Requester {
         }
     }
 
+    /// Whether [`Requester::transmit`] would send nothing.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let Some(active) = &mut self.active else {
+            return true;
+        };
+        if active.timers.rnr.is_some() {
+            return true;
+        }
+        if active.window.first_lost().is_some() {
+            return !active.has_room();
+        }
+        self.fresh() == Fresh::Nothing
+    }
+
     fn fresh(&self) -> Fresh {
         let (Some(active), Some(wqe)) = (&self.active, self.queue.current()) else {
             return Fresh::Nothing;
@@ -176,9 +190,9 @@ impl Requester {
         let Some(wqe) = self.queue.get(number) else {
             return Ok(Sent::Nothing);
         };
+        let (seq, n) = active.window.again(seq, active.selective);
         // Less than the packets of the request.
         let index = (seq - wqe.first) as u32;
-        let n = active.window.lost_run(seq);
         let mut draft = if wqe.is_read() {
             Draft::read(core, wqe, index, n, seq)
         } else {

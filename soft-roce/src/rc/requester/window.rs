@@ -164,35 +164,56 @@ impl Window {
         found
     }
 
-    /// How many from `seq` on are lost and can be asked for by one RDMA READ:
-    /// never more than one request asked for, so that the responder's count of
+    /// What to send again for `seq`, which is lost: from where, and how many
+    /// numbers. One, unless it stands for a part of an RDMA READ's response.
+    ///
+    /// With `exact` a part of a READ is as long as what is lost. Otherwise it
+    /// goes from the first one missing to the end of what was asked for: some
+    /// responders answer nothing before the place that was last asked for again
+    /// (`rdma_rxe` moves its record of the READ there).
+    ///
+    /// Never more than one request asked for, so that the responder's count of
     /// READs under way is kept.
-    pub(super) fn lost_run(&self, seq: Seq) -> u32 {
-        let first = self.slot(seq);
+    pub(super) fn again(&self, seq: Seq, exact: bool) -> (Seq, u32) {
+        let first = *self.slot(seq);
         if !first.read {
-            return 1;
+            return (seq, 1);
+        }
+        let mut from = seq;
+        if !exact {
+            let mut s = seq;
+            while s > self.una && !self.slot(s).begins {
+                s -= 1;
+                if self.slot(s).fate != Fate::Done {
+                    from = s;
+                }
+            }
         }
         let run = (seq + 1..self.next)
             .take_while(|s| {
                 let slot = self.slot(*s);
-                slot.fate == Fate::Lost && slot.wqe == first.wqe && !slot.begins
+                let wanted = !exact || slot.fate == Fate::Lost;
+                wanted && slot.wqe == first.wqe && !slot.begins
             })
-            .count();
+            .count() as u64;
         // Not longer than the window.
-        run as u32 + 1
+        (from, (seq + 1 + run - from) as u32)
     }
 
-    /// `n` from `seq` on are sent again, as one request.
+    /// `n` from `seq` on are sent again, as one request. What was not lost but
+    /// is on its way keeps its order: its answer may still be the first one's.
     pub(super) fn resent(&mut self, seq: Seq, n: u32) {
         let order = self.orders;
         for s in seq..seq + u64::from(n) {
             let slot = self.slot_mut(s);
-            slot.order = order;
-            slot.fate = Fate::InFlight;
+            if slot.fate == Fate::Lost {
+                slot.order = order;
+                slot.fate = Fate::InFlight;
+                self.lost -= 1;
+                self.in_flight += 1;
+            }
         }
         self.orders += u64::from(n);
-        self.lost -= n;
-        self.in_flight += n;
     }
 
     /// The responder has carried out all up to `seq`.

@@ -151,6 +151,13 @@ impl Responder {
         }
     }
 
+    /// Whether there is something to send, and that is acknowledgements.
+    pub(crate) fn owes_only_acks(&self) -> bool {
+        self.active
+            .as_ref()
+            .is_some_and(|active| active.out.has_only_acks())
+    }
+
     /// Sends one packet.
     pub(crate) fn transmit(
         &mut self,

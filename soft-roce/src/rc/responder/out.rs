@@ -153,6 +153,12 @@ impl OutQueue {
         });
     }
 
+    /// Whether it holds acknowledgements and nothing else.
+    pub(super) fn has_only_acks(&self) -> bool {
+        let is_ack = |out: &Out| matches!(out, Out::Answer(answer) if matches!(answer.syndrome, Syndrome::Ack(_)));
+        !self.queue.is_empty() && self.queue.iter().all(is_ack)
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
