@@ -26,9 +26,13 @@ fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
 
 /// `PROPTEST_CASES` asks for more than the usual thousand.
 fn config() -> ProptestConfig {
-    let mut config = ProptestConfig::default();
-    config.cases = config.cases.max(1_000);
-    config
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.max(1_000),
+        // The failing bytes are printed; what they show gets a test of its own.
+        failure_persistence: None,
+        ..config
+    }
 }
 
 proptest! {
