@@ -1,5 +1,6 @@
 //! Accept: the condition function, and the answer to the peer (duties 27 to 30, 84 to 90).
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +17,7 @@ use crate::transfer::{Connection, Parts};
 use crate::wire::{Features, Hello, HelloKind, RefusalReason};
 
 /// What a condition function decides about.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct ConnectionRequest {
     /// Who asks. Unspecified if the peer's kernel did not say.
@@ -33,6 +34,20 @@ pub struct ConnectionRequest {
     pub session_id: u64,
     /// The peer's proof for it.
     pub secret: [u8; 16],
+}
+
+// The secret stays out of logs.
+impl fmt::Debug for ConnectionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionRequest")
+            .field("peer", &self.peer)
+            .field("local", &self.local)
+            .field("max_message_size", &self.max_message_size)
+            .field("max_rdma_size", &self.max_rdma_size)
+            .field("features", &self.features)
+            .field("session_id", &self.session_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a condition function decides.

@@ -10,6 +10,7 @@ use crate::progress::Upcall;
 use crate::socket::{Socket, SocketShared};
 use crate::state::Happening;
 use crate::sync::lock;
+use crate::time::Deadline;
 use crate::wire::RefusalReason;
 
 impl Socket {
@@ -42,9 +43,14 @@ impl SocketShared {
         if let Some(backlog) = self.backlog.get() {
             // Whatever arrives from now on finds the backlog closed, or no listener.
             let queued = lock(backlog).close();
+            let deadline = Deadline::after(self.core.config.close_deadline);
             for (token, pending) in queued {
                 self.core.remove_owner(token);
-                listen::refuse(&self.core, pending.id, RefusalReason::Closing, 0);
+                // Past the deadline the kernel rejects by itself, without our data: the same to
+                // the peers.
+                if !deadline.is_over() {
+                    listen::refuse(&self.core, pending.id, RefusalReason::Closing, 0);
+                }
             }
         }
         if let Some(id) = &id {

@@ -14,7 +14,7 @@ pub struct ProviderConfig {
     pub max_startups: u32,
     /// How long a connect may take, if the call does not say.
     pub connect_deadline: Duration,
-    /// How long a close may take.
+    /// How long a close may go on refusing the requests of a backlog; nothing else in it waits.
     pub close_deadline: Duration,
     /// Bytes of the largest message that is received; a receive buffer has this size.
     pub max_message_size: u32,

@@ -51,10 +51,11 @@ impl Socket {
         self.shared.connected()?.send_buffer()
     }
 
-    /// As [`Socket::send`], without copying: the buffer's content is sent from where it is.
+    /// As [`Socket::send`], without copying: the buffer's content is sent from where it is. The
+    /// buffer may come from any connection on the same device.
     ///
     /// # Errors
-    /// As [`Socket::send`].
+    /// As [`Socket::send`]; `WSAEFAULT`: a buffer of another device.
     #[doc(alias = "WSPSend")]
     pub fn send_buffer(
         &self,
@@ -112,8 +113,7 @@ impl Socket {
     }
 
     /// Has `event` set while the socket is readable or writable, and reset while it is not;
-    /// `None` ends that. The thread `san-progress` sees to it while nobody else polls. A socket
-    /// that is not connected yet begins with it when it is.
+    /// `None` ends that. The thread `san-progress` sees to it while nobody else polls.
     ///
     /// # Errors
     /// `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.

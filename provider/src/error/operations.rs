@@ -145,6 +145,7 @@ spi_error! {
     WouldBlock => WouldBlock, "as many operations as are allowed are under way";
     MessageTooLong { length: usize, limit: usize } => MessageSize, "a message of {length} bytes is over the limit of {limit}";
     NoBuffers => NoBuffers, "no registered memory is left";
+    ForeignBuffer => Fault, "the buffer belongs to another device than the connection";
     Aborted => OperationAborted, "the socket was closed";
     Reset => ConnReset, "the connection was ended by the peer";
     TimedOut => TimedOut, "the peer does not answer any more";

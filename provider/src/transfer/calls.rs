@@ -250,18 +250,11 @@ impl Connection {
     }
 
     fn check_length(&self, length: usize) -> Result<(), TransferError> {
-        let limit = self.send_limit();
-        // The own buffers have the size of the own limit.
-        let limit = if limit == 0 {
-            limit
-        } else {
-            limit.min(self.receive_limit as usize)
-        };
-        match limit {
+        match self.send_limit() {
             0 => lock(&self.data)
                 .check()
                 .and(Err(TransferError::NotConnected)),
-            _ if length > limit => Err(TransferError::MessageTooLong { length, limit }),
+            limit if length > limit => Err(TransferError::MessageTooLong { length, limit }),
             _ => Ok(()),
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct Connection {
     qp_num: u32,
     /// Bytes that were granted inline.
     pub(super) inline: usize,
-    /// Bytes that a message of the peer's may have.
+    /// Bytes that a message of the peer's may have; the size of every buffer.
     pub(super) receive_limit: u32,
     handle: OnceLock<SwitchHandle>,
     pub(super) data: Mutex<Data>,
@@ -97,8 +97,11 @@ pub(super) struct After {
 }
 
 impl After {
+    /// The connection is over, unless it was only one operation that could not be.
     pub(super) fn break_with(&mut self, ending: Ending) {
-        self.broken.get_or_insert(ending);
+        if ending != Ending::ForeignBuffer {
+            self.broken.get_or_insert(ending);
+        }
     }
 
     fn wake(&mut self, waiter: Unparker) {

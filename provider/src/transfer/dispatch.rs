@@ -12,15 +12,14 @@
 //!
 //! It does not know what a message means; that is in `messages.rs`.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use crossbeam::sync::{Parker, Unparker};
-use rustix::event::{PollFd, PollFlags};
-use verbs_shim::{Completion, CompletionBatch, VerbsError};
+use verbs_shim::{Completion, CompletionBatch, CompletionQueue, VerbsError};
 
 use super::connection::Connection;
 use super::lane::Lane;
@@ -32,6 +31,9 @@ thread_local! {
     /// What a thread sleeps on while another one polls for it.
     static PARKER: Parker = Parker::new();
 }
+
+/// Full batches that the progress thread takes before it lets others have the role.
+const POLLS_AT_A_TIME: usize = 64;
 
 /// What the holder of the polling role has.
 #[derive(Debug, Default)]
@@ -225,18 +227,11 @@ impl Lane {
     }
 
     fn wait_for_events(&self, deadline: Deadline) {
-        let mut fds = [
-            PollFd::new(&self.channel, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
-        ];
-        // An interrupted call is as good as one that found something: the caller polls again.
-        let _ = rustix::event::poll(&mut fds, deadline.timespec().as_ref());
-        let [channel, wake] = fds.map(|fd| !fd.revents().is_empty());
-        if channel && let Err(error) = self.channel.consume() {
-            self.break_down(&error);
-        }
-        if wake {
-            self.wake.reset();
+        // Interrupted or over: the caller polls again and looks at its deadline.
+        match self.channel.wait(self.wake.as_fd(), deadline.left()) {
+            Ok(woken) if woken.other => self.wake.reset(),
+            Ok(_) => {}
+            Err(error) => self.break_down(&error),
         }
     }
 
@@ -287,18 +282,19 @@ impl Lane {
 
     /// Lets the role go, and sees to it that somebody takes it who needs it.
     pub(super) fn let_go(&self, role: MutexGuard<'_, Role>) {
-        if self.async_interest.load(Ordering::SeqCst) > 0
+        let mut role = role;
+        // The progress thread sleeps on the same channel: it hears of what comes from now on, and
+        // is woken for what may have come before.
+        let more = self.async_interest.load(Ordering::SeqCst) > 0
             && !self.progress_waits.load(Ordering::SeqCst)
-        {
-            // The progress thread sleeps on the same channel: it hears of what comes from now on.
-            let mut role = role;
-            while self.arm() && self.poll(&mut role) > 0 {}
-            drop(role);
-        } else {
-            drop(role);
-        }
+            && self.arm()
+            && self.poll(&mut role) > 0;
+        drop(role);
         fence(Ordering::SeqCst);
         self.serve_mail();
+        if more && let Some(progress) = self.progress.upgrade() {
+            progress.wake();
+        }
         self.hand_over();
     }
 
@@ -311,7 +307,12 @@ impl Lane {
                 if let Err(error) = self.channel.consume() {
                     self.break_down(&error);
                 }
-                while self.poll(&mut role) > 0 {}
+                // If there is more than this, letting go finds it.
+                for _ in 0..POLLS_AT_A_TIME {
+                    if self.poll(&mut role) == 0 {
+                        break;
+                    }
+                }
                 self.let_go(role);
                 return true;
             }
@@ -383,19 +384,23 @@ impl Lane {
     fn read_endings(&self, role: &mut Role) {
         while let Some((connection, ending)) = self.endings.pop() {
             self.mail_count.fetch_sub(1, Ordering::SeqCst);
-            // What arrived before the end is delivered before the end is told.
-            while self.poll_queue(role, Queue::Receives) > 0 {}
-            while self.poll_queue(role, Queue::Sends) > 0 {}
+            // What arrived before the end is delivered before the end is told. It is in the queues
+            // by now, behind at most as much as they hold.
+            for queue in [Queue::Receives, Queue::Sends] {
+                let mut left = self.queue(queue).depth() as usize;
+                while left > 0 {
+                    match self.poll_queue(role, queue) {
+                        0 => break,
+                        found => left = left.saturating_sub(found),
+                    }
+                }
+            }
             connection.finish(ending);
         }
     }
 
     fn poll_queue(&self, role: &mut Role, queue: Queue) -> usize {
-        let queue = match queue {
-            Queue::Receives => &self.recv_cq,
-            Queue::Sends => &self.send_cq,
-        };
-        match queue.poll(&mut role.batch) {
+        match self.queue(queue).poll(&mut role.batch) {
             Ok(0) => 0,
             Ok(found) => {
                 // A queue pair is announced before anything can complete on it; and its number may
@@ -412,6 +417,13 @@ impl Lane {
                 self.break_down(&error);
                 0
             }
+        }
+    }
+
+    fn queue(&self, queue: Queue) -> &CompletionQueue {
+        match queue {
+            Queue::Receives => &self.recv_cq,
+            Queue::Sends => &self.send_cq,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use verbs_shim::{
     Completion as WorkCompletion, Operation as Verb, RegisteredBuffer, SendRequest, WcStatus,
 };
@@ -166,7 +167,9 @@ impl Connection {
             if let Err(ending) = self.post_buffer(data, operation, job.buffer, job.kind) {
                 self.end_operation(data, operation, Outcome::Failed(ending), after);
                 after.break_with(ending);
-                return;
+                if ending != Ending::ForeignBuffer {
+                    return;
+                }
             }
         }
         if data.credits.must_return(data.inbox.is_empty())
@@ -273,8 +276,12 @@ fn post(data: &mut Data, request: SendRequest<'_>) -> Result<(), Ending> {
             Ok(())
         }
         Err(refused) => {
-            tracing::debug!(qp_num = qp.qp_num(), error = %refused.error, "a send was not posted");
-            Err(Ending::NetDown)
+            let error = refused.error;
+            tracing::debug!(qp_num = qp.qp_num(), %error, "a send was not posted");
+            Err(match error.errno() == Errno::INVAL.raw_os_error() {
+                true => Ending::ForeignBuffer,
+                false => Ending::NetDown,
+            })
         }
     }
 }

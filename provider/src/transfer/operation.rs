@@ -43,7 +43,7 @@ pub struct Transferred {
     pub message: Option<Message>,
 }
 
-/// Why a connection is over.
+/// Why a connection, or an operation, is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// Closed by its owner.
@@ -56,6 +56,8 @@ pub(crate) enum Ending {
     NetDown,
     /// The peer broke the protocol.
     Protocol(Violation),
+    /// A buffer of another device was given: the end of that operation only.
+    ForeignBuffer,
 }
 
 impl From<Ending> for TransferError {
@@ -66,6 +68,7 @@ impl From<Ending> for TransferError {
             Ending::TimedOut => Self::TimedOut,
             Ending::NetDown => Self::NetDown,
             Ending::Protocol(violation) => Self::Protocol { violation },
+            Ending::ForeignBuffer => Self::ForeignBuffer,
         }
     }
 }
