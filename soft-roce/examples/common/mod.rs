@@ -225,7 +225,7 @@ impl Side {
                 return Ok(out[0]);
             }
             spins = spins.wrapping_add(1);
-            if (how != How::Spin || spins % 1024 == 0) && Instant::now() > end {
+            if (how != How::Spin || spins.is_multiple_of(1024)) && Instant::now() > end {
                 return Err("no completion in time".into());
             }
             if how == How::Spin {
