@@ -11,7 +11,7 @@ use san_tests::net;
 use san_tests::san::{self, San};
 use san_tests::stranger::Stranger;
 use san_tests::time::{bounded, within};
-use verbs_shim::{CmId, ConnParams};
+use verbs_shim::{CmId, ConnParams, live_objects};
 
 #[test]
 fn connections_leave_nothing_behind() {
@@ -38,8 +38,18 @@ fn connections_leave_nothing_behind() {
             }
         };
         // The pools of buffers that connections share grow to what their use needs, and stay.
-        for _ in 0..4 {
+        let mut steady = 0;
+        for _ in 0..40 {
+            let regions = live_objects().mrs;
             talk(8);
+            steady = if live_objects().mrs == regions {
+                steady + 1
+            } else {
+                0
+            };
+            if steady == 4 {
+                break;
+            }
         }
         let before = Census::take();
         for _ in 0..6 {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use san_provider::{Completion, Decision, Message, Rejection, Socket, WsaCode};
+use san_provider::{Completion, Decision, Message, ProviderConfig, Rejection, Socket, WsaCode};
 use san_tests::census::{self, Census};
 use san_tests::san::{self, Listener, San};
 use san_tests::time::{STEP, bounded, within};
@@ -248,7 +248,12 @@ fn a_peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
 #[test]
 fn a_peer_that_sends_without_credit_loses_its_connection() {
     bounded(|| {
-        let san = San::start();
+        // A window that does not grow: else a credit could be on its way to a peer that has none.
+        let config = ProviderConfig::default();
+        let san = San::start_with(ProviderConfig {
+            max_window: config.initial_window,
+            ..config
+        });
         let (mut client, server, reply) = connected(&san);
         // One receive more is there, for a credit message; a data message in it is the violation.
         for n in 0..=reply.credits {
