@@ -1,1 +1,18 @@
-//! Shared helpers of the benches.
+//! What the benches share: samples and their summary, the record of a run with its figures and
+//! ratios, the output of the programs measured beside ours, and servers in processes of their own.
+//!
+//! It measures nothing itself; `compare/` does, and `report/` puts the results together.
+
+#![forbid(unsafe_code)]
+
+pub mod peers;
+pub mod process;
+pub mod record;
+pub mod server;
+pub mod stats;
+
+/// What a bench fails with: a sentence.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The result of a measurement.
+pub type Result<T> = std::result::Result<T, Error>;
