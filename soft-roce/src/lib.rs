@@ -15,7 +15,7 @@
 //! - `rc`, `cm`: protocol engines without I/O and without a clock;
 //! - `endpoint`, `driver`: the engines joined to sockets, timers and a user.
 
-// Denied and not forbidden for one socket option: `driver::no_check`.
+// Denied and not forbidden for a few socket options: `driver::sockopt`.
 #![deny(unsafe_code)]
 
 pub mod cm;

@@ -4,8 +4,8 @@
 #   SAN_RXE_SOFT_NS=1 ci/rxe soft-roce/tests/interop.sh PATH/TO/interop [NAME...]
 #
 # PATH/TO/interop is `cargo build -p soft-roce --example interop`. The endpoint lives in the namespace `soft`, whose
-# port 4791 is free; the originals (rping, ucmatose, ib_send_lat, ib_send_bw) on rxe_c. Leaves a capture of each case
-# in $OUT if CAPTURE=1. Exit status 0: all passed.
+# port 4791 is free; the originals (rping, ucmatose, ib_send_lat, ib_send_bw) on rxe_c. Leaves a capture of each
+# case in $OUT if CAPTURE=1 (`ci/rxe env CAPTURE=1 ...`). Exit status 0: all passed.
 set -u
 interop=$(realpath "$1")
 shift
@@ -28,7 +28,7 @@ case_() {
     while [ "$1" != -- ]; do server+=("$1"); shift; done
     shift
     if [ "${CAPTURE:-0}" = 1 ]; then
-        tcpdump -i s0 -U -w "${OUT:-/tmp}/$name.pcap" udp port 4791 2>/dev/null &
+        tcpdump -Z root -i s0 -U -w "/tmp/$name.pcap" udp port 4791 2>/dev/null &
         capture=$!
         sleep 1
     fi
@@ -39,7 +39,7 @@ case_() {
     status=$?
     wait "$pid"
     local server_status=$?
-    [ -z "$capture" ] || { sleep 1; kill "$capture"; wait "$capture" 2>/dev/null; }
+    [ -z "$capture" ] || { sleep 1; kill "$capture"; wait "$capture" 2>/dev/null; cp "/tmp/$name.pcap" "${OUT:-/tmp}"; }
     if [ "$status" = 0 ] && [ "$server_status" = 0 ]; then
         passed=$((passed + 1))
         echo "ok     $name: $(grep -hoE 'one way .*|.* MB/s' /tmp/client.log | tail -1)"

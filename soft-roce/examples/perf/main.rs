@@ -1,5 +1,8 @@
 //! How fast two endpoints of one process talk over the loopback, beside kernel
-//! TCP with the same sizes. `cargo run --release -p soft-roce --example perf [seconds]`
+//! TCP with the same sizes and the same memory in use.
+//!
+//! `cargo run --release -p soft-roce --example perf [seconds [filter]]`: the filter
+//! is a part of a line's name, like `latency`, `write` or `65536`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -13,27 +16,35 @@ use common::{How, Node, Side};
 use soft_roce::endpoint::Config;
 use soft_roce::rc::{Completion, Notify, Remote, SendOp};
 
-/// Requests under way.
+/// Receives posted; a few less requests are under way.
 const DEPTH: usize = 16;
-const SLOT: usize = 1 << 20;
+/// Memory of each side. Messages go round in it; TCP's buffer is as large as one
+/// message, so for small ones all fits the cache on both.
+const MEMORY: usize = 4 << 20;
 
 fn connect(server: &Node, client: &Node, dst: SocketAddr) -> (Side, Side) {
     std::thread::scope(|scope| {
-        let b = scope.spawn(|| server.accept(DEPTH * SLOT, |_| Ok(())).expect("accept"));
-        let a = client
-            .connect(dst, DEPTH * SLOT, |_| Ok(()))
-            .expect("connect");
+        let b = scope.spawn(|| server.accept(MEMORY, |_| Ok(())).expect("accept"));
+        let a = client.connect(dst, MEMORY, |_| Ok(())).expect("connect");
         (a, b.join().expect("server"))
     })
 }
 
-fn receive(side: &Side, slot: usize) {
-    side.receive(slot as u64, slot * SLOT, SLOT)
+/// Where message `n` is.
+fn place(n: usize, len: usize) -> (usize, usize) {
+    let slots = ((256 << 10) / len.max(1))
+        .clamp(2, DEPTH)
+        .min(MEMORY / len.max(1));
+    (n % slots * len, len)
+}
+
+fn receive(side: &Side, n: usize, len: usize) {
+    side.receive(n as u64, place(n, len).0, len)
         .expect("receive");
 }
 
-fn send(side: &Side, slot: usize, op: SendOp, len: usize, signaled: bool) {
-    side.send(slot as u64, op, (slot * SLOT, len), signaled)
+fn send(side: &Side, n: usize, op: SendOp, len: usize, signaled: bool) {
+    side.send(n as u64, op, place(n, len), signaled)
         .expect("send");
 }
 
@@ -48,12 +59,12 @@ fn bulk(a: &Side, b: &Side, write: bool, len: usize, time: Duration, how: How) -
         scope.spawn(|| {
             if write {
                 // The last WRITE of a run carries immediate data and ends it.
-                receive(b, 0);
+                receive(b, 0, 0);
                 b.next(how).expect("completion");
                 return;
             }
             let mut out = [Completion::default(); DEPTH];
-            (0..DEPTH).for_each(|slot| receive(b, slot));
+            (0..DEPTH).for_each(|slot| receive(b, slot, len));
             loop {
                 let mut count = b.poll(&mut out).expect("poll");
                 if count == 0 {
@@ -71,7 +82,7 @@ fn bulk(a: &Side, b: &Side, write: bool, len: usize, time: Duration, how: How) -
                     }
                 }
                 for done in &out[..count] {
-                    receive(b, done.wr_id as usize);
+                    receive(b, done.wr_id as usize, len);
                 }
             }
         });
@@ -89,7 +100,7 @@ fn bulk(a: &Side, b: &Side, write: bool, len: usize, time: Duration, how: How) -
         while !ended || done < sent {
             while !ended && sent < done + depth {
                 ended = start.elapsed() > time;
-                send(a, sent % DEPTH, op(ended), len, true);
+                send(a, sent, op(ended), len, true);
                 sent += 1;
             }
             let mut count = a.poll(&mut out).expect("poll");
@@ -114,12 +125,12 @@ fn bulk(a: &Side, b: &Side, write: bool, len: usize, time: Duration, how: How) -
 fn ping_pong(a: &Side, b: &Side, len: usize, time: Duration, how: How) -> f64 {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        receive(b, 0);
-        receive(a, 0);
+        receive(b, 0, len);
+        receive(a, 0, len);
         scope.spawn(|| {
             loop {
                 b.next(how).expect("completion");
-                receive(b, 0);
+                receive(b, 0, len);
                 let last = stop.load(Ordering::Acquire);
                 send(b, 1, SendOp::Send, len, false);
                 if last {
@@ -135,7 +146,7 @@ fn ping_pong(a: &Side, b: &Side, len: usize, time: Duration, how: How) -> f64 {
             send(a, 1, SendOp::Send, len, false);
             a.next(how).expect("completion");
             rounds += 1;
-            receive(a, 0);
+            receive(a, 0, len);
             if last {
                 return start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds);
             }
@@ -209,44 +220,50 @@ fn tcp_ping_pong(len: usize, time: Duration, spin: bool) -> f64 {
 }
 
 fn main() {
-    let seconds: f64 = std::env::args()
-        .nth(1)
-        .and_then(|arg| arg.parse().ok())
-        .unwrap_or(1.0);
+    let mut args = std::env::args().skip(1);
+    let seconds: f64 = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(1.0);
+    let filter = args.next().unwrap_or_default();
     let time = Duration::from_secs_f64(seconds);
     let node = || Node::new(Config::default()).expect("endpoint");
     let (server, client) = (node(), node());
     let ip: IpAddr = "127.0.0.1".parse().expect("address");
     let dst = SocketAddr::new(ip, 7_471);
     let _listener = server.listen(dst).expect("listen");
-    let (a, b) = connect(&server, &client, dst);
-    println!("64 B round trip, us");
-    println!("  tcp  spin {:8.2}", tcp_ping_pong(64, time, true));
-    println!("  soft spin {:8.2}", ping_pong(&a, &b, 64, time, How::Spin));
-    println!("  tcp  wait {:8.2}", tcp_ping_pong(64, time, false));
-    println!("  soft wait {:8.2}", ping_pong(&a, &b, 64, time, How::Wait));
-    println!(
-        "  soft fd   {:8.2}",
-        ping_pong(&a, &b, 64, time, How::Descriptor)
-    );
-    println!("bulk, MB/s");
-    for len in [4 << 10, 64 << 10, 1 << 20] {
-        println!("  {len:8} tcp        {:8.0}", tcp_bulk(len, time));
-        for how in [How::Spin, How::Wait] {
-            println!(
-                "  {len:8} send  {how:?} {:8.0}",
-                bulk(&a, &b, false, len, time, how)
-            );
-            // Receives that are left over would take the next run's end.
+    let measure = |name: String, unit: &str, run: &dyn Fn(&Side, &Side) -> f64| {
+        if name.contains(&filter) {
+            // Receives that are left over would take the next run's messages.
             let (a, b) = connect(&server, &client, dst);
-            println!(
-                "  {len:8} write {how:?} {:8.0}",
-                bulk(&a, &b, true, len, time, how)
-            );
+            println!("{name:28} {:10.2} {unit}", run(&a, &b));
+        }
+    };
+    measure("latency 64 tcp spin".into(), "us", &|_, _| {
+        tcp_ping_pong(64, time, true)
+    });
+    measure("latency 64 soft spin".into(), "us", &|a, b| {
+        ping_pong(a, b, 64, time, How::Spin)
+    });
+    measure("latency 64 tcp sleep".into(), "us", &|_, _| {
+        tcp_ping_pong(64, time, false)
+    });
+    for how in [How::Wait, How::Descriptor] {
+        let name = format!("latency 64 soft {how:?}");
+        measure(name, "us", &|a, b| ping_pong(a, b, 64, time, how));
+    }
+    for len in [4 << 10, 64 << 10, 1 << 20] {
+        measure(format!("bulk {len} tcp"), "MB/s", &|_, _| {
+            tcp_bulk(len, time)
+        });
+        for (how, write) in [
+            (How::Spin, false),
+            (How::Spin, true),
+            (How::Wait, false),
+            (How::Wait, true),
+        ] {
+            let op = if write { "write" } else { "send" };
+            let name = format!("bulk {len} {op} {how:?}");
+            measure(name, "MB/s", &|a, b| bulk(a, b, write, len, time, how));
         }
     }
-    println!("{:?}", client.endpoint.counters());
-    println!("{:?}", server.endpoint.counters());
-    println!("{:?}", a.qp.counters());
-    println!("{:?}", b.qp.counters());
+    println!("client {:?}", client.endpoint.counters());
+    println!("server {:?}", server.endpoint.counters());
 }

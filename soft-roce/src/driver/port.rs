@@ -17,9 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::no_check::accept_no_checksum;
 use super::receive::Receiver;
 use super::rendezvous::Registration;
+use super::sockopt::{accept_no_checksum, receive_bare};
 use crate::wire::ROCE_PORT;
 
 /// Buffers asked for; the system grants `net.core.rmem_max` unless privileged.
@@ -78,6 +78,7 @@ impl Port {
         let granted = socket.recv_buffer_size()?;
         let socket: UdpSocket = socket.into();
         let state = UdpSocketState::new((&socket).into())?;
+        receive_bare(&socket, ip.is_ipv6());
         let local = socket.local_addr()?;
         Ok(Self {
             receiver: Mutex::new(Receiver::new(local)),
@@ -123,6 +124,16 @@ impl Port {
             src_ip: None,
         };
         let send = || self.state.try_send((&self.socket).into(), &transmit);
+        self.send_by(send, to, packets.len().div_ceil(segment) as u64)
+    }
+
+    /// Sends one datagram of several packets. False as for [`Port::send`].
+    pub(crate) fn send_bundle(&self, to: SocketAddr, bytes: &[u8], packets: u64) -> bool {
+        let send = || self.socket.send_to(bytes, to).map(drop);
+        self.send_by(send, to, packets)
+    }
+
+    fn send_by(&self, send: impl Fn() -> io::Result<()>, to: SocketAddr, packets: u64) -> bool {
         let mut result = send();
         if result
             .as_ref()
@@ -134,16 +145,15 @@ impl Port {
             let _ = poll(&mut fds, Some(&timespec(FULL_WAIT)));
             result = send();
         }
-        let count_of = packets.len().div_ceil(segment) as u64;
         count(&self.counters.sent_calls, 1);
         match result {
             Ok(()) => {
-                count(&self.counters.sent_packets, count_of);
+                count(&self.counters.sent_packets, packets);
                 true
             }
             Err(why) => {
-                tracing::debug!(%why, %to, bytes = packets.len(), "packets not sent");
-                count(&self.counters.send_dropped, count_of);
+                tracing::debug!(%why, %to, packets, "packets not sent");
+                count(&self.counters.send_dropped, packets);
                 false
             }
         }

@@ -1,7 +1,7 @@
 //! Datagrams as they come in.
 //!
 //! What it does: reads several at a time, takes apart what the kernel has joined
-//! (receive offload), checks every ICRC.
+//! (receive offload), checks the ICRC when asked to.
 //! What it does not do: look into packets.
 
 use std::io::{self, IoSliceMut};
@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use quinn_udp::RecvMeta;
 
+use super::bundle;
 use super::port::{Port, PortCounters, count};
 use crate::wire::{FlowCrc, ICRC_LEN};
 
@@ -27,17 +28,47 @@ pub(crate) struct Receiver {
     buffers: Box<[u8]>,
     metas: [RecvMeta; DATAGRAMS],
     count: usize,
+    /// How many to ask for: one, until more come than were asked for.
+    ask: usize,
     flows: Vec<Option<(SocketAddr, FlowCrc)>>,
 }
 
-/// A packet whose ICRC is right.
+/// A packet as it came, not checked yet.
 pub(crate) struct Inbound<'a> {
     /// Who sent it.
     pub(crate) from: SocketAddr,
     /// BTH to pad.
     pub(crate) packet: &'a [u8],
-    /// The IPv4 identification it was sent with.
-    pub(crate) ident: u16,
+    form: Form<'a>,
+}
+
+enum Form<'a> {
+    /// Part of a [bundle](super::bundle): no ICRC.
+    Bundled,
+    Alone {
+        /// BTH to ICRC.
+        bytes: &'a [u8],
+        /// Its place among those that came joined, and with it the
+        /// identification that it was probably sent with.
+        index: u16,
+        flow: &'a FlowCrc,
+    },
+}
+
+impl Inbound<'_> {
+    /// Whether it came without ICRC, in a bundle.
+    pub(crate) fn is_bundled(&self) -> bool {
+        matches!(self.form, Form::Bundled)
+    }
+
+    /// The IPv4 identification it was sent with, if there is an ICRC and it is
+    /// right.
+    pub(crate) fn check(&self) -> Option<u16> {
+        match self.form {
+            Form::Bundled => None,
+            Form::Alone { bytes, index, flow } => flow.check(index, bytes),
+        }
+    }
 }
 
 impl Receiver {
@@ -48,6 +79,7 @@ impl Receiver {
             buffers: vec![0; DATAGRAMS * MAX_DATAGRAM].into_boxed_slice(),
             metas: [RecvMeta::default(); DATAGRAMS],
             count: 0,
+            ask: 1,
             flows: vec![None; FLOWS],
         }
     }
@@ -59,7 +91,8 @@ impl Receiver {
         let mut slices = self.buffers.chunks_exact_mut(MAX_DATAGRAM);
         let mut slices: [IoSliceMut<'_>; DATAGRAMS] =
             std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
-        self.count = match state.recv(socket.into(), &mut slices, &mut self.metas) {
+        let slices = &mut slices[..self.ask];
+        self.count = match state.recv(socket.into(), slices, &mut self.metas) {
             Ok(count) => count,
             Err(why) => {
                 if why.kind() != io::ErrorKind::WouldBlock {
@@ -68,30 +101,43 @@ impl Receiver {
                 0
             }
         };
+        // Each that is asked for and does not come costs a little.
+        self.ask = if self.count == self.ask {
+            (self.ask * 2).min(DATAGRAMS)
+        } else {
+            self.count.max(1)
+        };
         self.count
     }
 
-    /// Calls `take` with each packet that was read and is whole.
+    /// Calls `take` with each packet that was read.
     pub(crate) fn packets(&mut self, counters: &PortCounters, mut take: impl FnMut(Inbound<'_>)) {
         let mut total = 0;
-        for (meta, buffer) in self.metas[..self.count]
-            .iter()
-            .zip(self.buffers.chunks(MAX_DATAGRAM))
-        {
+        let buffers = self.buffers.chunks(MAX_DATAGRAM);
+        for (meta, buffer) in self.metas[..self.count].iter().zip(buffers) {
             let flow = flow(&mut self.flows, self.local, meta.addr);
             let bytes = &buffer[..meta.len.min(MAX_DATAGRAM)];
             for (index, bytes) in bytes.chunks(meta.stride.max(1)).enumerate() {
-                total += 1;
-                // Segments of one call count up from 0, and were joined in order.
-                let Some(ident) = flow.check(index as u16, bytes) else {
-                    count(&counters.bad_icrc, 1);
+                let from = meta.addr;
+                if let Some(packets) = bundle::packets(bytes) {
+                    for packet in packets {
+                        total += 1;
+                        take(Inbound {
+                            from,
+                            packet,
+                            form: Form::Bundled,
+                        });
+                    }
                     continue;
-                };
-                let packet = &bytes[..bytes.len() - ICRC_LEN];
+                }
+                total += 1;
+                let packet = &bytes[..bytes.len().saturating_sub(ICRC_LEN)];
+                // Segments of one call count up from 0 and come joined in order.
+                let index = index as u16;
                 take(Inbound {
-                    from: meta.addr,
+                    from,
                     packet,
-                    ident,
+                    form: Form::Alone { bytes, index, flow },
                 });
             }
         }

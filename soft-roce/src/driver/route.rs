@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use rustix::net::sockopt;
 
+use super::bundle::PATH_BYTES;
 use crate::rc::PathMtu;
 use crate::wire::ROCE_PORT;
 
@@ -27,6 +28,8 @@ pub(crate) struct Route {
     pub(crate) mtu: PathMtu,
     /// Whether it ends on this host.
     pub(crate) is_local: bool,
+    /// Whether it ends on this host and takes [bundles](super::bundle).
+    pub(crate) takes_bundles: bool,
 }
 
 impl Route {
@@ -47,6 +50,7 @@ impl Route {
             SocketAddr::V4(_) => sockopt::ip_mtu(&socket)?,
             SocketAddr::V6(_) => sockopt::ipv6_mtu(&socket)?,
         };
+        let is_local = is_local(dst.ip());
         let room = ip_mtu.saturating_sub(overhead(dst.ip()));
         let fits = PathMtu::ALL
             .into_iter()
@@ -55,7 +59,8 @@ impl Route {
         Ok(Self {
             source: socket.local_addr()?.ip(),
             mtu: fits.unwrap_or(PathMtu::B256),
-            is_local: is_local(dst.ip()),
+            is_local,
+            takes_bundles: is_local && ip_mtu >= PATH_BYTES,
         })
     }
 }

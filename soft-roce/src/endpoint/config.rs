@@ -30,6 +30,10 @@ pub struct Config {
     pub keepalive: Option<Duration>,
     /// Code of the time that a peer waits when no receive is posted.
     pub min_rnr_timer: u8,
+    /// Whether packets may go in bundles, many to a datagram and without ICRC, to
+    /// an endpoint of this crate on this host that agrees. They never leave the
+    /// host's memory; the kernel computes no checksum for them either.
+    pub bundles: bool,
     /// Times and bounds of the CM. The GUID is set by the endpoint.
     pub cm: cm::Config,
 }
@@ -45,6 +49,7 @@ impl Default for Config {
             keepalive: Some(Duration::from_secs(15)),
             // 0.32 ms (IBTA table 46); 0 would be 655 ms.
             min_rnr_timer: 10,
+            bundles: true,
             cm: cm::Config::default(),
         }
     }

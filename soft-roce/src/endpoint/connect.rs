@@ -31,6 +31,10 @@ const REQUEST_DATA: usize = 56;
 const ACCEPT_DATA: usize = 196;
 const REJECT_DATA: usize = 148;
 
+/// Feature of the extension: the two ends are on one host, and packets between
+/// them may go in bundles.
+const BUNDLES: u16 = 1;
+
 /// What an active id needs again when the answer comes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt {
@@ -47,6 +51,8 @@ struct Ready {
     initiator_depth: u8,
     retry_count: u8,
     ack_timeout: u8,
+    /// What we offer; what the peer offers, too, is used.
+    features: u16,
 }
 
 impl Inner {
@@ -122,6 +128,7 @@ impl Inner {
             initiator_depth: params.initiator_depth.min(MAX_READS),
             retry_count: params.retry_count,
             ack_timeout: id.ack_timeout,
+            features: self.features(route.takes_bundles),
         };
         let connect = Connect {
             path: Path {
@@ -139,7 +146,7 @@ impl Inner {
             rnr_retry_count: params.rnr_retry_count,
             ack_timeout: id.ack_timeout,
             srq: qp.shared.has_srq,
-            extension: extension(port),
+            extension: extension(port, ready.features),
             private_data: padded(params.private_data),
         };
         let now = self.now();
@@ -222,6 +229,14 @@ impl Inner {
             initiator_depth: params.initiator_depth.min(MAX_READS),
             retry_count: request.retry_count,
             ack_timeout: request.ack_timeout,
+            features: match peer.extension {
+                Some(theirs) if theirs.features & BUNDLES != 0 => {
+                    let path = peer.path;
+                    let route = Route::to(path.remote, Some(path.local.ip()));
+                    self.features(route.is_ok_and(|route| route.takes_bundles))
+                }
+                _ => 0,
+            },
         };
         self.make_ready(&qp.shared, &peer, (ready, peer.rnr_retry_count))
             .map_err(|_| Errno::INVAL)?;
@@ -233,7 +248,7 @@ impl Inner {
             initiator_depth: ready.initiator_depth.min(peer.responder_resources),
             rnr_retry_count: params.rnr_retry_count,
             srq: qp.shared.has_srq,
-            extension: extension(&port),
+            extension: extension(&port, ready.features),
             private_data: padded(params.private_data),
         };
         let now = self.now();
@@ -304,6 +319,14 @@ impl Inner {
         here.flatten().unwrap_or(ROCE_PORT)
     }
 
+    fn features(&self, takes_bundles: bool) -> u16 {
+        if takes_bundles && self.config.bundles {
+            BUNDLES
+        } else {
+            0
+        }
+    }
+
     /// Moves a queue pair to RTS.
     fn make_ready(
         &self,
@@ -314,10 +337,12 @@ impl Inner {
         let gone = ModifyError::Attribute { name: "path" };
         let port = self.port_at(peer.path.local).ok_or(gone)?;
         let ours = peer.extension.is_some();
+        let common = ready.features & peer.extension.map_or(0, |theirs| theirs.features);
+        let trusted = common & BUNDLES != 0;
         let rtr = RtrAttr {
             dest_qpn: peer.qpn,
             rq_psn: ready.psn,
-            path_mtu: ready.mtu,
+            path_mtu: if trusted { PathMtu::Own } else { ready.mtu },
             responder_resources: ready.responder_resources,
             min_rnr_timer: self.config.min_rnr_timer,
             peer_is_ours: ours,
@@ -329,9 +354,10 @@ impl Inner {
             retry_count: ready.retry_count.min(6),
             rnr_retry: rnr_retry.min(7),
             initiator_depth: ready.initiator_depth.min(peer.responder_resources),
-            window: peer.extension.map(window),
+            window: peer.extension.map(|theirs| window(theirs, trusted)),
         };
         let link = Link {
+            trusted,
             crc: FlowCrc::new(port.local(), peer.path.remote),
             to: peer.path.remote,
             ours,
@@ -343,21 +369,23 @@ impl Inner {
     }
 }
 
-fn extension(port: &Arc<Port>) -> Extension {
+fn extension(port: &Arc<Port>, features: u16) -> Extension {
     Extension {
         window: port.window(),
-        features: 0,
+        features,
     }
 }
 
 /// As much under way as the peer's receive buffer holds, within the usual.
-fn window(extension: Extension) -> SendWindow {
-    let most = SendWindow::OURS;
-    let room = u32::from(extension.window).max(8);
-    let psns = most.psns.min(room);
+fn window(theirs: Extension, trusted: bool) -> SendWindow {
+    let mut packets = SendWindow::OURS.packets.min(theirs.window.into());
+    if trusted {
+        packets = packets * PathMtu::B4096.bytes() / PathMtu::Own.bytes();
+    }
+    let packets = packets.max(8);
     SendWindow {
-        psns,
-        packets: most.packets.min(psns),
+        psns: packets,
+        packets,
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -23,6 +23,8 @@ use crate::rc::{self, Completion, Notify, Overrun};
 pub(super) struct CqShared {
     pub(super) ring: Arc<rc::CompletionQueue>,
     channel: Option<Arc<ChannelShared>>,
+    /// Whether it was armed and not polled since.
+    just_armed: AtomicBool,
 }
 
 /// A channel as the endpoint sees it.
@@ -33,13 +35,23 @@ pub(super) struct ChannelShared {
     events: AtomicU64,
     /// Whether its user sleeps in `wait` and so works the sockets itself.
     waits: AtomicBool,
+    /// Whether its user has the descriptor, too.
+    has_descriptor: AtomicBool,
+    /// How many sleep in `wait`.
+    sleepers: AtomicUsize,
 }
 
 impl ChannelShared {
     fn notify(&self) {
-        // In this order: who is woken finds the event.
-        self.events.fetch_add(1, Ordering::Release);
-        self.wake.signal();
+        // Counted first; whoever goes to sleep looks at the count last. One of
+        // the two sees the other.
+        self.events.fetch_add(1, Ordering::SeqCst);
+        let nobody_sleeps = self.sleepers.load(Ordering::SeqCst) == 0
+            && self.waits.load(Ordering::Relaxed)
+            && !self.has_descriptor.load(Ordering::Relaxed);
+        if !nobody_sleeps {
+            self.wake.signal();
+        }
     }
 
     /// Has whoever sleeps here look around.
@@ -51,12 +63,31 @@ impl ChannelShared {
         if self.events.load(Ordering::Acquire) == 0 {
             return 0;
         }
-        self.wake.drain();
         self.events.swap(0, Ordering::AcqRel)
+    }
+
+    /// Counts the caller as asleep, unless there is something to wake up for.
+    fn fall_asleep(&self) -> Option<Asleep<'_>> {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let asleep = Asleep(self);
+        (self.events.load(Ordering::SeqCst) == 0).then_some(asleep)
+    }
+}
+
+/// One that sleeps.
+struct Asleep<'a>(&'a ChannelShared);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl CqShared {
+    fn take_just_armed(&self) -> bool {
+        self.just_armed.load(Ordering::Relaxed) && self.just_armed.swap(false, Ordering::Relaxed)
+    }
+
     /// Tells the channel if there is something to tell.
     pub(super) fn notify(&self) {
         if self.ring.take_event()
@@ -89,6 +120,7 @@ impl CompletionQueue {
         let shared = CqShared {
             ring: Arc::new(rc::CompletionQueue::new(depth)),
             channel: channel.map(|channel| channel.shared.clone()),
+            just_armed: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(shared),
@@ -109,7 +141,9 @@ impl CompletionQueue {
     /// [`Overrun`] once the queue is empty and had overflowed.
     pub fn poll(&self, out: &mut [Completion]) -> Result<usize, Overrun> {
         let ring = &self.shared.ring;
-        if ring.is_empty() {
+        // The look between arming and sleeping is for what is there already:
+        // who sleeps then is woken by the sockets, or has the thread read them.
+        if ring.is_empty() && !self.shared.take_just_armed() {
             self.inner.progress_by_user();
         }
         ring.poll(out)
@@ -118,9 +152,11 @@ impl CompletionQueue {
     /// Arms one event on the channel.
     pub fn request_notify(&self, when: Notify) {
         self.shared.ring.request_notify(when);
-        if let Some(channel) = &self.shared.channel
-            && !channel.waits.load(Ordering::Relaxed)
-        {
+        let Some(channel) = &self.shared.channel else {
+            return;
+        };
+        self.shared.just_armed.store(true, Ordering::Relaxed);
+        if !channel.waits.load(Ordering::Relaxed) {
             // Its user will sleep on the descriptor: the thread is needed.
             self.inner.arm();
         }
@@ -147,6 +183,8 @@ impl CompletionChannel {
             wake: Wake::new()?,
             events: AtomicU64::new(0),
             waits: AtomicBool::new(false),
+            has_descriptor: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -172,14 +210,9 @@ impl CompletionChannel {
         self.shared.waits.store(true, Ordering::Relaxed);
         let end = Instant::now() + timeout;
         let mut place = Place::new(&self.inner, &self.shared);
+        self.inner.send_put_off();
         loop {
-            let mut events = self.shared.take();
-            if events == 0 && self.inner.progress_by_user() > 0 {
-                events = self.shared.take();
-                if events == 0 {
-                    continue;
-                }
-            }
+            let events = self.shared.take();
             let left = end.saturating_duration_since(Instant::now());
             if events > 0 || left.is_zero() {
                 return Ok(events);
@@ -188,6 +221,7 @@ impl CompletionChannel {
             if self.sleep(&place, other, left)? {
                 return Ok(self.shared.take());
             }
+            self.inner.progress_by_user();
         }
     }
 
@@ -199,33 +233,47 @@ impl CompletionChannel {
         other: Option<BorrowedFd<'_>>,
         left: Duration,
     ) -> io::Result<bool> {
+        let Some(_asleep) = self.shared.fall_asleep() else {
+            return Ok(false);
+        };
         let readable = PollFlags::IN;
         let wake = || PollFd::new(&self.shared.wake, readable);
-        let mut fds = [wake(), wake(), wake()];
+        let mut fds: [PollFd<'_>; FDS] = std::array::from_fn(|_| wake());
         let mut used = 1;
-        let mut left = left;
-        if place.leader.is_some() {
-            fds[used] = PollFd::new(&*self.inner.waiter, readable);
-            used += 1;
-            // The one who works the sockets fires the timers, too.
-            left = left.min(self.inner.until_next_timer());
-        }
         if let Some(other) = other {
             fds[used] = PollFd::from_borrowed_fd(other, readable);
             used += 1;
+        }
+        let mut left = left;
+        let ports = self.inner.ports();
+        if place.leader.is_some() {
+            // The one who works the sockets fires the timers, too.
+            left = left.min(self.inner.until_next_timer());
+            if ports.len() <= FDS - used {
+                for port in ports.iter() {
+                    fds[used] = PollFd::new(&**port, readable);
+                    used += 1;
+                }
+            } else {
+                fds[used] = PollFd::new(&*self.inner.waiter, readable);
+                used += 1;
+            }
         }
         match poll(&mut fds[..used], Some(&timespec(left))) {
             Err(rustix::io::Errno::INTR) => return Ok(true),
             Err(why) => return Err(why.into()),
             Ok(_) => {}
         }
-        if !fds[0].revents().is_empty() && self.shared.events.load(Ordering::Acquire) == 0 {
-            // Roused to take over, or an event that was taken already.
+        if !fds[0].revents().is_empty() {
             self.shared.wake.drain();
         }
-        Ok(other.is_some() && !fds[used - 1].revents().is_empty())
+        Ok(other.is_some() && !fds[1].revents().is_empty())
     }
 }
+
+/// What one that waits sleeps on at most, one by one: its channel, what its user
+/// wants, the sockets. If there are more sockets, on all of them as one.
+const FDS: usize = 8;
 
 /// The place of one that waits: at the sockets, or behind the one who is there.
 struct Place<'a> {
@@ -273,6 +321,7 @@ impl Drop for Place<'_> {
 
 impl AsFd for CompletionChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.has_descriptor.store(true, Ordering::Relaxed);
         self.shared.wake.as_fd()
     }
 }

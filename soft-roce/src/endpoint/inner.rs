@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
@@ -53,6 +53,8 @@ pub(super) struct Inner {
     /// its lock may be taken.
     pub(super) dead: Mutex<Vec<ConnKey>>,
     pub(super) rendezvous: Rendezvous,
+    /// Queue pairs that owe acknowledgements.
+    pub(super) put_off: PutOff,
     next_pd: AtomicU32,
     /// PSN of the next CM message; nobody looks at it.
     pub(super) mad_psn: AtomicU32,
@@ -61,6 +63,31 @@ pub(super) struct Inner {
     /// Those that wait behind the one who works the sockets.
     followers: Mutex<Vec<Arc<ChannelShared>>>,
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Queue pairs whose acknowledgements wait for the next look at the sockets.
+#[derive(Debug, Default)]
+pub(super) struct PutOff {
+    queue: Mutex<Vec<Arc<QpShared>>>,
+    len: AtomicUsize,
+}
+
+impl PutOff {
+    pub(super) fn push(&self, qp: Arc<QpShared>) {
+        let mut queue = lock(&self.queue);
+        queue.push(qp);
+        self.len.store(queue.len(), Ordering::Release);
+    }
+
+    pub(super) fn pop(&self) -> Option<Arc<QpShared>> {
+        if self.len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut queue = lock(&self.queue);
+        let qp = queue.pop();
+        self.len.store(queue.len(), Ordering::Release);
+        qp
+    }
 }
 
 /// What a thread sleeps on. It outlives the endpoint, so that sleeping does not
@@ -144,6 +171,7 @@ impl Inner {
             cm_deadline: AtomicU64::new(NEVER),
             dead: Mutex::default(),
             rendezvous: rendezvous.map_err(OpenError::Rendezvous)?,
+            put_off: PutOff::default(),
             next_pd: AtomicU32::new(1),
             mad_psn: AtomicU32::new(0),
             waiter: Arc::new(waiter),

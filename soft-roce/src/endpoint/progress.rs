@@ -47,14 +47,23 @@ impl Inner {
         count
     }
 
-    /// Reads each socket once. A socket that another thread reads is left to it.
+    /// Sends the acknowledgements that were put off, then reads each socket
+    /// once. A socket that another thread reads is left to it.
     pub(super) fn progress(&self) -> usize {
+        self.send_put_off();
         let ports = self.ports();
         let mut total = 0;
         for port in ports.iter() {
             total += self.read(port);
         }
         total
+    }
+
+    /// Sends the acknowledgements that were put off.
+    pub(super) fn send_put_off(&self) {
+        while let Some(qp) = self.put_off.pop() {
+            qp.drive_if_put_off(self);
+        }
     }
 
     /// Fires the timers that are due.
@@ -109,6 +118,22 @@ impl Run<'_> {
         let Ok(qpn) = Bth::peek_dest_qpn(inbound.packet) else {
             return count(&self.port.counters.malformed, 1);
         };
+        let at = if qpn == GSI_QPN {
+            None
+        } else {
+            self.touch(qpn)
+        };
+        let trusted = at
+            .and_then(|at| self.touched[at].as_ref())
+            .is_some_and(|qp| qp.trusts());
+        let ident = if trusted && inbound.is_bundled() {
+            0
+        } else {
+            let Some(ident) = inbound.check() else {
+                return count(&self.port.counters.bad_icrc, 1);
+            };
+            ident
+        };
         let packet = match Packet::parse(inbound.packet) {
             Ok(packet) if packet.bth.pkey & PKEY_MASK == PKEY_MASK => packet,
             _ => return count(&self.port.counters.malformed, 1),
@@ -116,11 +141,8 @@ impl Run<'_> {
         if qpn == GSI_QPN {
             return self.take_mad(inbound.from, &packet);
         }
-        let Some(at) = self.touch(qpn) else {
-            return count(&self.port.counters.unknown_qp, 1);
-        };
-        if let Some(qp) = &self.touched[at]
-            && !qp.take(self.now, inbound.from, inbound.ident, &packet)
+        if let Some(qp) = at.and_then(|at| self.touched[at].as_ref())
+            && !qp.take(self.now, inbound.from, ident, &packet)
         {
             count(&self.port.counters.foreign_source, 1);
         }
@@ -171,8 +193,13 @@ impl Run<'_> {
     }
 
     /// Lets an engine answer what it was given.
-    fn settle(&self, qp: &QpShared) {
-        qp.drive(self.inner, |_, _| ());
+    fn settle(&self, qp: &Arc<QpShared>) {
+        if qp.answer(self.inner, self.now) {
+            // Only acknowledgements are due. The user may be about to send
+            // something that they can ride along with; if not, the next poll,
+            // or the thread, sends them.
+            self.inner.put_off.push(qp.clone());
+        }
         if let Some(conn) = qp.take_awaiting() {
             let mut cm = lock(&self.inner.cm);
             cm.engine.peer_has_sent(ConnKey(conn));

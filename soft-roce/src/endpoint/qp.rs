@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::config::{MAX_INLINE, MAX_WR};
@@ -15,6 +15,7 @@ use super::cq::{CompletionQueue, CqShared};
 use super::inner::{Inner, lock};
 use super::timers::NEVER;
 use crate::driver::batch::{Batch, TxBuffer};
+use crate::driver::bundle::Bundle;
 use crate::driver::port::Port;
 use crate::rc::{
     self, Access, FailureCause, MAX_SGE, Modify, ModifyError, Pd, PostError, QpConfig, QpEvent,
@@ -80,6 +81,10 @@ pub(super) struct QpShared {
     /// The connection that counts as established when the first packet comes;
     /// 0: none.
     awaiting: AtomicU32,
+    /// Whether acknowledgements were put off and not sent since.
+    put_off: AtomicBool,
+    /// Whether packets of the peer need no ICRC.
+    trusts: AtomicBool,
     /// The connection it belongs to, if any.
     pub(super) conn: AtomicU32,
     send_cq: Arc<CqShared>,
@@ -104,6 +109,9 @@ pub(super) struct Link {
     /// exactly, and were numbered by segment.
     pub(super) ours: bool,
     pub(super) crc: FlowCrc,
+    /// Whether the peer is an endpoint of this crate on this host with which
+    /// bundles are agreed on.
+    pub(super) trusted: bool,
 }
 
 /// Segments of one call, and with it the identifications that occur.
@@ -202,6 +210,8 @@ impl QueuePair {
             }),
             timer: AtomicU64::new(NEVER),
             awaiting: AtomicU32::new(0),
+            put_off: AtomicBool::new(false),
+            trusts: AtomicBool::new(false),
             conn: AtomicU32::new(0),
             send_cq: init.send_cq.shared.clone(),
             recv_cq: init.recv_cq.shared.clone(),
@@ -302,9 +312,38 @@ impl QpShared {
         let now = inner.now();
         let mut cell = lock(&self.cell);
         let result = work(&mut cell.qp, now);
+        self.put_off.store(false, Ordering::Relaxed);
         cell.send(now);
         self.finish(inner, cell);
         result
+    }
+
+    /// After packets of the peer: sends what is due, unless that is only
+    /// acknowledgements. Returns whether those were put off just now.
+    pub(super) fn answer(&self, inner: &Inner, now: Time) -> bool {
+        let mut cell = lock(&self.cell);
+        if cell.qp.owes_only_acks() {
+            let first = !self.put_off.swap(true, Ordering::Relaxed);
+            self.finish(inner, cell);
+            return first;
+        }
+        self.put_off.store(false, Ordering::Relaxed);
+        cell.send(now);
+        self.finish(inner, cell);
+        false
+    }
+
+    /// Sends acknowledgements that were put off, unless they went along with
+    /// something meanwhile.
+    pub(super) fn drive_if_put_off(&self, inner: &Inner) {
+        if self.put_off.load(Ordering::Relaxed) {
+            self.drive(inner, |_, _| ());
+        }
+    }
+
+    /// Whether packets of the peer need no ICRC.
+    pub(super) fn trusts(&self) -> bool {
+        self.trusts.load(Ordering::Relaxed)
     }
 
     /// Gives packets to the engine, without sending. Whoever calls this calls
@@ -333,6 +372,7 @@ impl QpShared {
     /// Sets the way to the peer, before the queue pair may receive.
     pub(super) fn set_link(&self, link: Link, now: Time) {
         let mut cell = lock(&self.cell);
+        self.trusts.store(link.trusted, Ordering::Relaxed);
         cell.link = Some(link);
         cell.heard = now;
     }
@@ -420,10 +460,15 @@ impl Cell {
         let Some(link) = &self.link else {
             return;
         };
+        // Neither sink blocks: whatever the engine has to send is taken.
         TX.with_borrow_mut(|buffer| {
-            let mut batch = Batch::new(&link.port, link.to, &link.crc, buffer);
-            // The batch takes whatever is sent; it never blocks.
-            self.qp.transmit(now, &mut batch);
+            if link.trusted {
+                let mut bundle = Bundle::new(&link.port, link.to, buffer);
+                self.qp.transmit(now, &mut bundle);
+            } else {
+                let mut batch = Batch::new(&link.port, link.to, &link.crc, buffer);
+                self.qp.transmit(now, &mut batch);
+            }
         });
     }
 }

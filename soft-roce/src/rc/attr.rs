@@ -24,10 +24,13 @@ pub enum PathMtu {
     B1024 = 3,
     B2048 = 4,
     B4096 = 5,
+    /// 16,256 bytes: between two endpoints of this crate that have agreed on it.
+    /// No size of the specification, and not in [`PathMtu::ALL`].
+    Own = 6,
 }
 
 impl PathMtu {
-    /// All of them, the smallest first.
+    /// All of the specification, the smallest first.
     pub const ALL: [Self; 5] = [
         Self::B256,
         Self::B512,
@@ -36,7 +39,7 @@ impl PathMtu {
         Self::B4096,
     ];
 
-    /// The code of the CM.
+    /// The code of the CM. [`PathMtu::Own`] has one that no CM knows.
     #[must_use]
     pub fn code(self) -> u8 {
         self as u8
@@ -51,7 +54,11 @@ impl PathMtu {
     /// Bytes.
     #[must_use]
     pub fn bytes(self) -> u32 {
-        128 << self.code()
+        match self {
+            // Four of them with their headers fill a datagram.
+            Self::Own => 16_256,
+            _ => 128 << self.code(),
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub use packet::{Packet, pad_of};
 pub use reth::Reth;
 
 #[cfg(test)]
+mod captured;
+#[cfg(test)]
 mod tests;
 
 /// The UDP port of RoCEv2 (IBTA annex A17.3.1.1).

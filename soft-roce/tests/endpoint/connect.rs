@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use soft_roce::cm;
-use soft_roce::endpoint::{CmEventKind, Config, ConnParams, Endpoint};
+use soft_roce::endpoint::{CmEventKind, Config, ConnParams};
 use soft_roce::rc::{Payload, QpState, RecvRequest, SendOp, SendRequest, Status};
 use soft_roce::wire::cm::RejReason;
 
@@ -302,24 +302,6 @@ fn objects_may_go_in_any_order_and_nothing_stays() {
         assert!(std::time::Instant::now() < end);
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-#[test]
-fn the_thread_ends_with_the_last_handle() {
-    let dir = TempDir::new();
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
-        tasks
-            .filter_map(|task| name(task).ok())
-            .filter(|name| name.trim() == "soft-roce-one")
-            .count()
-    };
-    let endpoint = Endpoint::new(dir.config()).unwrap();
-    let channel = endpoint.event_channel().unwrap();
-    drop(endpoint);
-    drop(channel);
-    assert_eq!(threads(), 0);
 }
 
 #[test]
