@@ -41,7 +41,10 @@ impl Server {
         let output = child.stdout.take().ok_or("no output")?;
         let (sender, lines) = channel();
         std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
+            for line in BufReader::new(output)
+                .lines()
+                .map_while(std::result::Result::ok)
+            {
                 if sender.send(line).is_err() {
                     return;
                 }
@@ -125,5 +128,5 @@ pub fn answer(line: &str) -> Result<()> {
 
 /// In the server's process: the commands, until the input ends.
 pub fn commands() -> impl Iterator<Item = String> {
-    std::io::stdin().lines().map_while(|line| line.ok())
+    std::io::stdin().lines().map_while(std::result::Result::ok)
 }
