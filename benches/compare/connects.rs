@@ -8,7 +8,7 @@ use san_benches::record::Record;
 use san_benches::server::Server;
 use san_benches::stats::Samples;
 
-use crate::raw::Dialler;
+use crate::raw::{self, Dialler};
 use crate::{Place, provider, switch, tcp};
 
 /// Connects that are measured.
@@ -32,7 +32,7 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
             handshakes.push(connection.handshake);
             Ok(connection)
         },
-        |connection| connection.close(),
+        raw::Connection::close,
     )?;
     record.samples(
         "connect.raw",
@@ -71,7 +71,12 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
 /// Connects per second, each closed again before the next.
 pub(crate) fn rates(place: &Place, record: &mut Record) -> Result<()> {
     let mut dialler = Dialler::new(64)?;
-    let per_second = rate(place.server, "raw", |to| dialler.connect(to), |c| c.close())?;
+    let per_second = rate(
+        place.server,
+        "raw",
+        |to| dialler.connect(to),
+        raw::Connection::close,
+    )?;
     let what = "connect and close, one after the other: raw CM";
     record.figure("rate.raw", what, "1/s", per_second);
 

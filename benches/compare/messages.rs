@@ -219,7 +219,7 @@ impl<'a> End<'a> {
             }
         };
         self.sent += 1;
-        let in_passing = self.inline && self.sent % SIGNAL_EVERY != 0;
+        let in_passing = self.inline && !self.sent.is_multiple_of(SIGNAL_EVERY);
         let request = if in_passing {
             request.unsignaled()
         } else {
@@ -282,7 +282,7 @@ impl<'a> End<'a> {
             self.shared.srq.post(0, buffer).map_err(|e| e.error)?;
         }
         // The peer has answered, so it has the message, and our side knows.
-        if self.style == Style::Lean && (!self.inline || self.sent % SIGNAL_EVERY == 0) {
+        if self.style == Style::Lean && (!self.inline || self.sent.is_multiple_of(SIGNAL_EVERY)) {
             self.reap()?;
         }
         Ok(())

@@ -76,7 +76,7 @@ pub(crate) struct Dialler {
 
 /// How a connect ended.
 pub(crate) enum Dialled {
-    Established(Connection),
+    Established(Box<Connection>),
     Rejected(RejectReason),
 }
 
@@ -127,11 +127,11 @@ impl Dialler {
             ..ConnParams::default()
         })?;
         match self.event_of(&id)? {
-            Event::Established { .. } => Ok(Dialled::Established(Connection {
+            Event::Established { .. } => Ok(Dialled::Established(Box::new(Connection {
                 handshake: start.elapsed(),
                 qp: qp.established(),
                 id,
-            })),
+            }))),
             Event::Rejected { reason, .. } => Ok(Dialled::Rejected(reason)),
             other => Err(unexpected(&other)),
         }
@@ -140,7 +140,7 @@ impl Dialler {
     /// As `dial`, where nothing but a connection will do.
     pub(crate) fn connect(&mut self, to: SocketAddr) -> Result<Connection> {
         match self.dial(to, &[])? {
-            Dialled::Established(connection) => Ok(connection),
+            Dialled::Established(connection) => Ok(*connection),
             Dialled::Rejected(reason) => Err(format!("{to}: {reason}").into()),
         }
     }

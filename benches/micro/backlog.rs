@@ -1,17 +1,10 @@
 //! The backlog of a listening socket: what a request costs that arrives, is refused, is answered.
-//!
-//! The engine is private to the provider; this compiles its file as a module of the bench.
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
-#[rustfmt::skip] // it is the provider's to format
-#[allow(dead_code, unreachable_pub)]
-#[path = "../../provider/src/backlog.rs"]
-mod backlog;
-
-use backlog::Backlog;
+use san_provider::backlog::Backlog;
 
 /// Of the size of what stands for a request in the provider.
 type Request = [u64; 8];

@@ -14,7 +14,7 @@ pub const SOMAXCONN: u32 = 4096;
 const WINSOCK_SOMAXCONN: u32 = 0x7fff_ffff;
 
 /// The backlog that a request for `asked` gets; `None`: out of range.
-pub(crate) fn granted(asked: u32) -> Option<u32> {
+pub fn granted(asked: u32) -> Option<u32> {
     match asked {
         0 => Some(1),
         1..=SOMAXCONN => Some(asked),
@@ -25,20 +25,20 @@ pub(crate) fn granted(asked: u32) -> Option<u32> {
 
 /// Why a request gets no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NoPlace {
+pub enum NoPlace {
     Full,
     Closed,
 }
 
 /// The right and the duty to answer a request that was taken out of the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub struct Ticket {
     key: u64,
 }
 
 /// What became of a request while it was being decided about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub enum Standing {
     /// It can be answered.
     Good,
     /// The peer withdrew it: there is nobody to answer.
@@ -49,7 +49,7 @@ pub(crate) enum Standing {
 
 /// Where a request was whose peer withdrew it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Withdrawn<R> {
+pub enum Withdrawn<R> {
     /// In the queue; its place is free now.
     Queued(R),
     /// Being decided about; its place is free when that ends.
@@ -60,7 +60,7 @@ pub(crate) enum Withdrawn<R> {
 
 /// The queue of one listening socket.
 #[derive(Debug)]
-pub(crate) struct Backlog<R> {
+pub struct Backlog<R> {
     limit: usize,
     closed: bool,
     queue: VecDeque<(u64, R)>,
@@ -77,7 +77,7 @@ struct Deciding {
 
 impl<R> Backlog<R> {
     /// A queue with `limit` places.
-    pub(crate) fn new(limit: u32) -> Self {
+    pub fn new(limit: u32) -> Self {
         Self {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             closed: false,
@@ -88,23 +88,23 @@ impl<R> Backlog<R> {
     }
 
     /// How many places there are.
-    pub(crate) fn limit(&self) -> usize {
+    pub fn limit(&self) -> usize {
         self.limit
     }
 
     /// How many requests are queued.
-    pub(crate) fn queued(&self) -> usize {
+    pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
     /// How many requests have a place.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.queue.len() + self.deciding.len()
     }
 
     /// Whether a request that arrives now has a place. To be asked before anything is allocated
     /// for it.
-    pub(crate) fn place(&self) -> Result<(), NoPlace> {
+    pub fn place(&self) -> Result<(), NoPlace> {
         if self.closed {
             Err(NoPlace::Closed)
         } else if self.held() >= self.limit {
@@ -115,7 +115,7 @@ impl<R> Backlog<R> {
     }
 
     /// A request arrived. It is queued, or it comes back with the reason why not.
-    pub(crate) fn arrive(&mut self, key: u64, request: R) -> Result<(), (NoPlace, R)> {
+    pub fn arrive(&mut self, key: u64, request: R) -> Result<(), (NoPlace, R)> {
         if let Err(reason) = self.place() {
             return Err((reason, request));
         }
@@ -124,7 +124,7 @@ impl<R> Backlog<R> {
     }
 
     /// Takes the request that waits longest. It keeps its place until `answered` or `defer`.
-    pub(crate) fn take(&mut self) -> Option<(Ticket, R)> {
+    pub fn take(&mut self) -> Option<(Ticket, R)> {
         let (key, request) = self.queue.pop_front()?;
         self.deciding.push(Deciding {
             key,
@@ -134,7 +134,7 @@ impl<R> Backlog<R> {
     }
 
     /// Whether a request that was taken can still be answered.
-    pub(crate) fn standing(&self, ticket: &Ticket) -> Standing {
+    pub fn standing(&self, ticket: &Ticket) -> Standing {
         let peer_gone = self
             .deciding
             .iter()
@@ -151,13 +151,13 @@ impl<R> Backlog<R> {
     /// A request that was taken was answered: its place is free.
     // A ticket is spent.
     #[allow(clippy::needless_pass_by_value)]
-    pub(crate) fn answered(&mut self, ticket: Ticket) {
+    pub fn answered(&mut self, ticket: Ticket) {
         self.deciding.retain(|d| d.key != ticket.key);
     }
 
     /// Puts a request back at the head of the queue, its place kept. If it cannot be answered any
     /// more it comes back with the reason, its place free.
-    pub(crate) fn defer(&mut self, ticket: Ticket, request: R) -> Result<(), (Standing, R)> {
+    pub fn defer(&mut self, ticket: Ticket, request: R) -> Result<(), (Standing, R)> {
         let standing = self.standing(&ticket);
         let key = ticket.key;
         self.answered(ticket);
@@ -169,7 +169,7 @@ impl<R> Backlog<R> {
     }
 
     /// The peer of a request is gone.
-    pub(crate) fn withdraw(&mut self, key: u64) -> Withdrawn<R> {
+    pub fn withdraw(&mut self, key: u64) -> Withdrawn<R> {
         if let Some(deciding) = self.deciding.iter_mut().find(|d| d.key == key) {
             deciding.peer_gone = true;
             return Withdrawn::Deciding;
@@ -185,7 +185,7 @@ impl<R> Backlog<R> {
 
     /// Looks for a queued request whose peer is gone, and takes it out: `is_waiting` is asked about
     /// at most `most` of them, the next ones at the next call.
-    pub(crate) fn withdraw_gone(
+    pub fn withdraw_gone(
         &mut self,
         most: usize,
         is_waiting: impl Fn(&R) -> bool,
@@ -202,7 +202,7 @@ impl<R> Backlog<R> {
 
     /// No request gets a place any more. What is queued has to be refused by the caller; what is
     /// being decided about will be `Standing::Closed`.
-    pub(crate) fn close(&mut self) -> impl Iterator<Item = (u64, R)> + use<R> {
+    pub fn close(&mut self) -> impl Iterator<Item = (u64, R)> + use<R> {
         self.closed = true;
         std::mem::take(&mut self.queue).into_iter()
     }

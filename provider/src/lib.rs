@@ -3,7 +3,9 @@
 
 mod accept;
 mod address_list;
-mod backlog;
+/// Not an interface: the benches measure it.
+#[doc(hidden)]
+pub mod backlog;
 mod close;
 mod cm_thread;
 mod config;
