@@ -1,5 +1,6 @@
 //! The command line: what `san` understands. Nothing is done here.
 
+use crate::destination::{Destination, local_address};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Show the whole of it on this machine: served, refused, rejected, and TCP on the same port.
     Demo(DemoArguments),
-    /// List the RDMA devices with their addresses, or say what is missing.
+    /// List the devices of the fabric that is set, with their addresses, or say what is missing.
     Devices(DevicesArguments),
     /// Wait for a connection, from the SAN or TCP, and join it to standard input and output.
     Listen(ListenArguments),
@@ -65,7 +66,7 @@ pub(crate) struct DevicesArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ListenArguments {
     /// Where to listen: 10.0.7.1:7000, 0.0.0.0:7000, [::]:7000; port 0 takes a free one.
-    #[arg(value_name = "ADDR:PORT")]
+    #[arg(value_name = "ADDR:PORT", value_parser = local_address)]
     pub(crate) address: SocketAddr,
     /// Connections that may wait until they are accepted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -84,11 +85,11 @@ pub(crate) struct ListenArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConnectArguments {
-    /// Where to connect to.
-    #[arg(value_name = "ADDR:PORT")]
-    pub(crate) address: SocketAddr,
+    /// Where to connect to: 10.0.7.2:7000, [::1]:7000, node7:7000.
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) destination: Destination,
     /// The local address to come from; port 0 leaves the port to the system.
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = local_address)]
     pub(crate) local: Option<SocketAddr>,
     /// Give up after this many milliseconds, SAN and TCP together.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]

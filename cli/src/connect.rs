@@ -3,7 +3,8 @@
 use crate::args::ConnectArguments;
 use crate::problem::Problem;
 use crate::relay::{RouteReport, join_to_standard_streams};
-use san_switch::{ConnectOptions, Switch, SwitchConfig};
+use san_switch::{ConnectOptions, Connection, Switch, SwitchConfig};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,9 +18,25 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode, Problem> {
         tcp_only: arguments.tcp,
         ..ConnectOptions::default()
     };
-    let connection = switch.connect(arguments.address, &options)?;
+    let connection = connect_to_any(&switch, &arguments.destination.resolve()?, &options)?;
     RouteReport::new("connected", &connection).tell(arguments.json);
     join_to_standard_streams(connection)
         .map_err(|error| Problem::new(format!("the connection broke: {error}")))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first of a host's addresses that answers; if none does, what the last one said.
+fn connect_to_any(
+    switch: &Switch,
+    addresses: &[SocketAddr],
+    options: &ConnectOptions,
+) -> Result<Connection, Problem> {
+    let mut last = Problem::new("the host has no address");
+    for &address in addresses {
+        match switch.connect(address, options) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
 }

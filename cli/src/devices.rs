@@ -1,11 +1,13 @@
-//! `san devices`: the RDMA devices of this host, or what is missing for there to be one.
+//! `san devices`: the devices of the fabric that `SAN_FABRIC` asks for, or what is missing for
+//! there to be one. With `auto` these are the RDMA devices.
 
 use crate::args::DevicesArguments;
 use crate::problem::{Problem, hindrances};
+use san_switch::{FabricChoice, SwitchConfig};
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
-use verbs_shim::{Device, Fabric, OpenError};
+use verbs_shim::{Device, Fabric, OpenError, SoftConfig};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -45,12 +47,30 @@ struct AddressReport {
 
 /// Lists the devices. The exit code is 1 when there is none.
 pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
-    let report = match Fabric::rdma() {
+    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    let fabric = match config.fabric {
+        FabricChoice::Off => {
+            return Err(Problem::new(
+                "SAN_FABRIC=off: this host is told to use TCP alone",
+            ));
+        }
+        FabricChoice::Soft => Fabric::soft(&SoftConfig {
+            addresses: config.soft_addresses,
+            ..SoftConfig::default()
+        }),
+        FabricChoice::Auto | FabricChoice::Rdma => Fabric::rdma(),
+    };
+    let report = match fabric {
         Ok(fabric) => {
             let devices = fabric
                 .devices()
                 .map_err(|error| Problem::new(format!("cannot list the devices: {error}")))?;
             report_of(&devices)
+        }
+        Err(error @ OpenError::Soft { .. }) => {
+            return Err(Problem::new(error.to_string()).with_remedy(
+                "set SAN_SOFT_ADDRESSES to addresses of this host (ip -br address), or unset it",
+            ));
         }
         Err(error) => absent(&error),
     };
@@ -61,7 +81,8 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
     } else {
         print(&mut out.lock(), &report)?;
         // Where a library, the kernel or a device is missing, nothing else counts yet.
-        if matches!(report.missing, None | Some("access")) {
+        let counts = matches!(report.missing, None | Some("access"));
+        if counts && config.fabric != FabricChoice::Soft {
             for hindrance in hindrances() {
                 eprintln!("san: {hindrance}");
             }
@@ -163,11 +184,11 @@ fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
             }
         }
         for address in &device.addresses {
-            writeln!(
-                out,
-                "  address {} on {}",
-                address.address, address.interface
-            )?;
+            write!(out, "  address {}", address.address)?;
+            match address.interface.as_str() {
+                "" => writeln!(out)?,
+                interface => writeln!(out, " on {interface}")?,
+            }
         }
         if device.addresses.is_empty() {
             writeln!(out, "  no address: ip address add ADDR/LEN dev NETDEV")?;

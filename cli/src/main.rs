@@ -8,6 +8,7 @@
 mod args;
 mod connect;
 mod demo;
+mod destination;
 mod devices;
 mod generate;
 mod listen;

@@ -41,7 +41,8 @@ impl Fabric {
     /// Opens `RoCEv2` in user space: one device, which needs no library and no privileges.
     ///
     /// # Errors
-    /// [`OpenError::Soft`]: no thread, no descriptor, or the host's addresses cannot be listed.
+    /// [`OpenError::Soft`]: no thread, no descriptor, an address that is not this host's, or the
+    /// host's addresses cannot be listed.
     pub fn soft(config: &SoftConfig) -> std::result::Result<Self, OpenError> {
         Ok(Self {
             backend: soft::open(config)?,

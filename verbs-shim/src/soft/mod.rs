@@ -12,7 +12,7 @@ mod device;
 mod memory;
 mod qp;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,6 +53,12 @@ pub(crate) fn open(
             .map(|ip| address::named(*ip))
             .collect(),
     };
+    for ip in &config.addresses {
+        // Said now, by name, and not by the first listen or connect.
+        UdpSocket::bind((*ip, 0)).map_err(|error| OpenError::Soft {
+            detail: format!("{ip} cannot be used: {error}"),
+        })?;
+    }
     let endpoint = Endpoint::new(Config {
         addresses: addresses.iter().map(|a| a.ip).collect(),
         rendezvous: config.rendezvous.clone(),
