@@ -7,6 +7,7 @@
 //! | [`Device`] | a NIC | `ibv_context` of librdmacm | an endpoint |
 //! | [`ProtectionDomain`] | `ibv_pd` | the same | a set of keys |
 //! | [`MemoryRegion`] | `ibv_mr` | the same | keys over reads and writes at offsets |
+//! | [`MemoryWindow`] | `ibv_mw`, type 2 | the same, bound by a request | a key for one queue pair |
 //! | [`CompletionChannel`] | `ibv_comp_channel` | the same | an eventfd |
 //! | [`CompletionQueue`] | `ibv_cq` | the same | a bounded queue; polling drives the endpoint |
 //! | [`SharedReceiveQueue`] | `ibv_srq` | the same | a bounded queue |
@@ -17,7 +18,7 @@
 //! Rules for every backend:
 //! - Objects keep what they need alive themselves (a queue pair its id, its protection domain, its
 //!   queues; an id its channel), so that the public handles may be let go in any order.
-//! - `destroy` and `deregister` are called once, by the public object's destructor. After `Ok` the
+//! - `destroy`, `deregister` and `withdraw` are called once, by the public object's destructor. After `Ok` the
 //!   fabric touches no memory of that object any more. After `Err` the memory is leaked: that is
 //!   the only sound answer.
 //! - A posted piece of memory stays in place until its completion was claimed or `destroy` returned.
@@ -94,6 +95,18 @@ pub(crate) trait MemoryRegion: Send + Sync {
     fn lkey(&self) -> u32;
     fn rkey(&self) -> u32;
     fn deregister(&self) -> Result<()>;
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A memory window of type 2.
+pub(crate) trait MemoryWindow: Send + Sync {
+    /// The key that it opens, or will open, under.
+    fn rkey(&self) -> u32;
+    /// Whether [`QueuePair::post_bind`] has to open it; else it is open.
+    fn needs_request(&self) -> bool;
+    /// After `Ok` its key opens nothing, and no access by it is under way.
+    fn withdraw(&self) -> Result<()>;
+    fn as_any(&self) -> &dyn Any;
 }
 
 pub(crate) trait CompletionChannel: Downcast {
@@ -128,6 +141,17 @@ pub(crate) trait QueuePair: Send + Sync {
     /// Posts the chain in order, with one doorbell; on failure says how many of them were taken.
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult;
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;
+    /// A window of `len` bytes at `addr`, which lie in `region`, for this queue pair's peer alone.
+    /// It is withdrawn before the queue pair is destroyed.
+    fn window(
+        &self,
+        region: &dyn MemoryRegion,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Box<dyn MemoryWindow>>;
+    /// Posts the signaled request that opens a window of this queue pair.
+    fn post_bind(&self, window: &dyn MemoryWindow, wr_id: u64) -> Result<()>;
     /// To the error state: what is posted gets flushed.
     fn to_error(&self) -> Result<()>;
     fn destroy(&self) -> Result<()>;
@@ -265,4 +289,11 @@ pub(crate) fn same_fabric<T: Any + Send + Sync>(
     object
         .downcast()
         .map_err(|_| VerbsError::invalid(call, "an argument belongs to another fabric"))
+}
+
+/// The same, of an object that is borrowed.
+pub(crate) fn same_kind<'a, T: Any>(call: &'static str, object: &'a dyn Any) -> Result<&'a T> {
+    object
+        .downcast_ref()
+        .ok_or_else(|| VerbsError::invalid(call, "an argument belongs to another fabric"))
 }

@@ -39,6 +39,8 @@ pub struct DeviceLimits {
     pub max_mr: u32,
     /// Bytes of one memory region.
     pub max_mr_size: u64,
+    /// Memory windows of type 2; 0 if the device has none.
+    pub max_windows: u32,
     /// Protection domains.
     pub max_pd: u32,
     /// Shared receive queues.

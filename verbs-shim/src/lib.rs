@@ -127,9 +127,10 @@ pub use error::{OpenError, Result, VerbsError};
 pub use fabric::{Fabric, FabricKind};
 pub use live::{LiveObjects, live_objects};
 pub use memory::{
-    Access, BufferPool, MemoryRegion, ProtectionDomain, RegionSlice, RegisteredBuffer,
+    Access, AppMemory, BufferPool, MemoryRegion, ProtectionDomain, RegionSlice, RegisteredBuffer,
+    SharedMemory,
 };
-pub use qp::{Claim, PreparedQp, QpCaps, QueuePair};
+pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QpCaps, QueuePair};
 pub use soft::SoftConfig;
 pub use srq::SharedReceiveQueue;
 pub use work::{

@@ -15,6 +15,8 @@ pub struct LiveObjects {
     pub cqs: usize,
     /// Memory regions.
     pub mrs: usize,
+    /// Memory windows.
+    pub mws: usize,
     /// Protection domains.
     pub pds: usize,
     /// Shared receive queues.
@@ -33,6 +35,7 @@ pub fn live_objects() -> LiveObjects {
         qps: count(Kind::QueuePair),
         cqs: count(Kind::CompletionQueue),
         mrs: count(Kind::MemoryRegion),
+        mws: count(Kind::MemoryWindow),
         pds: count(Kind::ProtectionDomain),
         srqs: count(Kind::SharedReceiveQueue),
         channels: count(Kind::Channel),
@@ -45,12 +48,13 @@ pub(crate) enum Kind {
     QueuePair,
     CompletionQueue,
     MemoryRegion,
+    MemoryWindow,
     ProtectionDomain,
     SharedReceiveQueue,
     Channel,
 }
 
-static COUNTS: [AtomicUsize; 7] = [const { AtomicUsize::new(0) }; 7];
+static COUNTS: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
 
 /// Counts one object for as long as it lives. A backend makes it the last field of its object.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ pub(crate) struct Notes {
     /// How many of a chain are taken before it fails; none: it does not.
     pub(crate) fail_post_after: Mutex<Option<usize>>,
     pub(crate) registered: AtomicUsize,
+    pub(crate) windows: AtomicUsize,
     /// What was posted, in order.
     pub(crate) posted: Mutex<Vec<u64>>,
     pub(crate) completions: Mutex<VecDeque<RawCompletion>>,
@@ -175,6 +176,28 @@ impl backend::MemoryRegion for FakeMr {
         self.0.registered.fetch_sub(1, Ordering::SeqCst);
         Ok(())
     }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+struct FakeWindow(Arc<Notes>);
+
+impl backend::MemoryWindow for FakeWindow {
+    fn rkey(&self) -> u32 {
+        33
+    }
+    fn needs_request(&self) -> bool {
+        true
+    }
+    fn withdraw(&self) -> Result<()> {
+        self.0.destroy("ibv_dealloc_mw")?;
+        self.0.windows.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
 }
 
 struct FakeCq(Arc<Notes>);
@@ -222,6 +245,19 @@ impl backend::QueuePair for FakeQp {
     }
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
         self.0.post(wrs.iter().map(|wr| wr.wr_id))
+    }
+    fn window(
+        &self,
+        _: &dyn backend::MemoryRegion,
+        _: u64,
+        _: u64,
+        _: Access,
+    ) -> Result<Box<dyn backend::MemoryWindow>> {
+        self.0.windows.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(FakeWindow(Arc::clone(&self.0))))
+    }
+    fn post_bind(&self, _: &dyn backend::MemoryWindow, wr_id: u64) -> Result<()> {
+        self.0.post(std::iter::once(wr_id)).map_err(|(_, e)| e)
     }
     fn to_error(&self) -> Result<()> {
         Ok(())

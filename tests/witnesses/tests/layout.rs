@@ -175,7 +175,9 @@ fn size_of_field<S, F>(_: impl Fn(&S) -> *const F) -> usize {
 fn rdma_sys_layout() -> Layout {
     layout! {
         ibv_device { node_type, transport_type, name, dev_name, dev_path, ibdev_path }
-        ibv_context_ops { poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv }
+        ibv_context_ops {
+            alloc_mw, bind_mw, dealloc_mw, poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv,
+        }
         ibv_context { device, ops, cmd_fd, async_fd, num_comp_vectors, mutex, abi_compat }
         ibv_device_attr {
             fw_ver, node_guid, sys_image_guid, max_mr_size, page_size_cap, vendor_id, vendor_part_id,
@@ -194,6 +196,8 @@ fn rdma_sys_layout() -> Layout {
         }
         ibv_pd { context, handle }
         ibv_mr { context, pd, addr, length, handle, lkey, rkey }
+        ibv_mw { context, pd, rkey, handle }
+        ibv_mw_bind_info { mr, addr, length, mw_access_flags }
         ibv_comp_channel { context, fd, refcnt }
         ibv_cq {
             context, channel, cq_context, handle, cqe, mutex, cond, comp_events_completed,
@@ -241,9 +245,9 @@ fn rdma_sys_layout() -> Layout {
 
 fn rdma_sys_numbers() -> BTreeMap<&'static str, i64> {
     use rdma_sys::{
-        ibv_access_flags, ibv_mtu, ibv_port_state, ibv_qp_attr_mask, ibv_qp_state, ibv_qp_type,
-        ibv_send_flags, ibv_wc_flags, ibv_wc_opcode, ibv_wc_status, ibv_wr_opcode,
-        rdma_cm_event_type, rdma_port_space,
+        ibv_access_flags, ibv_device_cap_flags, ibv_mtu, ibv_mw_type, ibv_port_state,
+        ibv_qp_attr_mask, ibv_qp_state, ibv_qp_type, ibv_send_flags, ibv_wc_flags, ibv_wc_opcode,
+        ibv_wc_status, ibv_wr_opcode, rdma_cm_event_type, rdma_port_space,
     };
     macro_rules! numbers {
         (plain { $($module:ident: $($name:ident)*;)* } flags { $($flags:ident: $($flag:ident)*;)* }) => {
@@ -264,14 +268,17 @@ fn rdma_sys_numbers() -> BTreeMap<&'static str, i64> {
         ibv_qp_type: IBV_QPT_RC;
         ibv_qp_state: IBV_QPS_INIT IBV_QPS_ERR;
         ibv_wr_opcode: IBV_WR_RDMA_WRITE IBV_WR_RDMA_WRITE_WITH_IMM IBV_WR_SEND IBV_WR_SEND_WITH_IMM
-            IBV_WR_RDMA_READ IBV_WR_SEND_WITH_INV;
+            IBV_WR_RDMA_READ IBV_WR_BIND_MW IBV_WR_SEND_WITH_INV;
+        ibv_mw_type: IBV_MW_TYPE_2;
         ibv_wc_status: IBV_WC_SUCCESS IBV_WC_WR_FLUSH_ERR IBV_WC_GENERAL_ERR;
         ibv_wc_opcode: IBV_WC_RECV_RDMA_WITH_IMM;
         ibv_port_state: IBV_PORT_DOWN IBV_PORT_INIT IBV_PORT_ARMED IBV_PORT_ACTIVE IBV_PORT_ACTIVE_DEFER;
         ibv_mtu: IBV_MTU_256 IBV_MTU_4096;
         } flags {
         ibv_qp_attr_mask: IBV_QP_STATE;
-        ibv_access_flags: IBV_ACCESS_LOCAL_WRITE IBV_ACCESS_REMOTE_WRITE IBV_ACCESS_REMOTE_READ;
+        ibv_access_flags: IBV_ACCESS_LOCAL_WRITE IBV_ACCESS_REMOTE_WRITE IBV_ACCESS_REMOTE_READ
+            IBV_ACCESS_MW_BIND;
+        ibv_device_cap_flags: IBV_DEVICE_MEM_WINDOW_TYPE_2A IBV_DEVICE_MEM_WINDOW_TYPE_2B;
         ibv_send_flags: IBV_SEND_FENCE IBV_SEND_SIGNALED IBV_SEND_SOLICITED IBV_SEND_INLINE;
         ibv_wc_flags: IBV_WC_WITH_IMM;
         }

@@ -7,6 +7,7 @@
 //!
 //! It does not cache registrations, and knows nothing of credits or message sizes.
 
+mod app;
 mod copy;
 mod pool;
 mod region;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use self::app::{AppMemory, SharedMemory};
 pub(crate) use self::copy::{copy_in, copy_out};
 pub use self::pool::{BufferPool, RegisteredBuffer};
 pub use self::region::{MemoryRegion, RegionSlice};
@@ -38,6 +40,9 @@ impl Access {
     pub const REMOTE_WRITE: Self = Self(1 | 2);
     /// The peer may read it by RDMA READ.
     pub const REMOTE_READ: Self = Self(4);
+    /// Parts of it may be opened to a peer by [`crate::QueuePair::bind`]. The region's own key
+    /// opens nothing by that. The kernel pins such memory for writing.
+    pub const WINDOWS: Self = Self(8);
 
     /// Whether all rights of `other` are among these.
     #[must_use]
@@ -94,6 +99,19 @@ impl ProtectionDomain {
     /// (`ulimit -l`), or the device's regions are used up.
     pub fn region(&self, len: usize, access: Access) -> Result<Arc<MemoryRegion>> {
         MemoryRegion::map(self, len, access).map(Arc::new)
+    }
+
+    /// Registers memory of the application's.
+    ///
+    /// # Errors
+    /// `EFAULT`: not mapped, or not writable though `access` asks for writing or windows.
+    /// `EINVAL`: of length 0. `ENOMEM` as with [`ProtectionDomain::region`].
+    pub fn register(&self, memory: AppMemory, access: Access) -> Result<Arc<MemoryRegion>> {
+        let writable = access.contains(Access::LOCAL_WRITE) || access.contains(Access::WINDOWS);
+        if !memory.is_empty() {
+            memory.check(writable)?;
+        }
+        MemoryRegion::of(self, memory, access).map(Arc::new)
     }
 
     /// Registers memory of the caller's.

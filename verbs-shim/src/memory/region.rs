@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::{Access, ProtectionDomain, copy_in, copy_out};
+use super::{Access, AppMemory, ProtectionDomain, SharedMemory, copy_in, copy_out};
 use crate::backend::{self, Sge};
 use crate::error::{Result, VerbsError};
 use crate::work::RemoteMemory;
@@ -26,6 +26,8 @@ pub struct MemoryRegion {
     access: Access,
     /// Pages that are ours to unmap; 0 for memory of the caller's.
     mapped: usize,
+    /// Keeps the application's memory mapped.
+    owner: Option<SharedMemory>,
     /// Orders copies of this process among each other; what the fabric does is outside of it.
     copies: RwLock<()>,
     pd: ProtectionDomain,
@@ -72,6 +74,16 @@ impl MemoryRegion {
         }
     }
 
+    pub(super) fn of(pd: &ProtectionDomain, memory: AppMemory, access: Access) -> Result<Self> {
+        let (addr, len) = (memory.addr(), memory.len());
+        // SAFETY: who made `memory` promised that it stays mapped and is not referenced while the
+        // fabric may write it, until this region is gone; of shared memory the region holds the
+        // mapping.
+        let mut region = unsafe { Self::register(pd, addr.as_ptr(), len, access) }?;
+        region.owner = memory.into_owner();
+        Ok(region)
+    }
+
     /// # Safety
     /// As [`backend::ProtectionDomain::register`].
     pub(super) unsafe fn register(
@@ -93,6 +105,7 @@ impl MemoryRegion {
             len,
             access,
             mapped: 0,
+            owner: None,
             copies: RwLock::new(()),
             pd: pd.clone(),
         })
@@ -149,6 +162,7 @@ impl MemoryRegion {
             region: Arc::clone(self),
             offset,
             len: length,
+            _lease: None,
         })
     }
 
@@ -202,6 +216,10 @@ impl MemoryRegion {
         self.check(call, offset, len)
     }
 
+    pub(crate) fn backend(&self) -> &dyn backend::MemoryRegion {
+        &*self.backend
+    }
+
     pub(super) fn addr(&self) -> NonNull<u8> {
         self.addr
     }
@@ -216,6 +234,7 @@ impl Drop for MemoryRegion {
         if let Err(error) = self.backend.deregister() {
             // The NIC may still write there: the pages stay mapped for ever.
             tracing::error!(%error, len = self.len, "a memory region could not be deregistered");
+            std::mem::forget(self.owner.take());
             return;
         }
         if self.mapped > 0 {
@@ -246,6 +265,7 @@ pub struct RegionSlice {
     region: Arc<MemoryRegion>,
     offset: usize,
     len: u32,
+    _lease: Option<Arc<()>>,
 }
 
 impl RegionSlice {
@@ -253,6 +273,16 @@ impl RegionSlice {
     #[must_use]
     pub fn region(&self) -> &Arc<MemoryRegion> {
         &self.region
+    }
+
+    /// The same, holding `lease` for as long as it is there, posted or not: its owner sees by the
+    /// count of references whether the fabric still has the memory.
+    #[must_use]
+    pub fn leased(self, lease: Arc<()>) -> Self {
+        Self {
+            _lease: Some(lease),
+            ..self
+        }
     }
 
     /// Where it begins.

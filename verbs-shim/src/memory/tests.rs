@@ -201,3 +201,84 @@ fn threads_share_a_pool() {
     });
     assert_eq!(pool.free(), 4);
 }
+
+#[test]
+fn shared_memory_is_registered_and_kept() {
+    let bench = bench();
+    let memory = SharedMemory::new(5000).unwrap();
+    memory.write_at(4990, b"the end").unwrap();
+    assert!(memory.write_at(4994, b"the end").is_err());
+    assert!(memory.part(1, 5000).is_err());
+    let part = memory.part(4990, 7).unwrap();
+    let region = bench.pd.register(part, Access::LOCAL_WRITE).unwrap();
+    assert_eq!(region.len(), 7);
+    drop(memory);
+    // The region keeps the mapping: the device may still read it.
+    let mut held = [0; 7];
+    let from = region.addr().as_ptr();
+    // SAFETY: the region keeps its 7 bytes mapped, and nobody writes them.
+    #[allow(unsafe_code)]
+    unsafe {
+        copy_out(from, &mut held);
+    }
+    assert_eq!(&held, b"the end");
+    drop(region);
+    assert_eq!(bench.notes.registered.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn memory_that_is_not_there_is_a_fault() {
+    let bench = bench();
+    let page = rustix::param::page_size();
+    let map = |rights| {
+        // SAFETY: a new mapping.
+        #[allow(unsafe_code)]
+        unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                2 * page,
+                rights,
+                rustix::mm::MapFlags::PRIVATE,
+            )
+        }
+        .unwrap()
+    };
+    let register = |at: *mut std::ffi::c_void, len, access| {
+        let at = std::ptr::NonNull::new(at.cast()).unwrap();
+        // SAFETY: nothing reads or writes what is registered here, so it need not be there.
+        #[allow(unsafe_code)]
+        let memory = unsafe { AppMemory::new(at, len) };
+        bench.pd.register(memory, access)
+    };
+    let read_only = map(rustix::mm::ProtFlags::READ);
+    assert!(register(read_only, 2 * page, Access::READ_ONLY).is_ok());
+    for access in [Access::LOCAL_WRITE, Access::WINDOWS, Access::REMOTE_WRITE] {
+        let refused = register(read_only, 2 * page, access).unwrap_err();
+        assert_eq!(refused.errno(), libc::EFAULT, "{access:?}");
+    }
+    // SAFETY: the second page is ours, and nothing refers to it.
+    #[allow(unsafe_code)]
+    unsafe { rustix::mm::munmap(read_only.wrapping_byte_add(page), page) }.unwrap();
+    assert!(register(read_only, page, Access::READ_ONLY).is_ok());
+    let refused = register(read_only, page + 1, Access::READ_ONLY).unwrap_err();
+    assert_eq!(refused.errno(), libc::EFAULT);
+    let at_the_end = std::ptr::without_provenance_mut(usize::MAX - 10);
+    assert!(register(at_the_end, 100, Access::READ_ONLY).is_err());
+    assert!(register(read_only, 0, Access::READ_ONLY).is_err());
+    // SAFETY: as above.
+    #[allow(unsafe_code)]
+    unsafe { rustix::mm::munmap(read_only, page) }.unwrap();
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_its_slice() {
+    let bench = bench();
+    let region = bench.pd.region(100, Access::LOCAL_WRITE).unwrap();
+    let lease = Arc::new(());
+    let slice = region.slice(0, 4).unwrap().leased(Arc::clone(&lease));
+    let other = slice.clone();
+    drop(slice);
+    assert_eq!(Arc::strong_count(&lease), 2);
+    drop(other);
+    assert_eq!(Arc::strong_count(&lease), 1);
+}

@@ -43,6 +43,7 @@
 mod shared;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,10 +52,11 @@ use arrayvec::ArrayVec;
 
 use self::shared::QpShared;
 pub(crate) use self::shared::check_recv;
+pub use self::window::{Binding, MemoryWindow};
 use crate::backend;
 use crate::completion::{Completion, CompletionQueue};
 use crate::error::{Result, VerbsError};
-use crate::memory::{ProtectionDomain, RegisteredBuffer};
+use crate::memory::{Access, ProtectionDomain, RegionSlice, RegisteredBuffer};
 use crate::srq::SharedReceiveQueue;
 use crate::work::{MAX_PIECES, Piece, Pieces, PostError, RecvPostError, SendRequest};
 use crate::wr_id::MAX_SLOTS;
@@ -225,6 +227,26 @@ impl QueuePair {
             self.shared.post_chain(requests)?;
         }
         Ok(())
+    }
+
+    /// Opens a part of a region to this queue pair's peer, and to nobody else, under a key of its
+    /// own. The region has to be registered with [`Access::WINDOWS`], and with
+    /// [`Access::LOCAL_WRITE`] if the peer is to write.
+    ///
+    /// Some devices (rxe among them) check the bounds of the region only, not those of the window:
+    /// what the peer must not reach should not be in the region.
+    ///
+    /// # Errors
+    /// `EINVAL`: rights that the region does not allow, none at all, or a region of another
+    /// protection domain. `ENOMEM`: the send queue is full, or the device has no more windows.
+    /// `EOPNOTSUPP`: it has none of type 2.
+    pub fn bind(
+        &self,
+        token: u32,
+        slice: &RegionSlice,
+        access: Access,
+    ) -> Result<(MemoryWindow, Binding)> {
+        self.shared.bind(token, slice, access)
     }
 
     /// How many requests can be posted now. Slots come back when completions are claimed.

@@ -3,15 +3,16 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arrayvec::ArrayVec;
 
+use super::window::{Binding, MemoryWindow, WindowShared};
 use super::{Claim, Parts, QpCaps};
 use crate::backend::{self, MAX_CHAIN, RecvWr, SendWr, Sge, WrData};
 use crate::completion::{Completion, CompletionQueue};
 use crate::error::{Result, VerbsError};
-use crate::memory::{Access, ProtectionDomain, RegisteredBuffer};
+use crate::memory::{Access, ProtectionDomain, RegionSlice, RegisteredBuffer};
 use crate::srq::SharedReceiveQueue;
 use crate::work::{
     MAX_PIECES, Operation, Payload, Piece, Pieces, RecvPostError, RecvTable, SendRequest, SendTable,
@@ -30,6 +31,8 @@ pub(super) struct QpShared {
     sends: ManuallyDrop<Mutex<SendTable>>,
     recvs: ManuallyDrop<Mutex<RecvTable>>,
     pub(super) unknown: AtomicU64,
+    /// Those that may be open.
+    windows: Mutex<Vec<Weak<WindowShared>>>,
     has_srq: bool,
     pd: ProtectionDomain,
     send_cq: CompletionQueue,
@@ -56,6 +59,7 @@ impl QpShared {
             sends: ManuallyDrop::new(Mutex::new(SendTable::new(caps.send_wr))),
             recvs: ManuallyDrop::new(Mutex::new(RecvTable::new(caps.recv_wr))),
             unknown: AtomicU64::new(0),
+            windows: Mutex::new(Vec::new()),
             has_srq: parts.srq.is_some(),
             pd: parts.pd.clone(),
             send_cq: parts.send_cq.clone(),
@@ -209,6 +213,83 @@ impl QpShared {
         }
     }
 
+    pub(super) fn bind(
+        &self,
+        token: u32,
+        slice: &RegionSlice,
+        access: Access,
+    ) -> Result<(MemoryWindow, Binding)> {
+        const CALL: &str = "ibv_alloc_mw";
+        let region = slice.region();
+        let allowed = region.access();
+        let writes = access.contains(Access::REMOTE_WRITE);
+        let refused = if region.pd_serial() != self.pd.serial() {
+            Some("memory of another protection domain")
+        } else if slice.is_empty() {
+            Some("a window of no bytes")
+        } else if !writes && !access.contains(Access::REMOTE_READ) {
+            Some("a window without remote rights")
+        } else if !allowed.contains(Access::WINDOWS) {
+            Some("a region without WINDOWS")
+        } else if writes && !allowed.contains(Access::LOCAL_WRITE) {
+            Some("a window to write in a region without LOCAL_WRITE")
+        } else {
+            None
+        };
+        if let Some(why) = refused {
+            return Err(VerbsError::invalid(CALL, why));
+        }
+        let place = (slice.sge().addr, slice.len());
+        let _order = self
+            .send_order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let backend = self
+            .backend
+            .window(region.backend(), place.0, place.1 as u64, access)?;
+        let needs_request = backend.needs_request();
+        if needs_request {
+            let full = || VerbsError::from_errno("ibv_post_send", libc::ENOMEM);
+            let mut pieces = Pieces::new();
+            pieces.push(slice.clone().into());
+            let noted = self.sends().push(pieces, true);
+            let posted = noted.map_err(|_| full()).and_then(|slot| {
+                let wr_id = self.wr_id(token, Kind::Send, slot);
+                self.backend.post_bind(&*backend, wr_id).inspect_err(|_| {
+                    self.sends().pop();
+                })
+            });
+            if let Err(error) = posted {
+                if let Err(error) = backend.withdraw() {
+                    tracing::error!(%error, "a memory window is lost");
+                }
+                return Err(error);
+            }
+        }
+        let window = MemoryWindow::new(backend, region, place, access);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.retain(|window| window.strong_count() > 0);
+        windows.push(Arc::downgrade(window.shared()));
+        let binding = match needs_request {
+            true => Binding::Posted,
+            false => Binding::Done,
+        };
+        Ok((window, binding))
+    }
+
+    /// Withdraws the windows that are still open: none may be bound to a queue pair that is gone.
+    fn close_windows(&mut self) {
+        let windows = self
+            .windows
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for window in windows.drain(..).filter_map(|window| window.upgrade()) {
+            if let Err(error) = window.withdraw() {
+                tracing::error!(%error, "a memory window could not be withdrawn");
+            }
+        }
+    }
+
     #[allow(clippy::result_large_err)]
     pub(super) fn post_recv(
         &self,
@@ -281,6 +362,7 @@ impl QpShared {
 
 impl Drop for QpShared {
     fn drop(&mut self) {
+        self.close_windows();
         if let Err(error) = self.backend.destroy() {
             // The device may still use the posted memory: it stays where it is for ever.
             tracing::error!(%error, qp_num = self.qp_num, "a queue pair could not be destroyed");

@@ -275,3 +275,57 @@ fn a_shared_chain_that_fails_half_way_gives_the_rest_back_in_order() {
         "posted buffers of a queue that stays are lost"
     );
 }
+
+#[test]
+fn a_window_holds_a_place_until_it_is_claimed() {
+    let bench = bench();
+    let qp = bench.qp(7, None).established();
+    let windows = || bench.notes.windows.load(Ordering::SeqCst);
+    let region = bench
+        .pd
+        .region(100, Access::LOCAL_WRITE | Access::WINDOWS)
+        .unwrap();
+    let slice = region.slice(10, 20).unwrap();
+    let (window, binding) = qp.bind(5, &slice, Access::REMOTE_WRITE).unwrap();
+    assert_eq!(binding, Binding::Posted);
+    assert_eq!(window.remote().addr, region.remote(10).addr);
+    assert_eq!((window.remote().rkey, window.len()), (33, 20));
+    assert_eq!((qp.send_room(), windows()), (3, 1));
+    bench.notes.complete(0, 7, 0);
+    let batch = bench.poll();
+    let completion = batch.iter().next().unwrap();
+    assert_eq!(completion.token(), 5);
+    assert!(qp.claim(completion).is_some());
+    assert_eq!(qp.send_room(), 4);
+    window.withdraw().unwrap();
+    window.withdraw().unwrap();
+    assert_eq!(windows(), 0);
+
+    // What is still open is closed with its queue pair.
+    let (held, _) = qp.bind(6, &slice, Access::REMOTE_READ).unwrap();
+    assert_eq!(windows(), 1);
+    drop(qp);
+    assert_eq!(windows(), 0);
+    drop(held);
+    assert_eq!(windows(), 0);
+}
+
+#[test]
+fn windows_that_cannot_be_are_refused() {
+    let bench = bench();
+    let qp = bench.qp(7, None).established();
+    let errno = |region: &Arc<crate::MemoryRegion>, len, access| {
+        let slice = region.slice(0, len).unwrap();
+        qp.bind(1, &slice, access).unwrap_err().errno()
+    };
+    let closed = bench.pd.region(100, Access::LOCAL_WRITE).unwrap();
+    assert_eq!(errno(&closed, 10, Access::REMOTE_READ), libc::EINVAL);
+    let readable = bench.pd.region(100, Access::WINDOWS).unwrap();
+    assert_eq!(errno(&readable, 10, Access::REMOTE_WRITE), libc::EINVAL);
+    assert_eq!(errno(&readable, 10, Access::LOCAL_WRITE), libc::EINVAL);
+    assert_eq!(errno(&readable, 0, Access::REMOTE_READ), libc::EINVAL);
+    *bench.notes.fail_post_after.lock().unwrap() = Some(0);
+    assert_eq!(errno(&readable, 10, Access::REMOTE_READ), libc::ENOMEM);
+    assert_eq!(qp.send_room(), 4);
+    assert_eq!(bench.notes.windows.load(Ordering::SeqCst), 0);
+}

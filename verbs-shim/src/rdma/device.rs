@@ -22,6 +22,9 @@ use crate::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::work::MAX_PIECES;
 
+const TYPE_2_WINDOWS: std::ffi::c_uint =
+    IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
+
 /// A context of librdmacm's.
 pub(super) struct RdmaDevice {
     pub(super) api: &'static Api,
@@ -210,6 +213,10 @@ impl backend::Device for RdmaDevice {
             max_cqe: count(a.max_cqe),
             max_mr: count(a.max_mr),
             max_mr_size: a.max_mr_size,
+            max_windows: match a.device_cap_flags & TYPE_2_WINDOWS {
+                0 => 0,
+                _ => count(a.max_mw),
+            },
             max_pd: count(a.max_pd),
             max_srq: count(a.max_srq),
             max_srq_wr: count(a.max_srq_wr),

@@ -1,5 +1,6 @@
 //! Protection domains, memory regions and shared receive queues of the rdma backend.
 
+use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,8 +80,8 @@ impl Drop for RdmaPd {
     }
 }
 
-struct RdmaMr {
-    pd: Arc<RdmaPd>,
+pub(super) struct RdmaMr {
+    pub(super) pd: Arc<RdmaPd>,
     mr: NonNull<ibv_mr>,
     /// None once it is deregistered.
     alive: Mutex<Option<Alive>>,
@@ -112,6 +113,16 @@ impl backend::MemoryRegion for RdmaMr {
             .take();
         Ok(())
     }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl RdmaMr {
+    pub(super) fn as_ptr(&self) -> *mut ibv_mr {
+        self.mr.as_ptr()
+    }
 }
 
 fn access_flags(access: Access) -> c_int {
@@ -120,6 +131,7 @@ fn access_flags(access: Access) -> c_int {
         (Access::LOCAL_WRITE, IBV_ACCESS_LOCAL_WRITE),
         (Access::REMOTE_WRITE, IBV_ACCESS_REMOTE_WRITE),
         (Access::REMOTE_READ, IBV_ACCESS_REMOTE_READ),
+        (Access::WINDOWS, IBV_ACCESS_MW_BIND),
     ] {
         if access.contains(right) {
             flags |= flag;
@@ -207,6 +219,7 @@ mod tests {
         assert_eq!(access_flags(Access::LOCAL_WRITE), 1);
         assert_eq!(access_flags(Access::REMOTE_WRITE), 3);
         assert_eq!(access_flags(Access::REMOTE_READ), 4);
+        assert_eq!(access_flags(Access::WINDOWS), 16);
         assert_eq!(access_flags(Access::REMOTE_READ | Access::REMOTE_WRITE), 7);
     }
 }

@@ -19,6 +19,7 @@ mod id;
 mod memory;
 mod qp;
 mod sockaddr;
+mod window;
 
 use std::io;
 use std::sync::Arc;

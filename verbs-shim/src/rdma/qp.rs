@@ -9,10 +9,12 @@ use super::cq::RdmaCq;
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use super::id::RdmaCmId;
-use super::memory::{RdmaPd, RdmaSrq};
-use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, WrOp};
+use super::memory::{RdmaMr, RdmaPd, RdmaSrq};
+use super::window::RdmaWindow;
+use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, WrOp, same_kind};
 use crate::error::{Result, VerbsError, check_ibv};
 use crate::live::{Alive, Kind};
+use crate::memory::Access;
 use crate::qp::QpCaps;
 use crate::work::{MAX_PIECES, RemoteMemory};
 
@@ -25,7 +27,7 @@ pub(super) struct RdmaQp {
     alive: Mutex<Option<Alive>>,
     // What the device uses as long as the queue pair is there.
     id: Arc<RdmaCmId>,
-    _parts: Parts,
+    parts: Parts,
 }
 
 /// The objects of this backend that a queue pair is made with.
@@ -62,7 +64,7 @@ impl RdmaQp {
             caps,
             alive: Mutex::new(Some(Alive::new(Kind::QueuePair))),
             id,
-            _parts: parts,
+            parts,
         }
     }
 
@@ -113,6 +115,43 @@ impl backend::QueuePair for RdmaQp {
             // place until they complete or the queue pair is destroyed.
             unsafe { (self.post_recv)(self.qp.as_ptr(), first, bad) }
         })
+    }
+
+    fn window(
+        &self,
+        region: &dyn backend::MemoryRegion,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Box<dyn backend::MemoryWindow>> {
+        let region: &RdmaMr = same_kind("ibv_alloc_mw", region.as_any())?;
+        if !Arc::ptr_eq(&region.pd, &self.parts.pd) {
+            return Err(wrong_device());
+        }
+        let window = RdmaWindow::new(&self.parts.pd, region.as_ptr(), (addr, len), access)?;
+        Ok(Box::new(window))
+    }
+
+    fn post_bind(&self, window: &dyn backend::MemoryWindow, wr_id: u64) -> Result<()> {
+        const CALL: &str = "ibv_post_send";
+        let window: &RdmaWindow = same_kind(CALL, window.as_any())?;
+        if !window.belongs_to(&self.parts.pd) {
+            return Err(wrong_device());
+        }
+        let mut wr = ibv_send_wr {
+            opcode: IBV_WR_BIND_MW,
+            bind_mw: ibv_send_wr_bind_mw {
+                mw: window.as_ptr(),
+                rkey: backend::MemoryWindow::rkey(window),
+                bind_info: window.info,
+            },
+            ..empty_wr(wr_id, IBV_SEND_SIGNALED)
+        };
+        let mut bad = &raw mut wr;
+        // SAFETY: the queue pair lives, and so do the request, its window and its region, which
+        // the caller holds until the window is withdrawn.
+        let ret = unsafe { (self.post_send)(self.qp.as_ptr(), &raw mut wr, &raw mut bad) };
+        check_ibv(CALL, ret)
     }
 
     fn to_error(&self) -> Result<()> {
@@ -193,20 +232,45 @@ fn send_wr(
         WrOp::Read(remote) => (IBV_WR_RDMA_READ, 0, remote),
     };
     ibv_send_wr {
-        wr_id: wr.wr_id,
         next,
         sg_list: sges.as_mut_ptr(),
         num_sge: num_sge as c_int,
         opcode,
-        send_flags: flags,
         imm_data,
         wr: ibv_send_wr_rdma {
             remote_addr: remote.addr,
             rkey: remote.rkey,
             rest_of_union: [0; 2],
         },
+        ..empty_wr(wr.wr_id, flags)
+    }
+}
+
+fn empty_wr(wr_id: u64, send_flags: c_uint) -> ibv_send_wr {
+    ibv_send_wr {
+        wr_id,
+        next: std::ptr::null_mut(),
+        sg_list: std::ptr::null_mut(),
+        num_sge: 0,
+        opcode: 0,
+        send_flags,
+        imm_data: 0,
+        wr: ibv_send_wr_rdma {
+            remote_addr: 0,
+            rkey: 0,
+            rest_of_union: [0; 2],
+        },
         qp_type: 0,
-        bind_mw: [0; 6],
+        bind_mw: ibv_send_wr_bind_mw {
+            mw: std::ptr::null_mut(),
+            rkey: 0,
+            bind_info: ibv_mw_bind_info {
+                mr: std::ptr::null_mut(),
+                addr: 0,
+                length: 0,
+                mw_access_flags: 0,
+            },
+        },
     }
 }
 

@@ -78,6 +78,7 @@ impl backend::Device for SoftDevice {
             max_cqe: narrow(limits.max_cqe),
             max_mr: narrow(limits.max_mr),
             max_mr_size: u64::MAX,
+            max_windows: narrow(limits.max_mr),
             max_pd: u32::MAX,
             max_srq: u32::MAX,
             max_srq_wr: narrow(limits.max_srq_wr),

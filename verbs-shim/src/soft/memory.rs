@@ -5,9 +5,11 @@
 
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use soft_roce::endpoint::QueuePair;
 use soft_roce::memory::Memory;
 use soft_roce::rc::{self, Pd, RecvRequest, SharedReceiveQueue};
 
@@ -54,7 +56,7 @@ impl backend::ProtectionDomain for SoftPd {
                 VerbsError::from_errno(CALL, libc::ENOMEM)
             })?;
         Ok(Box::new(SoftMr {
-            key: region.lkey(),
+            region,
             pd: self,
             alive: Mutex::new(Some(Alive::new(Kind::MemoryRegion))),
         }))
@@ -125,8 +127,8 @@ impl Memory for RawMemory {
     }
 }
 
-struct SoftMr {
-    key: u32,
+pub(super) struct SoftMr {
+    region: Arc<rc::MemoryRegion>,
     pd: Arc<SoftPd>,
     /// None once it is deregistered.
     alive: Mutex<Option<Alive>>,
@@ -134,11 +136,11 @@ struct SoftMr {
 
 impl backend::MemoryRegion for SoftMr {
     fn lkey(&self) -> u32 {
-        self.key
+        self.region.lkey()
     }
 
     fn rkey(&self) -> u32 {
-        self.key
+        self.region.rkey()
     }
 
     fn deregister(&self) -> Result<()> {
@@ -146,13 +148,80 @@ impl backend::MemoryRegion for SoftMr {
         self.pd
             .device
             .endpoint
-            .deregister(self.key)
+            .deregister(self.region.lkey())
             .map_err(|error| {
                 tracing::debug!(%error, "a region was not deregistered");
                 VerbsError::from_errno("ibv_dereg_mr", libc::EBUSY)
             })?;
         take(&self.alive);
         Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A window, open from the start.
+pub(super) struct SoftWindow {
+    key: u32,
+    pd: Arc<SoftPd>,
+    alive: Mutex<Option<Alive>>,
+}
+
+impl SoftWindow {
+    pub(super) fn open(
+        qp: &QueuePair,
+        region: &SoftMr,
+        (addr, len): (u64, u64),
+        access: Access,
+    ) -> Result<Self> {
+        let remote = [
+            (Access::REMOTE_WRITE, rc::Access::REMOTE_WRITE),
+            (Access::REMOTE_READ, rc::Access::REMOTE_READ),
+        ]
+        .into_iter()
+        .filter(|(right, _)| access.contains(*right))
+        .fold(rc::Access::NONE, |all, (_, right)| all.plus(right));
+        let window = region
+            .pd
+            .device
+            .endpoint
+            .bind_window(&region.region, addr, len, remote, qp)
+            .map_err(|error| {
+                tracing::debug!(%error, len, "a window was not opened");
+                let errno = match error {
+                    rc::RegisterError::Full(_) => libc::ENOMEM,
+                    _ => libc::EINVAL,
+                };
+                VerbsError::from_errno("ibv_alloc_mw", errno)
+            })?;
+        Ok(Self {
+            key: window.rkey(),
+            pd: Arc::clone(&region.pd),
+            alive: Mutex::new(Some(Alive::new(Kind::MemoryWindow))),
+        })
+    }
+}
+
+impl backend::MemoryWindow for SoftWindow {
+    fn rkey(&self) -> u32 {
+        self.key
+    }
+
+    fn needs_request(&self) -> bool {
+        false
+    }
+
+    fn withdraw(&self) -> Result<()> {
+        // Waits for the copies under way. The peer may have been faster.
+        let _ = self.pd.device.endpoint.invalidate_window(self.key);
+        take(&self.alive);
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 }
 

@@ -8,10 +8,11 @@ use soft_roce::rc::{Payload, PostError, RecvRequest, Remote, SendOp, SendRequest
 
 use super::cm::SoftCmId;
 use super::cq::SoftCq;
-use super::memory::{SoftPd, SoftSrq, all_rights, max_pieces, take};
-use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, WrOp};
+use super::memory::{SoftMr, SoftPd, SoftSrq, SoftWindow, all_rights, max_pieces, take};
+use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, WrOp, same_kind};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
+use crate::memory::Access;
 use crate::qp::QpCaps;
 use crate::work::{MAX_PIECES, RemoteMemory};
 
@@ -119,6 +120,23 @@ impl backend::QueuePair for SoftQp {
                 .post_receive(&request)
                 .map_err(|error| (done, post_error("ibv_post_recv", error)))?;
         }
+        Ok(())
+    }
+
+    fn window(
+        &self,
+        region: &dyn backend::MemoryRegion,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Box<dyn backend::MemoryWindow>> {
+        let region: &SoftMr = same_kind("ibv_alloc_mw", region.as_any())?;
+        let window = SoftWindow::open(&self.qp, region, (addr, len), access)?;
+        Ok(Box::new(window))
+    }
+
+    fn post_bind(&self, _: &dyn backend::MemoryWindow, _: u64) -> Result<()> {
+        // Windows of this fabric are open when they are made.
         Ok(())
     }
 

@@ -52,6 +52,7 @@ impl SendTable {
     }
 
     /// Notes a request; `Err` gives the pieces back: no room.
+    #[allow(clippy::result_large_err)] // the pieces travel back as they came, without allocation
     pub(crate) fn push(&mut self, pieces: Pieces, signaled: bool) -> Result<u16, Pieces> {
         if self.room() == 0 {
             return Err(pieces);

@@ -44,7 +44,9 @@ macro_rules! fields {
 
 fields! {
     ibv_device { node_type, transport_type, name, dev_name, dev_path, ibdev_path }
-    ibv_context_ops { poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv }
+    ibv_context_ops {
+        alloc_mw, bind_mw, dealloc_mw, poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv,
+    }
     ibv_context { device, ops, cmd_fd, async_fd, num_comp_vectors, mutex, abi_compat }
     ibv_device_attr {
         fw_ver, node_guid, sys_image_guid, max_mr_size, page_size_cap, vendor_id, vendor_part_id,
@@ -63,6 +65,8 @@ fields! {
     }
     ibv_pd { context, handle }
     ibv_mr { context, pd, addr, length, handle, lkey, rkey }
+    ibv_mw { context, pd, rkey, handle }
+    ibv_mw_bind_info { mr, addr, length, mw_access_flags }
     ibv_comp_channel { context, fd, refcnt }
     ibv_cq {
         context, channel, cq_context, handle, cqe, mutex, cond, comp_events_completed,
@@ -125,7 +129,8 @@ numbers! {
     RDMA_CM_EVENT_DEVICE_REMOVAL, RDMA_CM_EVENT_ADDR_CHANGE, RDMA_CM_EVENT_TIMEWAIT_EXIT,
     RDMA_OPTION_ID, RDMA_OPTION_ID_TOS, RDMA_OPTION_ID_REUSEADDR, RDMA_OPTION_ID_AFONLY,
     RDMA_OPTION_ID_ACK_TIMEOUT, IBV_QPT_RC, IBV_QPS_INIT, IBV_QPS_ERR, IBV_QP_STATE, IBV_ACCESS_LOCAL_WRITE,
-    IBV_ACCESS_REMOTE_WRITE, IBV_ACCESS_REMOTE_READ, IBV_WR_RDMA_WRITE,
+    IBV_ACCESS_REMOTE_WRITE, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_MW_BIND, IBV_MW_TYPE_2,
+    IBV_DEVICE_MEM_WINDOW_TYPE_2A, IBV_DEVICE_MEM_WINDOW_TYPE_2B, IBV_WR_BIND_MW, IBV_WR_RDMA_WRITE,
     IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_SEND, IBV_WR_SEND_WITH_IMM, IBV_WR_RDMA_READ,
     IBV_WR_SEND_WITH_INV, IBV_SEND_FENCE, IBV_SEND_SIGNALED, IBV_SEND_SOLICITED, IBV_SEND_INLINE,
     IBV_WC_SUCCESS, IBV_WC_RECV_RDMA_WITH_IMM,

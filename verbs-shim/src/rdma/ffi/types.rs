@@ -33,13 +33,18 @@ pub type PostSend =
 pub type PostRecv =
     unsafe extern "C" fn(*mut ibv_qp, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int;
 
+pub type AllocMw = unsafe extern "C" fn(*mut ibv_pd, c_uint) -> *mut ibv_mw;
+pub type DeallocMw = unsafe extern "C" fn(*mut ibv_mw) -> c_int;
+
 /// The data path's functions: the header's inline functions call through this table. The rest of
 /// it is for old binaries, or not used here.
 #[repr(C)]
 pub struct ibv_context_ops {
     pub compat_query: [*mut c_void; 2],
     pub compat_pd_mr: [*mut c_void; 5],
-    pub mw: [*mut c_void; 3],
+    pub alloc_mw: Option<AllocMw>,
+    pub bind_mw: *mut c_void,
+    pub dealloc_mw: Option<DeallocMw>,
     pub compat_create_cq: *mut c_void,
     pub poll_cq: Option<PollCq>,
     pub req_notify_cq: Option<ReqNotifyCq>,
@@ -149,6 +154,24 @@ pub struct ibv_mr {
     pub handle: u32,
     pub lkey: u32,
     pub rkey: u32,
+}
+
+#[repr(C)]
+pub struct ibv_mw {
+    pub context: *mut ibv_context,
+    pub pd: *mut ibv_pd,
+    pub rkey: u32,
+    pub handle: u32,
+    pub r#type: c_uint,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ibv_mw_bind_info {
+    pub mr: *mut ibv_mr,
+    pub addr: u64,
+    pub length: u64,
+    pub mw_access_flags: c_uint,
 }
 
 #[repr(C)]
@@ -306,6 +329,15 @@ pub struct ibv_send_wr_rdma {
     pub rest_of_union: [u64; 2],
 }
 
+/// `bind_mw`, the larger arm of the last union of a send request.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ibv_send_wr_bind_mw {
+    pub mw: *mut ibv_mw,
+    pub rkey: u32,
+    pub bind_info: ibv_mw_bind_info,
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct ibv_send_wr {
@@ -320,8 +352,8 @@ pub struct ibv_send_wr {
     pub wr: ibv_send_wr_rdma,
     /// Union `qp_type`, for XRC: 4 bytes, before a union that is aligned to 8.
     pub qp_type: u32,
-    /// Union of `bind_mw` and `tso`: the former is the larger.
-    pub bind_mw: [u64; 6],
+    /// Union of `bind_mw` and `tso`.
+    pub bind_mw: ibv_send_wr_bind_mw,
 }
 
 #[repr(C)]

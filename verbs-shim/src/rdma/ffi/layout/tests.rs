@@ -31,12 +31,14 @@ fn the_declarations_are_those_of_the_headers() {
 /// The immediate data lies right before the union with the remote address, unnamed in C.
 #[test]
 fn unnamed_unions_lie_where_the_headers_put_them() {
-    use crate::rdma::ffi::types::{ibv_send_wr, ibv_wc};
+    use crate::rdma::ffi::types::{ibv_send_wr, ibv_send_wr_bind_mw, ibv_wc};
     use std::mem::offset_of;
     assert_eq!(
         offset_of!(ibv_send_wr, imm_data) + 4,
         offset_of!(ibv_send_wr, wr)
     );
     assert_eq!(offset_of!(ibv_send_wr, bind_mw), 80);
+    assert_eq!(offset_of!(ibv_send_wr_bind_mw, bind_info), 16);
+    assert_eq!(size_of::<ibv_send_wr_bind_mw>(), 48);
     assert_eq!(offset_of!(ibv_wc, imm_data) + 4, offset_of!(ibv_wc, qp_num));
 }
