@@ -29,6 +29,8 @@ pub(crate) enum Command {
     /// Connect, over the SAN where it has a way, and join the connection to standard input and
     /// output.
     Connect(ConnectArguments),
+    /// Show what a running process does: listeners, connections, counters.
+    Stat(StatArguments),
     /// Write the manual pages into a directory.
     #[command(hide = true)]
     Man {
@@ -61,6 +63,18 @@ pub(crate) struct DevicesArguments {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatArguments {
+    /// Which process; without one, those that there are.
+    pub(crate) pid: Option<u32>,
+    /// Print JSON: one line, a list with a report for each switch.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Again every so many seconds, until interrupted.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) watch: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod generate;
 mod listen;
 mod problem;
 mod relay;
+mod stat;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Listen(arguments) => listen::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
+        Command::Stat(arguments) => stat::run(&arguments),
         Command::Man { directory } => generate::man(&directory),
         Command::Completions { shell } => generate::completions(shell),
     };

@@ -186,7 +186,13 @@ impl Undecided<'_> {
                 drop(pending);
                 false
             }
-            _ => listen::refuse(&self.socket.core, pending.id, reason, backlog),
+            _ => listen::refuse(
+                &self.socket.core,
+                Some(self.socket),
+                pending.id,
+                reason,
+                backlog,
+            ),
         };
         self.socket.core.remove_owner(token);
         self.answered(ticket);
@@ -209,7 +215,8 @@ impl Undecided<'_> {
             Ok(()) => Err(AcceptError::Deferred),
             Err((Standing::Closed, pending)) => {
                 self.socket.core.remove_owner(token);
-                listen::refuse(&self.socket.core, pending.id, RefusalReason::Closing, 0);
+                let reason = RefusalReason::Closing;
+                listen::refuse(&self.socket.core, Some(self.socket), pending.id, reason, 0);
                 Err(AcceptError::NotSocket)
             }
             Err((_, pending)) => {
@@ -261,12 +268,14 @@ impl Undecided<'_> {
         let answer = self.answer(&socket, pending, &reply);
         if answer.is_err() {
             self.socket.core.counters.withdrawn.raise();
+            self.socket.listened.withdrawn.raise();
             self.socket.core.remove_owner(token);
             socket.shared.shut();
         }
         self.answered(ticket);
         answer?;
         self.socket.core.counters.accepted.raise();
+        self.socket.listened.accepted.raise();
         Ok(Accepted { socket, peer })
     }
 

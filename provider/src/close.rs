@@ -49,7 +49,8 @@ impl SocketShared {
                 // Past the deadline the kernel rejects by itself, without our data: the same to
                 // the peers.
                 if !deadline.is_over() {
-                    listen::refuse(&self.core, pending.id, RefusalReason::Closing, 0);
+                    let reason = RefusalReason::Closing;
+                    listen::refuse(&self.core, Some(self), pending.id, reason, 0);
                 }
             }
         }

@@ -101,6 +101,9 @@ pub(crate) fn request_arrived(
     request: Request,
 ) {
     core.counters.requests.raise();
+    if let Some(listener) = listener {
+        listener.listened.requests.raise();
+    }
     let hello = match Hello::parse(HelloKind::Request, &request.private_data) {
         Ok(hello) => hello,
         Err(malformed) => {
@@ -109,13 +112,13 @@ pub(crate) fn request_arrived(
                 _ => RefusalReason::NotOurProtocol,
             };
             tracing::debug!(why = %malformed, peer = ?request.id.peer_addr(), "not our request");
-            refuse(core, request.id, reason, 0);
+            refuse(core, listener.map(|l| &**l), request.id, reason, 0);
             return;
         }
     };
     let backlog = listener.and_then(|l| l.backlog.get().map(|backlog| (l, backlog)));
     let Some((listener, backlog)) = backlog else {
-        refuse(core, request.id, RefusalReason::Closing, 0);
+        refuse(core, None, request.id, RefusalReason::Closing, 0);
         return;
     };
     // Asked first, so that a request without a place costs its reject and nothing else. Only this
@@ -132,10 +135,11 @@ pub(crate) fn request_arrived(
     if let Some((token, pending)) = gone {
         tracing::debug!(token, peer = ?pending.peer, "a queued request's peer has gone");
         core.counters.withdrawn.raise();
+        listener.listened.withdrawn.raise();
         core.remove_owner(token);
     }
     if let Err(reason) = place {
-        refuse_for(core, request.id, reason, limit);
+        refuse_for(listener, request.id, reason, limit);
         return;
     }
     let token = request.id.token();
@@ -162,7 +166,7 @@ pub(crate) fn request_arrived(
         Ok(()) => tracing::debug!(socket = listener.number, token, ?peer, "request queued"),
         Err((reason, pending)) => {
             core.remove_owner(token);
-            refuse_for(core, pending.id, reason, limit);
+            refuse_for(listener, pending.id, reason, limit);
         }
     }
 }
@@ -170,6 +174,7 @@ pub(crate) fn request_arrived(
 /// The peer of a queued request is gone: its place is free.
 pub(crate) fn withdrawn(core: &Core, listener: &SocketShared, token: u64) {
     core.counters.withdrawn.raise();
+    listener.listened.withdrawn.raise();
     if let Some(backlog) = listener.backlog.get() {
         let withdrawn = lock(backlog).withdraw(token);
         if let Withdrawn::Queued(pending) = withdrawn {
@@ -178,23 +183,37 @@ pub(crate) fn withdrawn(core: &Core, listener: &SocketShared, token: u64) {
     }
 }
 
-fn refuse_for(core: &Core, id: CmId, reason: NoPlace, limit: usize) {
+fn refuse_for(listener: &SocketShared, id: CmId, reason: NoPlace, limit: usize) {
+    let core = &listener.core;
     match reason {
         NoPlace::Full => {
             let backlog = u32::try_from(limit).unwrap_or(u32::MAX);
-            refuse(core, id, RefusalReason::BacklogFull, backlog);
+            refuse(
+                core,
+                Some(listener),
+                id,
+                RefusalReason::BacklogFull,
+                backlog,
+            );
         }
         NoPlace::Closed => {
-            refuse(core, id, RefusalReason::Closing, 0);
+            refuse(core, Some(listener), id, RefusalReason::Closing, 0);
         }
     }
 }
 
-/// Rejects a request with our private data, and lets its id go. `false`: the peer had given up, so
+/// Rejects a request with our private data, and lets its id go; it is counted for `listener`, too,
+/// where there is one. `false`: the peer had given up, so
 /// nobody was told.
 // The id ends here.
 #[allow(clippy::needless_pass_by_value)]
-pub(crate) fn refuse(core: &Core, id: CmId, reason: RefusalReason, backlog: u32) -> bool {
+pub(crate) fn refuse(
+    core: &Core,
+    listener: Option<&SocketShared>,
+    id: CmId,
+    reason: RefusalReason,
+    backlog: u32,
+) -> bool {
     let counters = &core.counters;
     if let Err(error) = id.reject(&Refusal::new(reason, backlog).emit()) {
         counters.withdrawn.raise();
@@ -211,6 +230,9 @@ pub(crate) fn refuse(core: &Core, id: CmId, reason: RefusalReason, backlog: u32)
         RefusalReason::NoResources | RefusalReason::Unknown(_) => &counters.refused_resources,
     }
     .raise();
+    if let Some(listener) = listener {
+        listener.listened.refused(reason).raise();
+    }
     tracing::debug!(?reason, backlog, token = id.token(), "request refused");
     true
 }

@@ -15,6 +15,7 @@ use crate::counters::Counters;
 use crate::error::{QueryError, SocketError, StartupError};
 use crate::progress::Progress;
 use crate::socket::{AddressFamily, Protocol, Socket, SocketType};
+use crate::statistics::SocketStats;
 use crate::sync::lock;
 use crate::upcalls::SwitchUpcalls;
 
@@ -195,6 +196,16 @@ impl Provider {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.core().map(|core| core.counters()).unwrap_or_default()
+    }
+
+    /// Every open socket with what it has counted, in the order of their numbers. Nothing is stopped
+    /// for it: each socket's own locks are held for a moment, one socket at a time.
+    #[must_use]
+    pub fn socket_stats(&self) -> Vec<SocketStats> {
+        let sockets = self.core().map(|core| core.sockets()).unwrap_or_default();
+        let mut stats: Vec<SocketStats> = sockets.iter().map(|socket| socket.stats()).collect();
+        stats.sort_unstable_by_key(|socket| socket.number);
+        stats
     }
 
     /// The configuration.

@@ -20,6 +20,7 @@ use crate::listen::Pending;
 use crate::network_events::{EventRecorder, NetworkEventRecord, NetworkEvents};
 use crate::options::Options;
 use crate::state::{Happening, Misfit, Phase};
+use crate::statistics::ListenCounters;
 use crate::sync::lock;
 use crate::transfer::Connection;
 use crate::upcalls::SwitchHandle;
@@ -82,6 +83,8 @@ pub(crate) struct SocketShared {
     pub(crate) events: Mutex<EventRecorder>,
     /// Set when it listens for the first time.
     pub(crate) backlog: OnceLock<Mutex<Backlog<Pending>>>,
+    /// What it counts while it listens.
+    pub(crate) listened: ListenCounters,
     /// Its data path, from the making of its queue pair until close.
     pub(crate) connection: Mutex<Option<Arc<Connection>>>,
 }
@@ -145,6 +148,7 @@ impl Socket {
             }),
             events: Mutex::new(EventRecorder::default()),
             backlog: OnceLock::new(),
+            listened: ListenCounters::default(),
             connection: Mutex::new(None),
         });
         core.add_socket(number, &shared);

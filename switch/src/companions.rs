@@ -192,22 +192,44 @@ impl<C> Companions<C> {
 
     /// How each companion stands.
     pub(crate) fn status(&self, provider_name: impl Fn(usize) -> String) -> Vec<CompanionStatus> {
-        self.slots
-            .iter()
-            .map(|slot| CompanionStatus {
-                provider: provider_name(slot.place.provider),
-                address: slot.place.address,
-                state: match &slot.state {
-                    SlotState::Making => CompanionState::Making,
-                    SlotState::Listening(_) => CompanionState::Listening,
-                    SlotState::Failed(failure) => CompanionState::Failed {
-                        step: failure.step,
-                        code: failure.code,
-                        reason: failure.reason.clone(),
-                    },
-                },
-            })
+        let slots = self.slots.iter();
+        slots.map(|slot| slot.status(&provider_name)).collect()
+    }
+
+    /// How each companion stands, with those that listen.
+    pub(crate) fn each(
+        &self,
+        provider_name: impl Fn(usize) -> String,
+    ) -> Vec<(CompanionStatus, Option<C>)>
+    where
+        C: Clone,
+    {
+        let companion = |slot: &Slot<C>| match &slot.state {
+            SlotState::Listening(companion) => Some(companion.clone()),
+            SlotState::Making | SlotState::Failed(_) => None,
+        };
+        let slots = self.slots.iter();
+        slots
+            .map(|slot| (slot.status(&provider_name), companion(slot)))
             .collect()
+    }
+}
+
+impl<C> Slot<C> {
+    fn status(&self, provider_name: impl Fn(usize) -> String) -> CompanionStatus {
+        CompanionStatus {
+            provider: provider_name(self.place.provider),
+            address: self.place.address,
+            state: match &self.state {
+                SlotState::Making => CompanionState::Making,
+                SlotState::Listening(_) => CompanionState::Listening,
+                SlotState::Failed(failure) => CompanionState::Failed {
+                    step: failure.step,
+                    code: failure.code,
+                    reason: failure.reason.clone(),
+                },
+            },
+        }
     }
 }
 

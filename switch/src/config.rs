@@ -63,6 +63,8 @@ pub struct SwitchConfig {
     pub io_timeout: Option<Duration>,
     /// How long shutting down waits for the switch's thread (`SAN_SHUTDOWN_TIMEOUT_MS`).
     pub shutdown_timeout: Duration,
+    /// Whether the process tells `san stat` what it does (`SAN_STAT`: `on`, `off`).
+    pub stat: bool,
 }
 
 impl Default for SwitchConfig {
@@ -81,6 +83,7 @@ impl Default for SwitchConfig {
             soft_addresses: Vec::new(),
             io_timeout: None,
             shutdown_timeout: Duration::from_secs(5),
+            stat: true,
         }
     }
 }
@@ -352,6 +355,18 @@ const SETTINGS: &[Setting] = &[
         allowed: MILLISECONDS,
         set: |config, value| milliseconds(value, 1).map(|time| config.shutdown_timeout = time),
     },
+    Setting {
+        name: "SAN_STAT",
+        allowed: "on or off",
+        set: |config, value| {
+            config.stat = match value {
+                "on" => true,
+                "off" => false,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
 ];
 
 fn milliseconds(value: &str, least: u64) -> Option<Duration> {
@@ -389,7 +404,7 @@ mod tests {
              SAN_FABRIC_CONNECT_TIMEOUT_MS=250\nSAN_STRICT=1\nSAN_BACKLOG=7\n\
              SAN_NEGATIVE_CACHE_ENTRIES=0\nSAN_NEGATIVE_CACHE_MS=0\nSAN_LOOPBACK=true\n\
              SAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
-             SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\n",
+             SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\nSAN_STAT=off\n",
         )
         .unwrap();
         let wanted = SwitchConfig {
@@ -406,6 +421,7 @@ mod tests {
             soft_addresses: vec![[127, 0, 0, 1].into(), Ipv6Addr::LOCALHOST.into()],
             io_timeout: Some(Duration::from_millis(9)),
             shutdown_timeout: Duration::from_millis(11),
+            stat: false,
         };
         assert_eq!(config, wanted);
     }

@@ -4,18 +4,22 @@
 //! It knows which way was taken and why. The SAN's part is in `san_stream.rs`; TCP's is the
 //! kernel's. The addresses come from a cache of its own (duty 49).
 
+use crate::core::lock;
+use crate::counters::TcpCounters;
 use crate::error::FallbackReason;
 use crate::listener::Pending;
 use crate::provider_socket::{ProviderSocket, Registered};
 use crate::san_stream::SanStream;
 use crate::switch::Inner;
 use socket2::Socket;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 /// Which way a connection took.
 #[derive(Debug, Clone)]
@@ -40,11 +44,30 @@ pub struct Connection {
     stream: Stream,
     /// The application's descriptor (duty 10); it carries the bytes only on [`Route::Tcp`].
     tcp: Socket,
-    local: SocketAddr,
-    peer: SocketAddr,
-    route: Route,
+    info: Arc<ConnectionInfo>,
     /// The provider stays started while a connection of its lives.
-    _inner: Arc<Inner>,
+    inner: Arc<Inner>,
+}
+
+/// What is known of an open connection from outside.
+pub(crate) struct ConnectionInfo {
+    number: u64,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) route: Route,
+    pub(crate) since: Instant,
+    /// Over the SAN the provider counts.
+    pub(crate) san: Option<san_provider::Socket>,
+    /// What a connection over TCP counted.
+    pub(crate) tcp: TcpCounters,
+}
+
+/// The open connections of a switch, for those who ask. Only a connection's beginning and end are
+/// noted here.
+#[derive(Default)]
+pub(crate) struct OpenConnections {
+    next: AtomicU64,
+    open: Mutex<BTreeMap<u64, Weak<ConnectionInfo>>>,
 }
 
 enum Stream {
@@ -85,13 +108,13 @@ impl Connection {
         // These cannot fail on a socket of ours with a time in the checked range.
         let _ = tcp.set_read_timeout(timeout);
         let _ = tcp.set_write_timeout(timeout);
+        let route = Route::Tcp { why };
+        let info = inner.core.connections.add(local, peer, route, None);
         Connection {
             stream: Stream::Tcp,
             tcp,
-            local,
-            peer,
-            route: Route::Tcp { why },
-            _inner: inner,
+            info,
+            inner,
         }
     }
 
@@ -109,22 +132,23 @@ impl Connection {
             let entry = table.own(local.ip());
             entry.map_or_else(String::new, |entry| entry.device.clone())
         });
+        let route = Route::San {
+            provider: provider.name.clone(),
+            device,
+        };
+        let san = Some(socket.data().clone());
+        let info = inner.core.connections.add(local, peer, route, san);
         Connection {
             stream: Stream::San(SanStream::new(socket, inner.core.config.io_timeout)),
             tcp,
-            local,
-            peer,
-            route: Route::San {
-                provider: provider.name.clone(),
-                device,
-            },
-            _inner: inner,
+            info,
+            inner,
         }
     }
 
     /// Which way it took, and why.
     pub fn route(&self) -> &Route {
-        &self.route
+        &self.info.route
     }
 
     /// Whether the SAN carries it.
@@ -134,12 +158,12 @@ impl Connection {
 
     /// Our end.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.info.local
     }
 
     /// The peer's end.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peer
+        self.info.peer
     }
 
     /// Sends bytes and says how many were taken, at least one unless there were none.
@@ -150,7 +174,12 @@ impl Connection {
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.stream {
             Stream::San(stream) => stream.send(bytes),
-            Stream::Tcp => self.tcp.send(bytes),
+            Stream::Tcp => {
+                let sent = self.tcp.send(bytes)?;
+                self.info.tcp.messages_sent.up();
+                self.info.tcp.bytes_sent.add(sent as u64);
+                Ok(sent)
+            }
         }
     }
 
@@ -161,7 +190,12 @@ impl Connection {
     pub fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
         match &self.stream {
             Stream::San(stream) => stream.receive(bytes),
-            Stream::Tcp => (&self.tcp).read(bytes),
+            Stream::Tcp => {
+                let received = (&self.tcp).read(bytes)?;
+                self.info.tcp.messages_received.up();
+                self.info.tcp.bytes_received.add(received as u64);
+                Ok(received)
+            }
         }
     }
 
@@ -198,6 +232,55 @@ impl Connection {
             Stream::Tcp => self.tcp.set_write_timeout(checked(timeout)?)?,
         }
         Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.inner.core.connections.remove(&self.info);
+    }
+}
+
+impl OpenConnections {
+    /// At most so many, the oldest first, and how many more there are.
+    pub(crate) fn oldest(&self, most: usize) -> (Vec<Arc<ConnectionInfo>>, usize) {
+        let open = lock(&self.open);
+        let omitted = open.len().saturating_sub(most);
+        let listed = open.values().take(most).filter_map(Weak::upgrade).collect();
+        (listed, omitted)
+    }
+
+    fn add(
+        &self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        route: Route,
+        san: Option<san_provider::Socket>,
+    ) -> Arc<ConnectionInfo> {
+        let info = Arc::new(ConnectionInfo {
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            local,
+            peer,
+            route,
+            since: Instant::now(),
+            san,
+            tcp: TcpCounters::default(),
+        });
+        lock(&self.open).insert(info.number, Arc::downgrade(&info));
+        info
+    }
+
+    fn remove(&self, info: &ConnectionInfo) {
+        lock(&self.open).remove(&info.number);
+    }
+}
+
+impl fmt::Debug for OpenConnections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let open = lock(&self.open).len();
+        f.debug_struct("OpenConnections")
+            .field("open", &open)
+            .finish_non_exhaustive()
     }
 }
 
@@ -244,9 +327,9 @@ impl Write for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("local", &self.local)
-            .field("peer", &self.peer)
-            .field("route", &self.route)
+            .field("local", &self.info.local)
+            .field("peer", &self.info.peer)
+            .field("route", &self.info.route)
             .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,7 @@
 
 use crate::companions::{CompanionFailure, Place, wanted};
 use crate::config::SwitchConfig;
+use crate::connection::OpenConnections;
 use crate::counters::SwitchCounters;
 use crate::error::FallbackReason;
 use crate::listener::ListenerShared;
@@ -21,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 /// The token of the wake-up signal in the epoll set.
 pub(crate) const WAKE: u64 = 0;
@@ -63,6 +65,10 @@ pub(crate) struct Core {
     pub(crate) epoll: OwnedFd,
     pub(crate) negative: Mutex<NegativeCache<FallbackReason>>,
     pub(crate) closed: AtomicBool,
+    pub(crate) connections: OpenConnections,
+    /// Why there is no provider, where one was looked for.
+    pub(crate) absent: Option<String>,
+    pub(crate) started: Instant,
     providers: RwLock<Vec<Arc<Registered>>>,
     table: RwLock<Arc<SanTable>>,
     sources: Mutex<HashMap<u64, Source>>,
@@ -75,7 +81,7 @@ const RUNNING: u8 = 1;
 const AGAIN: u8 = 2;
 
 impl Core {
-    pub(crate) fn new(config: SwitchConfig) -> io::Result<Self> {
+    pub(crate) fn new(config: SwitchConfig, absent: Option<String>) -> io::Result<Self> {
         let signals = Signals {
             wake: Signal::new()?,
             addresses_changed: AtomicBool::new(false),
@@ -91,6 +97,9 @@ impl Core {
             signals: Arc::new(signals),
             epoll,
             closed: AtomicBool::new(false),
+            connections: OpenConnections::default(),
+            absent,
+            started: Instant::now(),
             providers: RwLock::default(),
             table: RwLock::default(),
             sources: Mutex::default(),

@@ -10,7 +10,11 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn up(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -25,6 +29,13 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct $public {
             $($(#[$field_doc])* pub $field: u64,)*
+        }
+
+        impl $public {
+            /// Names and values, in the order of the fields.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
         }
 
         #[derive(Debug, Default)]
@@ -81,6 +92,27 @@ counters! {
         companions_made,
         /// Companions that could not be made.
         companions_failed,
+    }
+}
+
+/// What one connection over TCP counts.
+#[derive(Debug, Default)]
+pub(crate) struct TcpCounters {
+    pub(crate) messages_sent: Counter,
+    pub(crate) messages_received: Counter,
+    pub(crate) bytes_sent: Counter,
+    pub(crate) bytes_received: Counter,
+}
+
+impl TcpCounters {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        [
+            ("messages_sent", self.messages_sent.count()),
+            ("messages_received", self.messages_received.count()),
+            ("bytes_sent", self.bytes_sent.count()),
+            ("bytes_received", self.bytes_received.count()),
+        ]
+        .into_iter()
     }
 }
 

@@ -30,7 +30,8 @@
 //!
 //! # Threads
 //! One thread, `san-accept`, for each switch that has a provider; a switch that is plain TCP has
-//! none. Data is moved by the threads that send and receive. Everything here is `Send` and
+//! none. One, `san-stat`, that sleeps until somebody asks for statistics ([`stat`]); with
+//! [`SwitchConfig::stat`] off there is none. Data is moved by the threads that send and receive. Everything here is `Send` and
 //! `Sync`.
 //!
 //! # Clean-up
@@ -58,6 +59,7 @@ mod provider_socket;
 mod ready_queue;
 mod san_stream;
 pub mod session;
+pub mod stat;
 mod switch;
 mod table;
 mod tcp;
@@ -71,6 +73,7 @@ pub use connection::{Connection, Route};
 pub use counters::{ListenerStats, SwitchStats};
 pub use error::{AcceptError, ConnectError, FallbackReason, ListenError, OpenError};
 pub use listener::{Condition, Decision, IncomingRequest, ListenOptions, Listener, Side};
+pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};
 pub use table::{RouteQuery, SanEntry, SanTable};
 pub use wait::CancelToken;

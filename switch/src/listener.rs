@@ -228,7 +228,7 @@ impl Listener {
 
     /// SAN connections that wait for accept at this moment.
     pub fn san_waiting(&self) -> usize {
-        lock(&self.shared.queue).san_waiting()
+        self.shared.san_waiting()
     }
 
     /// A descriptor that is readable when accept would not wait, for any epoll set. It is closed
@@ -366,6 +366,11 @@ impl ListenerShared {
             ready,
             readiness,
         })
+    }
+
+    /// Accepted SAN connections that wait for the application.
+    pub(crate) fn san_waiting(&self) -> usize {
+        lock(&self.queue).san_waiting()
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -12,6 +12,7 @@ use crate::counters::SwitchStats;
 use crate::error::{ConnectError, ListenError, OpenError};
 use crate::listener::{ListenOptions, Listener};
 use crate::provider_socket::Registered;
+use crate::stat::{Report, StatThread};
 use crate::table::{SanEntry, SanTable};
 use san_provider::{Counters, Provider, WsaCode};
 use std::net::SocketAddr;
@@ -37,8 +38,7 @@ pub struct SwitchBuilder {
 pub(crate) struct Inner {
     pub(crate) core: Arc<Core>,
     thread: Mutex<Option<AcceptThread>>,
-    /// Why there is no provider, where one was looked for.
-    absent: Option<String>,
+    stat: Mutex<Option<StatThread>>,
 }
 
 impl Switch {
@@ -156,7 +156,7 @@ impl Switch {
 
     /// Why there is no SAN, where one was looked for in vain.
     pub fn no_san_reason(&self) -> Option<&str> {
-        self.inner.absent.as_deref()
+        self.inner.core.absent.as_deref()
     }
 
     /// The settings in force.
@@ -174,6 +174,12 @@ impl Switch {
         let providers = self.inner.core.providers();
         let counters = |one: &Arc<Registered>| (one.name.clone(), one.provider.counters());
         providers.iter().map(counters).collect()
+    }
+
+    /// What the switch is doing and what it has counted: what `san stat` shows. Nothing is stopped
+    /// for it.
+    pub fn report(&self) -> Report {
+        Report::of(&self.inner.core)
     }
 
     /// Closes all listeners, ends the accept thread and cleans up every provider (duty 51). SAN
@@ -209,19 +215,20 @@ impl SwitchBuilder {
 
     fn finish(self, absent: Option<String>) -> Result<Switch, OpenError> {
         self.config.check()?;
-        let core = Core::new(self.config).map_err(|source| OpenError::System {
+        let core = Core::new(self.config, absent).map_err(|source| OpenError::System {
             step: "make an epoll set",
             source,
         })?;
         let inner = Inner {
             core: Arc::new(core),
             thread: Mutex::new(None),
-            absent,
+            stat: Mutex::new(None),
         };
         for (name, provider) in self.providers {
             inner.add_provider(&name, provider)?;
         }
         inner.core.refresh();
+        inner.start_stat();
         Ok(Switch {
             inner: Arc::new(inner),
         })
@@ -254,12 +261,27 @@ impl Inner {
         Ok(())
     }
 
+    /// Statistics are a help: a process that cannot tell them goes on.
+    fn start_stat(&self) {
+        if !self.core.config.stat {
+            return;
+        }
+        match StatThread::start(&self.core) {
+            Ok(thread) => *lock(&self.stat) = Some(thread),
+            Err(error) => tracing::warn!(
+                %error, "san stat will not find this process (SAN_STAT=off says so less loudly)"
+            ),
+        }
+    }
+
     fn shutdown(&self) -> bool {
         // Each startup is undone once, whoever asks how often.
         let first = !self.core.closed.swap(true, Ordering::AcqRel);
         for listener in self.core.listeners() {
             listener.close(&self.core);
         }
+        let stat = lock(&self.stat).take();
+        drop(stat);
         let thread = lock(&self.thread).take();
         let timeout = self.core.config.shutdown_timeout;
         let ended = thread.is_none_or(|thread| thread.stop(&self.core, timeout));

@@ -129,6 +129,7 @@ impl Connection {
             .queue_send(SendJob { buffer, kind }, completion);
         data.sends.push_back(operation);
         self.lane.counters.sends_delayed.raise();
+        data.totals.sends_delayed += 1;
         Ok(operation)
     }
 

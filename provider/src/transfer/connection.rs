@@ -24,6 +24,7 @@ use crate::cm_thread::{Command, Control};
 use crate::config::ProviderConfig;
 use crate::event::EventObject;
 use crate::progress::{Progress, Upcall};
+use crate::statistics::ConnectionStats;
 use crate::sync::lock;
 use crate::upcalls::SwitchHandle;
 use crate::wire::Hello;
@@ -48,6 +49,7 @@ pub(super) struct Data {
     /// Why it is over, if it is.
     pub(super) ending: Option<Ending>,
     pub(super) credits: Credits,
+    pub(super) totals: Totals,
     /// Bytes that a message to the peer may have; 0 until the peer has said so.
     pub(super) send_limit: usize,
     /// Messages that nobody has asked for yet (duty 92).
@@ -68,6 +70,16 @@ pub(super) struct Data {
     pub(super) served_async: bool,
     /// Counted in the lane's `lazy_interest`.
     pub(super) served_lazily: bool,
+}
+
+/// What a connection counts by itself, under its lock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+    pub(super) credit_messages_sent: u64,
+    pub(super) credit_messages_received: u64,
+    pub(super) sends_delayed: u64,
 }
 
 /// The queue pair, by what may be done with it.
@@ -178,6 +190,7 @@ impl Connection {
                 link: Link::Prepared(qp),
                 ending: None,
                 credits: Credits::new(window, u32::from(config.max_window)),
+                totals: Totals::default(),
                 send_limit: 0,
                 inbox: VecDeque::new(),
                 receives: VecDeque::new(),
@@ -199,6 +212,11 @@ impl Connection {
 
     pub(super) fn qp_num(&self) -> u32 {
         self.qp_num
+    }
+
+    pub(crate) fn device_name(&self) -> &str {
+        let name = &self.lane.name;
+        name.rsplit_once('/').map_or(name, |(device, _)| device)
     }
 
     /// What goes with its upcalls.
@@ -227,6 +245,24 @@ impl Connection {
         data.bring_up();
         self.pump(&mut data, &mut after);
         self.release(data, after);
+    }
+
+    /// What it has counted, and what is pending now.
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let data = lock(&self.data);
+        let totals = &data.totals;
+        ConnectionStats {
+            messages_sent: data.credits.sent(),
+            messages_received: data.credits.received(),
+            bytes_sent: totals.bytes_sent,
+            bytes_received: totals.bytes_received,
+            credit_messages_sent: totals.credit_messages_sent,
+            credit_messages_received: totals.credit_messages_received,
+            sends_delayed: totals.sends_delayed,
+            sends_waiting: data.sends.len(),
+            messages_waiting: data.inbox.len(),
+            window: data.credits.window(),
+        }
     }
 
     /// The connection is over: what arrived before is delivered, then every operation that waits

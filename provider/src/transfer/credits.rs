@@ -152,8 +152,17 @@ impl Credits {
         self.given - self.received
     }
 
+    /// Data messages sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Data messages received so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Receives set aside, without the one for credit messages.
-    #[cfg(test)]
     pub(crate) fn window(&self) -> u32 {
         self.window
     }

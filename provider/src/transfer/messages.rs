@@ -81,11 +81,13 @@ impl Connection {
         data.bring_up();
         if immediate.message == MessageType::Credit {
             counters.credit_messages_received.raise();
+            data.totals.credit_messages_received += 1;
             self.lane.repost(buffer);
             return Ok(());
         }
         counters.messages_received.raise();
         counters.bytes_received.add(buffer.len() as u64);
+        data.totals.bytes_received += buffer.len() as u64;
         self.grow_window(data);
         let arrived = Arrived {
             buffer,
@@ -190,6 +192,7 @@ impl Connection {
                 Ok(()) => {
                     data.credits.returned(credits, true);
                     self.lane.counters.credit_messages_sent.raise();
+                    data.totals.credit_messages_sent += 1;
                 }
                 Err(ending) => {
                     self.lane.abandon(u32::from(credits));
@@ -254,6 +257,7 @@ impl Connection {
         data.credits.data_sent();
         self.lane.counters.messages_sent.raise();
         self.lane.counters.bytes_sent.add(bytes as u64);
+        data.totals.bytes_sent += bytes as u64;
         Ok(())
     }
 

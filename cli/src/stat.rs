@@ -1,0 +1,347 @@
+//! `san stat`: what a running process does with its switch, as a table or as JSON.
+//!
+//! Where the numbers come from is `san_switch::stat`'s business; this only prints them. What a
+//! process says of itself is not trusted: text from it is stripped of what a terminal would obey.
+
+use crate::args::StatArguments;
+use crate::problem::Problem;
+use san_switch::stat::{ConnectionReport, ListenerReport, Numbers, ProviderReport};
+use san_switch::{Report, StatError};
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Prints the statistics once, or again and again.
+pub(crate) fn run(arguments: &StatArguments) -> Result<ExitCode, Problem> {
+    let Some(seconds) = arguments.watch else {
+        return show(arguments).map(|()| ExitCode::SUCCESS);
+    };
+    loop {
+        if io::stdout().is_terminal() && !arguments.json {
+            // Home, and clear what is below.
+            print!("\x1b[H\x1b[2J");
+        }
+        show(arguments)?;
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+}
+
+fn show(arguments: &StatArguments) -> Result<(), Problem> {
+    let reports = match arguments.pid {
+        Some(pid) => Report::of_process(pid)?,
+        None => Report::processes()
+            .into_iter()
+            // One that ended meanwhile, or is stuck, hides the others' reports no more.
+            .filter_map(|pid| Report::of_process(pid).ok())
+            .flatten()
+            .collect(),
+    };
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        // One line, so that those of --watch can be told apart.
+        serde_json::to_writer(&mut out, &reports).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else if arguments.pid.is_some() {
+        for report in &reports {
+            print(&mut out, report)?;
+        }
+    } else if reports.is_empty() {
+        writeln!(out, "no process of this user has a San Direct switch")?;
+    } else {
+        overview(&mut out, &reports)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+impl From<StatError> for Problem {
+    fn from(error: StatError) -> Self {
+        let problem = Problem::new(plain(&error.to_string()));
+        match &error {
+            StatError::NoProcess { .. } => problem.with_remedy("see which there are: san stat"),
+            StatError::NoSwitch { .. } => problem.with_remedy(
+                "statistics are off with SAN_STAT=off; see who has a switch: san stat",
+            ),
+            StatError::Foreign { uid, .. } => problem.with_remedy(format!(
+                "ask as that user or as root: sudo -u '#{uid}' san stat"
+            )),
+            _ => problem,
+        }
+    }
+}
+
+fn overview(out: &mut impl Write, reports: &[Report]) -> io::Result<()> {
+    let mut table = Table::new(&[
+        "PID",
+        "PROGRAM",
+        "UP",
+        "SAN",
+        "LISTENERS",
+        "CONNECTIONS",
+        "SAN",
+        "TCP",
+    ]);
+    for report in reports {
+        let san = report
+            .connections
+            .iter()
+            .filter(|one| one.route == "san")
+            .count();
+        let providers: Vec<&str> = report
+            .providers
+            .iter()
+            .map(|one| one.name.as_str())
+            .collect();
+        let providers = match providers.is_empty() {
+            true => "-".to_owned(),
+            false => providers.join(","),
+        };
+        table.row(&[
+            report.pid.to_string(),
+            report.program.clone(),
+            age(report.uptime_ms),
+            providers,
+            report.listeners.len().to_string(),
+            (report.connections.len() + report.omitted).to_string(),
+            san.to_string(),
+            (report.connections.len() - san).to_string(),
+        ]);
+    }
+    table.print(out, "")
+}
+
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    let program = plain(&report.program);
+    writeln!(
+        out,
+        "process {} ({program}), up {}",
+        report.pid,
+        age(report.uptime_ms)
+    )?;
+    if let Some(why) = &report.no_san {
+        writeln!(out, "no SAN: {}", plain(why))?;
+    }
+    writeln!(out, "switch: {}", counted(&report.switch))?;
+    for one in &report.providers {
+        provider(out, one)?;
+    }
+    listeners(out, &report.listeners)?;
+    connections(out, &report.connections, report.omitted)
+}
+
+fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
+    let (name, sockets) = (plain(&provider.name), provider.sockets);
+    writeln!(
+        out,
+        "provider {name}: {sockets} sockets; {}",
+        counted(&provider.counters)
+    )?;
+    for device in &provider.devices {
+        if !device.counters.is_empty() {
+            let name = plain(&device.name);
+            writeln!(
+                out,
+                "  device {name}, all processes: {}",
+                counted(&device.counters)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn listeners(out: &mut impl Write, listeners: &[ListenerReport]) -> io::Result<()> {
+    if listeners.is_empty() {
+        return writeln!(out, "no listener");
+    }
+    let mut table = Table::new(&[
+        "LISTENER",
+        "BACKLOG",
+        "WAITING",
+        "SAN",
+        "TCP",
+        "REFUSED: BACKLOG",
+        "CONDITION",
+    ]);
+    for listener in listeners {
+        let number = |name| value(&listener.counters, name).to_string();
+        // Past the provider's backlog, or past the switch's.
+        let of_companions = |name| -> u64 {
+            let companions = listener.companions.iter();
+            companions.map(|one| value(&one.counters, name)).sum()
+        };
+        let full = value(&listener.counters, "refused_backlog") + of_companions("refused_backlog");
+        table.row(&[
+            listener.address.to_string(),
+            listener.backlog.to_string(),
+            listener.waiting.to_string(),
+            number("san_accepted"),
+            number("tcp_accepted"),
+            full.to_string(),
+            number("refused_condition"),
+        ]);
+    }
+    table.print(out, "")?;
+    for listener in listeners {
+        for companion in &listener.companions {
+            let counted = counted(&companion.counters);
+            let held = companion.held;
+            writeln!(
+                out,
+                "  {}, holds {held}; {counted}",
+                plain(&companion.state)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn connections(
+    out: &mut impl Write,
+    connections: &[ConnectionReport],
+    omitted: usize,
+) -> io::Result<()> {
+    if connections.is_empty() {
+        return writeln!(out, "no connection");
+    }
+    let mut table = Table::new(&[
+        "LOCAL", "PEER", "ROUTE", "AGE", "SENT", "RECEIVED", "MESSAGES", "RECEIVED", "WAITED",
+    ]);
+    for connection in connections {
+        let number = |name| value(&connection.counters, name).to_string();
+        let route = match (&connection.device, &connection.why) {
+            (Some(device), _) => format!("san {device}"),
+            (None, Some(why)) => format!("tcp, since {why}"),
+            (None, None) => "tcp".to_owned(),
+        };
+        table.row(&[
+            connection.local.to_string(),
+            connection.peer.to_string(),
+            route,
+            age(connection.age_ms),
+            number("bytes_sent"),
+            number("bytes_received"),
+            number("messages_sent"),
+            number("messages_received"),
+            number("sends_delayed"),
+        ]);
+    }
+    table.print(out, "")?;
+    if omitted > 0 {
+        writeln!(out, "and {omitted} more")?;
+    }
+    Ok(())
+}
+
+fn value(counters: &Numbers, name: &str) -> u64 {
+    counters.get(name).copied().unwrap_or(0)
+}
+
+/// What is not zero.
+fn counted(counters: &Numbers) -> String {
+    let some = counters.iter().filter(|(_, value)| **value > 0);
+    let words: Vec<String> = some
+        .map(|(name, value)| format!("{} {value}", plain(name)))
+        .collect();
+    match words.is_empty() {
+        true => "nothing counted".to_owned(),
+        false => words.join(", "),
+    }
+}
+
+fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Text without what a terminal would obey.
+fn plain(text: &str) -> String {
+    let keep = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().map(keep).collect()
+}
+
+/// Columns as wide as what is in them; numbers to the right.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(heads: &[&str]) -> Self {
+        Table {
+            rows: vec![heads.iter().map(|head| (*head).to_owned()).collect()],
+        }
+    }
+
+    fn row(&mut self, cells: &[String]) {
+        self.rows
+            .push(cells.iter().map(|cell| plain(cell)).collect());
+    }
+
+    fn print(&self, out: &mut impl Write, indent: &str) -> io::Result<()> {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let of = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                of(column)
+                    .map(|cell| cell.chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        let is_number = |cell: &String| cell.bytes().all(|byte| byte.is_ascii_digit());
+        let right: Vec<bool> = (0..columns)
+            .map(|column| of(column).skip(1).all(is_number))
+            .collect();
+        for row in &self.rows {
+            let mut line = indent.to_owned();
+            for ((cell, width), right) in row.iter().zip(&widths).zip(&right) {
+                let (width, right) = (*width, *right);
+                let padded = match right {
+                    true => format!("{cell:>width$}"),
+                    false => format!("{cell:<width$}"),
+                };
+                line.push_str(&padded);
+                line.push_str("  ");
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them_and_numbers_stand_to_the_right() {
+        let mut table = Table::new(&["PEER", "SENT"]);
+        table.row(&["10.0.7.1:7000".to_owned(), "5".to_owned()]);
+        table.row(&["a\x1b[2J".to_owned(), "12345".to_owned()]);
+        let mut out = Vec::new();
+        table.print(&mut out, "").unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let wanted = "PEER            SENT\n10.0.7.1:7000      5\na?[2J          12345\n";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn only_what_was_counted_is_told() {
+        let mut numbers = Numbers::new();
+        numbers.insert("requests".to_owned(), 0);
+        assert_eq!(counted(&numbers), "nothing counted");
+        numbers.insert("accepted".to_owned(), 2);
+        assert_eq!(counted(&numbers), "accepted 2");
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let ages = [5, 1500, 61_000, 3_660_000, 90_000_000].map(age);
+        assert_eq!(ages, ["5ms", "1s", "1m01s", "1h01m", "1d01h"]);
+    }
+}

@@ -1,0 +1,203 @@
+//! Statistics of one socket: what it is now, and what it has counted since it was made.
+//!
+//! A socket's data path counts under the lock it holds anyway, a listener in numbers of its own;
+//! reading takes each lock for a moment. The provider's totals are in `counters.rs`. Nothing here
+//! is formatted or sent anywhere: a switch does that.
+
+use std::net::SocketAddr;
+
+use crate::counters::Counter;
+use crate::error::QueryError;
+use crate::socket::{Socket, SocketShared};
+use crate::state::Phase;
+use crate::sync::lock;
+use crate::wire::RefusalReason;
+
+/// One socket's statistics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketStats {
+    /// The socket's number, which no other has or had.
+    pub number: u64,
+    /// Its state, as the log names it.
+    pub state: String,
+    /// Its local address, once there is one.
+    pub local: Option<SocketAddr>,
+    /// The peer's address, once there is one.
+    pub peer: Option<SocketAddr>,
+    /// The device that carries it, once it has a data path.
+    pub device: Option<String>,
+    /// What it counted as a listener, if it is one.
+    pub listen: Option<ListenStats>,
+    /// What its data path counted, if it has one.
+    pub connection: Option<ConnectionStats>,
+}
+
+/// A data path's statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Data messages sent.
+    pub messages_sent: u64,
+    /// Data messages received.
+    pub messages_received: u64,
+    /// Bytes of data messages sent.
+    pub bytes_sent: u64,
+    /// Bytes of data messages received.
+    pub bytes_received: u64,
+    /// Credit messages sent.
+    pub credit_messages_sent: u64,
+    /// Credit messages received.
+    pub credit_messages_received: u64,
+    /// Messages that had to wait for a credit or for a place on the send queue.
+    pub sends_delayed: u64,
+    /// Messages that wait for that now.
+    pub sends_waiting: usize,
+    /// Messages that arrived and that nobody has asked for yet.
+    pub messages_waiting: usize,
+    /// Receives set aside for the connection.
+    pub window: u32,
+}
+
+macro_rules! listen_counters {
+    ($( $(#[$doc:meta])* $name:ident, )*) => {
+        /// A listener's statistics.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct ListenStats {
+            /// How many requests it holds.
+            pub backlog: usize,
+            /// Requests that it holds now, queued or being decided about.
+            pub held: usize,
+            $( $(#[$doc])* pub $name: u64, )*
+        }
+
+        impl ListenStats {
+            /// Names and values of what was counted, in the order of the fields.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$( (stringify!($name), self.$name), )*].into_iter()
+            }
+        }
+
+        /// What a listener counts.
+        #[derive(Debug, Default)]
+        pub(crate) struct ListenCounters {
+            $( pub(crate) $name: Counter, )*
+        }
+
+        impl ListenCounters {
+            fn snapshot(&self, backlog: usize, held: usize) -> ListenStats {
+                ListenStats { backlog, held, $( $name: self.$name.value(), )* }
+            }
+        }
+    };
+}
+
+listen_counters! {
+    /// Requests that arrived.
+    requests,
+    /// Requests accepted.
+    accepted,
+    /// Requests refused because the backlog was full (reason 1).
+    refused_backlog,
+    /// Requests refused by the condition function (reason 2).
+    refused_condition,
+    /// Requests refused because their private data is not of this protocol (reason 3).
+    refused_foreign,
+    /// Requests refused because their version is not spoken (reason 4).
+    refused_version,
+    /// Requests refused because the listener was closing (reason 5).
+    refused_closing,
+    /// Requests refused for want of resources (reason 6).
+    refused_resources,
+    /// Requests refused because the switch's ready queue was full (reason 7).
+    refused_ready_queue,
+    /// Requests that their peer withdrew before they were answered.
+    withdrawn,
+}
+
+impl ListenCounters {
+    /// The counter for a refusal.
+    pub(crate) fn refused(&self, reason: RefusalReason) -> &Counter {
+        match reason {
+            RefusalReason::BacklogFull => &self.refused_backlog,
+            RefusalReason::Condition => &self.refused_condition,
+            RefusalReason::ReadyQueueFull => &self.refused_ready_queue,
+            RefusalReason::NotOurProtocol => &self.refused_foreign,
+            RefusalReason::Version => &self.refused_version,
+            RefusalReason::Closing => &self.refused_closing,
+            RefusalReason::NoResources | RefusalReason::Unknown(_) => &self.refused_resources,
+        }
+    }
+}
+
+impl ConnectionStats {
+    /// Names and values, in the order of the fields.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let Self {
+            messages_sent,
+            messages_received,
+            bytes_sent,
+            bytes_received,
+            credit_messages_sent,
+            credit_messages_received,
+            sends_delayed,
+            sends_waiting,
+            messages_waiting,
+            window,
+        } = *self;
+        [
+            ("messages_sent", messages_sent),
+            ("messages_received", messages_received),
+            ("bytes_sent", bytes_sent),
+            ("bytes_received", bytes_received),
+            ("credit_messages_sent", credit_messages_sent),
+            ("credit_messages_received", credit_messages_received),
+            ("sends_delayed", sends_delayed),
+            ("sends_waiting", sends_waiting as u64),
+            ("messages_waiting", messages_waiting as u64),
+            ("window", u64::from(window)),
+        ]
+        .into_iter()
+    }
+}
+
+impl Socket {
+    /// The socket's statistics now.
+    ///
+    /// # Errors
+    /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    pub fn stats(&self) -> Result<SocketStats, QueryError> {
+        if self.shared.core.is_stopped() {
+            return Err(QueryError::NotInitialised);
+        }
+        if lock(&self.shared.state).phase == Phase::Closed {
+            return Err(QueryError::NotSocket);
+        }
+        Ok(self.shared.stats())
+    }
+}
+
+impl SocketShared {
+    /// The statistics now, whatever state it is in.
+    pub(crate) fn stats(&self) -> SocketStats {
+        let (state, local, peer) = {
+            let state = lock(&self.state);
+            (state.phase.to_string(), state.local, state.peer)
+        };
+        let connection = self.connection();
+        let places = self.backlog.get().map(|backlog| {
+            let backlog = lock(backlog);
+            (backlog.limit(), backlog.held())
+        });
+        SocketStats {
+            number: self.number,
+            state,
+            local,
+            peer,
+            device: connection.as_ref().map(|c| c.device_name().to_owned()),
+            listen: places.map(|(backlog, held)| self.listened.snapshot(backlog, held)),
+            connection: connection.map(|connection| connection.stats()),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Asking a process for its report.
+//!
+//! The answer comes from another process, perhaps of another user: its length is bounded, its
+//! sender checked, and the wait for it has a deadline.
+
+use super::place;
+use super::report::Report;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of an answer, at most.
+const LONGEST: usize = 64 << 20;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StatError {
+    /// There is no such process.
+    #[error("there is no process {pid}")]
+    NoProcess {
+        /// Which one.
+        pid: u32,
+    },
+    /// The process does not answer for a switch.
+    #[error("process {pid} ({program}) has no San Direct switch, or has statistics turned off")]
+    NoSwitch {
+        /// Which one.
+        pid: u32,
+        /// Its program.
+        program: String,
+    },
+    /// The process is another user's.
+    #[error("process {pid} ({program}) belongs to user {uid}; only they and root may ask it")]
+    Foreign {
+        /// Which one.
+        pid: u32,
+        /// Its program.
+        program: String,
+        /// Its user.
+        uid: u32,
+    },
+    /// The process did not answer, or not with a report.
+    #[error("process {pid} gave no report on {path}: {source}")]
+    NoAnswer {
+        /// Which one.
+        pid: u32,
+        /// Its socket.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl Report {
+    /// The reports of a process, one for each switch that it has.
+    ///
+    /// # Errors
+    /// [`StatError`].
+    pub fn of_process(pid: u32) -> Result<Vec<Self>, StatError> {
+        if !place::is_there(pid) {
+            return Err(StatError::NoProcess { pid });
+        }
+        let (program, uid) = describe(pid);
+        let own = rustix::process::geteuid();
+        if uid != own.as_raw() && !own.is_root() {
+            return Err(StatError::Foreign { pid, program, uid });
+        }
+        let paths: Vec<PathBuf> = place::directories_of(uid)
+            .iter()
+            .filter(|directory| place::check(directory, uid).is_ok())
+            .flat_map(|directory| place::sockets(directory))
+            .filter_map(|(named, path)| (named == pid).then_some(path))
+            .collect();
+        let mut reports = Vec::new();
+        for path in paths {
+            match ask(pid, &path) {
+                Ok(report) => reports.push(report),
+                // An earlier process of that number left it, or the switch ended just now.
+                Err(error) if is_gone(&error) => {}
+                Err(source) => return Err(StatError::NoAnswer { pid, path, source }),
+            }
+        }
+        match reports.is_empty() {
+            true => Err(StatError::NoSwitch { pid, program }),
+            false => Ok(reports),
+        }
+    }
+
+    /// The processes of this user that seem to have a switch.
+    #[must_use]
+    pub fn processes() -> Vec<u32> {
+        let uid = rustix::process::geteuid().as_raw();
+        let mut all: Vec<u32> = place::directories_of(uid)
+            .iter()
+            .filter(|directory| place::check(directory, uid).is_ok())
+            .flat_map(|directory| place::sockets(directory))
+            .filter(|(pid, path)| place::is_there(*pid) && !place::is_dead(path))
+            .map(|(pid, _)| pid)
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+fn ask(pid: u32, path: &Path) -> io::Result<Report> {
+    let mut stream = UnixStream::connect(path)?;
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    let answers = rustix::net::sockopt::socket_peercred(&stream)?
+        .pid
+        .as_raw_pid();
+    if u32::try_from(answers) != Ok(pid) {
+        return Err(invalid(format!("process {answers} answers for it")));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut text = Vec::new();
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => text.extend_from_slice(&chunk[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if text.len() > LONGEST {
+            return Err(invalid(format!("more than {LONGEST} bytes")));
+        }
+    }
+    if text.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let report: Report = serde_json::from_slice(&text).map_err(io::Error::from)?;
+    match report.format {
+        Report::FORMAT => Ok(report),
+        other => Err(invalid(format!(
+            "a report of form {other}, which is not known"
+        ))),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// A process's program and effective user.
+fn describe(pid: u32) -> (String, u32) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let program = field("Name:").map_or("?", str::trim).to_owned();
+    let uids = field("Uid:").unwrap_or_default();
+    let effective = uids.split_whitespace().nth(1);
+    let uid = effective.and_then(|uid| uid.parse().ok());
+    (program, uid.unwrap_or(u32::MAX))
+}

@@ -1,0 +1,271 @@
+//! The report: what a switch is doing and what it has counted, all at one time.
+//!
+//! Numbers are read where they are counted, without stopping anything: each lock is held for one
+//! socket and a moment. Numbers of different sockets may therefore be some microseconds apart.
+//! The form is JSON with `format` in it; fields may be added, and readers ignore those they do not
+//! know.
+
+use crate::connection::{ConnectionInfo, Route};
+use crate::core::{Companion, Core, lock};
+use crate::listener::ListenerShared;
+use crate::provider_socket::Registered;
+use san_provider::SocketStats;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Numbers by their names.
+pub type Numbers = BTreeMap<String, u64>;
+
+/// Connections that one report lists at most; the rest is counted in `omitted`.
+const MOST_CONNECTIONS: usize = 16_384;
+
+/// What one switch is doing and what it has counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The form of the report, [`Report::FORMAT`].
+    pub format: u32,
+    /// The process.
+    pub pid: u32,
+    /// The program's name.
+    pub program: String,
+    /// How long the switch has been there, in milliseconds.
+    pub uptime_ms: u64,
+    /// Why there is no SAN, where one was looked for in vain.
+    pub no_san: Option<String>,
+    /// What the switch has counted: the fields of [`SwitchStats`](crate::SwitchStats).
+    pub switch: Numbers,
+    /// Its providers.
+    pub providers: Vec<ProviderReport>,
+    /// Its listeners, in the order in which they were made.
+    pub listeners: Vec<ListenerReport>,
+    /// Its open connections, oldest first.
+    pub connections: Vec<ConnectionReport>,
+    /// Open connections that are not listed, since there are too many.
+    pub omitted: usize,
+}
+
+/// A provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProviderReport {
+    /// Its name.
+    pub name: String,
+    /// What it has counted: the fields of [`san_provider::Counters`].
+    pub counters: Numbers,
+    /// Sockets open now, listening and connecting ones among them.
+    pub sockets: usize,
+    /// The devices that it serves.
+    pub devices: Vec<DeviceReport>,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeviceReport {
+    /// Its name.
+    pub name: String,
+    /// What the device itself has counted, for all processes together, repeated packets among it
+    /// (`hw_counters` of port 1). The names are the device's own. Empty where it tells nothing.
+    pub counters: Numbers,
+}
+
+/// A listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ListenerReport {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How many connections may wait.
+    pub backlog: u32,
+    /// Accepted SAN connections that wait for the application now.
+    pub waiting: usize,
+    /// What it has counted: the fields of [`ListenerStats`](crate::ListenerStats).
+    pub counters: Numbers,
+    /// Its companions on the SAN.
+    pub companions: Vec<CompanionReport>,
+}
+
+/// A listening companion, or one that could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CompanionReport {
+    /// How it stands, for people.
+    pub state: String,
+    /// Requests that it holds now.
+    pub held: usize,
+    /// What it has counted: the fields of [`san_provider::ListenStats`].
+    pub counters: Numbers,
+}
+
+/// An open connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ConnectionReport {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub peer: SocketAddr,
+    /// `san` or `tcp`.
+    pub route: String,
+    /// The provider, on the SAN.
+    pub provider: Option<String>,
+    /// The RDMA device, on the SAN.
+    pub device: Option<String>,
+    /// Why TCP, where the SAN was thought of.
+    pub why: Option<String>,
+    /// How long it has been there, in milliseconds.
+    pub age_ms: u64,
+    /// What it has counted: `bytes_sent`, `bytes_received`, `messages_sent` and
+    /// `messages_received` (on TCP: calls that sent and received), and on the SAN the other fields
+    /// of [`san_provider::ConnectionStats`].
+    pub counters: Numbers,
+}
+
+impl Report {
+    /// The form that this version writes.
+    pub const FORMAT: u32 = 1;
+
+    /// The report of a switch.
+    pub(crate) fn of(core: &Core) -> Self {
+        let mut listeners = core.listeners();
+        listeners.sort_unstable_by_key(|listener| listener.token);
+        let (infos, omitted) = core.connections.oldest(MOST_CONNECTIONS);
+        let now = Instant::now();
+        Report {
+            format: Self::FORMAT,
+            pid: std::process::id(),
+            program: program_name(),
+            uptime_ms: millis(now.saturating_duration_since(core.started)),
+            no_san: core.absent.clone(),
+            switch: numbers(core.counters.snapshot().rows()),
+            providers: core
+                .providers()
+                .iter()
+                .enumerate()
+                .map(|(index, one)| provider(core, index, one))
+                .collect(),
+            listeners: listeners.iter().map(|one| listener(core, one)).collect(),
+            connections: infos.iter().map(|info| connection(info, now)).collect(),
+            omitted,
+        }
+    }
+}
+
+fn provider(core: &Core, index: usize, registered: &Registered) -> ProviderReport {
+    let stats = registered.provider.counters();
+    let table = core.table();
+    let entries = table.entries().iter();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.provider == index)
+        .map(|entry| entry.device.clone())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let devices = names.into_iter().map(|name| DeviceReport {
+        counters: device_counters(&name),
+        name,
+    });
+    ProviderReport {
+        name: registered.name.clone(),
+        sockets: usize::try_from(stats.sockets_opened.saturating_sub(stats.sockets_closed))
+            .unwrap_or(usize::MAX),
+        counters: numbers(stats.rows()),
+        devices: devices.collect(),
+    }
+}
+
+fn listener(core: &Core, listener: &Arc<ListenerShared>) -> ListenerReport {
+    let name = |index| {
+        core.provider(index)
+            .map_or_else(String::new, |one| one.name.clone())
+    };
+    let companions = lock(&listener.companions).each(name);
+    ListenerReport {
+        address: listener.address,
+        backlog: listener.backlog,
+        waiting: listener.san_waiting(),
+        counters: numbers(listener.counters.snapshot().rows()),
+        companions: companions
+            .into_iter()
+            .map(|(status, companion)| companion_report(status.to_string(), companion.as_deref()))
+            .collect(),
+    }
+}
+
+fn companion_report(state: String, companion: Option<&Companion>) -> CompanionReport {
+    let stats = companion.and_then(|one| one.socket.data().stats().ok());
+    let listen = stats.and_then(|stats| stats.listen);
+    CompanionReport {
+        state,
+        held: listen.map_or(0, |listen| listen.held),
+        counters: listen.map_or_else(Numbers::new, |listen| numbers(listen.rows())),
+    }
+}
+
+fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
+    let mut report = ConnectionReport {
+        local: info.local,
+        peer: info.peer,
+        route: "tcp".to_owned(),
+        provider: None,
+        device: None,
+        why: None,
+        age_ms: millis(now.saturating_duration_since(info.since)),
+        counters: Numbers::new(),
+    };
+    match &info.route {
+        Route::San { provider, device } => {
+            report.route = "san".to_owned();
+            report.provider = Some(provider.clone());
+            report.device = Some(device.clone());
+        }
+        Route::Tcp { why } => report.why = why.as_ref().map(ToString::to_string),
+    }
+    report.counters = match &info.san {
+        None => numbers(info.tcp.rows()),
+        // One that is being closed has nothing to tell any more.
+        Some(socket) => socket
+            .stats()
+            .ok()
+            .map_or_else(Numbers::new, |stats: SocketStats| {
+                let counted = stats.connection.map(|counted| numbers(counted.rows()));
+                counted.unwrap_or_default()
+            }),
+    };
+    report
+}
+
+fn numbers(rows: impl Iterator<Item = (&'static str, u64)>) -> Numbers {
+    rows.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What the kernel tells of a device. A soft fabric's has no such directory.
+fn device_counters(device: &str) -> Numbers {
+    // A name from the provider, but a path is made of it.
+    if device.contains('/') || device.starts_with('.') {
+        return Numbers::new();
+    }
+    let directory = format!("/sys/class/infiniband/{device}/ports/1/hw_counters");
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Numbers::new();
+    };
+    let read = |entry: std::fs::DirEntry| {
+        let value = std::fs::read_to_string(entry.path()).ok()?;
+        let name = entry.file_name().into_string().ok()?;
+        Some((name, value.trim().parse().ok()?))
+    };
+    entries.flatten().filter_map(read).collect()
+}
+
+fn program_name() -> String {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,114 @@
+//! Statistics of single sockets: a listener's by reason, a connection's by messages and bytes.
+
+use san_provider::{Completion, Decision, Rejection, WsaCode};
+use san_tests::san::{self, San};
+use san_tests::time::{STEP, bounded, eventually};
+
+#[test]
+fn a_listener_counts_what_became_of_its_own_requests() {
+    bounded(|| {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let other = san.listen_a(3);
+        let first = san.connect(listener.addr);
+        listener.wait_event();
+        let error = san.connect(listener.addr).failure();
+        assert_eq!(error.code(), WsaCode::ConnRefused);
+        let held = listener.socket.stats().expect("open").listen;
+        assert_eq!(held.expect("it listens").held, 1);
+        let accepted = listener.accept();
+        first.result().expect("accepted");
+        let unwanted = san.connect(listener.addr);
+        let answer = listener.answer(Decision::Reject(Rejection::Unwanted));
+        assert!(answer.is_err());
+        assert_eq!(unwanted.failure().code(), WsaCode::ConnRefused);
+
+        // The thread that refuses counts after it has told the peer.
+        san.wait_for("refused_backlog", 1, |counters| counters.refused_backlog);
+        eventually("the refusal is counted", STEP, || {
+            let stats = listener.socket.stats().expect("open").listen;
+            stats.is_some_and(|listen| listen.refused_backlog == 1)
+        });
+        let stats = listener.socket.stats().expect("open");
+        assert_eq!(stats.state, "listening");
+        assert_eq!(stats.local, Some(listener.addr));
+        assert_eq!(stats.connection, None);
+        let listen = stats.listen.expect("it listens");
+        let rows: Vec<_> = listen.rows().filter(|(_, value)| *value > 0).collect();
+        let wanted = [
+            ("requests", 3),
+            ("accepted", 1),
+            ("refused_backlog", 1),
+            ("refused_condition", 1),
+        ];
+        assert_eq!(rows, wanted);
+        assert_eq!((listen.backlog, listen.held), (1, 0));
+
+        // Another listener's are its own.
+        let quiet = other.socket.stats().expect("open").listen;
+        let quiet = quiet.expect("it listens");
+        assert!(quiet.rows().all(|(_, value)| value == 0), "{quiet:?}");
+        assert_eq!(quiet.backlog, 3);
+        drop(accepted);
+    });
+}
+
+#[test]
+fn both_ends_count_messages_bytes_and_waiting() {
+    bounded(|| {
+        let san = San::start();
+        let (connected, accepted) = san.pair();
+        // More than the first credits, to somebody who takes nothing in yet.
+        let sends: Vec<_> = (0..8)
+            .map(|_| {
+                connected
+                    .send(&[7; 100], 0, Completion::Poll)
+                    .expect("started")
+            })
+            .collect();
+        let waiting = connected.stats().expect("open").connection.expect("one");
+        assert!(waiting.sends_delayed >= 1, "{waiting:?}");
+        for _ in 0..8 {
+            assert_eq!(san::receive(&accepted).len(), 100);
+        }
+        for send in sends {
+            san::wait(&connected, send).outcome.expect("sent");
+        }
+        san::send(&accepted, b"thanks");
+        assert_eq!(san::receive(&connected), b"thanks");
+
+        let stats = connected.stats().expect("open");
+        assert_eq!(stats.state, "connected");
+        assert_eq!(stats.listen, None);
+        let there = stats.connection.expect("a data path");
+        let here = accepted.stats().expect("open").connection.expect("one");
+        for (one, other) in [(there, here), (here, there)] {
+            assert_eq!(one.messages_sent, other.messages_received);
+            assert_eq!(one.bytes_sent, other.bytes_received);
+        }
+        assert_eq!((there.messages_sent, there.bytes_sent), (8, 800));
+        assert_eq!((here.messages_sent, here.bytes_sent), (1, 6));
+        assert_eq!((there.sends_waiting, here.messages_waiting), (0, 0));
+        assert!(here.sends_delayed <= 1 && there.window >= 1);
+
+        let device = stats.device.expect("a device carries it");
+        let all = san.provider.socket_stats();
+        let ours: Vec<_> = all.iter().filter(|one| one.connection.is_some()).collect();
+        assert_eq!(ours.len(), 2, "{all:?}");
+        let is_ours = |number| ours.iter().any(|one| one.number == number);
+        assert!(is_ours(connected.number()) && is_ours(accepted.number()));
+        assert!(!device.is_empty() && !device.contains('/'));
+
+        connected.close().expect("close");
+        let code = connected.stats().expect_err("closed").code();
+        assert_eq!(code, WsaCode::NotSocket);
+        eventually("the closed socket is not listed", STEP, || {
+            let all = san.provider.socket_stats();
+            all.iter().all(|one| one.number != connected.number())
+        });
+        san.provider.cleanup().expect("started");
+        assert_eq!(san.provider.socket_stats(), []);
+        let code = accepted.stats().expect_err("no provider").code();
+        assert_eq!(code, WsaCode::NotInitialised);
+    });
+}
