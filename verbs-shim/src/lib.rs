@@ -127,8 +127,8 @@ pub use error::{OpenError, Result, VerbsError};
 pub use fabric::{Fabric, FabricKind};
 pub use live::{LiveObjects, live_objects};
 pub use memory::{
-    Access, AppMemory, BufferPool, MemoryRegion, ProtectionDomain, RegionSlice, RegisteredBuffer,
-    SharedMemory,
+    Access, AppMemory, BufferPool, MappingChange, MappingWatch, MemoryRegion, ProtectionDomain,
+    RegionSlice, RegisteredBuffer, SharedMemory, WatchError,
 };
 pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QpCaps, QueuePair};
 pub use soft::SoftConfig;

@@ -13,6 +13,7 @@ mod pool;
 mod region;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use self::app::{AppMemory, SharedMemory};
 pub(crate) use self::copy::{copy_in, copy_out};
 pub use self::pool::{BufferPool, RegisteredBuffer};
 pub use self::region::{MemoryRegion, RegionSlice};
+pub use self::watch::{MappingChange, MappingWatch, WatchError};
 use crate::backend;
 use crate::device::Device;
 use crate::error::Result;
