@@ -16,6 +16,9 @@ mod device_context;
 mod error;
 mod event;
 mod listen;
+/// Not an interface: the benches measure the cache.
+#[doc(hidden)]
+pub mod memory;
 mod network_events;
 mod options;
 mod progress;
