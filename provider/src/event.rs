@@ -64,6 +64,11 @@ impl EventObject {
         Arc::ptr_eq(&self.fd, &other.fd)
     }
 
+    /// A descriptor of its own for the same event.
+    pub(crate) fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
     fn poll(&self, deadline: Deadline) -> bool {
         let mut fds = [PollFd::new(&*self.fd, PollFlags::IN)];
         loop {

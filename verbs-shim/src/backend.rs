@@ -29,7 +29,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,11 +111,15 @@ pub(crate) trait MemoryWindow: Send + Sync {
 
 pub(crate) trait CompletionChannel: Downcast {
     fn as_fd(&self) -> BorrowedFd<'_>;
-    /// Drains and acknowledges; how many events there were.
+    /// Takes and acknowledges what has been announced; how many events that were.
     fn consume(&self) -> Result<usize>;
-    /// Sleeps until there are events, `other` is readable, a signal came, or the time is over, and
-    /// takes the events. A fabric in user space works for the sleeper meanwhile.
-    fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken>;
+    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Arc<dyn Sleeper>>;
+}
+
+pub(crate) trait Sleeper: Send + Sync {
+    /// Sleeps until there are events, the other descriptor is readable, a signal came, or the time
+    /// is over, and takes the events. A fabric in user space works for the sleeper meanwhile.
+    fn sleep(&self, timeout: Option<Duration>) -> Result<Woken>;
 }
 
 pub(crate) trait CompletionQueue: Downcast {

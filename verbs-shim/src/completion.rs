@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,7 +32,10 @@ impl CompletionChannel {
         Arc::clone(&self.backend)
     }
 
-    /// Drains all events without blocking and acknowledges them; how many there were.
+    /// Takes the events that were announced, without blocking, and acknowledges them; how many
+    /// there were. As many as [`CompletionQueue::request_notify`] asked for, so that no call is
+    /// spent on finding out that there are no more; what a queue announces later stays for the
+    /// next call.
     ///
     /// # Errors
     /// When the channel is broken; an empty one is `Ok(0)`.
@@ -40,19 +43,46 @@ impl CompletionChannel {
         self.backend.consume()
     }
 
-    /// Sleeps until a queue announces something, `other` is readable, a signal comes, or
-    /// `timeout` is over (`None`: without end), and takes the events as
-    /// [`CompletionChannel::consume`] does. On a fabric in user space the sleeper does the
-    /// fabric's work meanwhile, which spares the hand-over from another thread.
+    /// What sleeps until a queue announces something or `other` is readable.
     ///
     /// # Errors
-    /// When the channel is broken.
-    pub fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken> {
-        self.backend.wait(other, timeout)
+    /// `EMFILE` and its kin: it takes a descriptor.
+    pub fn sleeper(&self, other: OwnedFd) -> Result<Sleeper> {
+        Ok(Sleeper {
+            backend: self.backend().sleeper(other)?,
+        })
     }
 }
 
-/// What ended [`CompletionChannel::wait`].
+/// Sleeps on a completion channel and one other descriptor, with as few system calls as that
+/// takes.
+pub struct Sleeper {
+    backend: Arc<dyn backend::Sleeper>,
+}
+
+impl Sleeper {
+    /// Sleeps until a queue announces something, the other descriptor is readable, a signal
+    /// comes, or `timeout` is over (`None`: without end; rounded up to milliseconds), and takes
+    /// the events as [`CompletionChannel::consume`] does. On a fabric in user space the sleeper
+    /// does the fabric's work meanwhile, which spares the hand-over from another thread.
+    ///
+    /// An announcement wakes it once: poll every queue that was asked for notification, and ask
+    /// again, before sleeping again.
+    ///
+    /// # Errors
+    /// When the channel is broken.
+    pub fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
+        self.backend.sleep(timeout)
+    }
+}
+
+impl fmt::Debug for Sleeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sleeper").finish_non_exhaustive()
+    }
+}
+
+/// What ended [`Sleeper::sleep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Woken {
     /// Events that were taken.

@@ -120,7 +120,8 @@ pub use cm::{
     EventChannel, PrivateData, REJECT_PRIVATE_DATA, RejectReason, Request,
 };
 pub use completion::{
-    BATCH, Completion, CompletionBatch, CompletionChannel, CompletionQueue, WcStatus, Woken,
+    BATCH, Completion, CompletionBatch, CompletionChannel, CompletionQueue, Sleeper, WcStatus,
+    Woken,
 };
 pub use device::{Device, DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 pub use error::{OpenError, Result, VerbsError};

@@ -20,7 +20,7 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::SegQueue;
 use verbs_shim::{
     CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer,
-    SharedReceiveQueue, VerbsError,
+    SharedReceiveQueue, Sleeper, VerbsError,
 };
 
 use super::connection::Connection;
@@ -43,6 +43,8 @@ pub(crate) struct Lane {
     pub(super) name: String,
     pub(super) pd: ProtectionDomain,
     pub(super) channel: CompletionChannel,
+    /// Sleeps on the channel and `wake`.
+    pub(super) sleeper: Sleeper,
     pub(super) recv_cq: CompletionQueue,
     pub(super) send_cq: CompletionQueue,
     pub(super) srq: SharedReceiveQueue,
@@ -65,6 +67,8 @@ pub(crate) struct Lane {
     pub(super) waiters: Waiters,
     /// The thread that polls is asleep, or about to be.
     pub(super) asleep: AtomicBool,
+    /// How often something was done that the thread that polls has to look at.
+    pub(super) kicks: AtomicUsize,
     /// Wakes it.
     pub(super) wake: EventObject,
     /// How many want to hear of send completions while the polling thread sleeps.
@@ -106,11 +110,16 @@ impl Lane {
             call: "eventfd",
             source: e,
         })?;
+        let wake_fd = wake.try_clone_fd().map_err(|e| VerbsError {
+            call: "eventfd",
+            source: e,
+        })?;
         let name = format!("{}/{number}", device.name());
         tracing::debug!(lane = name, most_connections, receives, "lane opened");
         let lane = Arc::new(Self {
             name,
             pd: pd.clone(),
+            sleeper: channel.sleeper(wake_fd)?,
             channel,
             recv_cq,
             send_cq,
@@ -133,6 +142,7 @@ impl Lane {
             mail_count: AtomicUsize::new(0),
             waiters: Waiters::default(),
             asleep: AtomicBool::new(false),
+            kicks: AtomicUsize::new(0),
             wake,
             send_interest: AtomicUsize::new(0),
             async_interest: AtomicUsize::new(0),

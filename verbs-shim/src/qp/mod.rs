@@ -112,6 +112,9 @@ pub struct Claim {
     /// The pieces of a send request, or the one buffer of a receive, with its length set to what
     /// came. None for a request with inline bytes.
     pub pieces: Pieces,
+    /// For how many requests more its queue has room now: a send that succeeded frees the
+    /// unsignaled ones before it, too.
+    pub freed: u32,
 }
 
 impl Claim {

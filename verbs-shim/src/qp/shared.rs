@@ -344,8 +344,8 @@ impl QpShared {
         match wr.kind {
             Kind::Send if is_from(completion, &self.send_cq, self.births.0) => {
                 let success = completion.status().is_success();
-                let pieces = self.sends().claim(wr.slot, success)?;
-                Some(Claim { pieces })
+                let (pieces, freed) = self.sends().claim(wr.slot, success)?;
+                Some(Claim { pieces, freed })
             }
             Kind::Receive if is_from(completion, &self.recv_cq, self.births.1) => {
                 let mut buffer = self.recvs().take(wr.slot)?;
@@ -353,7 +353,7 @@ impl QpShared {
                 buffer.set_len(filled);
                 let mut pieces = Pieces::new();
                 pieces.push(Piece::Buffer(buffer));
-                Some(Claim { pieces })
+                Some(Claim { pieces, freed: 1 })
             }
             _ => None,
         }

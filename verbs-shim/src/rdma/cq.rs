@@ -2,12 +2,14 @@
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 
 use super::device::{RdmaDevice, set_nonblocking};
 use super::ffi::constants::*;
@@ -20,6 +22,10 @@ use crate::live::{Alive, Kind};
 pub(super) struct RdmaCompletionChannel {
     device: Arc<RdmaDevice>,
     channel: NonNull<ibv_comp_channel>,
+    /// Announcements that were asked for and not read yet; too many after a queue was asked twice,
+    /// too few after one was found unannounced and forgotten. Reading until it is 0 or nothing is
+    /// left therefore leaves at most one event of each queue unread.
+    due: AtomicU32,
     _alive: Alive,
 }
 
@@ -35,6 +41,7 @@ impl RdmaCompletionChannel {
         let channel = Self {
             channel: check_ptr("ibv_create_comp_channel", channel)?,
             device,
+            due: AtomicU32::new(0),
             _alive: Alive::new(Kind::Channel),
         };
         set_nonblocking(channel.fd())?;
@@ -74,6 +81,15 @@ impl RdmaCompletionChannel {
         }
     }
 
+    /// Notes that an event was read; whether all that are due have been.
+    fn has_read_all(&self) -> bool {
+        let less = |due: u32| due.checked_sub(1);
+        let before = self
+            .due
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        before.unwrap_or(0) <= 1
+    }
+
     fn ack(&self, cq: NonNull<ibv_cq>, events: u32) {
         // SAFETY: the queue has this many unacknowledged events, so it is not destroyed yet.
         unsafe { (self.device.api.ibv_ack_cq_events)(cq.as_ptr(), events) };
@@ -92,7 +108,10 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
         let end = loop {
             let cq = match self.event() {
                 Ok(Some(cq)) => cq,
-                Ok(None) => break Ok(()),
+                Ok(None) => {
+                    self.due.store(0, Ordering::Relaxed);
+                    break Ok(());
+                }
                 Err(error) => break Err(error),
             };
             total += 1;
@@ -105,6 +124,9 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
                     Some((cq, 1))
                 }
             };
+            if self.has_read_all() {
+                break Ok(());
+            }
         };
         if let Some((cq, events)) = run {
             self.ack(cq, events);
@@ -112,20 +134,73 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
         end.map(|()| total)
     }
 
-    fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken> {
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(other, PollFlags::IN),
+    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Arc<dyn backend::Sleeper>> {
+        let failed = |error: Errno| VerbsError::from_errno("epoll_create", error.raw_os_error());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
+        let sources = [
+            // Edge-triggered: an event that another reader took does not wake in vain, and what
+            // is left unread does not either.
+            (
+                self.fd(),
+                CHANNEL,
+                epoll::EventFlags::IN | epoll::EventFlags::ET,
+            ),
+            (other.as_fd(), OTHER, epoll::EventFlags::IN),
         ];
-        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(VerbsError::from_errno("poll", error.raw_os_error())),
+        for (fd, source, flags) in sources {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(source), flags).map_err(failed)?;
         }
-        let [channel, other] = fds.map(|fd| !fd.revents().is_empty());
-        let events = if channel { self.consume()? } else { 0 };
-        Ok(Woken { events, other })
+        Ok(Arc::new(RdmaSleeper {
+            epoll,
+            channel: self,
+            _other: other,
+        }))
     }
+}
+
+const CHANNEL: u64 = 0;
+const OTHER: u64 = 1;
+
+/// One epoll set for both descriptors: unlike poll(2) it does not enter and leave the wait queues
+/// of all of them with every call.
+struct RdmaSleeper {
+    epoll: OwnedFd,
+    channel: Arc<RdmaCompletionChannel>,
+    /// Open as long as the set names it.
+    _other: OwnedFd,
+}
+
+impl backend::Sleeper for RdmaSleeper {
+    fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
+        let none = epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(OTHER),
+        };
+        let mut found = [none; 2];
+        let timeout = timeout.and_then(whole_milliseconds);
+        let count = match epoll::wait(&self.epoll, &mut found, timeout.as_ref()) {
+            Ok(count) => count,
+            Err(Errno::INTR) => 0,
+            Err(error) => return Err(VerbsError::from_errno("epoll_wait", error.raw_os_error())),
+        };
+        let mut woken = Woken {
+            events: 0,
+            other: false,
+        };
+        for event in found.iter().take(count) {
+            match event.data.u64() {
+                CHANNEL => woken.events = backend::CompletionChannel::consume(&*self.channel)?,
+                _ => woken.other = true,
+            }
+        }
+        Ok(woken)
+    }
+}
+
+/// Rounded up, as epoll counts; `None`: longer than it can say, which is without end.
+fn whole_milliseconds(timeout: Duration) -> Option<Timespec> {
+    let milliseconds = i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).ok()?;
+    Timespec::try_from(Duration::from_millis(u64::try_from(milliseconds).ok()?)).ok()
 }
 
 impl Drop for RdmaCompletionChannel {
@@ -144,7 +219,7 @@ pub(super) struct RdmaCq {
     poll: PollCq,
     notify: ReqNotifyCq,
     depth: u32,
-    _channel: Option<Arc<RdmaCompletionChannel>>,
+    channel: Option<Arc<RdmaCompletionChannel>>,
     _alive: Alive,
 }
 
@@ -198,7 +273,7 @@ impl RdmaCq {
             poll,
             notify,
             depth: u32::try_from(granted).unwrap_or(depth),
-            _channel: channel,
+            channel,
             _alive: Alive::new(Kind::CompletionQueue),
         })
     }
@@ -234,6 +309,9 @@ impl backend::CompletionQueue for RdmaCq {
     }
 
     fn request_notify(&self, solicited_only: bool) -> Result<()> {
+        if let Some(channel) = &self.channel {
+            channel.due.fetch_add(1, Ordering::Relaxed);
+        }
         // SAFETY: the queue lives.
         let ret = unsafe { (self.notify)(self.cq.as_ptr(), c_int::from(solicited_only)) };
         check_ibv("ibv_req_notify_cq", ret)

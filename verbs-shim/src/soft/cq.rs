@@ -1,6 +1,6 @@
 //! Completion channels and completion queues of the soft backend.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,10 +48,23 @@ impl backend::CompletionChannel for SoftCompletionChannel {
         Ok(usize::try_from(self.channel.consume()).unwrap_or(usize::MAX))
     }
 
-    fn wait(&self, other: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<Woken> {
+    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Arc<dyn backend::Sleeper>> {
+        let channel = self;
+        Ok(Arc::new(SoftSleeper { channel, other }))
+    }
+}
+
+struct SoftSleeper {
+    channel: Arc<SoftCompletionChannel>,
+    other: OwnedFd,
+}
+
+impl backend::Sleeper for SoftSleeper {
+    fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
         let events = self
             .channel
-            .wait(Some(other), timeout.unwrap_or(LONG))
+            .channel
+            .wait(Some(self.other.as_fd()), timeout.unwrap_or(LONG))
             .map_err(|source| VerbsError {
                 call: "ibv_get_cq_event",
                 source,

@@ -74,8 +74,10 @@ impl SendTable {
     }
 
     /// The request in `slot` has completed. If it succeeded, so have all before it, and those of
-    /// them that were not signaled will never be heard of again: they are freed with it.
-    pub(crate) fn claim(&mut self, slot: u16, success: bool) -> Option<Pieces> {
+    /// them that were not signaled will never be heard of again: they are freed with it. Besides
+    /// its pieces: for how many requests more there is room now.
+    pub(crate) fn claim(&mut self, slot: u16, success: bool) -> Option<(Pieces, u32)> {
+        let before = self.len;
         let capacity = self.capacity();
         let slot = u32::from(slot);
         if slot >= capacity {
@@ -89,8 +91,8 @@ impl SendTable {
             return None;
         };
         if success {
-            for before in 0..nth {
-                let index = self.index(before);
+            for earlier in 0..nth {
+                let index = self.index(earlier);
                 if matches!(
                     self.ring[index],
                     Slot::Posted {
@@ -106,7 +108,7 @@ impl SendTable {
             self.head = (self.head + 1) % capacity;
             self.len -= 1;
         }
-        Some(pieces)
+        Some((pieces, before - self.len))
     }
 }
 

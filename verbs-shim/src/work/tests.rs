@@ -72,8 +72,10 @@ proptest! {
                     }
                     let at = live[nth % live.len()];
                     let (slot, byte, _) = model[at].take().unwrap();
-                    let claimed = table.claim(slot, success).unwrap();
-                    let buffer = claimed.into_iter().next().unwrap().into_buffer().unwrap();
+                    let room = table.room();
+                    let (pieces, freed) = table.claim(slot, success).unwrap();
+                    prop_assert_eq!(table.room(), room + freed);
+                    let buffer = pieces.into_iter().next().unwrap().into_buffer().unwrap();
                     prop_assert_eq!(buffer[0], byte);
                     prop_assert!(table.claim(slot, success).is_none());
                     if success {
