@@ -374,6 +374,133 @@ fn messages_arrive_whole_and_in_order_both_ways_at_once() {
 }
 
 #[test]
+fn messages_that_need_not_wait_need_no_operation() {
+    bounded(|| {
+        const MESSAGES: u32 = 1000;
+        let san = San::start();
+        let (connected, accepted) = san.pair();
+        // More than fit into a send queue, and of both kinds: in the request, and in a buffer.
+        for n in 0..MESSAGES {
+            let message = pattern(3, n);
+            eventually("the message goes out", STEP, || {
+                match connected.try_send(&message, 7) {
+                    Ok(()) => true,
+                    Err(TransferError::WouldBlock) => false,
+                    Err(error) => panic!("message {n}: {error}"),
+                }
+            });
+            let received = accepted.receive_within(STEP).expect("received");
+            assert_eq!((&*received, received.kind()), (&message[..], 7));
+        }
+        let counters = san.counters();
+        assert_eq!(
+            (counters.messages_sent, counters.stray_completions),
+            (u64::from(MESSAGES), 0)
+        );
+    });
+}
+
+#[test]
+fn what_has_to_wait_says_so_and_passes_nobody() {
+    bounded(|| {
+        let san = San::start();
+        let (connected, accepted) = san.pair();
+        let mut sent = 0_u32;
+        let start = Instant::now();
+        // Until the peer's window is used up, however often the device is looked at.
+        while start.elapsed() < Duration::from_secs(1) {
+            match connected.try_send(&sent.to_be_bytes(), 0) {
+                Ok(()) => sent += 1,
+                Err(TransferError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!((1..1000).contains(&sent), "{sent} without a receive");
+        let queued = connected
+            .send(&sent.to_be_bytes(), 0, Completion::Poll)
+            .expect("queued");
+        let passing = connected.try_send(b"first", 0);
+        assert!(
+            matches!(passing, Err(TransferError::WouldBlock)),
+            "{passing:?}"
+        );
+        let long = connected.try_send(&[0; 5000], 0);
+        assert!(
+            matches!(long, Err(TransferError::MessageTooLong { .. })),
+            "{long:?}"
+        );
+        for n in 0..=sent {
+            assert_eq!(
+                *accepted.receive_within(STEP).expect("kept"),
+                n.to_be_bytes()
+            );
+        }
+        san::wait(&connected, queued).outcome.expect("sent");
+        eventually("room again", STEP, || {
+            connected.try_send(b"and again", 0).is_ok()
+        });
+        assert_eq!(*accepted.receive_within(STEP).expect("sent"), *b"and again");
+    });
+}
+
+#[test]
+fn receivers_without_operations_share_a_connection() {
+    bounded(|| {
+        const MESSAGES: u32 = 200;
+        let san = San::start();
+        let (connected, accepted) = san.pair();
+        let none = accepted.receive_within(Duration::from_millis(30));
+        assert!(matches!(none, Err(TransferError::WouldBlock)), "{none:?}");
+        let receivers = [(); 3].map(|()| {
+            let accepted = accepted.clone();
+            thread::spawn(move || {
+                let mut seen = Vec::new();
+                loop {
+                    match accepted.receive_within(Duration::from_millis(200)) {
+                        Ok(message) if message.is_empty() => return seen,
+                        Ok(message) => seen.push(u32::from_be_bytes(
+                            (*message).try_into().expect("four bytes"),
+                        )),
+                        Err(TransferError::WouldBlock) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        });
+        for n in 0..MESSAGES {
+            san::send(&connected, &n.to_be_bytes());
+        }
+        for _ in &receivers {
+            san::send(&connected, b"");
+        }
+        let mut seen: Vec<u32> = receivers
+            .into_iter()
+            .flat_map(|receiver| receiver.join().expect("it received"))
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..MESSAGES).collect::<Vec<_>>(), "each once");
+    });
+}
+
+#[test]
+fn a_waiting_receiver_hears_of_the_end() {
+    bounded(|| {
+        let san = San::start();
+        let (connected, accepted) = san.pair();
+        let own = connected.clone();
+        let waiting = thread::spawn(move || own.receive_within(STEP));
+        let theirs = accepted.clone();
+        let peer = thread::spawn(move || theirs.receive_within(STEP));
+        thread::sleep(Duration::from_millis(100));
+        connected.close().expect("closed");
+        let own = waiting.join().expect("it returned");
+        assert!(matches!(own, Err(TransferError::NotSocket)), "{own:?}");
+        let peer = peer.join().expect("it returned");
+        assert!(matches!(peer, Err(TransferError::Reset)), "{peer:?}");
+    });
+}
+
+#[test]
 fn the_kind_of_a_message_and_its_buffer_are_carried() {
     bounded(|| {
         let san = San::start();

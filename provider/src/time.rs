@@ -40,9 +40,58 @@ impl Deadline {
     }
 }
 
+/// A wait of a given length, whose clock runs from the first time that somebody asks: what is there
+/// already costs no look at the clock.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    length: Duration,
+    deadline: Option<Deadline>,
+}
+
+impl Patience {
+    /// Longer is without end.
+    const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+
+    pub(crate) fn new(length: Duration) -> Self {
+        let endless = (length > Self::LONGEST).then_some(Deadline(None));
+        Self {
+            length,
+            deadline: endless,
+        }
+    }
+
+    /// What is left; `None` is without end.
+    pub(crate) fn left(&mut self) -> Option<Duration> {
+        match self.deadline {
+            Some(deadline) => deadline.left(),
+            None if self.length.is_zero() => Some(Duration::ZERO),
+            None => {
+                self.deadline = Some(Deadline::after(self.length));
+                Some(self.length)
+            }
+        }
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patience_begins_when_it_is_asked_for() {
+        let mut patience = Patience::new(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(patience.left(), Some(Duration::from_millis(50)));
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(patience.is_over());
+        assert!(Patience::new(Duration::ZERO).is_over());
+        assert_eq!(Patience::new(Duration::MAX).left(), None);
+    }
 
     #[test]
     fn far_deadlines_are_without_end() {

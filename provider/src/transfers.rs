@@ -89,6 +89,28 @@ impl Socket {
         self.shared.connected()?.try_receive()
     }
 
+    /// Sends `bytes` as one message if it can go out at once. They are copied, and no operation
+    /// stands for them: the cheapest way to send. Whether the message arrives is told by nothing
+    /// but what comes after it: a later send that was waited for has ended well, or the connection
+    /// has ended.
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: it would have to wait, for messages that wait already or for the peer to
+    /// take some in; [`Socket::send`] does. Else as [`Socket::send`].
+    pub fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+        self.shared.connected()?.try_send(bytes, kind)
+    }
+
+    /// A message that is here, or comes within `wait`. As cheap as [`Socket::receive`] and
+    /// [`Socket::get_overlapped_result`] in one: the waiting thread polls the device itself, if no
+    /// other does.
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: none came. Else as [`Socket::receive`].
+    pub fn receive_within(&self, wait: Duration) -> Result<Message, TransferError> {
+        self.shared.connected()?.receive_within(wait)
+    }
+
     /// The result of an operation that was started with [`Completion::Poll`]; waits for it at most
     /// `wait`, if given (duty 96). A result is given once.
     ///

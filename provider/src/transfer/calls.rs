@@ -2,7 +2,7 @@
 //!
 //! They check, start, and return (duty 93). Only a call that is told to wait waits.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use verbs_shim::RegisteredBuffer;
@@ -15,7 +15,6 @@ use super::operation::{
 use crate::error::{ResultError, TransferError};
 use crate::event::EventObject;
 use crate::sync::lock;
-use crate::time::Deadline;
 
 /// The bytes of a message to send.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(crate) enum Payload<'a> {
 }
 
 impl Payload<'_> {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
             Self::Buffer(buffer) => buffer.len(),
@@ -38,6 +37,11 @@ impl Payload<'_> {
 impl Connection {
     /// A registered buffer to fill and send.
     pub(crate) fn send_buffer(&self) -> Result<RegisteredBuffer, TransferError> {
+        if let Some(buffer) = self.lane.send_buffer()? {
+            return Ok(buffer);
+        }
+        // Finished sends may hold some.
+        self.lane.poll_if_free();
         self.lane.send_buffer()?.ok_or(TransferError::NoBuffers)
     }
 
@@ -60,19 +64,9 @@ impl Connection {
         };
         let mut data = lock(&self.data);
         if !data.operations.has_room(Direction::Send) || self.is_send_queue_full(&data) {
-            // Completions of earlier sends may be waiting to be seen.
-            drop(data);
-            self.lane.poll_if_free();
-            data = lock(&self.data);
+            data = self.after_a_look(data);
         }
-        data.check()?;
-        if data.send_limit == 0 {
-            return Err(TransferError::NotConnected);
-        }
-        if payload.len() > data.send_limit {
-            let (length, limit) = (payload.len(), data.send_limit);
-            return Err(TransferError::MessageTooLong { length, limit });
-        }
+        data.check_send(payload.len())?;
         if !data.operations.has_room(Direction::Send) {
             return Err(TransferError::WouldBlock);
         }
@@ -84,6 +78,50 @@ impl Connection {
         };
         self.release(data, after);
         started
+    }
+
+    /// Sends a message if it can go out at once; no operation stands for it.
+    pub(crate) fn try_send(self: &Arc<Self>, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+        let mut data = self.room_to_send(bytes.len())?;
+        let payload = if bytes.len() > self.inline {
+            // It may have to be registered.
+            drop(data);
+            let mut buffer = self.send_buffer()?;
+            buffer.fill(bytes);
+            data = self.room_to_send(bytes.len())?;
+            Payload::Buffer(buffer)
+        } else {
+            Payload::Bytes(bytes)
+        };
+        let mut after = After::default();
+        let posted = self.post_untold(&mut data, payload, kind);
+        if let Err(ending) = posted {
+            after.break_with(ending);
+        }
+        self.release(data, after);
+        posted.map_err(TransferError::from)
+    }
+
+    /// The lock, once a message of `length` bytes can go out at once.
+    fn room_to_send(&self, length: usize) -> Result<MutexGuard<'_, Data>, TransferError> {
+        let mut data = lock(&self.data);
+        let may_go = |data: &Data| data.sends.is_empty() && self.may_post(data);
+        if !may_go(&data) {
+            // Completions and credits may be waiting to be seen.
+            data = self.after_a_look(data);
+        }
+        data.check_send(length)?;
+        match may_go(&data) {
+            true => Ok(data),
+            false => Err(TransferError::WouldBlock),
+        }
+    }
+
+    /// The lock again, after a look for completions that nobody has seen yet.
+    fn after_a_look<'a>(&'a self, data: MutexGuard<'a, Data>) -> MutexGuard<'a, Data> {
+        drop(data);
+        self.lane.poll_if_free();
+        lock(&self.data)
     }
 
     fn post_now(
@@ -162,24 +200,66 @@ impl Connection {
 
     /// A message that is here, or would be after one look at the device.
     pub(crate) fn try_receive(self: &Arc<Self>) -> Result<Message, TransferError> {
-        for attempt in 0..2 {
-            let mut data = lock(&self.data);
-            // Receives that were started come first.
-            if data.receives.is_empty()
-                && let Some(arrived) = data.inbox.pop_front()
-            {
-                self.release(data, After::default());
-                return Ok(Message::new(arrived, self));
-            }
-            if data.receives.is_empty() {
-                data.check()?;
-            }
-            drop(data);
-            if attempt == 0 {
-                self.lane.poll_if_free();
-            }
+        if let Some(taken) = self.take_message() {
+            return taken;
         }
-        Err(TransferError::WouldBlock)
+        self.lane.poll_if_free();
+        self.take_message()
+            .unwrap_or(Err(TransferError::WouldBlock))
+    }
+
+    /// A message that is here, or comes within `wait`.
+    pub(crate) fn receive_within(
+        self: &Arc<Self>,
+        wait: Duration,
+    ) -> Result<Message, TransferError> {
+        if let Some(taken) = self.take_message() {
+            return taken;
+        }
+        // Who polls sees what comes, and needs no operation to be told by.
+        match self.lane.wait_if_free(wait, |_| self.take_message()) {
+            Some(taken) => taken.unwrap_or(Err(TransferError::WouldBlock)),
+            None => self.receive_by_operation(wait),
+        }
+    }
+
+    /// A message that is here, unless receives wait, which come first; or why none will come.
+    fn take_message(self: &Arc<Self>) -> Option<Result<Message, TransferError>> {
+        let mut data = lock(&self.data);
+        if !data.receives.is_empty() {
+            return None;
+        }
+        match data.inbox.pop_front() {
+            Some(arrived) => {
+                self.release(data, After::default());
+                Some(Ok(Message::new(arrived, self)))
+            }
+            None => data.check().err().map(Err),
+        }
+    }
+
+    fn receive_by_operation(self: &Arc<Self>, wait: Duration) -> Result<Message, TransferError> {
+        let operation = self.start_receive(Completion::Poll)?;
+        let outcome = match self.overlapped_result(operation, Some(wait)) {
+            Ok(result) => result.outcome,
+            // It may have ended since.
+            Err(_) => match self.withdraw(operation) {
+                Look::Done(outcome) => self.result(operation, outcome).outcome,
+                Look::Pending(_) | Look::Unknown => return Err(TransferError::WouldBlock),
+            },
+        };
+        outcome?.message.ok_or(TransferError::WouldBlock)
+    }
+
+    /// Takes a receive back that still waits.
+    fn withdraw(&self, operation: Operation) -> Look {
+        let mut data = lock(&self.data);
+        let look = data.operations.take(operation);
+        if matches!(look, Look::Pending(_)) {
+            data.receives.retain(|waiting| *waiting != operation);
+            data.operations.cancel(operation);
+        }
+        look
     }
 
     /// The result of an operation; waits for it at most `wait`, if given (duty 96).
@@ -200,9 +280,8 @@ impl Connection {
             }
             Some(wait) => {
                 let _interest = (direction == Direction::Send).then(|| Interest::new(self));
-                self.lane.wait(Deadline::after(wait), |waiter| {
-                    self.check(operation, waiter.cloned())
-                })
+                self.lane
+                    .wait(wait, |waiter| self.check(operation, waiter.cloned()))
             }
         };
         match found {
@@ -272,6 +351,16 @@ impl Data {
             (Some(Ending::Aborted), _) | (_, Link::Down) => Err(TransferError::NotSocket),
             (Some(ending), _) => Err(ending.into()),
             (None, _) => Ok(()),
+        }
+    }
+
+    /// Whether a message of `length` bytes can be sent, now or later.
+    fn check_send(&self, length: usize) -> Result<(), TransferError> {
+        self.check()?;
+        match self.send_limit {
+            0 => Err(TransferError::NotConnected),
+            limit if length > limit => Err(TransferError::MessageTooLong { length, limit }),
+            _ => Ok(()),
         }
     }
 }

@@ -61,6 +61,8 @@ pub(super) struct Data {
     pub(super) operations: OperationTable,
     /// Requests on the send queue.
     pub(super) on_wire: u32,
+    /// Those of them since the last one that will make a completion.
+    pub(super) unsignaled: u32,
     /// Receives set aside in the lane.
     pub(super) reserved: u32,
     pub(super) ready: Ready,
@@ -197,6 +199,7 @@ impl Connection {
                 sends: VecDeque::new(),
                 operations: OperationTable::new(config.max_operations),
                 on_wire: 0,
+                unsignaled: 0,
                 reserved: window + 1,
                 ready: Ready::default(),
                 watches_sends: false,
@@ -397,6 +400,9 @@ impl Connection {
     /// Brings the ready events, and what the lane is told of the connection's wishes, in line with
     /// its state.
     fn follow(&self, data: &mut Data, after: &mut After) {
+        if data.is_plain() {
+            return;
+        }
         let readable = data.is_readable();
         let writable = data.is_writable(self.lane.send_depth);
         set_to(&mut data.ready.readable, readable);
@@ -452,6 +458,16 @@ impl Data {
     /// Whether something can be received, or the end be seen.
     fn is_readable(&self) -> bool {
         !self.inbox.is_empty() || self.ending.is_some()
+    }
+
+    /// Whether nobody follows its state, nor has to.
+    fn is_plain(&self) -> bool {
+        let watched = self.watches_sends || self.served_async || self.served_lazily;
+        let watches = self.ready.readable.is_some()
+            || self.ready.writable.is_some()
+            || self.operations.upcalls(Direction::Send) > 0
+            || self.operations.upcalls(Direction::Receive) > 0;
+        !watched && !watches && self.sends.is_empty()
     }
 
     /// Whether a send would go out at once, or fail at once.

@@ -13,10 +13,10 @@
 //! It does not know what a message means; that is in `messages.rs`.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::sync::{Parker, Unparker};
 use verbs_shim::{Completion, CompletionBatch, CompletionQueue, VerbsError};
@@ -25,12 +25,16 @@ use super::connection::Connection;
 use super::lane::Lane;
 use super::operation::Ending;
 use crate::sync::{lock, try_lock};
-use crate::time::Deadline;
+use crate::time::Patience;
 
 thread_local! {
     /// What a thread sleeps on while another one polls for it.
     static PARKER: Parker = Parker::new();
 }
+
+/// A thread that waits for messages looks at the sends, too, every so manieth time: nobody may be
+/// waiting for them, but they hold buffers, and a failed one ends its connection.
+const LOOKS_PER_SENDS: u32 = 32;
 
 /// Full batches that the progress thread takes before it lets others have the role.
 const POLLS_AT_A_TIME: usize = 64;
@@ -38,8 +42,36 @@ const POLLS_AT_A_TIME: usize = 64;
 /// What the holder of the polling role has.
 #[derive(Debug, Default)]
 pub(crate) struct Role {
-    table: HashMap<u32, Arc<Connection>>,
+    table: Table,
     batch: CompletionBatch,
+    /// Looks since the sends were last looked at.
+    looks: u32,
+}
+
+/// Who has which queue pair. The device chooses the numbers, not a peer, so they need no hash that
+/// withstands one.
+type Table = HashMap<u32, Arc<Connection>, BuildHasherDefault<NumberHasher>>;
+
+/// Spreads a queue pair number over the bits that a table uses.
+#[derive(Debug, Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // By Knuth's multiplicative method: 2^64 divided by the golden ratio.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from the low bits, and the product has its best ones on top.
+        self.0.rotate_left(32)
+    }
 }
 
 /// How the table of the polling role changes.
@@ -120,7 +152,7 @@ impl Lane {
 
     /// Wakes the role's holder if it sleeps: something has changed behind its back.
     pub(super) fn kick(&self) {
-        fence(Ordering::SeqCst);
+        self.kicks.fetch_add(1, Ordering::SeqCst);
         if self.asleep.load(Ordering::SeqCst) {
             self.wake.set();
         }
@@ -138,80 +170,111 @@ impl Lane {
     /// poll; `None` at the deadline. `check` is told whom to wake when it finds nothing.
     pub(super) fn wait<T>(
         &self,
-        deadline: Deadline,
+        length: Duration,
         mut check: impl FnMut(Option<&Unparker>) -> Option<T>,
     ) -> Option<T> {
+        let mut patience = Patience::new(length);
         loop {
-            let role = match try_lock(&self.role) {
-                Some(role) => Some(role),
-                None => match self.follow(deadline, &mut check) {
-                    Followed::Found(found) => return Some(found),
-                    Followed::Over => return None,
-                    Followed::Again => None,
-                },
-            };
-            if let Some(role) = role {
-                return self.lead(role, deadline, &mut check);
+            if let Some(role) = try_lock(&self.role) {
+                return self.lead(role, &mut patience, &mut check);
+            }
+            match self.follow(&mut patience, &mut check) {
+                Followed::Found(found) => return Some(found),
+                Followed::Over => return None,
+                Followed::Again => {}
             }
         }
+    }
+
+    /// As [`Lane::wait`], but polling itself: `None` if somebody else does.
+    pub(super) fn wait_if_free<T>(
+        &self,
+        length: Duration,
+        mut check: impl FnMut(Option<&Unparker>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        let role = try_lock(&self.role)?;
+        Some(self.lead(role, &mut Patience::new(length), &mut check))
     }
 
     fn lead<T>(
         &self,
         mut role: MutexGuard<'_, Role>,
-        deadline: Deadline,
+        patience: &mut Patience,
         check: &mut impl FnMut(Option<&Unparker>) -> Option<T>,
     ) -> Option<T> {
         let mut idle_since = None;
+        // What ends an operation without a completion is followed by a kick. So is what others did
+        // before the role was taken, as far as we know: hence the first check.
+        let mut checked_at = None;
+        let mut dispatched = self.look(&mut role);
         let found = loop {
-            let dispatched = self.poll(&mut role);
-            if dispatched > 0 || idle_since.is_none() {
-                // Others may have ended the operation before the role was taken.
+            let kicks = self.kicks.load(Ordering::SeqCst);
+            if dispatched > 0 || checked_at != Some(kicks) {
                 if let Some(found) = check(None) {
                     break Some(found);
                 }
+                checked_at = Some(kicks);
             }
-            let now = Instant::now();
             if dispatched > 0 {
-                idle_since = Some(now);
-                continue;
+                idle_since = None;
+            } else {
+                let sleeps = self.spin.is_zero() || self.has_spun(&mut idle_since);
+                let left = patience.left();
+                if left.is_some_and(|left| left.is_zero()) {
+                    break None;
+                }
+                if sleeps {
+                    dispatched = self.sleep(&mut role, left, kicks);
+                    continue;
+                }
             }
-            if deadline.is_over() {
-                break None;
-            }
-            let since = *idle_since.get_or_insert(now);
-            if now.duration_since(since) < self.spin {
-                std::hint::spin_loop();
-                continue;
-            }
-            if let Some(found) = self.sleep(&mut role, deadline, check) {
-                break Some(found);
-            }
-            idle_since = Some(Instant::now());
+            dispatched = self.look(&mut role);
         };
         self.let_go(role);
         found
     }
 
-    /// Sleeps on the completion channel until there is something to poll, or somebody kicks.
-    fn sleep<T>(
-        &self,
-        role: &mut Role,
-        deadline: Deadline,
-        check: &mut impl FnMut(Option<&Unparker>) -> Option<T>,
-    ) -> Option<T> {
-        // From here on whoever changes something behind our back kicks; so look once more.
+    /// Whether nothing has come for as long as a thread spins.
+    fn has_spun(&self, idle_since: &mut Option<Instant>) -> bool {
+        std::hint::spin_loop();
+        let now = Instant::now();
+        let spun = now.duration_since(*idle_since.get_or_insert(now)) >= self.spin;
+        if spun {
+            *idle_since = None;
+        }
+        spun
+    }
+
+    /// Sleeps on the completion channel until there is something to poll, or somebody kicks; then
+    /// polls, and says how much came. `kicks`: how many there were before the last check.
+    fn sleep(&self, role: &mut Role, timeout: Option<Duration>, kicks: usize) -> usize {
+        // Whoever changes something behind our back kicks and then looks whether we sleep; we say
+        // so and then look for kicks. One of the two sees the other.
         self.asleep.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
         let armed = self.arm();
-        let dispatched = self.poll(role);
-        let found = check(None);
-        if armed && dispatched == 0 && found.is_none() {
+        let dispatched = self.look(role);
+        let sleeps = armed && dispatched == 0 && self.kicks.load(Ordering::SeqCst) == kicks;
+        if sleeps {
             self.counters.sleeps.raise();
-            self.wait_for_events(deadline);
+            self.wait_for_events(timeout);
         }
         self.asleep.store(false, Ordering::SeqCst);
-        found
+        match sleeps {
+            true => self.look(role),
+            false => dispatched,
+        }
+    }
+
+    /// Polls as a thread does that waits.
+    fn look(&self, role: &mut Role) -> usize {
+        role.looks += 1;
+        if role.looks >= LOOKS_PER_SENDS || self.send_interest.load(Ordering::SeqCst) > 0 {
+            return self.poll(role);
+        }
+        match self.prepare(role) {
+            true => self.poll_queue(role, Queue::Receives),
+            false => 0,
+        }
     }
 
     /// Asks for notification. `false`: the queues are broken, and nothing would come.
@@ -226,9 +289,9 @@ impl Lane {
         result.is_ok()
     }
 
-    fn wait_for_events(&self, deadline: Deadline) {
+    fn wait_for_events(&self, timeout: Option<Duration>) {
         // Interrupted or over: the caller polls again and looks at its deadline.
-        match self.channel.wait(self.wake.as_fd(), deadline.left()) {
+        match self.sleeper.sleep(timeout) {
             Ok(woken) if woken.other => self.wake.reset(),
             Ok(_) => {}
             Err(error) => self.break_down(&error),
@@ -238,7 +301,7 @@ impl Lane {
     /// Sleeps until the operation has ended, or the role is free.
     fn follow<T>(
         &self,
-        deadline: Deadline,
+        patience: &mut Patience,
         check: &mut impl FnMut(Option<&Unparker>) -> Option<T>,
     ) -> Followed<T> {
         PARKER.with(|parker| {
@@ -259,7 +322,7 @@ impl Lane {
                 None => false,
             };
             if !free {
-                match deadline.left() {
+                match patience.left() {
                     Some(left) => parker.park_timeout(left),
                     None => parker.park(),
                 }
@@ -271,7 +334,7 @@ impl Lane {
                     self.hand_over();
                     Followed::Found(found)
                 }
-                None if deadline.is_over() => {
+                None if patience.is_over() => {
                     self.hand_over();
                     Followed::Over
                 }
@@ -347,6 +410,15 @@ impl Lane {
 
     /// Polls both queues once and dispatches what they held; how much that was.
     pub(super) fn poll(&self, role: &mut Role) -> usize {
+        role.looks = 0;
+        match self.prepare(role) {
+            true => self.poll_queue(role, Queue::Receives) + self.poll_queue(role, Queue::Sends),
+            false => 0,
+        }
+    }
+
+    /// Reads the mail; whether the queues can be polled.
+    fn prepare(&self, role: &mut Role) -> bool {
         if self.mail_count.load(Ordering::Acquire) > 0 {
             self.read_changes(role);
             self.read_endings(role);
@@ -355,9 +427,9 @@ impl Lane {
             for (_, connection) in role.table.drain() {
                 connection.finish(Ending::NetDown);
             }
-            return 0;
+            return false;
         }
-        self.poll_queue(role, Queue::Receives) + self.poll_queue(role, Queue::Sends)
+        true
     }
 
     fn read_changes(&self, role: &mut Role) {
@@ -434,7 +506,7 @@ impl Lane {
         }
     }
 
-    fn dispatch(&self, table: &HashMap<u32, Arc<Connection>>, completion: &Completion) {
+    fn dispatch(&self, table: &Table, completion: &Completion) {
         let connection = table.get(&completion.qp_num());
         if completion.is_shared_recv() {
             let Some(buffer) = self.srq.claim(completion) else {

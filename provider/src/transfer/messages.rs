@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion as WorkCompletion, Operation as Verb, RegisteredBuffer, SendRequest, WcStatus,
+    Completion as WorkCompletion, Operation as Verb, Payload as Bytes, RegisteredBuffer,
+    SendRequest, WcStatus,
 };
 
+use super::calls::Payload;
 use super::connection::{After, Connection, Data, Link};
 use super::operation::{Arrived, Ending, Operation, Outcome};
 use crate::sync::lock;
 use crate::wire::{Immediate, MessageType, Violation};
 
-/// The token of credit messages. No operation has it: there are fewer of them than indices.
-const CREDIT_MESSAGE: u32 = u32::MAX;
+/// The token of what no operation waits for. No operation has it: there are fewer of them than
+/// indices.
+const NOBODYS: u32 = u32::MAX;
 
 impl Connection {
     /// A receive completed.
@@ -132,14 +135,14 @@ impl Connection {
             self.lane.counters.stray_completions.raise();
             return;
         };
+        data.on_wire = data.on_wire.saturating_sub(claim.freed);
         // The memory is free before its operation ends.
         drop(claim);
-        data.on_wire = data.on_wire.saturating_sub(1);
         let status = completion.status();
         let over = data.ending;
         let failure = (status != WcStatus::Success)
             .then(|| over.unwrap_or_else(|| ending_of(status, completion)));
-        if completion.token() != CREDIT_MESSAGE {
+        if completion.token() != NOBODYS {
             let operation = Operation::from_token(completion.token());
             let bytes = data.operations.posted_bytes(operation).unwrap_or(0);
             let outcome = failure.map_or(Outcome::Sent(bytes), Outcome::Failed);
@@ -188,7 +191,7 @@ impl Connection {
                 kind: 0,
             };
             let verb = Verb::SendWithImm(immediate.emit());
-            match post(data, SendRequest::inline(CREDIT_MESSAGE, verb, &[])) {
+            match self.post(data, SendRequest::inline(NOBODYS, verb, &[])) {
                 Ok(()) => {
                     data.credits.returned(credits, true);
                     self.lane.counters.credit_messages_sent.raise();
@@ -236,6 +239,19 @@ impl Connection {
         })
     }
 
+    /// Posts a message that no operation stands for.
+    pub(super) fn post_untold(
+        &self,
+        data: &mut Data,
+        payload: Payload<'_>,
+        kind: u8,
+    ) -> Result<(), Ending> {
+        self.post_data(data, payload.len(), kind, |verb| match payload {
+            Payload::Bytes(bytes) => SendRequest::inline(NOBODYS, verb, bytes),
+            Payload::Buffer(buffer) => SendRequest::piece(NOBODYS, verb, buffer),
+        })
+    }
+
     fn post_data<'a>(
         &self,
         data: &mut Data,
@@ -249,7 +265,7 @@ impl Connection {
             credits,
             kind,
         };
-        if let Err(ending) = post(data, request(Verb::SendWithImm(immediate.emit()))) {
+        if let Err(ending) = self.post(data, request(Verb::SendWithImm(immediate.emit()))) {
             self.lane.abandon(u32::from(credits));
             return Err(ending);
         }
@@ -268,25 +284,39 @@ impl Connection {
             owed => u16::try_from(self.lane.post_receives(u32::from(owed))).unwrap_or(owed),
         }
     }
-}
 
-fn post(data: &mut Data, request: SendRequest<'_>) -> Result<(), Ending> {
-    let Link::Up(qp) = &data.link else {
-        return Err(Ending::Reset);
-    };
-    match qp.post(request) {
-        Ok(()) => {
-            data.on_wire += 1;
-            Ok(())
+    /// Posts a request. One that holds no memory, and that nobody waits for, makes no completion if
+    /// it succeeds, unless there were many like it: its place on the send queue comes back with the
+    /// next one that does.
+    fn post(&self, data: &mut Data, mut request: SendRequest<'_>) -> Result<(), Ending> {
+        let Link::Up(qp) = &data.link else {
+            return Err(Ending::Reset);
+        };
+        request.signaled = request.token != NOBODYS
+            || matches!(request.payload, Bytes::Pieces(_))
+            || data.unsignaled + 1 >= self.most_unsignaled();
+        let signaled = request.signaled;
+        match qp.post(request) {
+            Ok(()) => {
+                data.on_wire += 1;
+                data.unsignaled = if signaled { 0 } else { data.unsignaled + 1 };
+                Ok(())
+            }
+            Err(refused) => {
+                let error = refused.error;
+                tracing::debug!(qp_num = qp.qp_num(), %error, "a send was not posted");
+                Err(match error.errno() == Errno::INVAL.raw_os_error() {
+                    true => Ending::ForeignBuffer,
+                    false => Ending::NetDown,
+                })
+            }
         }
-        Err(refused) => {
-            let error = refused.error;
-            tracing::debug!(qp_num = qp.qp_num(), %error, "a send was not posted");
-            Err(match error.errno() == Errno::INVAL.raw_os_error() {
-                true => Ending::ForeignBuffer,
-                false => Ending::NetDown,
-            })
-        }
+    }
+
+    /// Every so manieth request is signaled at least: twice in what a full send queue holds beside
+    /// the place for a credit message, so that who waits for a place hears of one.
+    fn most_unsignaled(&self) -> u32 {
+        ((self.lane.send_depth - 1) / 2).max(1)
     }
 }
 
