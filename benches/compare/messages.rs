@@ -59,9 +59,18 @@ pub(crate) fn raw(place: &Place, record: &mut Record) -> Result<()> {
 /// The provider's send and receive.
 pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
     for size in SIZES {
-        let samples = provider::round_trips(place.server, size)?;
-        let what = format!("message {size} B, one way: provider");
-        record.samples(&format!("message.{size}.provider"), &what, &samples);
+        for (style, key, what) in [
+            (provider::Style::Direct, "provider", "provider"),
+            (
+                provider::Style::Overlapped,
+                "provider-overlapped",
+                "provider, overlapped operations",
+            ),
+        ] {
+            let samples = provider::round_trips(place.server, size, style)?;
+            let what = format!("message {size} B, one way: {what}");
+            record.samples(&format!("message.{size}.{key}"), &what, &samples);
+        }
     }
     Ok(())
 }

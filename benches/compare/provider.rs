@@ -232,8 +232,26 @@ pub(crate) fn deaf_server(address: IpAddr, backlog: u32) -> Result<()> {
     Ok(())
 }
 
-/// A server that sends back what it gets.
-pub(crate) fn echo(address: IpAddr) -> Result<()> {
+/// How messages are transferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// `try_send` and `receive_within`: no operation stands for a message.
+    Direct,
+    /// `send` and `receive`, and the results asked for: those of sends in passing.
+    Overlapped,
+}
+
+impl Style {
+    fn of(number: u32) -> Self {
+        match number {
+            0 => Self::Direct,
+            _ => Self::Overlapped,
+        }
+    }
+}
+
+/// A server that sends back what it gets. `number`: 0 for the direct way, 1 for the other.
+pub(crate) fn echo(address: IpAddr, number: u32) -> Result<()> {
     let provider = started()?;
     let (socket, event, port) = listen(&provider, address, 1)?;
     say_ready(&port.to_string())?;
@@ -245,7 +263,7 @@ pub(crate) fn echo(address: IpAddr) -> Result<()> {
         return Err("nobody came".into());
     }
     let accepted = socket.accept(|_| Decision::Accept)?.socket;
-    let mut pipe = Pipe::new(&accepted);
+    let mut pipe = Pipe::new(&accepted, Style::of(number));
     while let Ok(message) = pipe.receive() {
         pipe.send(&message)?;
     }
@@ -253,12 +271,13 @@ pub(crate) fn echo(address: IpAddr) -> Result<()> {
 }
 
 /// Samples of half a round trip of messages.
-pub(crate) fn round_trips(server: IpAddr, size: usize) -> Result<Samples> {
-    let args = ["serve", "provider-echo", &server.to_string()].map(String::from);
+pub(crate) fn round_trips(server: IpAddr, size: usize, style: Style) -> Result<Samples> {
+    let number = u32::from(style == Style::Overlapped).to_string();
+    let args = ["serve", "provider-echo", &server.to_string(), &number].map(String::from);
     let (_server, port) = Server::start(&args)?;
     let client = Client::new()?;
     let connection = client.connect(SocketAddr::new(server, port.parse()?))?;
-    let mut pipe = Pipe::new(&connection.socket);
+    let mut pipe = Pipe::new(&connection.socket, style);
     let text = vec![b'x'; size];
     ping(|| {
         pipe.send(&text)?;
@@ -272,18 +291,23 @@ pub(crate) fn round_trips(server: IpAddr, size: usize) -> Result<Samples> {
 /// Messages both ways on one connection. The results of sends are collected in passing.
 struct Pipe<'a> {
     socket: &'a Socket,
+    style: Style,
     under_way: VecDeque<Operation>,
 }
 
 impl<'a> Pipe<'a> {
-    fn new(socket: &'a Socket) -> Self {
+    fn new(socket: &'a Socket, style: Style) -> Self {
         Self {
             socket,
+            style,
             under_way: VecDeque::with_capacity(UNDER_WAY + 1),
         }
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.style == Style::Direct {
+            return Ok(self.socket.try_send(bytes, 0)?);
+        }
         let operation = self.socket.send(bytes, 0, Completion::Poll)?;
         self.under_way.push_back(operation);
         if self.under_way.len() > UNDER_WAY {
@@ -309,6 +333,9 @@ impl<'a> Pipe<'a> {
     }
 
     fn receive(&mut self) -> Result<san_provider::Message> {
+        if self.style == Style::Direct {
+            return Ok(self.socket.receive_within(PATIENCE)?);
+        }
         let operation = self.socket.receive(Completion::Poll)?;
         let result = self
             .socket

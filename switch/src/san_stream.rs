@@ -12,16 +12,15 @@ use crate::provider_socket::ProviderSocket;
 use crate::session::{MessageKind, ReceiveState};
 use crate::wait::Deadline;
 use rustix::io::Errno;
-use san_provider::{
-    Completion, Message, Operation, ResultError, TransferError, Transferred, WsaCode,
-};
+use san_provider::{Completion, Message, Operation, ResultError, TransferError, WsaCode};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Sends under way at a time; one more waits for the first to end. Below what the provider allows.
+/// Sends under way at a time that had to wait for the peer; one more waits for the first to end.
+/// Below what the provider allows.
 const WINDOW: usize = 60;
 /// How long closing waits for the next send under way to end: never long for a dead peer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -58,8 +57,6 @@ struct Receiving {
     state: ReceiveState,
     /// A message whose bytes were not all taken, and how many were.
     rest: Option<(Message, usize)>,
-    /// A receive whose caller's time was over before it ended.
-    under_way: Option<Operation>,
 }
 
 impl SanStream {
@@ -74,7 +71,6 @@ impl SanStream {
             receiving: Mutex::new(Receiving {
                 state: ReceiveState::Open,
                 rest: None,
-                under_way: None,
             }),
             send_timeout: Timeout::new(timeout),
             receive_timeout: Timeout::new(timeout),
@@ -90,7 +86,7 @@ impl SanStream {
         let deadline = self.send_timeout.deadline();
         let mut sent = 0;
         for chunk in bytes.chunks(self.message_limit) {
-            match self.send_message(&mut sending, chunk, MessageKind::Data, deadline) {
+            match self.send_data(&mut sending, chunk, deadline) {
                 Ok(()) => sent += chunk.len(),
                 // What was taken is taken: the error comes with the next call.
                 Err(_) if sent > 0 => break,
@@ -115,29 +111,14 @@ impl SanStream {
                 ReceiveState::Ended => return Ok(0),
                 ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
             }
-            let operation = match receiving.under_way.take() {
-                Some(operation) => operation,
-                None => match self.start_receive(&mut receiving) {
-                    Ok(Some(operation)) => operation,
-                    Ok(None) => continue,
-                    Err(error) => return Err(receiving.failed(&error)),
-                },
-            };
-            match self.result(operation, deadline) {
-                Outcome::Done(transferred) => {
-                    if let Some(message) = transferred.message {
-                        receiving.take_in(message);
-                    }
-                }
-                Outcome::Failed(error) => {
+            match self.socket.data().receive_within(left(deadline)) {
+                Ok(message) => receiving.take_in(message),
+                Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
+                Err(error) => {
                     let error = receiving.failed(&error);
                     if receiving.state == ReceiveState::Broken {
                         return Err(error);
                     }
-                }
-                Outcome::NotYet => {
-                    receiving.under_way = Some(operation);
-                    return Err(Errno::AGAIN.into());
                 }
             }
         }
@@ -165,17 +146,14 @@ impl SanStream {
         self.receive_timeout.set(timeout);
     }
 
-    /// Takes a message that is here, or starts to wait for one.
-    fn start_receive(&self, receiving: &mut Receiving) -> Result<Option<Operation>, TransferError> {
-        match self.socket.data().try_receive() {
-            Ok(message) => {
-                receiving.take_in(message);
-                Ok(None)
-            }
-            Err(TransferError::WouldBlock) => {
-                self.socket.data().receive(Completion::Poll).map(Some)
-            }
-            Err(error) => Err(error),
+    /// Sends bytes without waiting for them to arrive: the end of the stream, which comes after
+    /// all of them, is waited for.
+    fn send_data(&self, sending: &mut Sending, bytes: &[u8], deadline: Deadline) -> io::Result<()> {
+        let kind = MessageKind::Data;
+        match self.socket.data().try_send(bytes, kind.number()) {
+            Ok(()) => Ok(()),
+            Err(TransferError::WouldBlock) => self.send_message(sending, bytes, kind, deadline),
+            Err(error) => Err(sending.failed(&error)),
         }
     }
 
@@ -213,7 +191,7 @@ impl SanStream {
             return Ok(());
         };
         match self.result(operation, deadline) {
-            Outcome::Done(_) => {
+            Outcome::Done => {
                 sending.under_way.pop_front();
                 Ok(())
             }
@@ -226,14 +204,13 @@ impl SanStream {
     }
 
     fn result(&self, operation: Operation, deadline: Deadline) -> Outcome {
-        let wait = deadline.remaining().unwrap_or(Duration::MAX);
         match self
             .socket
             .data()
-            .get_overlapped_result(operation, Some(wait))
+            .get_overlapped_result(operation, Some(left(deadline)))
         {
             Ok(result) => match result.outcome {
-                Ok(transferred) => Outcome::Done(transferred),
+                Ok(_) => Outcome::Done,
                 Err(error) => Outcome::Failed(error),
             },
             Err(ResultError::Incomplete) => Outcome::NotYet,
@@ -263,9 +240,13 @@ impl Drop for SanStream {
 }
 
 enum Outcome {
-    Done(Transferred),
+    Done,
     Failed(TransferError),
     NotYet,
+}
+
+fn left(deadline: Deadline) -> Duration {
+    deadline.remaining().unwrap_or(Duration::MAX)
 }
 
 impl Sending {
