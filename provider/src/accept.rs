@@ -288,8 +288,9 @@ impl Undecided<'_> {
         let connection = prepare(self.socket, &pending.id)?;
         connection.negotiated(&pending.hello);
         let socket = Socket::new(core, self.socket.family, place);
+        let hello = own_hello(self.socket, &connection);
         *lock(&socket.shared.connection) = Some(connection);
-        Ok((socket, own_hello(self.socket)))
+        Ok((socket, hello))
     }
 
     /// Tells the peer. From here on the id is the new socket's.
@@ -329,13 +330,17 @@ impl Drop for Undecided<'_> {
 }
 
 /// What this side says in a request or a reply.
-pub(crate) fn own_hello(socket: &SocketShared) -> Hello {
+pub(crate) fn own_hello(socket: &SocketShared, connection: &Connection) -> Hello {
     let config = &socket.core.config;
+    let max_rdma_size = connection.own_rdma_limit();
     Hello {
-        features: Features::default(),
+        features: Features {
+            rdma_read: max_rdma_size > 0,
+            send_with_invalidate: false,
+        },
         credits: config.initial_window,
         max_message_size: config.max_message_size,
-        max_rdma_size: 0,
+        max_rdma_size,
         session_id: 0,
         secret: [0; 16],
     }

@@ -31,6 +31,8 @@ pub struct ProviderConfig {
     pub send_depth: u16,
     /// Bytes of a message that travel inside the work request, if the device can.
     pub inline_size: u32,
+    /// Registrations of memory of one connection at a time.
+    pub max_registrations: u32,
     /// Overlapped operations of one connection at a time, for each direction.
     pub max_operations: u16,
     /// Connections that share completion queues and receives (a lane).
@@ -66,6 +68,7 @@ impl Default for ProviderConfig {
             max_window: 64,
             send_depth: 15,
             inline_size: 64,
+            max_registrations: 1024,
             max_operations: 64,
             lane_connections: 256,
             lane_receives: 4096,
@@ -167,6 +170,13 @@ impl ProviderConfig {
                 0,
                 4096,
                 "0 to 4096",
+            ),
+            (
+                "max_registrations",
+                u64::from(self.max_registrations),
+                1,
+                1 << 20,
+                "1 to 1048576",
             ),
             (
                 "max_operations",

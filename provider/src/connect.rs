@@ -133,8 +133,8 @@ impl SocketShared {
         if let Some(handle) = self.handle.get() {
             connection.set_handle(*handle);
         }
+        let private_data = own_hello(self, &connection).emit(HelloKind::Request);
         *lock(&self.connection) = Some(connection);
-        let private_data = own_hello(self).emit(HelloKind::Request);
         let params = ConnParams {
             private_data: &private_data,
             retry_count: self.core.config.retry_count,

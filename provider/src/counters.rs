@@ -131,6 +131,14 @@ counters! {
         credit_messages_sent,
         /// Credit messages received.
         credit_messages_received,
+        /// RDMA READs begun.
+        rdma_reads,
+        /// RDMA WRITEs begun.
+        rdma_writes,
+        /// Bytes of RDMA READs begun.
+        rdma_bytes_read,
+        /// Bytes of RDMA WRITEs begun.
+        rdma_bytes_written,
         /// Messages that had to wait for a credit or for a place on the send queue.
         sends_delayed,
         /// Windows enlarged because the peer had used them up.

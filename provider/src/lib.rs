@@ -23,6 +23,7 @@ mod network_events;
 mod options;
 mod progress;
 mod provider;
+mod rdma;
 mod socket;
 mod state;
 mod statistics;
@@ -41,16 +42,19 @@ pub use connect::ConnectOptions;
 pub use counters::Counters;
 pub use error::{
     AcceptError, BindError, CloseError, ConnectError, ConnectFailure, ListenError, OptionError,
-    QueryError, ResultError, SelectError, SocketError, StartupError, SystemError, TransferError,
-    WsaCode,
+    QueryError, RegisterError, ResultError, SelectError, SocketError, StartupError, SystemError,
+    TransferError, WsaCode,
 };
 pub use event::EventObject;
+pub use memory::{MemoryAccess, MemoryHandle, Segment};
 pub use network_events::{NetworkEventRecord, NetworkEvents};
 pub use options::SocketOption;
 pub use provider::{Provider, ProviderData, SpiVersion};
 pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use statistics::{ConnectionStats, ListenStats, SocketStats};
-pub use transfer::{Completion, Message, Operation, OverlappedResult, Transferred};
+pub use transfer::{
+    Completion, Fence, MAX_SEGMENTS, Message, Operation, OverlappedResult, Transferred,
+};
 pub use transfers::Readiness;
 pub use upcalls::{NoUpcalls, SwitchHandle, SwitchUpcalls};
-pub use verbs_shim::{Fabric, RegisteredBuffer, SoftConfig};
+pub use verbs_shim::{AppMemory, Fabric, RegisteredBuffer, SharedMemory, SoftConfig};

@@ -13,7 +13,8 @@ pub enum SocketOption {
     /// before that what this provider would take. Cannot be set.
     #[doc(alias = "SO_MAX_MSG_SIZE")]
     MaxMessageSize,
-    /// Bytes of the largest RDMA transfer. Cannot be set.
+    /// Bytes of the largest RDMA transfer: of a connected socket what both sides and the device
+    /// allow, before that what is configured. Cannot be set.
     #[doc(alias = "SO_MAX_RDMA_SIZE")]
     MaxRdmaSize,
     /// From how many bytes on RDMA is better than messages. A hint; may be set to any value up to
@@ -69,7 +70,10 @@ impl Socket {
                 None | Some(0) => config.max_message_size,
                 Some(limit) => u32::try_from(limit).unwrap_or(u32::MAX),
             },
-            SocketOption::MaxRdmaSize => config.max_rdma_size,
+            SocketOption::MaxRdmaSize => match socket.connection().map(|c| c.rdma_limit()) {
+                None | Some(0) => config.max_rdma_size,
+                Some(limit) => u32::try_from(limit).unwrap_or(u32::MAX),
+            },
             SocketOption::RdmaThresholdSize => {
                 options.rdma_threshold.unwrap_or(config.rdma_threshold)
             }

@@ -154,7 +154,7 @@ impl Socket {
 }
 
 impl SocketShared {
-    fn connected(&self) -> Result<Arc<Connection>, TransferError> {
+    pub(crate) fn connected(&self) -> Result<Arc<Connection>, TransferError> {
         if self.core.is_stopped() {
             return Err(TransferError::NotInitialised);
         }

@@ -1,13 +1,15 @@
 //! Shared helpers of the tests.
 //!
 //! What it does: finds the fabric and its two addresses ([`net`]), bounds tests in time ([`time`]),
-//! counts what a process holds ([`census`]), runs other programs ([`program`]), starts
+//! counts what a process holds ([`census`]), registers and opens memory
+//! ([`memory`]), runs other programs ([`program`]), starts
 //! providers and connects them ([`san`]), speaks RDMA CM without a provider ([`stranger`]). What it
 //! does not do: judge anything; the tests do, one file a subject, each test named after the duty it is
 //! about.
 #![forbid(unsafe_code)]
 
 pub mod census;
+pub mod memory;
 pub mod net;
 pub mod program;
 pub mod san;

@@ -10,8 +10,8 @@ mod operations;
 
 pub use connect::{ConnectError, ConnectFailure};
 pub use operations::{
-    AcceptError, BindError, CloseError, ListenError, OptionError, QueryError, ResultError,
-    SelectError, SocketError, StartupError, TransferError,
+    AcceptError, BindError, CloseError, ListenError, OptionError, QueryError, RegisterError,
+    ResultError, SelectError, SocketError, StartupError, TransferError,
 };
 
 use std::fmt;

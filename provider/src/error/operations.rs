@@ -146,11 +146,38 @@ spi_error! {
     MessageTooLong { length: usize, limit: usize } => MessageSize, "a message of {length} bytes is over the limit of {limit}";
     NoBuffers => NoBuffers, "no registered memory is left";
     ForeignBuffer => Fault, "the buffer belongs to another device than the connection";
+    UnknownHandle => Invalid, "no such registration of this socket";
+    NotAllowed => Invalid, "the rights of the memory do not allow that";
+    Nothing => Invalid, "there are no bytes to transfer";
+    TooManySegments { count: usize, limit: usize } => Invalid, "{count} segments, where {limit} are allowed";
+    Descriptor { why: crate::wire::Malformed } => Invalid, "not a descriptor of memory: {why}";
+    OutOfBounds { offset: u64, length: u64, limit: u64 } => Fault, "{length} bytes at {offset} of memory of {limit}";
+    RdmaTooLong { length: usize, limit: usize } => MessageSize, "an RDMA transfer of {length} bytes is over the limit of {limit}";
+    RemoteAccess => Fault, "the peer's memory is not open to that";
     Aborted => OperationAborted, "the socket was closed";
     Reset => ConnReset, "the connection was ended by the peer";
     TimedOut => TimedOut, "the peer does not answer any more";
     NetDown => NetDown, "the device is gone";
     Protocol { violation: crate::wire::Violation } => ConnReset, "the peer broke the protocol: {violation}";
+}
+
+spi_error! {
+    /// Why memory was not registered or deregistered (duties 101 to 103).
+    RegisterError, system = |found| match found {
+        WsaCode::Fault | WsaCode::OpNotSupported => found,
+        _ => WsaCode::NoBuffers,
+    };
+    NotInitialised => NotInitialised, "the provider was not started";
+    NotSocket => NotSocket, "the socket is closed";
+    NotConnected => NotConnected, "the socket is not connected";
+    NotConfirmed => NotConnected, "the peer does not confirm the connection, or does not answer any more";
+    Empty => Invalid, "memory of no bytes";
+    UnknownHandle => Invalid, "no such registration of this socket";
+    InUse => Invalid, "an operation that has not ended uses the memory";
+    NotThere => Fault, "the memory is not mapped, or not to be written";
+    DescriptorTooShort { given: usize, needed: usize } => Fault, "{given} bytes for a descriptor of {needed}";
+    TooMany { limit: usize } => NoBuffers, "the connection has {limit} registrations, the limit";
+    NoWindows => OpNotSupported, "the device cannot open memory to one peer alone";
 }
 
 spi_error! {

@@ -1,5 +1,19 @@
-//! Memory of the application's, registered.
+//! Memory of the application's, registered for RDMA (duties 100 to 105, 112).
+//!
+//! Local memory is registered to be the source or the target of a transfer; memory for the peer is
+//! registered too, and opened by a memory window that only this connection's queue pair knows
+//! (duty 104). Deregistering withdraws the window first, at once, whatever the peer is doing
+//! (duty 105); closing the socket withdraws everything.
 //!
 //! `cache.rs` keeps registrations beyond their use.
+//!
+//! The bytes are the application's all the time: nothing here reads or writes them.
 
 pub mod cache;
+mod calls;
+mod handle;
+mod registration;
+
+pub use handle::{MemoryAccess, MemoryHandle, Segment};
+
+pub(crate) use registration::Registrations;

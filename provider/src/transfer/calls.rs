@@ -346,7 +346,7 @@ impl Connection {
 
 impl Data {
     /// Whether transfers can be started.
-    fn check(&self) -> Result<(), TransferError> {
+    pub(super) fn check(&self) -> Result<(), TransferError> {
         match (self.ending, &self.link) {
             (Some(Ending::Aborted), _) | (_, Link::Down) => Err(TransferError::NotSocket),
             (Some(ending), _) => Err(ending.into()),

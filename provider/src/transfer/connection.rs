@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crossbeam::sync::Unparker;
 use verbs_shim::{CmId, PreparedQp, QpCaps, QueuePair, VerbsError};
@@ -20,9 +21,11 @@ use super::operation::{
     Arrived, Direction, Ending, Operation, OperationTable, Outcome, OverlappedResult, Pending,
     Told, Transferred,
 };
+use super::rdma::MAX_SEGMENTS;
 use crate::cm_thread::{Command, Control};
 use crate::config::ProviderConfig;
 use crate::event::EventObject;
+use crate::memory::Registrations;
 use crate::progress::{Progress, Upcall};
 use crate::statistics::ConnectionStats;
 use crate::sync::lock;
@@ -32,15 +35,18 @@ use crate::wire::Hello;
 pub(crate) struct Connection {
     pub(super) lane: Arc<Lane>,
     progress: Arc<Progress>,
-    control: Arc<Control>,
+    pub(super) control: Arc<Control>,
     /// The token of the CM id.
-    token: u64,
+    pub(super) token: u64,
     qp_num: u32,
     /// Bytes that were granted inline.
     pub(super) inline: usize,
     /// Bytes that a message of the peer's may have; the size of every buffer.
     pub(super) receive_limit: u32,
     handle: OnceLock<SwitchHandle>,
+    /// How long the opening of memory may take.
+    pub(super) open_deadline: Duration,
+    pub(crate) memory: Registrations,
     pub(super) data: Mutex<Data>,
 }
 
@@ -52,6 +58,8 @@ pub(super) struct Data {
     pub(super) totals: Totals,
     /// Bytes that a message to the peer may have; 0 until the peer has said so.
     pub(super) send_limit: usize,
+    /// Bytes that an RDMA operation may have; 0 until the peer has said so.
+    pub(super) rdma_limit: usize,
     /// Messages that nobody has asked for yet (duty 92).
     pub(super) inbox: VecDeque<Arrived>,
     /// Receives that wait, oldest first.
@@ -113,8 +121,10 @@ pub(super) struct After {
 impl After {
     /// The connection is over, unless it was only one operation that could not be.
     pub(super) fn break_with(&mut self, ending: Ending) {
-        if ending != Ending::ForeignBuffer {
-            self.broken.get_or_insert(ending);
+        match ending {
+            Ending::ForeignBuffer => {}
+            Ending::RemoteAccess => drop(self.broken.get_or_insert(Ending::Reset)),
+            ending => drop(self.broken.get_or_insert(ending)),
         }
     }
 
@@ -164,7 +174,7 @@ impl Connection {
         let caps = QpCaps {
             send_wr: lane.send_depth,
             recv_wr: 0,
-            sge: 1,
+            sge: u32::try_from(MAX_SEGMENTS).unwrap_or(1),
             inline: config.inline_size,
         };
         let qp = id.create_qp(
@@ -188,12 +198,15 @@ impl Connection {
             inline: granted.inline as usize,
             receive_limit: config.max_message_size,
             handle: OnceLock::new(),
+            open_deadline: config.connect_deadline,
+            memory: Registrations::new(config.max_registrations),
             data: Mutex::new(Data {
                 link: Link::Prepared(qp),
                 ending: None,
                 credits: Credits::new(window, u32::from(config.max_window)),
                 totals: Totals::default(),
                 send_limit: 0,
+                rdma_limit: 0,
                 inbox: VecDeque::new(),
                 receives: VecDeque::new(),
                 sends: VecDeque::new(),
@@ -233,6 +246,7 @@ impl Connection {
         // What the peer takes, and what fits into a send buffer of ours.
         let limit = hello.max_message_size.min(self.receive_limit);
         data.send_limit = limit as usize;
+        data.rdma_limit = hello.max_rdma_size.min(self.lane.rdma_limit) as usize;
         let came = data.credits.credits_came(hello.credits);
         drop(data);
         if let Err(violation) = came {
@@ -297,6 +311,9 @@ impl Connection {
             return;
         }
         drop(link);
+        // The memory is free before anybody hears of the end.
+        lock(&self.data).operations.drop_jobs();
+        drop(self.memory.close());
         self.lane.change(Change::Remove(Arc::clone(self)));
         let mut after = After::default();
         let mut data = lock(&self.data);

@@ -49,6 +49,8 @@ pub(crate) struct Lane {
     pub(super) send_cq: CompletionQueue,
     pub(super) srq: SharedReceiveQueue,
     pub(super) send_depth: u32,
+    /// Bytes of an RDMA operation; 0: the device cannot open memory to one peer alone.
+    pub(super) rdma_limit: u32,
     pub(super) counters: DataCounters,
 
     connections: AtomicU32,
@@ -125,6 +127,10 @@ impl Lane {
             send_cq,
             srq,
             send_depth,
+            rdma_limit: match limits.max_windows {
+                0 => 0,
+                _ => config.max_rdma_size.min(device.port(1)?.max_message_size),
+            },
             counters: DataCounters::default(),
             connections: AtomicU32::new(0),
             most_connections,

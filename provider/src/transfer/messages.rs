@@ -162,10 +162,20 @@ impl Connection {
         if data.ending.is_some() {
             return;
         }
-        while !data.sends.is_empty() && self.may_post(data) {
+        while let Some(&next) = data.sends.front() {
+            let is_rdma = data.operations.is_queued_rdma(next);
+            if !(self.may_post(data) || is_rdma && self.may_post_rdma(data)) {
+                break;
+            }
             let Some(operation) = data.sends.pop_front() else {
                 break;
             };
+            if let Some(job) = data.operations.unqueue_rdma(operation) {
+                if !self.post_queued_rdma(data, operation, job, after) {
+                    return;
+                }
+                continue;
+            }
             let Some(job) = data.operations.unqueue(operation) else {
                 continue;
             };
@@ -330,6 +340,7 @@ fn ending_of(status: WcStatus, completion: &WorkCompletion) -> Ending {
             let length = u32::try_from(completion.byte_len()).unwrap_or(u32::MAX);
             Ending::Protocol(Violation::TooLong(length))
         }
+        WcStatus::RemoteAccess => Ending::RemoteAccess,
         WcStatus::Fatal => Ending::NetDown,
         _ => Ending::Reset,
     }

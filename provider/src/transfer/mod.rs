@@ -1,7 +1,8 @@
-//! Overlapped transfers by messages (duties 93 to 97, 113).
+//! Overlapped transfers by messages and RDMA (duties 93 to 97, 113).
 //!
 //! `credits.rs` counts, `operation.rs` keeps records, `lane.rs` and `pool.rs` hold what connections
-//! share, `dispatch.rs` polls, `connection.rs`, `messages.rs` and `calls.rs` are one connection.
+//! share, `dispatch.rs` polls, `connection.rs`, `messages.rs`,
+//! `rdma.rs` and `calls.rs` are one connection.
 //! The public calls are on [`crate::Socket`], in `socket.rs`.
 
 mod calls;
@@ -13,11 +14,14 @@ mod message;
 mod messages;
 mod operation;
 mod pool;
+mod rdma;
 
 pub use message::Message;
 pub use operation::{Completion, Operation, OverlappedResult, Transferred};
+pub use rdma::{Fence, MAX_SEGMENTS};
 
 pub(crate) use calls::Payload;
 pub(crate) use connection::{Connection, Parts};
 pub(crate) use lane::Lane;
 pub(crate) use operation::{Direction, Ending, Outcome};
+pub(crate) use rdma::RdmaDirection;

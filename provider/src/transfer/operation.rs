@@ -8,6 +8,7 @@ use crossbeam::sync::Unparker;
 use verbs_shim::RegisteredBuffer;
 
 use super::message::Message;
+use super::rdma::RdmaJob;
 use crate::error::TransferError;
 use crate::wire::Violation;
 
@@ -58,6 +59,8 @@ pub(crate) enum Ending {
     Protocol(Violation),
     /// A buffer of another device was given: the end of that operation only.
     ForeignBuffer,
+    /// The peer's memory is not open: what the operation says, and the connection is reset.
+    RemoteAccess,
 }
 
 impl From<Ending> for TransferError {
@@ -69,6 +72,7 @@ impl From<Ending> for TransferError {
             Ending::NetDown => Self::NetDown,
             Ending::Protocol(violation) => Self::Protocol { violation },
             Ending::ForeignBuffer => Self::ForeignBuffer,
+            Ending::RemoteAccess => Self::RemoteAccess,
         }
     }
 }
@@ -106,6 +110,8 @@ enum State {
     Free,
     /// A send that waits for a credit or for a place on the send queue.
     Queued(SendJob),
+    /// An RDMA operation that waits behind sends, or for a place on the send queue.
+    QueuedRdma(Box<RdmaJob>),
     /// A send of so many bytes that the device has.
     Posted(usize),
     /// A receive that waits for a message.
@@ -202,6 +208,11 @@ impl OperationTable {
         self.start(Direction::Send, completion, State::Queued(job))
     }
 
+    /// Starts an RDMA operation that is queued.
+    pub(crate) fn queue_rdma(&mut self, job: Box<RdmaJob>, completion: Completion) -> Operation {
+        self.start(Direction::Send, completion, State::QueuedRdma(job))
+    }
+
     /// Starts a send of `bytes` that is about to be posted.
     pub(crate) fn post_send(&mut self, bytes: usize, completion: Completion) -> Operation {
         self.start(Direction::Send, completion, State::Posted(bytes))
@@ -246,6 +257,38 @@ impl OperationTable {
             other => {
                 record.state = other;
                 None
+            }
+        }
+    }
+
+    /// A queued RDMA operation is about to be posted; `None`: it is a message.
+    pub(crate) fn unqueue_rdma(&mut self, operation: Operation) -> Option<RdmaJob> {
+        let record = self.find(operation)?;
+        match std::mem::replace(&mut record.state, State::Free) {
+            State::QueuedRdma(job) => {
+                record.state = State::Posted(job.bytes);
+                Some(*job)
+            }
+            other => {
+                record.state = other;
+                None
+            }
+        }
+    }
+
+    /// Whether this is an RDMA operation that is queued.
+    pub(crate) fn is_queued_rdma(&self, operation: Operation) -> bool {
+        self.records.get(operation.index()).is_some_and(|record| {
+            record.generation == operation.generation()
+                && matches!(record.state, State::QueuedRdma(_))
+        })
+    }
+
+    /// Lets go of the memory of all operations that are queued; they stay pending.
+    pub(crate) fn drop_jobs(&mut self) {
+        for record in &mut self.records {
+            if let State::QueuedRdma(job) = &record.state {
+                record.state = State::Posted(job.bytes);
             }
         }
     }
@@ -307,7 +350,7 @@ impl OperationTable {
     /// Every operation that has not ended, and that `which` picks.
     pub(crate) fn pending(&self, which: Pending) -> Vec<Operation> {
         let picked = |record: &Record| match record.state {
-            State::Queued(_) | State::Waiting => true,
+            State::Queued(_) | State::QueuedRdma(_) | State::Waiting => true,
             State::Posted(_) => which == Pending::All,
             State::Free | State::Done(_) => false,
         };

@@ -4,11 +4,13 @@
 //! Every file has the same shape: where the fields are, a plain representation, `parse` that says
 //! why it failed, `emit`. Nothing here keeps state, and no input makes it panic.
 
+mod descriptor;
 mod head;
 mod hello;
 mod immediate;
 mod refusal;
 
+pub use descriptor::Descriptor;
 pub use head::{Malformed, VERSION};
 pub use hello::{Features, Hello, HelloKind};
 pub use immediate::{Immediate, MessageType, Violation};
