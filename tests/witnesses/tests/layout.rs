@@ -188,6 +188,7 @@ fn rdma_sys_layout() -> Layout {
             max_map_per_fmr, max_srq, max_srq_wr, max_srq_sge, max_pkeys, local_ca_ack_delay,
             phys_port_cnt,
         }
+        ibv_gid_entry { gid, gid_index, port_num, gid_type, ndev_ifindex }
         ibv_port_attr {
             state, max_mtu, active_mtu, gid_tbl_len, port_cap_flags, max_msg_sz, bad_pkey_cntr,
             qkey_viol_cntr, pkey_tbl_len, lid, sm_lid, lmc, max_vl_num, sm_sl, subnet_timeout,
@@ -274,6 +275,7 @@ fn rdma_sys_numbers() -> BTreeMap<&'static str, i64> {
         ibv_wc_opcode: IBV_WC_RECV_RDMA_WITH_IMM;
         ibv_port_state: IBV_PORT_DOWN IBV_PORT_INIT IBV_PORT_ARMED IBV_PORT_ACTIVE IBV_PORT_ACTIVE_DEFER;
         ibv_mtu: IBV_MTU_256 IBV_MTU_4096;
+        rdma_sys: IBV_GID_TYPE_IB IBV_GID_TYPE_ROCE_V1 IBV_GID_TYPE_ROCE_V2;
         } flags {
         ibv_qp_attr_mask: IBV_QP_STATE;
         ibv_access_flags: IBV_ACCESS_LOCAL_WRITE IBV_ACCESS_REMOTE_WRITE IBV_ACCESS_REMOTE_READ

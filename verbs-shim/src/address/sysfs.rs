@@ -49,6 +49,12 @@ fn gids_below(port: &Path) -> Result<Vec<Gid>> {
     Ok(gids)
 }
 
+/// The name of the network interface with this index, if there is one.
+pub(crate) fn name_of(ifindex: u32) -> Option<String> {
+    let found = names().into_iter().find(|(index, _)| *index == ifindex);
+    found.map(|(_, name)| name)
+}
+
 /// The names of the network interfaces with their indices.
 pub(crate) fn names() -> Vec<(u32, String)> {
     let entries = fs::read_dir(NET).into_iter().flatten().flatten();
@@ -180,5 +186,7 @@ mod tests {
     fn the_loopback_interface_has_an_index() {
         assert!(ifindex("lo").is_some_and(|n| n > 0));
         assert_eq!(ifindex("no-such-interface"), None);
+        assert_eq!(ifindex("lo").and_then(name_of).as_deref(), Some("lo"));
+        assert_eq!(name_of(0), None);
     }
 }

@@ -148,6 +148,26 @@ impl RdmaDevice {
         Ok(*self.max_inline.get_or_init(|| found))
     }
 
+    /// The entries that are in use, in one call: reading the table from /sys takes several for each
+    /// of its places, 1,024 on some devices. `None`: library or kernel cannot.
+    fn gid_table(&self) -> Option<Vec<ibv_gid_entry>> {
+        const MOST: usize = 1024;
+        const UNUSED: ibv_gid_entry = ibv_gid_entry {
+            gid: [0; 2],
+            gid_index: 0,
+            port_num: 0,
+            gid_type: 0,
+            ndev_ifindex: 0,
+        };
+        let query = self.api.ibv_query_gid_table?;
+        let mut entries = vec![UNUSED; MOST];
+        let size = size_of::<ibv_gid_entry>();
+        // SAFETY: the context is open, and there is room for as many entries of this size.
+        let count = unsafe { query(self.context.as_ptr(), entries.as_mut_ptr(), MOST, 0, size) };
+        entries.truncate(usize::try_from(count).ok()?);
+        Some(entries)
+    }
+
     fn probe_inline(self: &Arc<Self>) -> Result<u32> {
         let pd = RdmaPd::new(Arc::clone(self))?;
         let cq = RdmaCq::new(Arc::clone(self), 1, None)?;
@@ -257,7 +277,10 @@ impl backend::Device for RdmaDevice {
     }
 
     fn gids(&self, port: u8) -> Result<Vec<Gid>> {
-        address::gids(&self.name, port)
+        match self.gid_table() {
+            Some(entries) => Ok(gids_of(&entries, port)),
+            None => address::gids(&self.name, port),
+        }
     }
 
     fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
@@ -284,6 +307,36 @@ impl backend::Device for RdmaDevice {
     }
 }
 
+/// The entries of one port.
+fn gids_of(entries: &[ibv_gid_entry], port: u8) -> Vec<Gid> {
+    let of_port = |entry: &&ibv_gid_entry| entry.port_num == u32::from(port);
+    let mut gids: Vec<Gid> = entries
+        .iter()
+        .filter(of_port)
+        .map(|entry| Gid {
+            index: entry.gid_index,
+            // Both numbers are in network order.
+            gid: entry.gid.map(u64::from_be).into_iter().fold(0, join).into(),
+            kind: match entry.gid_type {
+                IBV_GID_TYPE_IB | IBV_GID_TYPE_ROCE_V1 => "IB/RoCE v1".to_owned(),
+                IBV_GID_TYPE_ROCE_V2 => "RoCE v2".to_owned(),
+                _ => String::new(),
+            },
+            netdev: match entry.ndev_ifindex {
+                0 => None,
+                index => address::name_of(index),
+            },
+        })
+        .filter(|gid| !gid.gid.is_unspecified())
+        .collect();
+    gids.sort_unstable_by_key(|gid| gid.index);
+    gids
+}
+
+fn join(high: u128, low: u64) -> u128 {
+    high << 64 | u128::from(low)
+}
+
 /// Codes 1 to 5 are 256 to 4096 bytes; 0: something else.
 fn mtu_bytes(code: u32) -> u32 {
     match code {
@@ -301,9 +354,46 @@ pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_one_port_in_order() {
+        let entry = |gid: &str, gid_index, port_num, gid_type| {
+            let bits = u128::from(gid.parse::<std::net::Ipv6Addr>().unwrap());
+            ibv_gid_entry {
+                gid: [((bits >> 64) as u64).to_be(), (bits as u64).to_be()],
+                gid_index,
+                port_num,
+                gid_type,
+                ndev_ifindex: 0,
+            }
+        };
+        let table = [
+            entry("::ffff:10.0.7.1", 3, 1, 2),
+            entry("fe80::5054:ff:fe12:3456", 1, 1, 1),
+            entry("fe80::1", 0, 2, 0),
+            entry("::", 2, 1, 2),
+        ];
+        let of = |port| {
+            let gids = gids_of(&table, port).into_iter();
+            gids.map(|g| (g.index, g.gid.to_string(), g.kind))
+                .collect::<Vec<_>>()
+        };
+        let (one, two) = ("IB/RoCE v1".to_owned(), "RoCE v2".to_owned());
+        assert_eq!(
+            of(1),
+            [
+                (1, "fe80::5054:ff:fe12:3456".to_owned(), one.clone()),
+                (3, "::ffff:10.0.7.1".to_owned(), two),
+            ]
+        );
+        assert_eq!(of(2), [(0, "fe80::1".to_owned(), one)]);
+        assert_eq!(of(3), []);
+    }
+
     #[test]
     fn mtu_codes() {
-        let all: Vec<u32> = (0..7).map(super::mtu_bytes).collect();
+        let all: Vec<u32> = (0..7).map(mtu_bytes).collect();
         assert_eq!(all, [0, 256, 512, 1024, 2048, 4096, 0]);
     }
 }

@@ -19,11 +19,17 @@ struct Libraries {
     librdmacm: (&'static str, Library),
 }
 
+/// `_ibv_query_gid_table`: context, room for entries, how many, flags, the size of one.
+pub type QueryGidTable =
+    unsafe extern "C" fn(*mut ibv_context, *mut ibv_gid_entry, usize, u32, usize) -> isize;
+
 macro_rules! api {
     ($($library:ident { $(fn $name:ident($($arg:ty),*) $(-> $ret:ty)?;)* })*) => {
         /// Every function that this crate calls, by its C name.
         pub struct Api {
             $($(pub $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*)*
+            /// Since rdma-core 33.
+            pub ibv_query_gid_table: Option<QueryGidTable>,
         }
 
         impl Api {
@@ -36,7 +42,12 @@ macro_rules! api {
                     libibverbs: (ibverbs, open(ibverbs)?),
                     librdmacm: (rdmacm, open(rdmacm)?),
                 };
+                // SAFETY: the type is the function's C prototype.
+                let query_gid_table = unsafe {
+                    libraries.libibverbs.1.get::<QueryGidTable>(b"_ibv_query_gid_table\0")
+                };
                 let api = Self {
+                    ibv_query_gid_table: query_gid_table.ok().map(|symbol| *symbol),
                     $($($name: {
                         let (file, library) = &libraries.$library;
                         // SAFETY: the type is the function's C prototype.

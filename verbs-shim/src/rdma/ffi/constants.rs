@@ -65,5 +65,9 @@ pub const IBV_PORT_ACTIVE_DEFER: c_uint = 5;
 pub const IBV_LINK_LAYER_INFINIBAND: u8 = 1;
 pub const IBV_LINK_LAYER_ETHERNET: u8 = 2;
 
+pub const IBV_GID_TYPE_IB: c_uint = 0;
+pub const IBV_GID_TYPE_ROCE_V1: c_uint = 1;
+pub const IBV_GID_TYPE_ROCE_V2: c_uint = 2;
+
 pub const IBV_MTU_256: c_uint = 1;
 pub const IBV_MTU_4096: c_uint = 5;

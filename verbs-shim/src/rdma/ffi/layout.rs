@@ -57,6 +57,7 @@ fields! {
         max_map_per_fmr, max_srq, max_srq_wr, max_srq_sge, max_pkeys, local_ca_ack_delay,
         phys_port_cnt,
     }
+    ibv_gid_entry { gid, gid_index, port_num, gid_type, ndev_ifindex }
     ibv_port_attr {
         state, max_mtu, active_mtu, gid_tbl_len, port_cap_flags, max_msg_sz, bad_pkey_cntr,
         qkey_viol_cntr, pkey_tbl_len, lid, sm_lid, lmc, max_vl_num, sm_sl, subnet_timeout,
@@ -136,7 +137,7 @@ numbers! {
     IBV_WC_SUCCESS, IBV_WC_RECV_RDMA_WITH_IMM,
     IBV_WC_WITH_IMM, IBV_PORT_DOWN, IBV_PORT_INIT, IBV_PORT_ARMED, IBV_PORT_ACTIVE,
     IBV_PORT_ACTIVE_DEFER, IBV_LINK_LAYER_INFINIBAND, IBV_LINK_LAYER_ETHERNET, IBV_MTU_256,
-    IBV_MTU_4096,
+    IBV_MTU_4096, IBV_GID_TYPE_IB, IBV_GID_TYPE_ROCE_V1, IBV_GID_TYPE_ROCE_V2,
 }
 
 #[cfg(test)]

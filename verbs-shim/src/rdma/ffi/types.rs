@@ -259,6 +259,17 @@ pub struct ibv_qp {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
+pub struct ibv_gid_entry {
+    /// 16 bytes in network order, aligned as the union with two 64-bit numbers that it is in C.
+    pub gid: [u64; 2],
+    pub gid_index: u32,
+    pub port_num: u32,
+    pub gid_type: u32,
+    pub ndev_ifindex: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct ibv_global_route {
     /// 16 bytes, aligned as the union with two 64-bit numbers that it is in C.
     pub dgid: [u64; 2],
