@@ -24,6 +24,10 @@ pub(crate) const KEPT: usize = 8;
 /// When nothing came for so long, a server lets all connections go.
 pub(crate) const QUIET: Duration = Duration::from_millis(5);
 
+/// Waiting for a message has no deadline, as in `ib_send_lat -e` and in a socket that has no
+/// timeout: one would cost a timer each time. Whoever runs this program sets it a time.
+const WITHOUT_END: Duration = Duration::MAX;
+
 /// Sends whose results are not asked for yet.
 const UNDER_WAY: usize = 8;
 
@@ -334,12 +338,12 @@ impl<'a> Pipe<'a> {
 
     fn receive(&mut self) -> Result<san_provider::Message> {
         if self.style == Style::Direct {
-            return Ok(self.socket.receive_within(PATIENCE)?);
+            return Ok(self.socket.receive_within(WITHOUT_END)?);
         }
         let operation = self.socket.receive(Completion::Poll)?;
         let result = self
             .socket
-            .get_overlapped_result(operation, Some(PATIENCE))?;
+            .get_overlapped_result(operation, Some(WITHOUT_END))?;
         let message = result.outcome?.message;
         Ok(message.ok_or("a receive without a message")?)
     }

@@ -128,6 +128,11 @@ impl After {
         }
     }
 
+    /// The thread that polls has to look at what has changed.
+    pub(super) fn kick(&mut self) {
+        self.kick = true;
+    }
+
     fn wake(&mut self, waiter: Unparker) {
         // One is what a message needs; the vector stays empty, so nothing is allocated for it.
         match self.waiter {

@@ -152,8 +152,9 @@ impl Lane {
 
     /// Wakes the role's holder if it sleeps: something has changed behind its back.
     pub(super) fn kick(&self) {
-        self.kicks.fetch_add(1, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) {
+        self.kicks.fetch_add(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
             self.wake.set();
         }
     }
@@ -208,7 +209,7 @@ impl Lane {
         let mut checked_at = None;
         let mut dispatched = self.look(&mut role);
         let found = loop {
-            let kicks = self.kicks.load(Ordering::SeqCst);
+            let kicks = self.kicks.load(Ordering::Acquire);
             if dispatched > 0 || checked_at != Some(kicks) {
                 if let Some(found) = check(None) {
                     break Some(found);
@@ -250,15 +251,16 @@ impl Lane {
     fn sleep(&self, role: &mut Role, timeout: Option<Duration>, kicks: usize) -> usize {
         // Whoever changes something behind our back kicks and then looks whether we sleep; we say
         // so and then look for kicks. One of the two sees the other.
-        self.asleep.store(true, Ordering::SeqCst);
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let armed = self.arm();
         let dispatched = self.look(role);
-        let sleeps = armed && dispatched == 0 && self.kicks.load(Ordering::SeqCst) == kicks;
+        let sleeps = armed && dispatched == 0 && self.kicks.load(Ordering::Acquire) == kicks;
         if sleeps {
             self.counters.sleeps.raise();
             self.wait_for_events(timeout);
         }
-        self.asleep.store(false, Ordering::SeqCst);
+        self.asleep.store(false, Ordering::Relaxed);
         match sleeps {
             true => self.look(role),
             false => dispatched,
@@ -535,3 +537,7 @@ enum Followed<T> {
     Over,
     Again,
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

@@ -181,6 +181,7 @@ impl Connection {
             };
             if let Err(ending) = self.post_buffer(data, operation, job.buffer, job.kind) {
                 self.end_operation(data, operation, Outcome::Failed(ending), after);
+                after.kick();
                 after.break_with(ending);
                 if ending != Ending::ForeignBuffer {
                     return;
