@@ -87,7 +87,7 @@ results_finish() {
 # The command that runs a test program again; a test's name fits behind it.
 result_again() {
     case $1 in
-        guest) echo "ci/test" ;;
+        guest | soft) echo "ci/test" ;;
         *) echo "cargo test -p $2 $3" ;;
     esac
 }

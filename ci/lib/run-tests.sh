@@ -3,7 +3,7 @@
 #
 #   run-tests.sh LIST LOGS FILTER [ARGUMENT...]
 #
-# LIST: a line for each program, tab separated: package, cargo's option for it, folder, program, and perhaps an argument
+# LIST: a line for each program, tab separated: package, cargo's option for it, folder, program, and perhaps arguments
 # for it alone. LOGS gets a log for each and `index`: the list's line with the exit status and the log's name before it.
 # A line a program is printed. It judges nothing: exit status 0 when all of the list ran, whatever came of it. Runs here and in the guest alike.
 set -u
@@ -20,7 +20,8 @@ while IFS=$'\t' read -r package option folder program argument <&3; do
     { (
         cd "$folder" || exit 70
         export CARGO_MANIFEST_DIR=$folder CARGO_PKG_NAME=$package
-        exec timeout --kill-after=5 "$limit" "$program" ${filter:+"$filter"} ${argument:+"$argument"} "$@" </dev/null
+        # shellcheck disable=SC2086 # several arguments, if any
+        exec timeout --kill-after=5 "$limit" "$program" ${filter:+"$filter"} $argument "$@" </dev/null
     ) >"$log" 2>&1; } 2>/dev/null
     status=$?
     took=$(((${EPOCHREALTIME/./} - ${started/./}) / 100000))

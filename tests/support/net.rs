@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use san_switch::{FabricChoice, SwitchConfig};
 use verbs_shim::{Fabric, SoftConfig};
 
 /// The fabric under test: rdma, or with `SAN_FABRIC=soft` the one in user space, on the tests'
@@ -23,7 +24,7 @@ pub fn fabric() -> Fabric {
             return Fabric::rdma();
         }
         Fabric::soft(&SoftConfig {
-            addresses: vec![addr_a(), addr_b()],
+            addresses: addresses(),
             ..SoftConfig::default()
         })
     };
@@ -34,6 +35,31 @@ pub fn fabric() -> Fabric {
             })
         })
         .clone()
+}
+
+/// The addresses of both NICs, those of IPv6 where there are any.
+#[must_use]
+pub fn addresses() -> Vec<IpAddr> {
+    let v6 = ["SAN_TEST_ADDR6_A", "SAN_TEST_ADDR6_B"];
+    let v6 = v6.into_iter().filter(|name| env::var(name).is_ok());
+    [addr_a(), addr_b()]
+        .into_iter()
+        .chain(v6.map(address))
+        .collect()
+}
+
+/// Settings of a switch on the fabric under test.
+#[must_use]
+pub fn switch_config() -> SwitchConfig {
+    let (fabric, soft_addresses) = match is_soft() {
+        true => (FabricChoice::Soft, addresses()),
+        false => (FabricChoice::Rdma, Vec::new()),
+    };
+    SwitchConfig {
+        fabric,
+        soft_addresses,
+        ..SwitchConfig::default()
+    }
 }
 
 /// Whether the fabric under test is the one in user space.

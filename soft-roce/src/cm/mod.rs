@@ -18,6 +18,7 @@
 
 mod conn;
 mod engine;
+mod gone;
 mod listen;
 mod receive;
 mod recent;

@@ -276,6 +276,8 @@ pub struct Counters {
     pub unknown: u64,
     /// Requests for services that nobody listens on.
     pub no_listener: u64,
+    /// Own requests for addresses of this host where nobody has the socket.
+    pub nobody: u64,
     /// Requests refused because a backlog was full.
     pub backlog_full: u64,
     /// Requests refused because of [`Config::max_connections`].

@@ -65,6 +65,25 @@ impl Route {
     }
 }
 
+/// Whether no socket has an address of this host, as far as the host tells: it
+/// answers an empty datagram, which an endpoint takes for nothing, with a refusal.
+pub(crate) fn is_nobody_at(addr: SocketAddr) -> bool {
+    let any: IpAddr = match addr {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(addr)?;
+        socket.send(&[])?;
+        socket.take_error()
+    });
+    let refused = |why: &io::Error| why.kind() == io::ErrorKind::ConnectionRefused;
+    match asked {
+        Ok(answer) => answer.as_ref().is_some_and(refused),
+        Err(why) => refused(&why),
+    }
+}
+
 /// Whether an address belongs to this host.
 pub(crate) fn is_local(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()

@@ -37,6 +37,8 @@ pub(super) struct CmState {
     pub(super) by_conn: HashMap<ConnKey, u64>,
     pub(super) by_listen: HashMap<ListenKey, u64>,
     pub(super) bindings: Bindings,
+    /// When to look after the peers on this host, if there may be any.
+    pub(super) watch_at: Option<Time>,
     next: u64,
 }
 
@@ -97,6 +99,13 @@ impl Id {
     }
 }
 
+impl Id {
+    /// Whether the peer's request waits for the user's answer.
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self.phase, Phase::Requested(..))
+    }
+}
+
 impl CmState {
     pub(super) fn new(engine: Engine) -> Self {
         Self {
@@ -105,6 +114,7 @@ impl CmState {
             by_conn: HashMap::new(),
             by_listen: HashMap::new(),
             bindings: Bindings::default(),
+            watch_at: None,
             next: 0,
         }
     }
@@ -194,7 +204,9 @@ impl Inner {
             };
             self.on_event(cm, now, &event);
         }
-        let deadline = cm.engine.poll_timeout().map_or(NEVER, Time::nanos);
+        let next = [cm.engine.poll_timeout(), cm.watch_at];
+        let deadline = next.into_iter().flatten().min();
+        let deadline = deadline.map_or(NEVER, Time::nanos);
         self.cm_deadline.store(deadline, Ordering::Release);
         self.thread_by(deadline);
     }
@@ -214,6 +226,11 @@ impl Inner {
         let Some(&token) = cm.by_conn.get(&conn) else {
             return;
         };
+        if cm.id(token).is_some_and(Id::is_pending) {
+            // As for rdma_cm: who has not answered yet hears of it when it does.
+            self.end(cm, token, conn);
+            return;
+        }
         let kind = match event {
             Event::ConnectRequest { .. } => return,
             Event::ConnectResponse {
@@ -275,6 +292,7 @@ impl Inner {
             id.conn = Some(conn);
         }
         cm.by_conn.insert(conn, token);
+        self.watch(cm, now);
         let kind = QueuedKind::Request {
             id: token,
             conn,

@@ -20,7 +20,7 @@ use super::qp::{Link, QpShared, QueuePair};
 use crate::cm::{Accept, CmError, Connect, Extension, Path, Peer};
 use crate::driver::port::Port;
 use crate::driver::rendezvous::Entry;
-use crate::driver::route::Route;
+use crate::driver::route::{Route, is_nobody_at};
 use crate::rc::{Modify, ModifyError, PathMtu, QpState, RtrAttr, RtsAttr, SendWindow};
 use crate::time::Time;
 use crate::wire::cm::{RejReason, padded};
@@ -120,7 +120,12 @@ impl Inner {
         if qp.state() != QpState::Init {
             return Err(Errno::INVAL.into());
         }
-        let remote = SocketAddr::new(dst.ip(), self.udp_port_of(dst, route));
+        let found = self.udp_port_of(dst, route);
+        let remote = SocketAddr::new(dst.ip(), found.unwrap_or(ROCE_PORT));
+        let is_nobody = found.is_none()
+            && route.is_local
+            && self.port_at(remote).is_none()
+            && is_nobody_at(remote);
         let ready = Ready {
             psn: self.keys.next_u32() & MAX_24,
             mtu: route.mtu,
@@ -156,6 +161,10 @@ impl Inner {
         id.qp = Some(qp.shared.clone());
         qp.shared.conn.store(conn.0, Ordering::Release);
         cm.by_conn.insert(conn, token);
+        self.watch(cm, now);
+        if is_nobody {
+            cm.engine.nobody_there(conn);
+        }
         self.pump(cm, now);
         Ok(())
     }
@@ -209,6 +218,14 @@ impl Inner {
         params: &ConnParams<'_>,
     ) -> io::Result<()> {
         check(params, ACCEPT_DATA)?;
+        // A peer that has withdrawn is not accepted.
+        let peer = match lock(&self.cm).id(token).map(|id| &id.phase) {
+            Some(Phase::Requested(peer, _)) => Some(peer.path.local),
+            _ => None,
+        };
+        if let Some(local) = peer {
+            self.catch_up(local);
+        }
         let mut guard = lock(&self.cm);
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
@@ -311,12 +328,14 @@ impl Inner {
         result
     }
 
-    /// Where the listener of an address and port is.
-    fn udp_port_of(&self, dst: SocketAddr, route: &Route) -> u16 {
-        let here = route
+    /// Where on this host the listener of an address and port is, if one of the
+    /// host's endpoints says so.
+    fn udp_port_of(&self, dst: SocketAddr, route: &Route) -> Option<u16> {
+        let entry = Entry::Service(dst);
+        route
             .is_local
-            .then(|| self.rendezvous.find(Entry::Service(dst)));
-        here.flatten().unwrap_or(ROCE_PORT)
+            .then(|| self.rendezvous.find(entry))
+            .flatten()
     }
 
     fn features(&self, takes_bundles: bool) -> u16 {

@@ -133,7 +133,7 @@ impl CmId {
     /// # Errors
     /// `EADDRINUSE`: another process of this host listens there, or UDP port
     /// 4791 is not to be had; `ENODEV`: a wildcard, but the endpoint has no
-    /// addresses; `EINVAL` in the wrong state.
+    /// addresses at all; `EINVAL` in the wrong state.
     pub fn listen(&self, backlog: usize) -> io::Result<()> {
         self.inner.listen(self.token, backlog)
     }
@@ -178,6 +178,14 @@ impl CmId {
     /// `EINVAL`: as for connect; `ENOTCONN`: the peer has withdrawn.
     pub fn accept(&self, qp: &QueuePair, params: &ConnParams<'_>) -> io::Result<()> {
         self.inner.accept(self.token, qp, params)
+    }
+
+    /// Whether the peer's request still waits for an answer. A peer that withdraws
+    /// it is not told of before.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        let cm = lock(&self.inner.cm);
+        cm.id(self.token).is_some_and(super::cm::Id::is_pending)
     }
 
     /// Refuses the peer's request as its user, with at most 148 bytes.

@@ -84,7 +84,8 @@ impl Inner {
         }
         match failed {
             Some(why) if done.is_empty() => Err(why),
-            None if done.is_empty() => Err(Errno::NODEV.into()),
+            // Without addresses of this family it listens, and nobody can come.
+            None if done.is_empty() && self.addresses().is_empty() => Err(Errno::NODEV.into()),
             _ => Ok(done),
         }
     }

@@ -20,7 +20,8 @@
 //!
 //! One for each queue pair, one for the CM of the endpoint, one for reading each
 //! socket. Two connections share none of them when they post and poll, but for
-//! the reading of one socket, which is tried and never waited for. The CM's lock
+//! the reading of one socket, which is tried and never waited for (but for
+//! [`CmId::accept`], which looks for what the peer has sent meanwhile). The CM's lock
 //! is taken before a queue pair's, never after.
 
 mod bind;
@@ -36,6 +37,7 @@ mod progress;
 mod qp;
 mod thread;
 mod timers;
+mod watch;
 
 #[cfg(test)]
 mod tests;

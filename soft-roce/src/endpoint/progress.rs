@@ -7,13 +7,13 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, TryLockError};
+use std::sync::{Arc, MutexGuard, TryLockError};
 
 use super::inner::{Inner, lock};
 use super::qp::QpShared;
 use crate::cm::{ConnKey, Path};
 use crate::driver::port::{Port, count};
-use crate::driver::receive::Inbound;
+use crate::driver::receive::{Inbound, Receiver};
 use crate::time::Time;
 use crate::wire::deth::{GSI_QKEY, GSI_QPN};
 use crate::wire::{Bth, Packet};
@@ -59,6 +59,14 @@ impl Inner {
         total
     }
 
+    /// Handles what has come to a socket before this call, also what another
+    /// thread has read already.
+    pub(super) fn catch_up(&self, local: SocketAddr) {
+        if let Some(port) = self.port_at(local) {
+            while self.read_with(&port, lock(&port.receiver)) > 0 {}
+        }
+    }
+
     /// Sends the acknowledgements that were put off.
     pub(super) fn send_put_off(&self) {
         while let Some(qp) = self.put_off.pop() {
@@ -79,6 +87,8 @@ impl Inner {
             }
             cm.engine.handle_timeout(now);
             self.pump(&mut cm, now);
+            drop(cm);
+            self.look_after_peers(now);
         }
         while let Some((at, qpn)) = self.timers.pop_due(now) {
             if let Some(qp) = self.qp(qpn) {
@@ -88,11 +98,15 @@ impl Inner {
     }
 
     fn read(&self, port: &Port) -> usize {
-        let mut receiver = match port.receiver.try_lock() {
+        let receiver = match port.receiver.try_lock() {
             Ok(receiver) => receiver,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return 0,
         };
+        self.read_with(port, receiver)
+    }
+
+    fn read_with(&self, port: &Port, mut receiver: MutexGuard<'_, Receiver>) -> usize {
         let datagrams = receiver.fill(port);
         if datagrams == 0 {
             return 0;

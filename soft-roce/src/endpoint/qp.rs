@@ -278,6 +278,8 @@ impl QueuePair {
     /// Does what dropping it does, now: afterwards no memory of posted work is
     /// touched any more. May be called again.
     pub fn destroy(&self) {
+        // An acknowledgement that it owes keeps it alive.
+        self.inner.send_put_off();
         self.inner.remove_qp(self.shared.qpn, &self.shared);
         let mut cell = lock(&self.shared.cell);
         // Frees what is posted, and with it the memory it refers to.

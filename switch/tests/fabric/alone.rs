@@ -1,12 +1,10 @@
-//! The switch on real RDMA: what changes the host's addresses, and what counts everything that a
+//! The switch on real RDMA or the soft fabric: what changes the host's addresses, and what counts everything that a
 //! process holds. So they run one after another. Needs
 //! SAN_TEST_ADDR_A and SAN_TEST_ADDR_B, which ci/rxe sets.
 
-use san_switch::{
-    CompanionState, ConnectOptions, FabricChoice, ListenOptions, Switch, SwitchConfig,
-};
+use san_switch::{CompanionState, ConnectOptions, ListenOptions, Switch, SwitchConfig};
 use san_tests::census::Census;
-use san_tests::net::{addr_a, addr_b};
+use san_tests::net::{addr_a, addr_b, switch_config};
 use san_tests::program::must;
 use san_tests::time::{eventually, within};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,12 +15,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 fn switch() -> Switch {
     Switch::new(SwitchConfig {
-        fabric: FabricChoice::Rdma,
         connect_timeout: PATIENCE,
         io_timeout: Some(PATIENCE),
-        ..SwitchConfig::default()
+        ..switch_config()
     })
-    .expect("the guest has RDMA")
+    .expect("the fabric under test")
 }
 
 /// Runs a test's body while no other one of this process runs.

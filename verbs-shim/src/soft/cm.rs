@@ -195,8 +195,7 @@ impl backend::CmId for SoftCmId {
     }
 
     fn is_pending(&self) -> bool {
-        // A peer that gives up is told by an event.
-        true
+        self.id.is_pending()
     }
 
     fn disconnect(&self) -> Result<()> {
@@ -231,11 +230,13 @@ impl backend::CmId for SoftCmId {
     }
 
     fn device(&self) -> Option<Arc<dyn backend::Device>> {
-        Some(Arc::clone(&self.device) as Arc<dyn backend::Device>)
+        // As on the kernel's RDMA: an id that is bound to a wildcard, or to nothing, has none.
+        let bound = self.id.local_addr().filter(|a| !a.ip().is_unspecified());
+        bound.map(|_| Arc::clone(&self.device) as Arc<dyn backend::Device>)
     }
 
     fn port(&self) -> u8 {
-        1
+        u8::from(self.device().is_some())
     }
 
     fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Arc<dyn backend::QueuePair>> {
@@ -249,6 +250,19 @@ impl backend::CmId for SoftCmId {
                 .map(|srq| same_fabric::<SoftSrq>(CALL, srq.into_any()))
                 .transpose()?,
         };
+        let devices = [
+            &parts.pd.device,
+            &parts.send_cq.device,
+            &parts.recv_cq.device,
+        ];
+        let srq = parts.srq.as_ref().map(|srq| srq.device());
+        if devices
+            .into_iter()
+            .chain(srq)
+            .any(|d| !Arc::ptr_eq(d, &self.device))
+        {
+            return Err(VerbsError::invalid(CALL, "a part of another device"));
+        }
         let mut place = lock(&self.qp);
         if place.upgrade().is_some() {
             return Err(VerbsError::invalid(CALL, "the id has a queue pair already"));

@@ -20,11 +20,12 @@ const LONG: Duration = Duration::from_secs(3600);
 
 pub(super) struct SoftCompletionChannel {
     channel: CompletionChannel,
+    device: Arc<SoftDevice>,
     _alive: Alive,
 }
 
 impl SoftCompletionChannel {
-    pub(super) fn new(device: &SoftDevice) -> Result<Self> {
+    pub(super) fn new(device: &Arc<SoftDevice>) -> Result<Self> {
         let channel = device
             .endpoint
             .completion_channel()
@@ -34,6 +35,7 @@ impl SoftCompletionChannel {
             })?;
         Ok(Self {
             channel,
+            device: Arc::clone(device),
             _alive: Alive::new(Kind::Channel),
         })
     }
@@ -79,20 +81,29 @@ impl backend::Sleeper for SoftSleeper {
 
 pub(super) struct SoftCq {
     pub(super) cq: CompletionQueue,
+    pub(super) device: Arc<SoftDevice>,
     _channel: Option<Arc<SoftCompletionChannel>>,
     _alive: Alive,
 }
 
 impl SoftCq {
     pub(super) fn new(
-        device: &SoftDevice,
+        device: &Arc<SoftDevice>,
         depth: u32,
         channel: Option<Arc<SoftCompletionChannel>>,
     ) -> Result<Self> {
+        let foreign = |c: &Arc<SoftCompletionChannel>| !Arc::ptr_eq(&c.device, device);
+        if channel.as_ref().is_some_and(foreign) {
+            return Err(VerbsError::invalid(
+                "ibv_create_cq",
+                "a channel of another device",
+            ));
+        }
         let endpoint = &device.endpoint;
         let cq = endpoint.create_cq(depth as usize, channel.as_ref().map(|c| &c.channel));
         Ok(Self {
             cq,
+            device: Arc::clone(device),
             _channel: channel,
             _alive: Alive::new(Kind::CompletionQueue),
         })

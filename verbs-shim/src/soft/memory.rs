@@ -76,7 +76,7 @@ impl backend::ProtectionDomain for SoftPd {
         Ok(Arc::new(SoftSrq {
             srq: endpoint.create_srq(self.pd, max_wr as usize, max_sge as usize),
             max_wr,
-            _pd: self,
+            pd: self,
             alive: Mutex::new(Some(Alive::new(Kind::SharedReceiveQueue))),
         }))
     }
@@ -228,8 +228,14 @@ impl backend::MemoryWindow for SoftWindow {
 pub(super) struct SoftSrq {
     pub(super) srq: Arc<SharedReceiveQueue>,
     max_wr: u32,
-    _pd: Arc<SoftPd>,
+    pd: Arc<SoftPd>,
     alive: Mutex<Option<Alive>>,
+}
+
+impl SoftSrq {
+    pub(super) fn device(&self) -> &Arc<SoftDevice> {
+        &self.pd.device
+    }
 }
 
 impl backend::SharedReceiveQueue for SoftSrq {

@@ -41,16 +41,30 @@ pub fn any_port(ip: IpAddr) -> SocketAddr {
 /// the whole program, since devices of two soft fabrics are two devices.
 pub fn fabric() -> Fabric {
     static FABRIC: OnceLock<Fabric> = OnceLock::new();
-    let open = || match std::env::var("SAN_FABRIC").as_deref() {
-        Ok("soft") => Fabric::soft(&SoftConfig {
-            addresses: vec![addr_a(), addr_b()],
-            ..SoftConfig::default()
-        }),
-        _ => Fabric::rdma(),
+    let open = || match is_soft() {
+        true => soft_fabric(),
+        false => Fabric::rdma().unwrap_or_else(|e| panic!("{e}")),
     };
-    FABRIC
-        .get_or_init(|| open().unwrap_or_else(|e| panic!("{e}")))
-        .clone()
+    FABRIC.get_or_init(open).clone()
+}
+
+/// A soft fabric of its own: its device is another one than that of [`fabric`].
+pub fn soft_fabric() -> Fabric {
+    let v6 = ["SAN_TEST_ADDR6_A", "SAN_TEST_ADDR6_B"];
+    let v6 = v6.into_iter().filter(|name| std::env::var(name).is_ok());
+    let config = SoftConfig {
+        addresses: [addr_a(), addr_b()]
+            .into_iter()
+            .chain(v6.map(env_addr))
+            .collect(),
+        ..SoftConfig::default()
+    };
+    Fabric::soft(&config).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Whether the fabric is the one in user space: one device, which has both addresses.
+pub fn is_soft() -> bool {
+    std::env::var("SAN_FABRIC").is_ok_and(|fabric| fabric == "soft")
 }
 
 /// Waits until the descriptor is readable.
@@ -318,7 +332,7 @@ pub fn pair_with(
 /// What is open now. Held by tests that count, since all tests of a program share the counts.
 pub struct Census {
     before: LiveObjects,
-    fds: usize,
+    fds: Vec<String>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -330,9 +344,14 @@ pub fn census() -> Census {
     for device in fabric().devices().unwrap() {
         device.limits().unwrap();
     }
+    if is_soft() {
+        // And the soft fabric its sockets, one or two an address.
+        let _listeners = [addr_a(), addr_b()].map(|ip| listen(any_port(ip), 1));
+        drop(pair(Shape::default()));
+    }
     Census {
         before: live_objects(),
-        fds: count("/proc/self/fd"),
+        fds: descriptors(),
         _alone: alone,
     }
 }
@@ -341,10 +360,24 @@ impl Census {
     /// Everything is as it was.
     pub fn check(&self, what: &str) {
         assert_eq!(live_objects(), self.before, "{what}");
-        assert_eq!(count("/proc/self/fd"), self.fds, "descriptors: {what}");
+        // A thread of the fabric may be about to close one.
+        let until = Instant::now() + Duration::from_secs(2);
+        while descriptors() != self.fds && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(descriptors(), self.fds, "descriptors: {what}");
     }
 }
 
-fn count(dir: &str) -> usize {
-    std::fs::read_dir(dir).unwrap().count()
+/// What the open descriptors are, sockets and the like without their numbers.
+fn descriptors() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let kind = |link: std::path::PathBuf| {
+        let link = link.to_string_lossy().into_owned();
+        link.split(":[").next().unwrap_or_default().to_owned()
+    };
+    let mut found: Vec<String> = links.map(kind).collect();
+    found.sort_unstable();
+    found
 }

@@ -1,0 +1,57 @@
+//! Peers of which the host says that they are gone.
+//!
+//! What it does: ends what there was with them, as their own messages would.
+//! What it does not do: find out; the endpoint asks the host.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::conn::{Conn, State};
+use super::engine::Engine;
+use super::types::{ConnKey, Event};
+use crate::time::Time;
+use crate::wire::cm::RejReason;
+
+impl Engine {
+    /// The sockets of peers, each once; connections in timewait do not count.
+    #[must_use]
+    pub fn peers(&self) -> BTreeSet<SocketAddr> {
+        let lives = |conn: &&Conn| conn.state != State::Timewait;
+        let conns = self.conns.values().filter(lives);
+        conns.map(|conn| conn.path.remote).collect()
+    }
+
+    /// There is no socket at `peer` any more: every attempt and connection with it
+    /// is over, as if it had said so itself before it died.
+    pub fn peer_died(&mut self, now: Time, peer: SocketAddr) {
+        let with_it = |conn: &Conn| conn.path.remote == peer && conn.state != State::Timewait;
+        let mut dead: Vec<_> = self.conns.iter().filter(|(_, c)| with_it(c)).collect();
+        dead.sort_unstable_by_key(|(key, _)| **key);
+        let dead: Vec<_> = dead.into_iter().map(|(key, c)| (*key, c.state)).collect();
+        for (key, state) in dead {
+            match state {
+                State::Established | State::DreqSent => self.enter_timewait(now, key),
+                _ => self.refused_for_peer(key, RejReason::CONSUMER_DEFINED),
+            }
+        }
+    }
+
+    /// Nobody has the socket that the request goes to: it is refused as a CM there
+    /// would refuse it.
+    pub fn nobody_there(&mut self, key: ConnKey) {
+        let asked = matches!(self.conns.get(&key), Some(conn) if conn.state == State::ReqSent);
+        if asked {
+            self.counters.nobody += 1;
+            self.refused_for_peer(key, RejReason::INVALID_SERVICE_ID);
+        }
+    }
+
+    fn refused_for_peer(&mut self, key: ConnKey, reason: RejReason) {
+        self.tell(Event::Rejected {
+            conn: key,
+            reason,
+            private_data: [0; 148],
+        });
+        self.remove(key);
+    }
+}
