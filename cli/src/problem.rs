@@ -124,7 +124,8 @@ pub(crate) fn hindrances() -> Vec<Problem> {
                 limit / 1024
             ))
             .with_remedy(
-                "raise it: a line 'USER - memlock unlimited' in /etc/security/limits.conf",
+                "raise it: ulimit -l, LimitMEMLOCK=infinity in a systemd unit, or a line \
+                 'USER - memlock unlimited' in /etc/security/limits.conf",
             ),
         );
     }

@@ -250,7 +250,11 @@ impl Undecided<'_> {
             // The kernel says nothing of a peer that gives up before the accept. But then there is
             // neither a queue pair to be had for it, nor anybody to refuse.
             Err(error) => {
-                tracing::debug!(%error, "no connection for a request");
+                match self.socket.listened.refused_resources.value() {
+                    // Once for each listener: an operator has to see it, a flood must not flood.
+                    0 => tracing::warn!(%error, "no connection for a request"),
+                    _ => tracing::debug!(%error, "no connection for a request"),
+                }
                 return Err(match self.refuse(RefusalReason::NoResources, 0) {
                     true => error,
                     false => AcceptError::PeerGone,

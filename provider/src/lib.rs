@@ -16,6 +16,7 @@ mod device_context;
 mod error;
 mod event;
 mod listen;
+mod memlock;
 /// Not an interface: the benches measure the cache.
 #[doc(hidden)]
 pub mod memory;

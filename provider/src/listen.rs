@@ -13,6 +13,7 @@ use verbs_shim::{CmId, Request};
 use crate::backlog::{self, Backlog, NoPlace, Withdrawn};
 use crate::core::{Core, IdOwner};
 use crate::error::ListenError;
+use crate::memlock;
 use crate::socket::{Socket, SocketShared};
 use crate::state::{Happening, Misfit, Phase};
 use crate::sync::lock;
@@ -41,7 +42,8 @@ impl Socket {
     ///
     /// # Errors
     /// `WSAEINVAL`: not bound, a backlog out of range, or another one than before. `WSAEISCONN`,
-    /// `WSAEMFILE`, `WSAENOBUFS`, `WSAENETDOWN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    /// `WSAEMFILE`, `WSAENETDOWN`, `WSAENOTSOCK`, `WSANOTINITIALISED`. `WSAENOBUFS`; where the
+    /// process may lock too little memory the text says what to raise.
     #[doc(alias = "WSPListen")]
     pub fn listen(&self, backlog: u32) -> Result<(), ListenError> {
         let socket = &self.shared;
@@ -74,6 +76,7 @@ impl Socket {
         let Some(id) = &state.id else {
             return Err(ListenError::NetDown);
         };
+        memlock::check(&socket.core.fabric, id.device(), &socket.core.config)?;
         let token = id.token();
         // Before the first request can come.
         socket

@@ -1,7 +1,7 @@
 //! A process of its own for tests that kill one: it listens or connects through a provider.
 //!
-//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `startup`. It says each step
-//! on its output, reads commands from its input, and ends when that ends.
+//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `startup`, `try LISTEN
+//! CONNECT`. It says each step on its output, reads commands from its input, and ends when that ends.
 #![forbid(unsafe_code)]
 
 use std::io::BufRead;
@@ -19,6 +19,7 @@ fn main() {
         ["listen", addr, backlog] => listen(address(addr), backlog.parse().expect("a backlog")),
         ["connect", addr, count] => connect(address(addr), count.parse().expect("a count")),
         ["talk", addr] => talk(address(addr)),
+        ["try", listen, connect] => try_both(address(listen), address(connect)),
         _ => panic!("unknown arguments {args:?}"),
     }
 }
@@ -66,6 +67,19 @@ fn connect(addr: SocketAddr, count: usize) {
                 Err(error) => println!("result {}", error.code().name()),
             }
         }
+    }
+}
+
+/// Says how listening at one address and connecting to another went.
+fn try_both(listen: SocketAddr, connect: SocketAddr) {
+    let san = San::start();
+    match san.bound(listen).listen(1) {
+        Ok(()) => println!("listen fine"),
+        Err(error) => println!("listen {} {error}", error.code().name()),
+    }
+    match san.connect(connect).result() {
+        Ok(()) => println!("connect fine"),
+        Err(error) => println!("connect {} {error}", error.code().name()),
     }
 }
 

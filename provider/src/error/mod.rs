@@ -17,6 +17,7 @@ pub use operations::{
 use std::fmt;
 use std::sync::Arc;
 
+use crate::memlock;
 use rustix::io::Errno;
 use verbs_shim::VerbsError;
 
@@ -142,31 +143,47 @@ impl fmt::Display for WsaCode {
 /// What the system said, kept inside an error. Cheap to clone, so that a result which is recorded
 /// can be reported.
 #[derive(Debug, Clone)]
-pub struct SystemError(Arc<VerbsError>);
+pub struct SystemError(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    error: VerbsError,
+    /// Bytes that may be locked in memory, where that may be why.
+    memlock: Option<u64>,
+}
 
 impl SystemError {
     /// The system's error number.
     #[must_use]
     pub fn errno(&self) -> i32 {
-        self.0.errno()
+        self.0.error.errno()
     }
 }
 
 impl From<VerbsError> for SystemError {
     fn from(error: VerbsError) -> Self {
-        Self(Arc::new(error))
+        let memlock = memlock::limit_behind(&error);
+        Self(Arc::new(Inner { error, memlock }))
     }
 }
 
 impl fmt::Display for SystemError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.0.error.fmt(f)?;
+        match self.0.memlock {
+            None => Ok(()),
+            Some(limit) => write!(
+                f,
+                "; only {} KiB may be locked in memory: raise that (ulimit -l, LimitMEMLOCK=)",
+                limit / 1024
+            ),
+        }
     }
 }
 
 impl std::error::Error for SystemError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0.source)
+        Some(&self.0.error.source)
     }
 }
 
