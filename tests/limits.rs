@@ -1,4 +1,4 @@
-//! What the system allows this process: locked memory.
+//! What the system allows this process: locked memory, descriptors.
 
 use san_tests::net;
 use san_tests::program::{Program, output_of};
@@ -44,5 +44,15 @@ fn too_little_lockable_memory_is_enobufs_and_says_what_to_raise() {
         let accepted = listener.accept();
         assert_eq!(rich.expect("connect", STEP), "fine");
         drop(accepted);
+    });
+}
+
+#[test]
+fn without_descriptors_the_addresses_stay() {
+    bounded(|| {
+        let peer = env!("CARGO_BIN_EXE_san-test-peer");
+        let shell = "ulimit -n 64 && exec \"$0\" crowded";
+        let mut crowded = Program::start("sh", &["-c", shell, peer]);
+        assert_eq!(crowded.expect("addresses", STEP), "are the same");
     });
 }

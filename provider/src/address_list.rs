@@ -4,7 +4,8 @@
 
 use std::net::IpAddr;
 
-use verbs_shim::Fabric;
+use rustix::io::Errno;
+use verbs_shim::{Fabric, VerbsError};
 
 /// A local address that an RDMA device can be reached by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,13 +22,18 @@ pub struct SanAddress {
     pub ifindex: u32,
 }
 
-/// The addresses of all devices now. A device that cannot be asked has none.
-pub(crate) fn read(fabric: &Fabric) -> Vec<SanAddress> {
+/// The addresses of all devices now. A device that cannot be asked has none; but where only a
+/// descriptor or memory is missing for the question, it has those it was `known` to have: a process
+/// with too many files open must not lose its listeners.
+pub(crate) fn read(fabric: &Fabric, known: &[SanAddress]) -> Vec<SanAddress> {
     let devices = match fabric.devices() {
         Ok(devices) => devices,
         Err(error) => {
             tracing::warn!(%error, "the RDMA devices cannot be listed");
-            return Vec::new();
+            return match is_shortage(&error) {
+                true => known.to_vec(),
+                false => Vec::new(),
+            };
         }
     };
     let mut list = Vec::new();
@@ -42,8 +48,20 @@ pub(crate) fn read(fabric: &Fabric) -> Vec<SanAddress> {
             })),
             Err(error) => {
                 tracing::warn!(device = device.name(), %error, "no addresses of this device");
+                if is_shortage(&error) {
+                    let of_device = known.iter().filter(|a| a.device == device.name());
+                    list.extend(of_device.cloned());
+                }
             }
         }
     }
     list
+}
+
+/// Whether the question failed for what this process lacks at this moment.
+fn is_shortage(error: &VerbsError) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    shortages
+        .iter()
+        .any(|errno| errno.raw_os_error() == error.errno())
 }

@@ -159,7 +159,8 @@ impl Core {
 
     /// The list of local addresses as it is now. The switch is told if it changed (duties 8, 66).
     pub(crate) fn refresh_addresses(&self) -> Vec<SanAddress> {
-        let now = address_list::read(&self.fabric);
+        let known = lock(&self.addresses).clone();
+        let now = address_list::read(&self.fabric, &known);
         let before = std::mem::replace(&mut *lock(&self.addresses), now.clone());
         let as_set = |list: &[SanAddress]| list.iter().cloned().collect::<HashSet<_>>();
         if as_set(&before) != as_set(&now) {
@@ -172,7 +173,7 @@ impl Core {
 
     /// The first list: nobody is told of a change.
     pub(crate) fn read_addresses(&self) {
-        *lock(&self.addresses) = address_list::read(&self.fabric);
+        *lock(&self.addresses) = address_list::read(&self.fabric, &[]);
     }
 
     /// Whether `ip` is an address of one of the provider's devices.

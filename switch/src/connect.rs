@@ -302,6 +302,10 @@ impl PendingConnect {
     fn connected_san(&mut self, attempt: SanAttempt) -> Result<Connection, ConnectError> {
         let core = &self.inner.core;
         core.counters.connected_san.up();
+        // The event object's descriptor is not needed any more, and the selection holds it.
+        let _ = attempt
+            .companion
+            .event_select(&attempt.event, NetworkEvents::NONE);
         let tcp = self.tcp.take().expect("not handed out yet");
         Ok(Connection::from_companion(
             &attempt.provider,

@@ -1,14 +1,14 @@
 //! A process of its own for tests that kill one: it listens or connects through a provider.
 //!
-//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `startup`, `try LISTEN
-//! CONNECT`. It says each step on its output, reads commands from its input, and ends when that ends.
+//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `stream ADDR`, `crowded`, `startup`,
+//! `try LISTEN CONNECT`. It says each step on its output, reads commands from its input, and ends when that ends.
 #![forbid(unsafe_code)]
 
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use san_provider::{NoUpcalls, ProviderConfig, SpiVersion};
+use san_provider::{Completion, NoUpcalls, ProviderConfig, SpiVersion};
 use san_tests::san::{self, San};
 
 fn main() {
@@ -19,6 +19,8 @@ fn main() {
         ["listen", addr, backlog] => listen(address(addr), backlog.parse().expect("a backlog")),
         ["connect", addr, count] => connect(address(addr), count.parse().expect("a count")),
         ["talk", addr] => talk(address(addr)),
+        ["crowded"] => crowded(),
+        ["stream", addr] => stream(address(addr)),
         ["try", listen, connect] => try_both(address(listen), address(connect)),
         _ => panic!("unknown arguments {args:?}"),
     }
@@ -66,6 +68,40 @@ fn connect(addr: SocketAddr, count: usize) {
                 Ok(()) => println!("result connected"),
                 Err(error) => println!("result {}", error.code().name()),
             }
+        }
+    }
+}
+
+/// Opens files until there is no descriptor left, and says whether the addresses are the same then.
+fn crowded() {
+    let san = San::start();
+    let before = san.provider.address_list().expect("addresses");
+    let files: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    let after = san.provider.address_list().expect("addresses");
+    drop(files);
+    match !before.is_empty() && before == after && san.counters().address_list_changes == 0 {
+        true => println!("addresses are the same"),
+        false => println!("addresses were {before:?}, are {after:?}"),
+    }
+}
+
+/// Connects, and sends and receives without an end.
+fn stream(addr: SocketAddr) {
+    let san = San::start();
+    let connector = san.connect(addr);
+    connector.result().expect("an accepted connect");
+    println!("connected");
+    let sender = connector.socket.clone();
+    std::thread::spawn(move || {
+        while let Ok(sent) = sender.send(&[8; 500], 0, Completion::Poll) {
+            if san::wait(&sender, sent).outcome.is_err() {
+                break;
+            }
+        }
+    });
+    while let Ok(started) = connector.socket.receive(Completion::Poll) {
+        if san::wait(&connector.socket, started).outcome.is_err() {
+            break;
         }
     }
 }

@@ -1,0 +1,286 @@
+//! What fails in the middle of transfers: both ends close, the peer is killed or stopped, the neighbours'
+//! hardware addresses change, so that every packet is lost. In each case every operation that was started ends exactly once, close
+//! returns in time, and nothing is left.
+//!
+//! A link that is set down is not among them: on soft-RoCE of Linux 6.1 the first packet of the connection
+//! manager that has no route then breaks the device's queue pair 1 for good, until the device is made anew.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use san_provider::{Completion, Operation, Socket, TransferError, WsaCode};
+use san_tests::census;
+use san_tests::net;
+use san_tests::program::{Program, must, output_of};
+use san_tests::san::{San, Upcall};
+use san_tests::time::{STEP, eventually, within};
+
+const PEER: &str = env!("CARGO_BIN_EXE_san-test-peer");
+
+/// Long enough for several time-outs of the transport on a slow machine.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long close may take: it waits for nobody.
+const CLOSE: Duration = Duration::from_secs(3);
+
+/// More than the inline size, so that registered buffers are under way.
+const MESSAGE: [u8; 500] = [7; 500];
+
+/// Sends and receives as much as is possible until the connection ends; gives what was started, and what
+/// the end was called.
+fn talk(socket: &Socket) -> (Vec<Operation>, WsaCode) {
+    let mut started = Vec::new();
+    let end = Instant::now() + LIMIT;
+    loop {
+        for start in [receive as fn(&Socket) -> _, send] {
+            for _ in 0..16 {
+                match start(socket) {
+                    Ok(operation) => started.push(operation),
+                    Err(TransferError::WouldBlock | TransferError::NoBuffers) => break,
+                    Err(error) => return (started, error.code()),
+                }
+            }
+        }
+        assert!(Instant::now() < end, "the connection goes on for ever");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn receive(socket: &Socket) -> Result<Operation, TransferError> {
+    socket.receive(Completion::Upcall)
+}
+
+fn send(socket: &Socket) -> Result<Operation, TransferError> {
+    socket.send(&MESSAGE, 0, Completion::Upcall)
+}
+
+/// Waits until the connection has carried something, both ways.
+fn carries(socket: &Socket) {
+    eventually("messages go both ways", STEP, || {
+        let stats = socket.stats().ok().and_then(|stats| stats.connection);
+        stats.is_some_and(|stats| stats.messages_sent > 20 && stats.messages_received > 20)
+    });
+}
+
+fn close(socket: &Socket) {
+    let start = Instant::now();
+    socket.close().expect("close");
+    let took = start.elapsed();
+    assert!(took < CLOSE, "close took {took:?}");
+}
+
+/// Every operation was told of once, and then that the socket is closed.
+fn each_ended_once(san: &San, socket: &Socket, started: &[Operation]) -> BTreeMap<String, usize> {
+    let handle = socket.handle().expect("one");
+    eventually("the last upcall is the close", STEP, || {
+        san.upcalls.about(handle).last() == Some(&Upcall::Closed(handle))
+    });
+    let mut ended: HashMap<Operation, usize> = HashMap::new();
+    let mut outcomes = BTreeMap::new();
+    for upcall in san.upcalls.about(handle) {
+        if let Upcall::Completed {
+            operation, outcome, ..
+        } = upcall
+        {
+            *ended.entry(operation).or_default() += 1;
+            let name = outcome.map_or_else(WsaCode::name, |_| "fine");
+            *outcomes.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    assert!(ended.values().all(|times| *times == 1), "{ended:?}");
+    assert_eq!(ended.len(), started.len(), "{outcomes:?}");
+    assert!(started.iter().all(|one| ended.contains_key(one)));
+    let expected = [
+        "fine",
+        "WSA_OPERATION_ABORTED",
+        "WSAECONNRESET",
+        "WSAETIMEDOUT",
+    ];
+    let known = |name: &String| expected.contains(&name.as_str());
+    assert!(outcomes.keys().all(known), "{outcomes:?}");
+    outcomes
+}
+
+/// What has to be as it was: ids, queue pairs, descriptors, threads. Buffers that connections share stay.
+fn held() -> (usize, usize, usize, BTreeMap<String, usize>) {
+    let live = verbs_shim::live_objects();
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc").count();
+    (live.ids, live.qps, descriptors, census::threads())
+}
+
+fn is_back(before: &(usize, usize, usize, BTreeMap<String, usize>)) {
+    let mut now = held();
+    let back = san_tests::time::holds_within(STEP, || {
+        now = held();
+        now == *before
+    });
+    assert!(back, "before: {before:?}, now: {now:?}");
+}
+
+#[test]
+fn wsd_113_both_ends_close_in_the_middle_of_transfers() {
+    within(LIMIT, || {
+        let san = San::start();
+        let mut before = None;
+        for _ in 0..4 {
+            let (one, other) = san.pair();
+            let barrier = Barrier::new(2);
+            let ends = thread::scope(|scope| {
+                let ends = [&one, &other].map(|socket| {
+                    let barrier = &barrier;
+                    let talker = scope.spawn(move || talk(socket));
+                    scope.spawn(move || {
+                        carries(socket);
+                        barrier.wait();
+                        close(socket);
+                    });
+                    (socket, talker)
+                });
+                ends.map(|(socket, talker)| (socket, talker.join().expect("the talker")))
+            });
+            for (socket, (started, code)) in ends {
+                each_ended_once(&san, socket, &started);
+                let closed = [WsaCode::NotSocket, WsaCode::ConnReset];
+                assert!(closed.contains(&code), "{code}");
+            }
+            drop((one, other));
+            match &before {
+                // What the first connection makes stays for the next.
+                None => before = Some(held()),
+                Some(before) => is_back(before),
+            }
+        }
+    });
+}
+
+#[test]
+fn wsd_113_a_peer_killed_in_the_middle_of_transfers() {
+    within(LIMIT, || {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let mut before = None;
+        for _ in 0..2 {
+            let mut peer = Program::start(PEER, &["stream", &listener.addr.to_string()]);
+            let accepted = listener.accept().socket;
+            let (started, code) = thread::scope(|scope| {
+                let talker = scope.spawn(|| talk(&accepted));
+                carries(&accepted);
+                peer.kill();
+                talker.join().expect("the talker")
+            });
+            let codes = [WsaCode::ConnReset, WsaCode::TimedOut];
+            assert!(codes.contains(&code), "{code}");
+            close(&accepted);
+            each_ended_once(&san, &accepted, &started);
+            drop((peer, accepted));
+            match &before {
+                None => before = Some(held()),
+                Some(before) => is_back(before),
+            }
+        }
+        // It serves as before.
+        let (connected, _accepted) = san.pair();
+        san_tests::san::send(&connected, b"still there");
+    });
+}
+
+#[test]
+fn wsd_113_a_peer_stopped_in_the_middle_of_transfers() {
+    within(LIMIT, || {
+        let san = San::start();
+        let listener = san.listen_a(1);
+        let peer = Program::start(PEER, &["stream", &listener.addr.to_string()]);
+        let accepted = listener.accept().socket;
+        let (started, _) = thread::scope(|scope| {
+            let talker = scope.spawn(|| talk(&accepted));
+            carries(&accepted);
+            must("kill", &["-STOP", &peer.pid().to_string()]);
+            // Its kernel may still acknowledge; credits and room run out.
+            thread::sleep(Duration::from_millis(500));
+            close(&accepted);
+            talker.join().expect("the talker")
+        });
+        let outcomes = each_ended_once(&san, &accepted, &started);
+        assert!(outcomes.len() > 1, "something was under way: {outcomes:?}");
+    });
+}
+
+#[test]
+fn wsd_113_the_neighbour_changes_in_the_middle_of_transfers() {
+    let Some(wire) = Wire::of_the_guest() else {
+        return;
+    };
+    within(LIMIT, move || {
+        let san = San::start();
+        both_ends_lose(&san, &wire, || {
+            for peer in ["10.0.7.1 dev v1", "10.0.7.2 dev v0"] {
+                let nobody = format!("neigh replace {peer} lladdr 02:00:00:00:0d:0d nud permanent");
+                must("ip", &nobody.split(' ').collect::<Vec<_>>());
+            }
+        });
+    });
+}
+
+/// Both ends of a connection talk; then `happens`, by which both lose the other. At least one notices by
+/// itself; both close in time.
+fn both_ends_lose(san: &San, wire: &Wire, happens: impl FnOnce()) {
+    let (one, other) = san.pair();
+    let ends = thread::scope(|scope| {
+        let talkers = [&one, &other].map(|socket| scope.spawn(move || talk(socket)));
+        carries(&one);
+        carries(&other);
+        happens();
+        eventually("a sender notices", Duration::from_secs(40), || {
+            talkers.iter().any(thread::ScopedJoinHandle::is_finished)
+        });
+        for socket in [&one, &other] {
+            close(socket);
+        }
+        talkers.map(|talker| talker.join().expect("the talker"))
+    });
+    for (socket, (started, code)) in [&one, &other].into_iter().zip(ends) {
+        each_ended_once(san, socket, &started);
+        assert_ne!(code, WsaCode::NotConnected);
+    }
+    wire.mend();
+    let (connected, accepted) = san.pair();
+    san_tests::san::send(&connected, b"as before");
+    assert_eq!(san_tests::san::receive(&accepted), b"as before");
+}
+
+/// The wire between the guest's two devices. Mended when dropped.
+struct Wire;
+
+impl Wire {
+    /// Where this is the guest of `ci/rxe`: nobody else's links are touched.
+    fn of_the_guest() -> Option<Self> {
+        let is_ours = |netdev: &str, end: char| {
+            let path = format!("/sys/class/net/{netdev}/address");
+            let address = std::fs::read_to_string(Path::new(&path)).unwrap_or_default();
+            address.trim() == format!("02:00:0a:00:07:0{end}")
+        };
+        let is_guest = !net::is_soft() && is_ours("v0", '1') && is_ours("v1", '2');
+        is_guest.then_some(Self)
+    }
+
+    /// As `ci/guest/fabric.sh` makes it.
+    fn mend(&self) {
+        let lines = [
+            "neigh replace 10.0.7.1 lladdr 02:00:0a:00:07:01 dev v1 nud permanent",
+            "neigh replace 10.0.7.2 lladdr 02:00:0a:00:07:02 dev v0 nud permanent",
+        ];
+        for line in lines {
+            // A failure shows in the connection that is made next.
+            let _ = output_of("ip", &line.split(' ').collect::<Vec<_>>());
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.mend();
+    }
+}
