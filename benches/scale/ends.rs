@@ -10,7 +10,7 @@ use san_provider::{
 };
 use san_switch::{FabricChoice, ListenOptions, Switch, SwitchConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ impl End {
 /// The accepting end: a process of its own that obeys `wait N` and `holdings`.
 pub(crate) fn serve(fabric: Fabric, layer: Layer, ip: IpAddr) -> Result<()> {
     crate::raise_descriptor_limit();
-    let open = Arc::new(AtomicUsize::new(0));
+    let open = Arc::new(Open::default());
     let port = match layer {
         Layer::Provider => serve_provider(fabric, ip, &open)?,
         Layer::Switch => serve_switch(fabric, ip, &open)?,
@@ -112,10 +112,12 @@ pub(crate) fn serve(fabric: Fabric, layer: Layer, ip: IpAddr) -> Result<()> {
             ["wait", wanted] => {
                 let wanted: usize = wanted.parse()?;
                 let started = Instant::now();
-                while open.load(Ordering::Acquire) != wanted && started.elapsed() < PATIENCE {
+                open.watched.store(true, Ordering::Release);
+                while open.count() != wanted && started.elapsed() < PATIENCE {
                     std::thread::sleep(Duration::from_millis(2));
                 }
-                match open.load(Ordering::Acquire) {
+                open.watched.store(false, Ordering::Release);
+                match open.count() {
                     now if now == wanted => answer("fine")?,
                     now => answer(&now.to_string())?,
                 }
@@ -135,8 +137,22 @@ pub(crate) fn serve(fabric: Fabric, layer: Layer, ip: IpAddr) -> Result<()> {
     Ok(())
 }
 
-/// One thread accepts; it looks ten times a second which connections have ended.
-fn serve_provider(fabric: Fabric, ip: IpAddr, open: &Arc<AtomicUsize>) -> Result<u16> {
+/// What a server has open.
+#[derive(Default)]
+struct Open {
+    count: AtomicUsize,
+    /// Somebody waits for the count to change. Otherwise nothing is looked at, so that idle is idle.
+    watched: AtomicBool,
+}
+
+impl Open {
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+}
+
+/// One thread accepts, and looks which connections have ended while that is waited for.
+fn serve_provider(fabric: Fabric, ip: IpAddr, open: &Arc<Open>) -> Result<u16> {
     let provider = started(fabric)?;
     let socket = tcp_socket(&provider, ip)?;
     let event = EventObject::new()?;
@@ -156,21 +172,21 @@ fn serve_provider(fabric: Fabric, ip: IpAddr, open: &Arc<AtomicUsize>) -> Result
                 let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
                 while is_set && let Ok(accepted) = socket.accept(|_| Decision::Accept) {
                     held.push(accepted.socket);
-                    open.store(held.len(), Ordering::Release);
+                    open.count.store(held.len(), Ordering::Release);
                 }
-                if !is_set && !held.is_empty() {
+                if !is_set && open.watched.load(Ordering::Acquire) {
                     held.retain(|socket| {
                         let stats = socket.stats();
                         stats.is_ok_and(|stats| stats.state != "ended")
                     });
-                    open.store(held.len(), Ordering::Release);
+                    open.count.store(held.len(), Ordering::Release);
                 }
             }
         })?;
     Ok(port)
 }
 
-fn serve_switch(fabric: Fabric, ip: IpAddr, open: &Arc<AtomicUsize>) -> Result<u16> {
+fn serve_switch(fabric: Fabric, ip: IpAddr, open: &Arc<Open>) -> Result<u16> {
     let switch = switch(fabric)?;
     let options = ListenOptions {
         backlog: Some(BACKLOG),
@@ -186,6 +202,7 @@ fn serve_switch(fabric: Fabric, ip: IpAddr, open: &Arc<AtomicUsize>) -> Result<u
             loop {
                 match listener.accept_timeout(Duration::from_millis(100)) {
                     Ok(connection) => held.push(connection),
+                    Err(_) if !open.watched.load(Ordering::Acquire) => {}
                     Err(_) => held.retain(|connection: &san_switch::Connection| {
                         let timeout = Some(Duration::from_micros(1));
                         let _ = connection.set_receive_timeout(timeout);
@@ -193,7 +210,7 @@ fn serve_switch(fabric: Fabric, ip: IpAddr, open: &Arc<AtomicUsize>) -> Result<u
                         error.is_some_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
                     }),
                 }
-                open.store(held.len(), Ordering::Release);
+                open.count.store(held.len(), Ordering::Release);
             }
         })?;
     Ok(port)
