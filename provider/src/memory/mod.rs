@@ -1,11 +1,12 @@
-//! Memory of the application's, registered for RDMA (duties 100 to 105, 112).
+//! Memory of the application's, registered for RDMA (duties 100 to 105, 107 to 110, 112).
 //!
 //! Local memory is registered to be the source or the target of a transfer; memory for the peer is
 //! registered too, and opened by a memory window that only this connection's queue pair knows
 //! (duty 104). Deregistering withdraws the window first, at once, whatever the peer is doing
 //! (duty 105); closing the socket withdraws everything.
 //!
-//! `cache.rs` keeps registrations beyond their use.
+//! `cache.rs` keeps registrations beyond their use, `watch.rs` hears of mappings that change, and
+//! `store.rs` joins the two.
 //!
 //! The bytes are the application's all the time: nothing here reads or writes them.
 
@@ -13,6 +14,8 @@ pub mod cache;
 mod calls;
 mod handle;
 mod registration;
+pub mod store;
+mod watch;
 
 pub use handle::{MemoryAccess, MemoryHandle, Segment};
 

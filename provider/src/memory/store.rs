@@ -1,0 +1,325 @@
+//! Registrations for all: found in the cache, or made and kept there.
+//!
+//! This brings together the cache and the watch over mappings. A lookup first takes in every change
+//! of mappings that is complete, so that what was unmapped and mapped again since is never found;
+//! while a change is on its way it waits for it, and in the end registers without the cache. Memory
+//! that cannot be watched is never kept.
+//!
+//! Registrations are dropped in threads of the application or of the provider, never where a lock
+//! is held, and never in the thread that reads the changes (see `watch.rs`).
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use verbs_shim::{Access, MappingChange, WatchError};
+
+use super::cache::{CacheLimits, EntryId, RegistrationCache, Removed};
+use super::watch::{Notice, Watch};
+use crate::counters::Counter;
+use crate::sync::lock;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a lookup waits for a change that is on its way: the thread that makes it only has to
+/// run, but may be kept from it.
+const PATIENCE: Duration = Duration::from_millis(5);
+
+/// What the store counts, since it was made.
+#[derive(Debug, Default)]
+struct StoreCounters {
+    hits: Counter,
+    misses: Counter,
+    evictions: Counter,
+    invalidations: Counter,
+    bypasses: Counter,
+}
+
+/// The store's counters, read one after another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreCounts {
+    /// Registrations that were there.
+    pub hits: u64,
+    /// Registrations that were made, to be kept.
+    pub misses: u64,
+    /// Registrations that were dropped to make room.
+    pub evictions: u64,
+    /// Registrations that left because their memory changed.
+    pub invalidations: u64,
+    /// Registrations that were made and not kept.
+    pub bypasses: u64,
+}
+
+/// The store. `R` stands for a registration; its clones are the same registration, which ends with
+/// the last of them.
+pub struct RegistrationStore<R> {
+    limits: CacheLimits,
+    /// Before the watch's lock, if both are taken. Memory may be allocated under it.
+    cache: Mutex<RegistrationCache<R>>,
+    watch: Watch,
+    counters: StoreCounters,
+}
+
+/// A registration in use, from the store or not; let go when dropped.
+pub struct Registered<R: Clone> {
+    registration: R,
+    kept: Option<(Arc<RegistrationStore<R>>, EntryId)>,
+}
+
+/// What a lookup comes to.
+enum Looked<R> {
+    Found(EntryId, R),
+    /// There is a place for it, and its memory is watched.
+    Reserved(EntryId),
+    /// It will not be kept.
+    Bypass,
+}
+
+impl<R: Clone> RegistrationStore<R> {
+    /// An empty store. `notify` is called from the thread that reads changes when
+    /// [`RegistrationStore::tidy`] has something to do; it must not allocate, free, or wait.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(
+        limits: CacheLimits,
+        notify: Arc<dyn Fn() + Send + Sync>,
+    ) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            limits,
+            cache: Mutex::new(RegistrationCache::new(limits, rustix::param::page_size())),
+            watch: Watch::new(notify)?,
+            counters: StoreCounters::default(),
+        }))
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> StoreCounts {
+        let c = &self.counters;
+        StoreCounts {
+            hits: c.hits.value(),
+            misses: c.misses.value(),
+            evictions: c.evictions.value(),
+            invalidations: c.invalidations.value(),
+            bypasses: c.bypasses.value(),
+        }
+    }
+
+    /// Whether mappings can be watched here; else nothing is kept. Starts the thread.
+    pub fn can_keep(&self) -> bool {
+        self.limits.entries > 0 && self.limits.bytes > 0 && self.watch.start()
+    }
+
+    /// A registration of the range with at least these rights: one that is kept, or what `register`
+    /// makes, and then that is kept if it can be. If `register` fails by a shortage of what kept
+    /// registrations hold, those that nobody uses are dropped, and it is called once more.
+    ///
+    /// # Errors
+    /// What `register` fails with.
+    pub fn acquire<E>(
+        self: &Arc<Self>,
+        domain: u64,
+        range: &Range<usize>,
+        access: Access,
+        mut register: impl FnMut() -> Result<R, E>,
+        is_shortage: impl FnOnce(&E) -> bool,
+    ) -> Result<Registered<R>, E> {
+        let place = match self.look(domain, range, access) {
+            Looked::Found(id, registration) => {
+                self.counters.hits.raise();
+                let kept = Some((Arc::clone(self), id));
+                return Ok(Registered { registration, kept });
+            }
+            Looked::Reserved(id) => {
+                self.counters.misses.raise();
+                Some(Place { store: self, id })
+            }
+            Looked::Bypass => {
+                self.counters.bypasses.raise();
+                None
+            }
+        };
+        let registration = match register() {
+            Err(error) if is_shortage(&error) && self.shed() > 0 => register(),
+            registration => registration,
+        }?;
+        let id = place.and_then(|place| place.fill(&registration));
+        let kept = id.map(|id| (Arc::clone(self), id));
+        Ok(Registered { registration, kept })
+    }
+
+    /// The memory is about to change: what is registered in the range and not in use ends now,
+    /// what is in use when it is let go, and nothing of it is found again.
+    pub fn invalidate(&self, range: &Range<usize>) {
+        let mut removed = Removed::default();
+        let mut cache = self.up_to_date(&mut removed).0;
+        cache.changed(range, &mut removed);
+        self.finish(cache, removed);
+    }
+
+    /// Takes in what changed, and lets go of what that concerns.
+    pub fn tidy(&self) {
+        let mut removed = Removed::default();
+        let cache = self.up_to_date(&mut removed).0;
+        self.finish(cache, removed);
+    }
+
+    /// Drops what nobody uses; how many there were.
+    pub fn shed(&self) -> u64 {
+        let mut removed = Removed::default();
+        let mut cache = self.up_to_date(&mut removed).0;
+        let before = removed.evicted;
+        cache.evict_idle(&mut removed);
+        let shed = removed.evicted - before;
+        self.finish(cache, removed);
+        shed
+    }
+
+    /// Drops everything, ends the thread, and keeps nothing from now on.
+    pub fn close(&self) {
+        self.watch.stop();
+        let mut removed = Removed::default();
+        let mut cache = lock(&self.cache);
+        cache.clear(&mut removed);
+        self.finish(cache, removed);
+    }
+
+    fn look(&self, domain: u64, range: &Range<usize>, access: Access) -> Looked<R> {
+        if range.len() > self.limits.bytes || !self.can_keep() {
+            return Looked::Bypass;
+        }
+        let began = Instant::now();
+        loop {
+            let mut removed = Removed::default();
+            let (mut cache, notice) = self.up_to_date(&mut removed);
+            let looked = match notice {
+                Notice::Complete => Some(match cache.find(domain, range, access) {
+                    Some((id, registration)) => Looked::Found(id, registration),
+                    None => self.reserve(&mut cache, domain, range, access, &mut removed),
+                }),
+                Notice::Blind => Some(Looked::Bypass),
+                Notice::Pending => None,
+            };
+            self.finish(cache, removed);
+            match looked {
+                Some(looked) => return looked,
+                None if began.elapsed() > PATIENCE => return Looked::Bypass,
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn reserve(
+        &self,
+        cache: &mut RegistrationCache<R>,
+        domain: u64,
+        range: &Range<usize>,
+        access: Access,
+        removed: &mut Removed<R>,
+    ) -> Looked<R> {
+        let Some(id) = cache.reserve(domain, range, access, removed) else {
+            return Looked::Bypass;
+        };
+        self.watch.unwatch(&std::mem::take(&mut removed.unwatched));
+        match self.watch.watch(range) {
+            Ok(()) => Looked::Reserved(id),
+            Err(why) => {
+                cache.cancel(id, removed);
+                if !matches!(why, WatchError::Kind) {
+                    tracing::debug!(%why, "a registration is not kept");
+                }
+                Looked::Bypass
+            }
+        }
+    }
+
+    /// The cache, after all changes that are known.
+    fn up_to_date(
+        &self,
+        removed: &mut Removed<R>,
+    ) -> (MutexGuard<'_, RegistrationCache<R>>, Notice) {
+        let mut cache = lock(&self.cache);
+        let (notice, changes) = self.watch.take();
+        for change in changes {
+            match change {
+                MappingChange::Unmapped(range) => cache.unmapped(&range, removed),
+                MappingChange::Discarded(range) => cache.changed(&range, removed),
+                MappingChange::Moved { from, to } => {
+                    cache.unmapped(&from, removed);
+                    cache.watched(&(to..to.saturating_add(from.len())), removed);
+                }
+                _ => cache.clear(removed),
+            }
+        }
+        (cache, notice)
+    }
+
+    /// Lets go of the lock, then of what was removed.
+    fn finish(&self, cache: MutexGuard<'_, RegistrationCache<R>>, removed: Removed<R>) {
+        // Under the cache's lock, so that nobody has them watched anew in between.
+        self.watch.unwatch(&removed.unwatched);
+        drop(cache);
+        self.counters.evictions.add(removed.evicted);
+        self.counters.invalidations.add(removed.invalidated);
+        drop(removed);
+    }
+}
+
+impl<R: Clone> Registered<R> {
+    /// The registration.
+    pub fn registration(&self) -> &R {
+        &self.registration
+    }
+}
+
+impl<R: Clone> Drop for Registered<R> {
+    fn drop(&mut self) {
+        if let Some((store, id)) = self.kept.take() {
+            lock(&store.cache).release(id);
+        }
+    }
+}
+
+/// A place that is given up unless it is filled.
+struct Place<'a, R: Clone> {
+    store: &'a RegistrationStore<R>,
+    id: EntryId,
+}
+
+impl<R: Clone> Place<'_, R> {
+    fn fill(self, registration: &R) -> Option<EntryId> {
+        let kept = lock(&self.store.cache).fill(self.id, registration);
+        let id = self.id;
+        std::mem::forget(self);
+        kept.then_some(id)
+    }
+}
+
+impl<R: Clone> Drop for Place<'_, R> {
+    fn drop(&mut self) {
+        let mut removed = Removed::default();
+        let mut cache = lock(&self.store.cache);
+        cache.cancel(self.id, &mut removed);
+        self.store.finish(cache, removed);
+    }
+}
+
+impl<R: Clone + fmt::Debug> fmt::Debug for Registered<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered")
+            .field("registration", &self.registration)
+            .field("kept", &self.kept.is_some())
+            .finish()
+    }
+}
+
+impl<R> fmt::Debug for RegistrationStore<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistrationStore")
+            .field("limits", &self.limits)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
