@@ -1,5 +1,6 @@
 //! The thread `san-cm`: it reads RDMA CM events and carries each to whom it concerns, ends
-//! connects at their deadline, and follows address changes.
+//! connects at their deadline, follows address changes, and lets go of registrations whose memory
+//! is gone.
 //!
 //! It is the only reader of the event channel. What an event means is decided in `listen.rs`,
 //! `connect.rs` and `socket.rs`; here is only the way there.
@@ -34,6 +35,8 @@ pub(crate) struct Control {
     deadlines: Mutex<BTreeSet<(Instant, u64)>>,
     wake: EventObject,
     stopping: AtomicBool,
+    /// Mappings changed under registered memory.
+    mappings_changed: AtomicBool,
 }
 
 /// What the thread is asked to do.
@@ -50,6 +53,7 @@ impl Control {
             deadlines: Mutex::new(BTreeSet::new()),
             wake: EventObject::new()?,
             stopping: AtomicBool::new(false),
+            mappings_changed: AtomicBool::new(false),
         }))
     }
 
@@ -71,6 +75,12 @@ impl Control {
 
     pub(crate) fn cancel_deadline(&self, when: Instant, token: u64) {
         lock(&self.deadlines).remove(&(when, token));
+    }
+
+    /// Mappings changed under registered memory. It neither allocates nor waits.
+    pub(crate) fn mappings_changed(&self) {
+        self.mappings_changed.store(true, Ordering::SeqCst);
+        self.wake.set();
     }
 
     pub(crate) fn stop(&self) {
@@ -121,6 +131,9 @@ pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
             if let Some(socket) = socket_of(core, token) {
                 socket.connect_failed(ConnectFailure::TimedOut.into());
             }
+        }
+        if core.control.mappings_changed.swap(false, Ordering::SeqCst) {
+            core.memory.tidy();
         }
         if watch.is_some_and(AddressWatch::drain) {
             core.refresh_addresses();

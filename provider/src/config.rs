@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::memory::cache::CacheLimits;
+
 /// What can be set. The defaults suit a process with anything from one to some thousand
 /// connections.
 #[derive(Debug, Clone)]
@@ -35,6 +37,11 @@ pub struct ProviderConfig {
     pub max_registrations: u32,
     /// Overlapped operations of one connection at a time, for each direction.
     pub max_operations: u16,
+    /// Registrations of the application's memory that are kept beyond their use, at most; those
+    /// in use count too. 0 keeps none.
+    pub memory_cache_entries: u32,
+    /// Bytes of memory that the registrations that are kept pin, at most. 0 keeps none.
+    pub memory_cache_bytes: u64,
     /// Connections that share completion queues and receives (a lane).
     pub lane_connections: u32,
     /// Receives of one lane, at most.
@@ -70,6 +77,8 @@ impl Default for ProviderConfig {
             inline_size: 64,
             max_registrations: 1024,
             max_operations: 64,
+            memory_cache_entries: 1024,
+            memory_cache_bytes: 256 << 20,
             lane_connections: 256,
             lane_receives: 4096,
             lane_send_buffers: 2048,
@@ -185,6 +194,21 @@ impl ProviderConfig {
                 4096,
                 "1 to 4096",
             ),
+            // Each may split a mapping in three, and the kernel allows 65,530 by default.
+            (
+                "memory_cache_entries",
+                u64::from(self.memory_cache_entries),
+                0,
+                16_384,
+                "0 to 16384",
+            ),
+            (
+                "memory_cache_bytes",
+                self.memory_cache_bytes,
+                0,
+                1 << 40,
+                "0 to 1099511627776",
+            ),
             (
                 "lane_connections",
                 u64::from(self.lane_connections),
@@ -217,6 +241,13 @@ impl ProviderConfig {
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn cache_limits(&self) -> CacheLimits {
+        CacheLimits {
+            entries: self.memory_cache_entries as usize,
+            bytes: usize::try_from(self.memory_cache_bytes).unwrap_or(usize::MAX),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::cm_thread::Control;
 use crate::config::ProviderConfig;
 use crate::counters::{ControlCounters, Counters};
 use crate::device_context::DeviceTable;
+use crate::memory::MemoryStore;
 use crate::progress::{Progress, Upcall};
 use crate::socket::SocketShared;
 use crate::sync::lock;
@@ -27,6 +28,7 @@ pub(crate) struct Core {
     channel: Mutex<Option<EventChannel>>,
     pub(crate) counters: ControlCounters,
     pub(crate) devices: DeviceTable,
+    pub(crate) memory: Arc<MemoryStore>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) control: Arc<Control>,
     owners: Mutex<HashMap<u64, IdOwner>>,
@@ -63,6 +65,7 @@ impl Core {
         channel: EventChannel,
         progress: Arc<Progress>,
         control: Arc<Control>,
+        memory: Arc<MemoryStore>,
     ) -> Self {
         Self {
             config,
@@ -70,6 +73,7 @@ impl Core {
             channel: Mutex::new(Some(channel)),
             counters: ControlCounters::default(),
             devices: DeviceTable::default(),
+            memory,
             progress,
             control,
             owners: Mutex::new(HashMap::new()),
@@ -151,6 +155,12 @@ impl Core {
     pub(crate) fn counters(&self) -> Counters {
         let mut counters = self.counters.snapshot();
         counters.upcalls = self.progress.made();
+        let cache = self.memory.counts();
+        counters.cache_hits = cache.hits;
+        counters.cache_misses = cache.misses;
+        counters.cache_evictions = cache.evictions;
+        counters.cache_invalidations = cache.invalidations;
+        counters.cache_bypasses = cache.bypasses;
         for lane in self.progress.lanes() {
             counters.add_data(lane.counters());
         }

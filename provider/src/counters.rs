@@ -117,6 +117,17 @@ counters! {
         upcalls,
         /// Times the address list changed.
         address_list_changes,
+        /// Registrations of memory that were kept from an earlier use.
+        cache_hits,
+        /// Registrations that were made, to be kept.
+        cache_misses,
+        /// Registrations that made room for others.
+        cache_evictions,
+        /// Registrations that ended because their memory changed.
+        cache_invalidations,
+        /// Registrations that were made and not kept: their memory cannot be watched, or there was
+        /// no room.
+        cache_bypasses,
     }
     data {
         /// Data messages sent.

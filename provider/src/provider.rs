@@ -13,6 +13,7 @@ use crate::config::{ConfigError, ProviderConfig};
 use crate::core::Core;
 use crate::counters::Counters;
 use crate::error::{QueryError, SocketError, StartupError};
+use crate::memory::store::RegistrationStore;
 use crate::progress::Progress;
 use crate::socket::{AddressFamily, Protocol, Socket, SocketType};
 use crate::statistics::SocketStats;
@@ -192,6 +193,25 @@ impl Provider {
         Ok(core.refresh_addresses())
     }
 
+    /// The mapping of this memory is about to change, or has: registrations of it that were kept end
+    /// before this returns, those in use when they are let go, and none of them is used again
+    /// (duty 109). Changes that the kernel tells of need no such call; where it tells of none
+    /// nothing is kept.
+    ///
+    /// # Errors
+    /// `WSANOTINITIALISED`.
+    #[doc(alias = "WSPMemoryRegistrationCacheCallback")]
+    pub fn memory_registration_cache_callback(
+        &self,
+        address: usize,
+        length: usize,
+    ) -> Result<(), QueryError> {
+        let core = self.core().ok_or(QueryError::NotInitialised)?;
+        core.memory
+            .invalidate(&(address..address.saturating_add(length)));
+        Ok(())
+    }
+
     /// The counters since the first startup; all 0 before it.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -239,7 +259,18 @@ impl Shared {
         let progress = Progress::new(upcalls).map_err(|e| not_ready(&e))?;
         let control = Control::new().map_err(|e| not_ready(&e))?;
         let kind = fabric.kind();
-        let core = Core::new(self.config.clone(), fabric, channel, progress, control);
+        let changed = Arc::clone(&control);
+        let notify = Arc::new(move || changed.mappings_changed());
+        let memory = RegistrationStore::new(self.config.cache_limits(), notify)
+            .map_err(|e| not_ready(&e))?;
+        let core = Core::new(
+            self.config.clone(),
+            fabric,
+            channel,
+            progress,
+            control,
+            memory,
+        );
         core.read_addresses();
         let watch = match AddressWatch::new() {
             Ok(watch) => Some(watch),
@@ -296,6 +327,8 @@ impl Running {
                 tracing::error!("a thread of the provider panicked");
             }
         }
+        // Their devices' protection domains go next.
+        core.memory.close();
         core.devices.clear();
         tracing::debug!("provider stopped");
     }

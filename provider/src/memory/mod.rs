@@ -17,6 +17,13 @@ mod registration;
 pub mod store;
 mod watch;
 
+use std::sync::Arc;
+
+use verbs_shim::MemoryRegion;
+
 pub use handle::{MemoryAccess, MemoryHandle, Segment};
 
 pub(crate) use registration::Registrations;
+
+/// Regions of every device of a provider.
+pub(crate) type MemoryStore = store::RegistrationStore<Arc<MemoryRegion>>;
