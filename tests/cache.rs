@@ -258,7 +258,7 @@ fn churn(store: &Store, stamps: &AtomicU64, seed: u64, until: Instant) {
         let start = block.as_mut_ptr().expose_provenance();
         let inside = Mapping {
             at: start.next_multiple_of(8),
-            len: block.len() - 8 & !7,
+            len: (block.len() - 8) & !7,
         };
         check(store, &inside, stamp());
         traffic.push(block);

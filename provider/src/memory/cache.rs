@@ -215,7 +215,9 @@ impl<R: Clone> RegistrationCache<R> {
         for id in shelf.inside(range) {
             self.remove(id, None, removed);
         }
-        while self.entries.len() >= self.limits.entries || self.bytes + size > self.limits.bytes {
+        while self.entries.len() >= self.limits.entries
+            || self.bytes.saturating_add(size) > self.limits.bytes
+        {
             let (_, &oldest) = self.idle.first_key_value()?;
             self.remove(oldest, None, removed);
             removed.evicted += 1;
