@@ -417,7 +417,10 @@ fn wsd_105_nothing_is_reached_after_close() {
 #[test]
 fn wsd_112_what_is_registered_is_gone_after_close() {
     bounded(|| {
-        let san = San::start();
+        let san = San::start_with(ProviderConfig {
+            memory_cache_entries: 0,
+            ..ProviderConfig::default()
+        });
         // Lanes stay as long as the provider does.
         drop(san.pair());
         eventually("nothing is left of it", STEP, || {

@@ -362,6 +362,7 @@ pub(crate) fn prepare(socket: &SocketShared, id: &CmId) -> Result<Arc<Connection
         progress: &core.progress,
         control: &core.control,
         config: &core.config,
+        memory: &core.memory,
         id,
     };
     let no_receives = || {

@@ -223,6 +223,7 @@ impl SocketShared {
                 "device removed"
             );
             self.core.devices.forget(&device);
+            self.core.memory.shed();
         }
         if phase.is_connecting() {
             self.connect_failed(ConnectFailure::NetDown.into());

@@ -121,7 +121,7 @@ counters! {
         cache_hits,
         /// Registrations that were made, to be kept.
         cache_misses,
-        /// Registrations that made room for others.
+        /// Registrations that made room for others, or went with the last connection.
         cache_evictions,
         /// Registrations that ended because their memory changed.
         cache_invalidations,

@@ -3,13 +3,11 @@
 //! They are system calls inside, and may take long for much memory: none of them belongs on the
 //! path of a message.
 
-use std::sync::Arc;
-
 use rustix::io::Errno;
-use verbs_shim::{AppMemory, MemoryRegion, RemoteMemory, VerbsError};
+use verbs_shim::{Access, AppMemory, RemoteMemory, VerbsError};
 
 use super::handle::{MemoryAccess, MemoryHandle};
-use super::registration::{Found, Purpose};
+use super::registration::{Found, Held, Purpose};
 use crate::error::RegisterError;
 use crate::socket::Socket;
 use crate::transfer::Connection;
@@ -38,8 +36,8 @@ impl Socket {
         if let Some(found) = connection.begin_registering(&purpose)? {
             return Ok(found.handle);
         }
-        let region = connection.region(memory, access.local())?;
-        let found = connection.memory.add(purpose, region, None)?;
+        let held = connection.hold(memory, access.local())?;
+        let found = connection.memory.add(purpose, held, None)?;
         Ok(found.handle)
     }
 
@@ -83,11 +81,11 @@ impl Socket {
         let found = match connection.begin_registering(&purpose)? {
             Some(found) => found,
             None => {
-                let region = connection.region(memory, access.opened())?;
-                let slice = region.slice(0, purpose.length).map_err(RegisterError::of)?;
+                let held = connection.hold(memory, access.opened())?;
+                let slice = held.slice(0, purpose.length).map_err(RegisterError::of)?;
                 let window = connection.open_window(&slice, access.remote())?;
                 drop(slice);
-                connection.memory.add(purpose, region, Some(window))?
+                connection.memory.add(purpose, held, Some(window))?
             }
         };
         let opened = found.opened.ok_or(RegisterError::UnknownHandle)?;
@@ -126,13 +124,9 @@ impl Connection {
     }
 
     /// The one place where the application's memory becomes a region.
-    fn region(
-        &self,
-        memory: AppMemory,
-        access: verbs_shim::Access,
-    ) -> Result<Arc<MemoryRegion>, RegisterError> {
+    fn hold(&self, memory: AppMemory, access: Access) -> Result<Held, RegisterError> {
         let domain = self.protection_domain();
-        domain.register(memory, access).map_err(RegisterError::of)
+        Held::of(self.memory.store(), domain, memory, access).map_err(RegisterError::of)
     }
 }
 

@@ -4,15 +4,23 @@
 //! last deregistration counts (duty 100). Memory that an operation has is busy: every piece that is
 //! queued or posted holds the registration's lease.
 //!
+//! A region comes from the provider's store and goes back there. It may be larger than what was
+//! asked for, and have more rights; a registration never gives more than its purpose.
+//!
 //! It makes no regions and opens no windows; the calls in `calls.rs` do, with no lock held.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use verbs_shim::{Access, AppMemory, MemoryRegion, MemoryWindow, RegionSlice};
+use rustix::io::Errno;
+use verbs_shim::{
+    Access, AppMemory, MemoryRegion, MemoryWindow, ProtectionDomain, RegionSlice, VerbsError,
+};
 
+use super::MemoryStore;
 use super::handle::{MemoryAccess, MemoryHandle, Segment};
+use super::store::{Registered, StoreUser};
 use crate::error::{RegisterError, TransferError};
 use crate::sync::lock;
 
@@ -31,15 +39,27 @@ pub(crate) struct Purpose {
 pub(crate) struct Registration {
     // Withdrawn before its region goes.
     window: Option<MemoryWindow>,
-    region: Arc<MemoryRegion>,
+    held: Held,
     purpose: Purpose,
     count: u32,
     lease: Arc<()>,
 }
 
+/// A region of the store's, in use.
+#[derive(Debug)]
+pub(super) struct Held {
+    region: Registered<Arc<MemoryRegion>>,
+    /// Where in it the memory begins that is meant.
+    offset: usize,
+    /// What was given, if the region was there already: its owner stays as long as this.
+    _memory: Option<AppMemory>,
+}
+
 /// The registrations of one connection.
 #[derive(Debug)]
 pub(crate) struct Registrations {
+    store: Arc<MemoryStore>,
+    user: Mutex<Option<StoreUser<Arc<MemoryRegion>>>>,
     owner: u64,
     limit: usize,
     table: Mutex<Table>,
@@ -78,15 +98,67 @@ impl Purpose {
     }
 }
 
+impl Held {
+    /// A region of the domain for this memory: one that is kept, or a new one.
+    pub(super) fn of(
+        store: &Arc<MemoryStore>,
+        domain: &ProtectionDomain,
+        memory: AppMemory,
+        access: Access,
+    ) -> Result<Self, VerbsError> {
+        let start = memory.addr().as_ptr() as usize;
+        let range = start..start.saturating_add(memory.len());
+        let mut given = Some(memory);
+        let register = || {
+            let memory = given
+                .take()
+                .ok_or_else(|| VerbsError::from_errno("ibv_reg_mr", Errno::INVAL.raw_os_error()))?;
+            domain
+                .try_register(memory, access)
+                .map_err(|(error, memory)| {
+                    given = Some(memory);
+                    error
+                })
+        };
+        let region = store.acquire(domain.serial(), &range, access, register, is_shortage)?;
+        Ok(Self {
+            offset: start - region.registration().address(),
+            region,
+            _memory: given,
+        })
+    }
+
+    /// A piece of the memory that is meant.
+    pub(super) fn slice(&self, offset: usize, length: usize) -> Result<RegionSlice, VerbsError> {
+        self.region
+            .registration()
+            .slice(self.offset + offset, length)
+    }
+}
+
+/// Whether regions that nobody uses may be what is short: memory that may be locked, or places of
+/// the device's.
+fn is_shortage(error: &VerbsError) -> bool {
+    [Errno::NOMEM, Errno::AGAIN, Errno::NOSPC, Errno::NOBUFS]
+        .iter()
+        .any(|errno| error.errno() == errno.raw_os_error())
+}
+
 impl Registrations {
-    /// None yet, `limit` at most.
-    pub(crate) fn new(limit: u32) -> Self {
+    /// None yet, `limit` at most. Regions come from `store`.
+    pub(crate) fn new(limit: u32, store: &Arc<MemoryStore>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
+            store: Arc::clone(store),
+            user: Mutex::new(Some(store.user())),
             owner: NEXT.fetch_add(1, Ordering::Relaxed),
             limit: limit as usize,
             table: Mutex::default(),
         }
+    }
+
+    pub(super) fn store(&self) -> &Arc<MemoryStore> {
+        &self.store
     }
 
     /// Counts one more registration of what is registered already.
@@ -110,7 +182,7 @@ impl Registrations {
     pub(super) fn add(
         &self,
         purpose: Purpose,
-        region: Arc<MemoryRegion>,
+        held: Held,
         window: Option<MemoryWindow>,
     ) -> Result<Found, RegisterError> {
         let mut table = lock(&self.table);
@@ -126,7 +198,7 @@ impl Registrations {
             None => {
                 let opened = window.as_ref().map(MemoryWindow::remote);
                 let (slot, generation) = table.insert(Registration {
-                    region,
+                    held,
                     purpose,
                     count: 1,
                     lease: Arc::new(()),
@@ -141,7 +213,7 @@ impl Registrations {
             }
         };
         drop(table);
-        drop((window, region));
+        drop((window, held));
         refused
     }
 
@@ -188,7 +260,7 @@ impl Registrations {
         let registration = table
             .find(self.owner, segment.handle)
             .ok_or(TransferError::UnknownHandle)?;
-        if !registration.region.access().contains(needed) {
+        if !registration.purpose.access.local().contains(needed) {
             return Err(TransferError::NotAllowed);
         }
         let outside = || TransferError::OutOfBounds {
@@ -202,28 +274,29 @@ impl Registrations {
             return Err(outside());
         }
         let slice = registration
-            .region
+            .held
             .slice(segment.offset, segment.length)
             .map_err(|_| outside())?;
         Ok(slice.leased(Arc::clone(&registration.lease)))
     }
 
-    /// Nothing is registered from now on; what was comes out, to be let go with no lock held.
-    pub(crate) fn close(&self) -> Vec<Registration> {
+    /// Nothing is registered from now on, and what was is let go. With the provider's last
+    /// connection that is registered no longer; else the cache may keep it (duty 110).
+    pub(crate) fn close(&self) {
         let mut table = lock(&self.table);
         table.closed = true;
         table.known.clear();
         let slots = std::mem::take(&mut table.slots);
-        slots
-            .into_iter()
-            .filter_map(|slot| slot.registration)
-            .collect()
+        drop(table);
+        drop(slots);
+        let user = lock(&self.user).take();
+        drop(user);
     }
 }
 
 impl Registration {
     /// Ends the peer's access.
-    pub(super) fn withdraw(&self) -> Result<(), verbs_shim::VerbsError> {
+    pub(super) fn withdraw(&self) -> Result<(), VerbsError> {
         self.window.as_ref().map_or(Ok(()), MemoryWindow::withdraw)
     }
 }

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ pub struct StoreCounts {
     pub hits: u64,
     /// Registrations that were made, to be kept.
     pub misses: u64,
-    /// Registrations that were dropped to make room.
+    /// Registrations that were dropped to make room, or since no connection was left.
     pub evictions: u64,
     /// Registrations that left because their memory changed.
     pub invalidations: u64,
@@ -60,7 +61,12 @@ pub struct RegistrationStore<R> {
     cache: Mutex<RegistrationCache<R>>,
     watch: Watch,
     counters: StoreCounters,
+    users: AtomicUsize,
 }
+
+/// One for whose sake registrations are kept, a connection; with the last one they go.
+#[derive(Debug)]
+pub struct StoreUser<R: Clone>(Arc<RegistrationStore<R>>);
 
 /// A registration in use, from the store or not; let go when dropped.
 pub struct Registered<R: Clone> {
@@ -92,6 +98,7 @@ impl<R: Clone> RegistrationStore<R> {
             cache: Mutex::new(RegistrationCache::new(limits, rustix::param::page_size())),
             watch: Watch::new(notify)?,
             counters: StoreCounters::default(),
+            users: AtomicUsize::new(0),
         }))
     }
 
@@ -110,6 +117,12 @@ impl<R: Clone> RegistrationStore<R> {
     /// Whether mappings can be watched here; else nothing is kept. Starts the thread.
     pub fn can_keep(&self) -> bool {
         self.limits.entries > 0 && self.limits.bytes > 0 && self.watch.start()
+    }
+
+    /// One more for whose sake registrations are kept.
+    pub fn user(self: &Arc<Self>) -> StoreUser<R> {
+        self.users.fetch_add(1, Ordering::AcqRel);
+        StoreUser(Arc::clone(self))
     }
 
     /// A registration of the range with at least these rights: one that is kept, or what `register`
@@ -170,9 +183,8 @@ impl<R: Clone> RegistrationStore<R> {
     pub fn shed(&self) -> u64 {
         let mut removed = Removed::default();
         let mut cache = self.up_to_date(&mut removed).0;
-        let before = removed.evicted;
         cache.evict_idle(&mut removed);
-        let shed = removed.evicted - before;
+        let shed = removed.evicted;
         self.finish(cache, removed);
         shed
     }
@@ -271,6 +283,14 @@ impl<R: Clone> Registered<R> {
     /// The registration.
     pub fn registration(&self) -> &R {
         &self.registration
+    }
+}
+
+impl<R: Clone> Drop for StoreUser<R> {
+    fn drop(&mut self) {
+        if self.0.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.shed();
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use super::rdma::MAX_SEGMENTS;
 use crate::cm_thread::{Command, Control};
 use crate::config::ProviderConfig;
 use crate::event::EventObject;
-use crate::memory::Registrations;
+use crate::memory::{MemoryStore, Registrations};
 use crate::progress::{Progress, Upcall};
 use crate::statistics::ConnectionStats;
 use crate::sync::lock;
@@ -148,6 +148,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) progress: &'a Arc<Progress>,
     pub(crate) control: &'a Arc<Control>,
     pub(crate) config: &'a ProviderConfig,
+    pub(crate) memory: &'a Arc<MemoryStore>,
     pub(crate) id: &'a CmId,
 }
 
@@ -161,6 +162,7 @@ impl Connection {
             progress,
             control,
             config,
+            memory,
             id,
         } = parts;
         let mut guard = Place {
@@ -204,7 +206,7 @@ impl Connection {
             receive_limit: config.max_message_size,
             handle: OnceLock::new(),
             open_deadline: config.connect_deadline,
-            memory: Registrations::new(config.max_registrations),
+            memory: Registrations::new(config.max_registrations, memory),
             data: Mutex::new(Data {
                 link: Link::Prepared(qp),
                 ending: None,
@@ -318,7 +320,7 @@ impl Connection {
         drop(link);
         // The memory is free before anybody hears of the end.
         lock(&self.data).operations.drop_jobs();
-        drop(self.memory.close());
+        self.memory.close();
         self.lane.change(Change::Remove(Arc::clone(self)));
         let mut after = After::default();
         let mut data = lock(&self.data);

@@ -35,11 +35,11 @@ impl AppMemory {
     /// Names `len` bytes at `addr`.
     ///
     /// # Safety
-    /// From now until every region made of it is gone (if deregistration fails, for ever): the
-    /// memory stays mapped; and nobody holds a Rust reference to a byte of it, or reads or writes
-    /// it other than by atomic operations, while the fabric may write that byte: from the start to
-    /// the end of an operation that has it as its target, and at any time while a peer may write
-    /// it.
+    /// From now until the last slice, binding and window of the regions made of it is gone (of a
+    /// region that gives the peer rights of its own, the region): the memory stays mapped; and
+    /// nobody holds a Rust reference to a byte of it, or reads or writes it other than by atomic
+    /// operations, while the fabric may write that byte: from the start to the end of an operation
+    /// that has it as its target, and at any time while a peer may write it.
     #[must_use]
     pub unsafe fn new(addr: NonNull<u8>, len: usize) -> Self {
         Self {
@@ -67,8 +67,8 @@ impl AppMemory {
         self.len == 0
     }
 
-    pub(super) fn into_owner(self) -> Option<SharedMemory> {
-        self.owner
+    pub(super) fn owner(&self) -> Option<SharedMemory> {
+        self.owner.clone()
     }
 
     /// Whether all of it is mapped, and may be written if `writable`. Brings it in, too: what a

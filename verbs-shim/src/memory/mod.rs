@@ -26,7 +26,7 @@ pub use self::region::{MemoryRegion, RegionSlice};
 pub use self::watch::{MappingChange, MappingWatch, WatchError};
 use crate::backend;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Result, VerbsError};
 use crate::srq::SharedReceiveQueue;
 
 /// Who may do what with registered memory. The NIC may always read it for the local side.
@@ -109,11 +109,28 @@ impl ProtectionDomain {
     /// `EFAULT`: not mapped, or not writable though `access` asks for writing or windows.
     /// `EINVAL`: of length 0. `ENOMEM` as with [`ProtectionDomain::region`].
     pub fn register(&self, memory: AppMemory, access: Access) -> Result<Arc<MemoryRegion>> {
+        self.try_register(memory, access)
+            .map_err(|(error, _)| error)
+    }
+
+    /// The same, and the memory comes back if it fails, for another try.
+    ///
+    /// # Errors
+    /// As [`ProtectionDomain::register`].
+    pub fn try_register(
+        &self,
+        memory: AppMemory,
+        access: Access,
+    ) -> std::result::Result<Arc<MemoryRegion>, (VerbsError, AppMemory)> {
         let writable = access.contains(Access::LOCAL_WRITE) || access.contains(Access::WINDOWS);
-        if !memory.is_empty() {
-            memory.check(writable)?;
+        let checked = match memory.is_empty() {
+            true => Ok(()),
+            false => memory.check(writable),
+        };
+        match checked.and_then(|()| MemoryRegion::of(self, &memory, access)) {
+            Ok(region) => Ok(Arc::new(region)),
+            Err(error) => Err((error, memory)),
         }
-        MemoryRegion::of(self, memory, access).map(Arc::new)
     }
 
     /// Registers memory of the caller's.
@@ -150,7 +167,9 @@ impl ProtectionDomain {
         Arc::clone(&self.shared.backend)
     }
 
-    pub(crate) fn serial(&self) -> u64 {
+    /// Stands for it: unique in the process, never used again.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
         self.shared.serial
     }
 }

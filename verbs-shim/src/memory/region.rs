@@ -74,13 +74,13 @@ impl MemoryRegion {
         }
     }
 
-    pub(super) fn of(pd: &ProtectionDomain, memory: AppMemory, access: Access) -> Result<Self> {
+    pub(super) fn of(pd: &ProtectionDomain, memory: &AppMemory, access: Access) -> Result<Self> {
         let (addr, len) = (memory.addr(), memory.len());
         // SAFETY: who made `memory` promised that it stays mapped and is not referenced while the
         // fabric may write it, until this region is gone; of shared memory the region holds the
         // mapping.
         let mut region = unsafe { Self::register(pd, addr.as_ptr(), len, access) }?;
-        region.owner = memory.into_owner();
+        region.owner = memory.owner();
         Ok(region)
     }
 
@@ -121,6 +121,12 @@ impl MemoryRegion {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.addr.as_ptr() as usize
     }
 
     /// The key for local use.
