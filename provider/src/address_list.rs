@@ -7,6 +7,11 @@ use std::net::IpAddr;
 use rustix::io::Errno;
 use verbs_shim::{Fabric, VerbsError};
 
+use crate::event::EventObject;
+
+/// Descriptors that the question may need at a time.
+const SPARE: usize = 8;
+
 /// A local address that an RDMA device can be reached by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SanAddress {
@@ -26,6 +31,10 @@ pub struct SanAddress {
 /// descriptor or memory is missing for the question, it has those it was `known` to have: a process
 /// with too many files open must not lose its listeners.
 pub(crate) fn read(fabric: &Fabric, known: &[SanAddress]) -> Vec<SanAddress> {
+    if !known.is_empty() && !has_descriptors() {
+        tracing::warn!("no descriptor is left to ask for addresses; they stay as they were");
+        return known.to_vec();
+    }
     let devices = match fabric.devices() {
         Ok(devices) => devices,
         Err(error) => {
@@ -56,6 +65,12 @@ pub(crate) fn read(fabric: &Fabric, known: &[SanAddress]) -> Vec<SanAddress> {
         }
     }
     list
+}
+
+/// Whether there are descriptors to ask with: not every answer that comes without says so.
+fn has_descriptors() -> bool {
+    let spare: [_; SPARE] = std::array::from_fn(|_| EventObject::new());
+    spare.iter().all(Result::is_ok)
 }
 
 /// Whether the question failed for what this process lacks at this moment.
