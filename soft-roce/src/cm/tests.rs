@@ -1,6 +1,7 @@
 //! Two engines in memory under a pretend clock, with the loss and the repetition
 //! of every single message; the table of states and messages; floods.
 
+mod gone;
 mod net;
 mod table;
 

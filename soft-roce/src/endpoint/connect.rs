@@ -31,6 +31,9 @@ const REQUEST_DATA: usize = 56;
 const ACCEPT_DATA: usize = 196;
 const REJECT_DATA: usize = 148;
 
+/// A peer of ours does not count as dead before, in nanoseconds.
+const PATIENCE: u64 = 1_800_000_000;
+
 /// Feature of the extension: the two ends are on one host, and packets between
 /// them may go in bundles.
 const BUNDLES: u16 = 1;
@@ -369,7 +372,7 @@ impl Inner {
         let rts = RtsAttr {
             sq_psn: peer.psn,
             // 0 would be forever, and so would 7.
-            timeout: ready.ack_timeout.clamp(1, 31),
+            timeout: timeout(ready, ours),
             retry_count: ready.retry_count.min(6),
             rnr_retry: rnr_retry.min(7),
             initiator_depth: ready.initiator_depth.min(peer.responder_resources),
@@ -393,6 +396,19 @@ fn extension(port: &Arc<Port>, features: u16) -> Extension {
         window: port.window(),
         features,
     }
+}
+
+/// The code of the ACK timeout. An adapter answers whatever its host does; one of
+/// ours is a process, and may not get a processor for a while: it is waited for.
+fn timeout(ready: Ready, ours: bool) -> u8 {
+    let code = ready.ack_timeout.clamp(1, 31);
+    let patience = |code: u8| (4096 << code) * (u64::from(ready.retry_count) + 1);
+    if !ours {
+        return code;
+    }
+    (code..31)
+        .find(|code| patience(*code) >= PATIENCE)
+        .unwrap_or(31)
 }
 
 /// As much under way as the peer's receive buffer holds, within the usual.

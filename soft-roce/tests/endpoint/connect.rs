@@ -169,6 +169,57 @@ fn a_vanished_server_is_unreachable() {
 }
 
 #[test]
+fn where_no_process_has_the_socket_a_connect_is_refused_at_once() {
+    let dir = TempDir::new();
+    let client = Node::new(dir.config());
+    let id = client.resolved(SocketAddr::new(address(), 7471));
+    let side = client.queue_pair();
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    match client.event_within(Duration::from_secs(5)).unwrap().kind {
+        CmEventKind::Rejected { reason, .. } => assert_eq!(reason, RejReason::INVALID_SERVICE_ID),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.endpoint.counters().cm.nobody, 1);
+}
+
+/// A socket of another kind stands for a process: it asks, and is closed without a word.
+#[test]
+fn a_process_that_ends_without_a_word_is_noticed() {
+    let dir = TempDir::new();
+    let client = Node::new(dir.config());
+    let dst = SocketAddr::new(address(), 4791);
+    let mute = std::net::UdpSocket::bind(dst).unwrap();
+    let id = client.resolved(SocketAddr::new(dst.ip(), 7471));
+    let side = client.queue_pair();
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    assert!(client.event_within(Duration::from_millis(700)).is_none());
+    drop(mute);
+    match client.event_within(Duration::from_secs(5)).unwrap().kind {
+        CmEventKind::Rejected { reason, .. } => assert_eq!(reason, RejReason::CONSUMER_DEFINED),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_request_that_is_withdrawn_is_told_of_at_accept() {
+    let dir = TempDir::new();
+    let (client, server) = (Node::new(dir.config()), Node::new(dir.config()));
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = server.listen(dst, 2);
+    let side = client.queue_pair();
+    let id = client.resolved(dst);
+    id.connect(&side.qp, &ConnParams::default()).unwrap();
+    let (request, _) = server.request();
+    assert!(request.is_pending());
+    drop(id);
+    let other = server.queue_pair();
+    let answer = request.accept(&other.qp, &ConnParams::default());
+    assert_eq!(answer.unwrap_err().raw_os_error(), Some(107), "ENOTCONN");
+    assert!(!request.is_pending());
+    assert!(server.event_within(Duration::from_millis(100)).is_none());
+}
+
+#[test]
 fn a_dead_peer_is_noticed_on_an_idle_connection() {
     let dir = TempDir::new();
     let config = Config {
