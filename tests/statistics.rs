@@ -1,6 +1,7 @@
 //! Statistics of single sockets: a listener's by reason, a connection's by messages and bytes.
 
-use san_provider::{Completion, Decision, Rejection, WsaCode};
+use san_provider::{Completion, Decision, MemoryAccess, Rejection, WsaCode};
+use san_tests::memory::{filled, open, read};
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually};
 
@@ -110,5 +111,22 @@ fn both_ends_count_messages_bytes_and_waiting() {
         assert_eq!(san.provider.socket_stats(), []);
         let code = accepted.stats().expect_err("no provider").code();
         assert_eq!(code, WsaCode::NotInitialised);
+    });
+}
+
+#[test]
+fn rdma_is_counted_where_it_is_started() {
+    bounded(|| {
+        let san = San::start();
+        let (reader, owner) = san.pair();
+        let memory = filled(1000, 5);
+        let opened = open(&owner, (&memory).into(), MemoryAccess::Read);
+        assert_eq!(read(&reader, &opened, 0, 100).expect("open"), [5; 100]);
+        let counted = |socket: &san_provider::Socket| {
+            let stats = socket.stats().expect("open").connection.expect("one");
+            (stats.rdma_reads, stats.rdma_bytes_read, stats.rdma_writes)
+        };
+        assert_eq!(counted(&reader), (1, 100, 0));
+        assert_eq!(counted(&owner), (0, 0, 0));
     });
 }

@@ -49,6 +49,14 @@ pub struct ConnectionStats {
     pub credit_messages_sent: u64,
     /// Credit messages received.
     pub credit_messages_received: u64,
+    /// RDMA READs started here.
+    pub rdma_reads: u64,
+    /// RDMA WRITEs started here.
+    pub rdma_writes: u64,
+    /// Bytes of those READs.
+    pub rdma_bytes_read: u64,
+    /// Bytes of those WRITEs.
+    pub rdma_bytes_written: u64,
     /// Messages that had to wait for a credit or for a place on the send queue.
     pub sends_delayed: u64,
     /// Messages that wait for that now.
@@ -141,6 +149,10 @@ impl ConnectionStats {
             bytes_received,
             credit_messages_sent,
             credit_messages_received,
+            rdma_reads,
+            rdma_writes,
+            rdma_bytes_read,
+            rdma_bytes_written,
             sends_delayed,
             sends_waiting,
             messages_waiting,
@@ -153,6 +165,10 @@ impl ConnectionStats {
             ("bytes_received", bytes_received),
             ("credit_messages_sent", credit_messages_sent),
             ("credit_messages_received", credit_messages_received),
+            ("rdma_reads", rdma_reads),
+            ("rdma_writes", rdma_writes),
+            ("rdma_bytes_read", rdma_bytes_read),
+            ("rdma_bytes_written", rdma_bytes_written),
             ("sends_delayed", sends_delayed),
             ("sends_waiting", sends_waiting as u64),
             ("messages_waiting", messages_waiting as u64),

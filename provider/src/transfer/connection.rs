@@ -90,6 +90,10 @@ pub(super) struct Totals {
     pub(super) credit_messages_sent: u64,
     pub(super) credit_messages_received: u64,
     pub(super) sends_delayed: u64,
+    pub(super) rdma_reads: u64,
+    pub(super) rdma_writes: u64,
+    pub(super) rdma_bytes_read: u64,
+    pub(super) rdma_bytes_written: u64,
 }
 
 /// The queue pair, by what may be done with it.
@@ -282,6 +286,10 @@ impl Connection {
             bytes_received: totals.bytes_received,
             credit_messages_sent: totals.credit_messages_sent,
             credit_messages_received: totals.credit_messages_received,
+            rdma_reads: totals.rdma_reads,
+            rdma_writes: totals.rdma_writes,
+            rdma_bytes_read: totals.rdma_bytes_read,
+            rdma_bytes_written: totals.rdma_bytes_written,
             sends_delayed: totals.sends_delayed,
             sends_waiting: data.sends.len(),
             messages_waiting: data.inbox.len(),

@@ -217,10 +217,14 @@ impl Connection {
             RdmaDirection::Read => {
                 counters.rdma_reads.raise();
                 counters.rdma_bytes_read.add(job.bytes as u64);
+                data.totals.rdma_reads += 1;
+                data.totals.rdma_bytes_read += job.bytes as u64;
             }
             RdmaDirection::Write => {
                 counters.rdma_writes.raise();
                 counters.rdma_bytes_written.add(job.bytes as u64);
+                data.totals.rdma_writes += 1;
+                data.totals.rdma_bytes_written += job.bytes as u64;
             }
         }
         Ok(())
