@@ -421,8 +421,16 @@ fn wsd_112_what_is_registered_is_gone_after_close() {
             memory_cache_entries: 0,
             ..ProviderConfig::default()
         });
-        // Lanes stay as long as the provider does.
-        drop(san.pair());
+        // Lanes stay as long as the provider does, and so do buffers; whether something has to wait
+        // and takes one is a matter of luck.
+        {
+            let (owner, peer) = san.pair();
+            let memory = filled(LEN, 3);
+            let _opened = open(&owner, (&memory).into(), MemoryAccess::Read);
+            for socket in [&owner, &peer] {
+                drop(socket.buffer().expect("a buffer"));
+            }
+        }
         eventually("nothing is left of it", STEP, || {
             let live = verbs_shim::live_objects();
             (live.ids, live.qps) == (0, 0)
