@@ -9,6 +9,8 @@ use san_provider::{
 };
 use san_tests::census::Census;
 use san_tests::memory::{all, filled, finished, open, read, register, segment, write};
+use san_tests::net;
+use san_tests::program::Program;
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually};
 
@@ -105,7 +107,7 @@ fn wsd_101_register_errors() {
             ..ProviderConfig::default()
         });
         let memory = filled(LEN, 1);
-        let unconnected = san.socket(san_tests::net::addr_a());
+        let unconnected = san.socket(net::addr_a());
         let refused = unconnected
             .register_memory((&memory).into(), MemoryAccess::Read)
             .expect_err("not connected");
@@ -182,9 +184,47 @@ fn wsd_101_memory_that_is_not_there_is_a_fault() {
 }
 
 #[test]
+fn wsd_101_too_little_lockable_memory_says_what_to_raise() {
+    bounded(|| {
+        // The soft fabric locks nothing.
+        if net::is_soft() {
+            return;
+        }
+        let said = |bytes: &str| {
+            let args = [
+                "--memlock=4194304:4194304",
+                "setpriv",
+                "--bounding-set=-ipc_lock",
+                "--inh-caps=-ipc_lock",
+                env!("CARGO_BIN_EXE_san-test-peer"),
+                "register",
+                bytes,
+            ];
+            let mut program = Program::start("prlimit", &args);
+            program.expect("", STEP)
+        };
+        assert_eq!(said("1048576"), "registered");
+        let refused = said("16777216");
+        assert!(
+            refused.starts_with("failed WSAENOBUFS ibv_reg_mr"),
+            "{refused}"
+        );
+        assert!(
+            refused.contains("only 4096 KiB may be locked") && refused.contains("ulimit -l"),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
 fn wsd_102_unknown_and_busy_memory_is_not_deregistered() {
     bounded(|| {
-        let san = San::start();
+        // A window that does not grow: without receives no credits come.
+        let san = San::start_with(ProviderConfig {
+            initial_window: 1,
+            max_window: 1,
+            ..ProviderConfig::default()
+        });
         let (socket, peer) = san.pair();
         let theirs = filled(LEN, 1);
         let opened = open(&peer, (&theirs).into(), MemoryAccess::Read);
@@ -356,6 +396,10 @@ fn wsd_105_nothing_beyond_is_reached() {
         let san = San::start();
         let (owner, peer) = san.pair();
         let memory = filled(LEN, 3);
+        // What is kept of more memory must not be what a part of it is opened by.
+        let whole = open(&owner, (&memory).into(), MemoryAccess::ReadWrite);
+        let _stays = register(&owner, &memory, MemoryAccess::ReadWrite);
+        owner.deregister_rdma_memory(whole.handle).expect("open");
         let part = memory.part(1000, 1000).expect("inside");
         let opened = open(&owner, part, MemoryAccess::ReadWrite);
         assert_eq!(

@@ -11,7 +11,7 @@ use crate::socket::{Socket, SocketShared};
 use crate::state::Phase;
 use crate::sync::lock;
 use crate::transfer::{
-    Completion, Connection, Direction, Message, Operation, OverlappedResult, Payload,
+    Completion, Connection, Direction, Fence, Message, Operation, OverlappedResult, Payload,
 };
 
 /// What a ready event stands for.
@@ -40,7 +40,7 @@ impl Socket {
     ) -> Result<Operation, TransferError> {
         self.shared
             .connected()?
-            .start_send(Payload::Bytes(bytes), kind, completion)
+            .start_send(Payload::Bytes(bytes), kind, Fence::None, completion)
     }
 
     /// A registered buffer, to be filled and sent with [`Socket::send_buffer`].
@@ -65,7 +65,24 @@ impl Socket {
     ) -> Result<Operation, TransferError> {
         self.shared
             .connected()?
-            .start_send(Payload::Buffer(buffer), kind, completion)
+            .start_send(Payload::Buffer(buffer), kind, Fence::None, completion)
+    }
+
+    /// As [`Socket::send`], but the message leaves only when every RDMA READ that was started
+    /// before it on this socket is done: it may tell the peer so.
+    ///
+    /// # Errors
+    /// As [`Socket::send`].
+    pub fn send_after_reads(
+        &self,
+        bytes: &[u8],
+        kind: u8,
+        completion: Completion,
+    ) -> Result<Operation, TransferError> {
+        let payload = Payload::Bytes(bytes);
+        self.shared
+            .connected()?
+            .start_send(payload, kind, Fence::AfterReads, completion)
     }
 
     /// Starts to receive one message, and returns. Receives get messages in the order in which

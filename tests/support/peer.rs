@@ -1,14 +1,14 @@
 //! A process of its own for tests that kill one: it listens or connects through a provider.
 //!
-//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `stream ADDR`, `crowded`, `startup`,
-//! `try LISTEN CONNECT`. It says each step on its output, reads commands from its input, and ends when that ends.
+//! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `stream ADDR`, `crowded`, `register BYTES`,
+//! `startup`, `try LISTEN CONNECT`. It says each step on its output, reads commands from its input, and ends when that ends.
 #![forbid(unsafe_code)]
 
 use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use san_provider::{Completion, NoUpcalls, ProviderConfig, SpiVersion};
+use san_provider::{Completion, MemoryAccess, NoUpcalls, ProviderConfig, SharedMemory, SpiVersion};
 use san_tests::san::{self, San};
 
 fn main() {
@@ -22,6 +22,7 @@ fn main() {
         ["crowded"] => crowded(),
         ["stream", addr] => stream(address(addr)),
         ["try", listen, connect] => try_both(address(listen), address(connect)),
+        ["register", bytes] => register(bytes.parse().expect("a number")),
         _ => panic!("unknown arguments {args:?}"),
     }
 }
@@ -31,6 +32,17 @@ fn startup() {
     let provider = San::stopped(ProviderConfig::default());
     match provider.startup(SpiVersion::CURRENT, false, Arc::new(NoUpcalls)) {
         Ok(_) => println!("started"),
+        Err(error) => println!("failed {} {error}", error.code().name()),
+    }
+}
+
+/// Says how a registration of so much memory went.
+fn register(bytes: usize) {
+    let san = San::start();
+    let (socket, _peer) = san.pair();
+    let memory = SharedMemory::new(bytes).expect("memory");
+    match socket.register_memory((&memory).into(), MemoryAccess::Read) {
+        Ok(_) => println!("registered"),
         Err(error) => println!("failed {} {error}", error.code().name()),
     }
 }

@@ -120,7 +120,16 @@ impl Held {
                     error
                 })
         };
-        let region = store.acquire(domain.serial(), &range, access, register, is_shortage)?;
+        let mut region = store.acquire(domain.serial(), &range, access, register, is_shortage)?;
+        // Not every device minds the bounds of a window: what is opened is a region of its own.
+        let kept = region.registration();
+        let is_larger = kept.address() != start || kept.len() != range.len();
+        if access.contains(Access::WINDOWS)
+            && is_larger
+            && let Some(memory) = given.take()
+        {
+            region = Registered::alone(domain.register(memory, access)?);
+        }
         Ok(Self {
             offset: start - region.registration().address(),
             region,

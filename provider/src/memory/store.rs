@@ -280,6 +280,14 @@ impl<R: Clone> RegistrationStore<R> {
 }
 
 impl<R: Clone> Registered<R> {
+    /// One that is not kept.
+    pub fn alone(registration: R) -> Self {
+        Self {
+            registration,
+            kept: None,
+        }
+    }
+
     /// The registration.
     pub fn registration(&self) -> &R {
         &self.registration

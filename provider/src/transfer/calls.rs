@@ -12,6 +12,7 @@ use super::message::Message;
 use super::operation::{
     Completion, Direction, Ending, Look, Operation, Outcome, OverlappedResult, SendJob,
 };
+use super::rdma::Fence;
 use crate::error::{ResultError, TransferError};
 use crate::event::EventObject;
 use crate::sync::lock;
@@ -50,6 +51,7 @@ impl Connection {
         self: &Arc<Self>,
         payload: Payload<'_>,
         kind: u8,
+        fence: Fence,
         completion: Completion,
     ) -> Result<Operation, TransferError> {
         // Before the lock is taken: it may have to be registered.
@@ -71,6 +73,7 @@ impl Connection {
             return Err(TransferError::WouldBlock);
         }
         let mut after = After::default();
+        data.fence = fence == Fence::AfterReads;
         let started = if data.sends.is_empty() && self.may_post(&data) {
             self.post_now(&mut data, payload, kind, completion, &mut after)
         } else {
@@ -118,7 +121,7 @@ impl Connection {
     }
 
     /// The lock again, after a look for completions that nobody has seen yet.
-    fn after_a_look<'a>(&'a self, data: MutexGuard<'a, Data>) -> MutexGuard<'a, Data> {
+    pub(super) fn after_a_look<'a>(&'a self, data: MutexGuard<'a, Data>) -> MutexGuard<'a, Data> {
         drop(data);
         self.lane.poll_if_free();
         lock(&self.data)
@@ -162,9 +165,12 @@ impl Connection {
                 buffer
             }
         };
-        let operation = data
-            .operations
-            .queue_send(SendJob { buffer, kind }, completion);
+        let job = SendJob {
+            buffer,
+            kind,
+            fence: std::mem::take(&mut data.fence),
+        };
+        let operation = data.operations.queue_send(job, completion);
         data.sends.push_back(operation);
         self.lane.counters.sends_delayed.raise();
         data.totals.sends_delayed += 1;

@@ -71,6 +71,8 @@ pub(super) struct Data {
     pub(super) on_wire: u32,
     /// Those of them since the last one that will make a completion.
     pub(super) unsignaled: u32,
+    /// The request that is about to be posted waits for READs.
+    pub(super) fence: bool,
     /// Receives set aside in the lane.
     pub(super) reserved: u32,
     pub(super) ready: Ready,
@@ -224,6 +226,7 @@ impl Connection {
                 operations: OperationTable::new(config.max_operations),
                 on_wire: 0,
                 unsignaled: 0,
+                fence: false,
                 reserved: window + 1,
                 ready: Ready::default(),
                 watches_sends: false,

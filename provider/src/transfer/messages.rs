@@ -179,6 +179,7 @@ impl Connection {
             let Some(job) = data.operations.unqueue(operation) else {
                 continue;
             };
+            data.fence = job.fence;
             if let Err(ending) = self.post_buffer(data, operation, job.buffer, job.kind) {
                 self.end_operation(data, operation, Outcome::Failed(ending), after);
                 after.kick();
@@ -299,7 +300,8 @@ impl Connection {
     /// Posts a request. One that holds no memory, and that nobody waits for, makes no completion if
     /// it succeeds, unless there were many like it: its place on the send queue comes back with the
     /// next one that does.
-    fn post(&self, data: &mut Data, mut request: SendRequest<'_>) -> Result<(), Ending> {
+    pub(super) fn post(&self, data: &mut Data, mut request: SendRequest<'_>) -> Result<(), Ending> {
+        request.fence |= std::mem::take(&mut data.fence);
         let Link::Up(qp) = &data.link else {
             return Err(Ending::Reset);
         };

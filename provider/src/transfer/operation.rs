@@ -89,6 +89,8 @@ pub(crate) struct Arrived {
 pub(crate) struct SendJob {
     pub(crate) buffer: RegisteredBuffer,
     pub(crate) kind: u8,
+    /// It waits for READs.
+    pub(crate) fence: bool,
 }
 
 /// What came of an operation, inside.

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use verbs_shim::{
     Access, Binding, MAX_PIECES, MemoryWindow, Operation as Verb, Payload, Pieces,
     ProtectionDomain, RegionSlice, RemoteMemory, SendRequest,
@@ -75,10 +74,7 @@ impl Connection {
         if !data.operations.has_room(Direction::Send)
             || data.is_send_queue_full(self.lane.send_depth)
         {
-            // Completions of earlier requests may be waiting to be seen.
-            drop(data);
-            self.lane.poll_if_free();
-            data = lock(&self.data);
+            data = self.after_a_look(data);
         }
         data.check()?;
         match data.rdma_limit {
@@ -193,9 +189,6 @@ impl Connection {
     }
 
     fn post_rdma(&self, data: &mut Data, operation: Operation, job: RdmaJob) -> Result<(), Ending> {
-        let Link::Up(qp) = &data.link else {
-            return Err(Ending::Reset);
-        };
         let verb = match job.direction {
             RdmaDirection::Read => Verb::Read(job.remote),
             RdmaDirection::Write => Verb::Write(job.remote),
@@ -203,15 +196,7 @@ impl Connection {
         let mut request =
             SendRequest::with_payload(operation.token(), verb, Payload::Pieces(job.pieces));
         request.fence = job.fence == Fence::AfterReads;
-        if let Err(refused) = qp.post(request) {
-            let error = refused.error;
-            tracing::debug!(qp_num = qp.qp_num(), %error, "an RDMA operation was not posted");
-            return Err(match error.errno() == Errno::INVAL.raw_os_error() {
-                true => Ending::ForeignBuffer,
-                false => Ending::NetDown,
-            });
-        }
-        data.on_wire += 1;
+        self.post(data, request)?;
         let counters = &self.lane.counters;
         match job.direction {
             RdmaDirection::Read => {
