@@ -59,6 +59,7 @@ impl SocketShared {
         }
         let connection = lock(&self.connection).take();
         if let Some(connection) = connection {
+            connection.abort();
             if let Some(id) = &id
                 && let Err(error) = id.disconnect()
             {

@@ -317,6 +317,11 @@ impl Connection {
         self.release(data, after);
     }
 
+    /// The owner is about to close: what the disconnect flushes was aborted.
+    pub(crate) fn abort(&self) {
+        lock(&self.data).ending = Some(Ending::Aborted);
+    }
+
     /// Closes: the queue pair is destroyed, its memory freed, and only then every pending
     /// operation is told (duties 106, 113).
     pub(crate) fn close(self: &Arc<Self>) {
