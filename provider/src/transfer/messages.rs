@@ -142,7 +142,9 @@ impl Connection {
         let over = data.ending;
         let failure = (status != WcStatus::Success)
             .then(|| over.unwrap_or_else(|| ending_of(status, completion)));
-        if completion.token() != NOBODYS {
+        // What close flushes ends when all memory is free, with everything else that is pending.
+        let ends_by_close = failure == Some(Ending::Aborted);
+        if completion.token() != NOBODYS && !ends_by_close {
             let operation = Operation::from_token(completion.token());
             let bytes = data.operations.posted_bytes(operation).unwrap_or(0);
             let outcome = failure.map_or(Outcome::Sent(bytes), Outcome::Failed);
