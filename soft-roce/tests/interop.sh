@@ -55,6 +55,9 @@ if [ -z "${SAN_TEST_ADDR_SOFT:-}" ]; then
     SAN_TEST_ADDR6_SOFT=fd00:8::2 SAN_TEST_ADDR6_SOFT_RXE=fd00:8::1
 fi
 soft=$SAN_TEST_ADDR_SOFT rxe=$SAN_TEST_ADDR_SOFT_RXE soft6=$SAN_TEST_ADDR6_SOFT rxe6=$SAN_TEST_ADDR6_SOFT_RXE
+# A route from a bound source to a neighbour that is not known yet takes the guest's kernel longer than the switch waits.
+mac=$(ip netns exec soft cat /sys/class/net/s1/address)
+for address in "$soft" "$soft6"; do ip neigh replace "$address" lladdr "$mac" dev s0 nud permanent; done
 export XDG_RUNTIME_DIR=$work
 unset SAN_FABRIC SAN_TEST_ADDR_A SAN_TEST_ADDR_B
 passed=0 failures=()
