@@ -105,7 +105,7 @@ result_count() {
     } END { print p + 0, f + 0, s + 0 }' "$log")
     [ "$4" != native ] || ignored=0
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + ignored))
-    [ "$ignored" = 0 ] || skips+=("$2: $ignored skipped, because they are marked #[ignore]")
+    [ "$ignored" = 0 ] || skips+=("$2: $ignored skipped by the program itself (its log says which)")
     while IFS= read -r name; do
         failures+=("$2 $name: $3 '${name}'")
     done < <(awk '
