@@ -3,7 +3,6 @@
 //! What it does: ends what there was with them, as their own messages would.
 //! What it does not do: find out; the endpoint asks the host.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use super::conn::{Conn, State};
@@ -13,12 +12,14 @@ use crate::time::Time;
 use crate::wire::cm::RejReason;
 
 impl Engine {
-    /// The sockets of peers, each once; connections in timewait do not count.
-    #[must_use]
-    pub fn peers(&self) -> BTreeSet<SocketAddr> {
+    /// Puts the sockets of peers into `out`, each once; connections in timewait do not count.
+    pub fn peers(&self, out: &mut Vec<SocketAddr>) {
         let lives = |conn: &&Conn| conn.state != State::Timewait;
         let conns = self.conns.values().filter(lives);
-        conns.map(|conn| conn.path.remote).collect()
+        out.clear();
+        out.extend(conns.map(|conn| conn.path.remote));
+        out.sort_unstable();
+        out.dedup();
     }
 
     /// There is no socket at `peer` any more: every attempt and connection with it

@@ -39,6 +39,8 @@ pub(super) struct CmState {
     pub(super) bindings: Bindings,
     /// When to look after the peers on this host, if there may be any.
     pub(super) watch_at: Option<Time>,
+    /// Where they are put to be looked at, so that looking allocates nothing.
+    pub(super) peers: Vec<SocketAddr>,
     next: u64,
 }
 
@@ -115,6 +117,7 @@ impl CmState {
             by_listen: HashMap::new(),
             bindings: Bindings::default(),
             watch_at: None,
+            peers: Vec::new(),
             next: 0,
         }
     }

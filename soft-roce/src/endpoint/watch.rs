@@ -5,7 +5,6 @@
 //! that was killed is noticed within that time, as the kernel's RDMA notices it.
 //! What it does not do: other hosts; for them there are time-outs and keepalive.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::cm::CmState;
@@ -28,17 +27,22 @@ impl Inner {
         if cm.watch_at.is_none_or(|at| at > now) {
             return;
         }
-        let peers = cm.engine.peers();
+        // For this time it is our turn; a connection that is new meanwhile sets it anew.
+        cm.watch_at = None;
+        let mut peers = std::mem::take(&mut cm.peers);
+        cm.engine.peers(&mut peers);
         drop(cm);
-        let elsewhere = |peer: &SocketAddr| self.port_at(*peer).is_none() && is_local(peer.ip());
-        let watched: Vec<_> = peers.into_iter().filter(elsewhere).collect();
-        let dead: Vec<_> = watched.iter().filter(|at| is_nobody_at(**at)).collect();
+        peers.retain(|peer| self.port_at(*peer).is_none() && is_local(peer.ip()));
+        let dead: Vec<_> = peers.iter().filter(|at| is_nobody_at(**at)).collect();
         cm = lock(&self.cm);
         for peer in dead {
             tracing::debug!(%peer, "a process of this host has ended");
             cm.engine.peer_died(now, *peer);
         }
-        cm.watch_at = (!watched.is_empty()).then(|| now + EVERY);
+        if !peers.is_empty() {
+            self.watch(&mut cm, now);
+        }
+        cm.peers = peers;
         self.pump(&mut cm, now);
     }
 }

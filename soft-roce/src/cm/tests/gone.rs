@@ -7,7 +7,8 @@ use crate::cm::Event;
 use crate::wire::cm::RejReason;
 
 fn peer_of_client(net: &Net) -> std::net::SocketAddr {
-    let peers = net.client.engine.peers();
+    let mut peers = Vec::new();
+    net.client.engine.peers(&mut peers);
     assert_eq!(peers.len(), 1, "{peers:?}");
     *peers.first().unwrap()
 }
@@ -47,7 +48,8 @@ fn a_request_of_the_dead_is_withdrawn() {
     net.connect("10.0.0.2:7471");
     net.run_for(Duration::from_millis(10));
     assert_eq!(net.server.story, ["ConnectRequest"]);
-    let (now, peers) = (net.now, net.server.engine.peers());
+    let (now, mut peers) = (net.now, Vec::new());
+    net.server.engine.peers(&mut peers);
     for peer in peers {
         net.server.engine.peer_died(now, peer);
     }
