@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{How, Node, Side};
+use rustix::time::{ClockId, clock_gettime};
 use soft_roce::endpoint::Config;
 use soft_roce::rc::{Completion, Notify, Remote, SendOp};
 
@@ -22,10 +23,10 @@ const DEPTH: usize = 16;
 /// message, so for small ones all fits the cache on both.
 const MEMORY: usize = 4 << 20;
 
-fn connect(server: &Node, client: &Node, dst: SocketAddr) -> (Side, Side) {
+fn connect(server: &Node, client: &Node, dst: SocketAddr, memory: usize) -> (Side, Side) {
     std::thread::scope(|scope| {
-        let b = scope.spawn(|| server.accept(MEMORY, |_| Ok(())).expect("accept"));
-        let a = client.connect(dst, MEMORY, |_| Ok(())).expect("connect");
+        let b = scope.spawn(|| server.accept(memory, |_| Ok(())).expect("accept"));
+        let a = client.connect(dst, memory, |_| Ok(())).expect("connect");
         (a, b.join().expect("server"))
     })
 }
@@ -219,38 +220,108 @@ fn tcp_ping_pong(len: usize, time: Duration, spin: bool) -> f64 {
     })
 }
 
+/// Connections made and closed, one after the other, a second.
+fn connects(server: &Node, client: &Node, dst: SocketAddr, time: Duration) -> f64 {
+    per_second(time, || drop(connect(server, client, dst, 4096)))
+}
+
+fn per_second(time: Duration, mut once: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let mut count = 0u32;
+    while start.elapsed() < time {
+        once();
+        count += 1;
+    }
+    f64::from(count) / start.elapsed().as_secs_f64()
+}
+
+/// Processor time of this process, both ends and all threads; what the kernel does for it counts.
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// What a figure is, and so what is better.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Microseconds a round trip.
+    RoundTrip,
+    /// MB/s; the processor time is that of a byte.
+    Bulk,
+    /// Connections a second.
+    Rate,
+}
+
+/// Prints a line a figure, beside the last one of TCP.
+struct Table {
+    filter: String,
+    time: Duration,
+    tcp: Option<(f64, f64)>,
+}
+
+impl Table {
+    fn line(&mut self, kind: Kind, name: &str, run: impl FnOnce(Duration) -> f64) {
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let (start, before) = (Instant::now(), processor_time());
+        let figure = run(self.time);
+        let busy = (processor_time() - before).as_secs_f64();
+        let took = start.elapsed().as_secs_f64();
+        let (unit, cost, cost_unit) = match kind {
+            Kind::RoundTrip => ("us", busy / took * figure, "us each"),
+            Kind::Bulk => ("MB/s", busy / took * 1e3 / figure, "ns a byte"),
+            Kind::Rate => ("1/s", busy / took * 1e6 / figure, "us each"),
+        };
+        let is_tcp = name.contains("tcp");
+        if is_tcp {
+            self.tcp = Some((figure, cost));
+        }
+        let ratio = match self.tcp {
+            Some((tcp, tcp_cost)) if !is_tcp => {
+                format!("{:8.2} {:8.2}", figure / tcp, cost / tcp_cost)
+            }
+            _ => String::new(),
+        };
+        println!("{name:26} {figure:10.2} {unit:5} {cost:9.3} {cost_unit:9} {ratio}");
+    }
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let seconds: f64 = args.next().and_then(|arg| arg.parse().ok()).unwrap_or(1.0);
-    let filter = args.next().unwrap_or_default();
-    let time = Duration::from_secs_f64(seconds);
+    let mut table = Table {
+        filter: args.next().unwrap_or_default(),
+        time: Duration::from_secs_f64(seconds),
+        tcp: None,
+    };
     let node = || Node::new(Config::default()).expect("endpoint");
     let (server, client) = (node(), node());
     let ip: IpAddr = "127.0.0.1".parse().expect("address");
     let dst = SocketAddr::new(ip, 7_471);
     let _listener = server.listen(dst).expect("listen");
-    let measure = |name: String, unit: &str, run: &dyn Fn(&Side, &Side) -> f64| {
-        if name.contains(&filter) {
-            // Receives that are left over would take the next run's messages.
-            let (a, b) = connect(&server, &client, dst);
-            println!("{name:28} {:10.2} {unit}", run(&a, &b));
+    // Receives that are left over would take the next run's messages.
+    let pair = || connect(&server, &client, dst, MEMORY);
+    println!("figures, processor time of both ends; then both as ratios to TCP's");
+    for (tcp, hows) in [
+        (true, &[How::Spin][..]),
+        (false, &[How::Wait, How::Descriptor]),
+    ] {
+        let way = if tcp { "spin" } else { "sleep" };
+        table.line(Kind::RoundTrip, &format!("latency 64 tcp {way}"), |time| {
+            tcp_ping_pong(64, time, tcp)
+        });
+        for &how in hows {
+            let (a, b) = pair();
+            table.line(
+                Kind::RoundTrip,
+                &format!("latency 64 soft {how:?}"),
+                |time| ping_pong(&a, &b, 64, time, how),
+            );
         }
-    };
-    measure("latency 64 tcp spin".into(), "us", &|_, _| {
-        tcp_ping_pong(64, time, true)
-    });
-    measure("latency 64 soft spin".into(), "us", &|a, b| {
-        ping_pong(a, b, 64, time, How::Spin)
-    });
-    measure("latency 64 tcp sleep".into(), "us", &|_, _| {
-        tcp_ping_pong(64, time, false)
-    });
-    for how in [How::Wait, How::Descriptor] {
-        let name = format!("latency 64 soft {how:?}");
-        measure(name, "us", &|a, b| ping_pong(a, b, 64, time, how));
     }
     for len in [4 << 10, 64 << 10, 1 << 20] {
-        measure(format!("bulk {len} tcp"), "MB/s", &|_, _| {
+        table.line(Kind::Bulk, &format!("bulk {len} tcp"), |time| {
             tcp_bulk(len, time)
         });
         for (how, write) in [
@@ -260,10 +331,18 @@ fn main() {
             (How::Wait, true),
         ] {
             let op = if write { "write" } else { "send" };
-            let name = format!("bulk {len} {op} {how:?}");
-            measure(name, "MB/s", &|a, b| bulk(a, b, write, len, time, how));
+            let (a, b) = pair();
+            table.line(Kind::Bulk, &format!("bulk {len} {op} {how:?}"), |time| {
+                bulk(&a, &b, write, len, time, how)
+            });
         }
     }
+    table.line(Kind::Rate, "connects tcp", |time| {
+        per_second(time, || drop(tcp()))
+    });
+    table.line(Kind::Rate, "connects soft", |time| {
+        connects(&server, &client, dst, time)
+    });
     println!("client {:?}", client.endpoint.counters());
     println!("server {:?}", server.endpoint.counters());
 }
