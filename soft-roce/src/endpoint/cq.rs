@@ -249,6 +249,8 @@ impl CompletionChannel {
         if place.leader.is_some() {
             // The one who works the sockets fires the timers, too.
             left = left.min(self.inner.until_next_timer());
+            let watched = &self.inner.waiter.watched;
+            watched.store(ports.len(), Ordering::Release);
             if ports.len() <= FDS - used {
                 for port in ports.iter() {
                     fds[used] = PollFd::new(&**port, readable);

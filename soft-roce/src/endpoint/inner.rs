@@ -43,7 +43,8 @@ pub(super) struct Inner {
     pub(super) reorder: Arc<ReorderBudget>,
     start: Instant,
     addresses: RwLock<Vec<IpAddr>>,
-    ports: RwLock<Vec<Arc<Port>>>,
+    /// Never held while packets are handled: that takes other locks, under which ports are added.
+    ports: RwLock<Arc<Vec<Arc<Port>>>>,
     qps: [Shard; SHARDS],
     pub(super) timers: Timers,
     pub(super) cm: Mutex<CmState>,
@@ -102,6 +103,8 @@ pub(super) struct Waiter {
     pub(super) sleeps_until: AtomicU64,
     /// Whether somebody sleeps on the sockets in the thread's place.
     pub(super) led: AtomicBool,
+    /// How many sockets that one watches.
+    pub(super) watched: AtomicUsize,
     /// Whether the thread leaves the sockets to others.
     pub(super) stands_back: AtomicBool,
     pub(super) stop: AtomicBool,
@@ -150,6 +153,7 @@ impl Inner {
             wake: Wake::new().map_err(OpenError::Descriptor)?,
             sleeps_until: AtomicU64::new(0),
             led: AtomicBool::new(false),
+            watched: AtomicUsize::new(0),
             stands_back: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         };
@@ -319,8 +323,9 @@ impl Inner {
 
     // --- sockets ---
 
-    pub(super) fn ports(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Port>>> {
-        self.ports.read().unwrap_or_else(PoisonError::into_inner)
+    /// The sockets as they are now.
+    pub(super) fn ports(&self) -> Arc<Vec<Arc<Port>>> {
+        Arc::clone(&self.ports.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn port_at(&self, local: SocketAddr) -> Option<Arc<Port>> {
@@ -417,7 +422,7 @@ impl Inner {
         epoll::add(&self.waiter.sockets, &port, data, epoll::EventFlags::IN)?;
         tracing::debug!(local = %port.local(), window = port.window(), "socket");
         let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
-        ports.push(port.clone());
+        Arc::make_mut(&mut ports).push(port.clone());
         Ok(port)
     }
 

@@ -39,9 +39,12 @@ fn run(weak: &Weak<Inner>, waiter: &Waiter) {
         let Some(inner) = weak.upgrade() else {
             return;
         };
-        let others_poll = inner.activity.spins(&mut seen) || waiter.led.load(Ordering::Acquire);
+        let led = waiter.led.load(Ordering::Acquire);
+        let others_poll = inner.activity.spins(&mut seen) || led;
         waiter.stands_back.store(others_poll, Ordering::Release);
-        if !others_poll {
+        // A socket may be newer than the sleep of the one who works them.
+        let unwatched = led && inner.ports().len() > waiter.watched.load(Ordering::Acquire);
+        if !others_poll || unwatched {
             while inner.progress() > 0 {}
         }
         inner.fire_timers();
