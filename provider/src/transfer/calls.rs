@@ -254,7 +254,12 @@ impl Connection {
                 Look::Pending(_) | Look::Unknown => return Err(TransferError::WouldBlock),
             },
         };
-        outcome?.message.ok_or(TransferError::WouldBlock)
+        match outcome {
+            Ok(transferred) => transferred.message.ok_or(TransferError::WouldBlock),
+            // The caller knows of no operation: its socket was closed, as if it had polled itself.
+            Err(TransferError::Aborted) => Err(TransferError::NotSocket),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes a receive back that still waits.
