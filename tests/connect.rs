@@ -13,7 +13,7 @@ use san_tests::net;
 use san_tests::program::{self, Program};
 use san_tests::san::{self, Connector, San};
 use san_tests::stranger::StrangeListener;
-use san_tests::time::{STEP, bounded};
+use san_tests::time::{STEP, bounded, eventually};
 
 #[test]
 fn wsd_071_connect_does_not_wait() {
@@ -259,6 +259,10 @@ fn wsd_073_silence_ends_at_the_deadline() {
         // use of an address, too.
         drop(san.pair());
         drop(san.listen(net::at_b(), 1));
+        eventually("both are gone", STEP, || {
+            let live = verbs_shim::live_objects();
+            (live.ids, live.qps) == (0, 0)
+        });
         let before = Census::take();
         let start = Instant::now();
         let connector = san.connect_within(
@@ -351,7 +355,7 @@ fn wsd_074_close_right_after_connect() {
             san.connect(net::at_a()).socket.close().expect("close");
         }
         let live = || Census::take().live;
-        san_tests::time::eventually("the ids and queue pairs are gone", STEP, || {
+        eventually("the ids and queue pairs are gone", STEP, || {
             (live().ids, live().qps) == (before.live.ids, before.live.qps)
         });
     });

@@ -44,21 +44,18 @@ fn descriptors_and_threads_are_as_many_after_as_before() {
     round();
     let counts = || (count("/proc/self/fd"), count("/proc/self/task"));
     // A thread that was joined may still be listed for a moment.
-    let deadline = Instant::now() + Duration::from_secs(10);
     let settled = |holds: &dyn Fn((usize, usize)) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(10);
         while !holds(counts()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
         counts()
     };
     // The harness's two threads: the one that waits, and this one.
-    let before = settled(&|(_, threads)| threads <= 2);
+    let before = settled(&|(_, threads)| threads == 2);
+    assert_eq!(before.1, 2);
     for _ in 0..5 {
         round();
     }
-    let after = settled(&|(files, threads)| files <= before.0 && threads <= before.1);
-    assert!(
-        after.0 <= before.0 && after.1 <= before.1,
-        "{after:?} after {before:?}"
-    );
+    assert_eq!(settled(&|now| now == before), before);
 }
