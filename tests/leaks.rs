@@ -10,7 +10,7 @@ use san_tests::census::{self, Census};
 use san_tests::net;
 use san_tests::san::{self, San};
 use san_tests::stranger::Stranger;
-use san_tests::time::{bounded, within};
+use san_tests::time::{STEP, bounded, eventually, within};
 use verbs_shim::{CmId, ConnParams, live_objects};
 
 #[test]
@@ -55,6 +55,9 @@ fn connections_leave_nothing_behind() {
                 break;
             }
         }
+        eventually("only the listener is left", STEP, || {
+            (live_objects().ids, live_objects().qps) == (1, 0)
+        });
         let before = Census::take();
         for _ in 0..6 {
             talk(8);
