@@ -9,8 +9,6 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::mm::{MapFlags, ProtFlags};
-
 use super::{Access, AppMemory, ProtectionDomain, SharedMemory, copy_in, copy_out};
 use crate::backend::{self, Sge};
 use crate::error::{Result, VerbsError};
@@ -24,9 +22,9 @@ pub struct MemoryRegion {
     lkey: u32,
     rkey: u32,
     access: Access,
-    /// Pages that are ours to unmap; 0 for memory of the caller's.
-    mapped: usize,
-    /// Keeps the application's memory mapped.
+    /// Whether it was made with its memory: then it copies in and out.
+    own: bool,
+    /// Keeps the memory mapped, where it was mapped by this crate.
     owner: Option<SharedMemory>,
     /// Orders copies of this process among each other; what the fabric does is outside of it.
     copies: RwLock<()>,
@@ -41,37 +39,12 @@ unsafe impl Sync for MemoryRegion {}
 
 impl MemoryRegion {
     pub(super) fn map(pd: &ProtectionDomain, len: usize, access: Access) -> Result<Self> {
-        let page = rustix::param::page_size();
-        let mapped = len
-            .checked_next_multiple_of(page)
-            .filter(|&n| n > 0 && n <= isize::MAX as usize)
-            .ok_or_else(|| VerbsError::invalid("mmap", format!("a region of {len} bytes")))?;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
-        // memory that is in use.
-        let ptr = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                mapped,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }
-        .map_err(|e| VerbsError::from_errno("mmap", e.raw_os_error()))?;
-        // SAFETY: the mapping was made above, nobody else knows it, and it is unmapped only after
-        // deregistration; references to its bytes are given out by nobody but RegisteredBuffer,
-        // which is moved away while posted and refuses REMOTE_WRITE.
-        let registered = unsafe { Self::register(pd, ptr.cast(), len, access) };
-        match registered {
-            Ok(mut region) => {
-                region.mapped = mapped;
-                Ok(region)
-            }
-            Err(e) => {
-                // SAFETY: the mapping was made above and nothing refers to it.
-                let _ = unsafe { rustix::mm::munmap(ptr, mapped) };
-                Err(e)
-            }
-        }
+        // Nobody else gets the mapping; references to its bytes are given out by nobody but
+        // RegisteredBuffer, which is moved away while posted and refuses REMOTE_WRITE.
+        let memory = SharedMemory::new(len)?;
+        let mut region = Self::of(pd, &AppMemory::from(&memory), access)?;
+        region.own = true;
+        Ok(region)
     }
 
     pub(super) fn of(pd: &ProtectionDomain, memory: &AppMemory, access: Access) -> Result<Self> {
@@ -104,7 +77,7 @@ impl MemoryRegion {
             addr,
             len,
             access,
-            mapped: 0,
+            own: false,
             owner: None,
             copies: RwLock::new(()),
             pd: pd.clone(),
@@ -213,7 +186,7 @@ impl MemoryRegion {
     }
 
     fn check_own(&self, call: &'static str, offset: usize, len: usize) -> Result<()> {
-        if self.mapped == 0 {
+        if !self.own {
             return Err(VerbsError::invalid(
                 call,
                 "the region is memory of the caller's",
@@ -241,15 +214,6 @@ impl Drop for MemoryRegion {
             // The NIC may still write there: the pages stay mapped for ever.
             tracing::error!(%error, len = self.len, "a memory region could not be deregistered");
             std::mem::forget(self.owner.take());
-            return;
-        }
-        if self.mapped > 0 {
-            // SAFETY: the mapping is ours, the fabric has let go of it, and slots and slices keep
-            // the region alive, so no reference to it is left.
-            let unmapped = unsafe { rustix::mm::munmap(self.addr.as_ptr().cast(), self.mapped) };
-            if let Err(error) = unmapped {
-                tracing::error!(%error, len = self.mapped, "munmap");
-            }
         }
     }
 }
