@@ -523,51 +523,6 @@ fn the_kind_of_a_message_and_its_buffer_are_carried() {
 }
 
 #[test]
-fn a_holder_of_messages_slows_only_its_own_peer() {
-    bounded(|| {
-        let san = San::start_with(ProviderConfig {
-            max_window: 8,
-            ..ProviderConfig::default()
-        });
-        let (slow, slow_peer) = san.pair();
-        let (quick, quick_peer) = san.pair();
-        let mut held = Vec::new();
-        let mut pending = Vec::new();
-        while pending.len() < 40 {
-            pending.push(
-                slow_peer
-                    .send(&[1; 100], 0, Completion::Poll)
-                    .expect("room"),
-            );
-        }
-        let mut next = || -> Option<()> {
-            let operation = slow.receive(Completion::Poll).ok()?;
-            let result = slow
-                .get_overlapped_result(operation, Some(Duration::from_millis(500)))
-                .ok()?;
-            held.push(
-                result
-                    .outcome
-                    .expect("received")
-                    .message
-                    .expect("a message"),
-            );
-            Some(())
-        };
-        while next().is_some() {}
-        assert_eq!(held.len(), 8, "the largest window");
-        for n in 0..50_u8 {
-            san::send(&quick, &[n]);
-            assert_eq!(san::receive(&quick_peer), [n]);
-        }
-        assert!(
-            held.iter().all(|message| **message == [1; 100]),
-            "held messages stay as they are"
-        );
-    });
-}
-
-#[test]
 fn a_ready_event_follows_messages() {
     bounded(|| {
         let san = San::start();

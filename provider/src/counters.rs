@@ -152,6 +152,8 @@ counters! {
         rdma_bytes_written,
         /// Messages that had to wait for a credit or for a place on the send queue.
         sends_delayed,
+        /// Messages that were given out as copies, because as many as half of the window were held.
+        messages_copied,
         /// Windows enlarged because the peer had used them up.
         windows_grown,
         /// Times a waiting thread went to sleep.

@@ -82,14 +82,14 @@ impl DeviceContext {
             return Ok(Arc::clone(lane));
         }
         let lane = Lane::new(&self.device, &self.pd, config, lanes.len(), progress)?;
+        if !lane.join() {
+            return Err(VerbsError::from_errno(
+                "lane",
+                rustix::io::Errno::NOBUFS.raw_os_error(),
+            ));
+        }
         progress.add_lane(&lane);
         lanes.push(Arc::clone(&lane));
-        if lane.join() {
-            return Ok(lane);
-        }
-        Err(VerbsError::from_errno(
-            "lane",
-            rustix::io::Errno::NOBUFS.raw_os_error(),
-        ))
+        Ok(lane)
     }
 }

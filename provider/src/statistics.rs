@@ -59,7 +59,9 @@ pub struct ConnectionStats {
     pub rdma_bytes_written: u64,
     /// Messages that had to wait for a credit or for a place on the send queue.
     pub sends_delayed: u64,
-    /// Messages that wait for that now.
+    /// Messages that were given out as copies, because as many as half of the window were held.
+    pub messages_copied: u64,
+    /// Messages that wait for a credit or for a place on the send queue now.
     pub sends_waiting: usize,
     /// Messages that arrived and that nobody has asked for yet.
     pub messages_waiting: usize,
@@ -154,6 +156,7 @@ impl ConnectionStats {
             rdma_bytes_read,
             rdma_bytes_written,
             sends_delayed,
+            messages_copied,
             sends_waiting,
             messages_waiting,
             window,
@@ -170,6 +173,7 @@ impl ConnectionStats {
             ("rdma_bytes_read", rdma_bytes_read),
             ("rdma_bytes_written", rdma_bytes_written),
             ("sends_delayed", sends_delayed),
+            ("messages_copied", messages_copied),
             ("sends_waiting", sends_waiting as u64),
             ("messages_waiting", messages_waiting as u64),
             ("window", u64::from(window)),

@@ -18,8 +18,8 @@ use super::dispatch::Change;
 use super::lane::Lane;
 use super::message::Message;
 use super::operation::{
-    Arrived, Direction, Ending, Operation, OperationTable, Outcome, OverlappedResult, Pending,
-    Told, Transferred,
+    Arrived, Body, Direction, Ending, Operation, OperationTable, Outcome, OverlappedResult,
+    Pending, Told, Transferred,
 };
 use super::rdma::MAX_SEGMENTS;
 use crate::cm_thread::{Command, Control};
@@ -75,6 +75,11 @@ pub(super) struct Data {
     pub(super) fence: bool,
     /// Receives set aside in the lane.
     pub(super) reserved: u32,
+    /// It has a place in the lane.
+    has_place: bool,
+    /// Buffers that the application still holds, and that were not set aside any more when the
+    /// place was given back.
+    kept: u32,
     pub(super) ready: Ready,
     /// Counted in the lane's `send_interest`.
     pub(super) watches_sends: bool,
@@ -92,6 +97,7 @@ pub(super) struct Totals {
     pub(super) credit_messages_sent: u64,
     pub(super) credit_messages_received: u64,
     pub(super) sends_delayed: u64,
+    pub(super) messages_copied: u64,
     pub(super) rdma_reads: u64,
     pub(super) rdma_writes: u64,
     pub(super) rdma_bytes_read: u64,
@@ -171,19 +177,13 @@ impl Connection {
             memory,
             id,
         } = parts;
-        let mut guard = Place {
-            lane: Some(lane),
-            reserved: 0,
-        };
-        let Some(lane) = guard.lane.clone() else {
-            return Ok(None);
-        };
         let window = u32::from(config.initial_window);
-        // One more, for credit messages.
-        if !lane.reserve(window + 1)? {
-            return Ok(None);
-        }
-        guard.reserved = window + 1;
+        let guard = Place {
+            lane: Arc::clone(&lane),
+            // One more, for credit messages.
+            receives: window + 1,
+        };
+        lane.provide_buffers()?;
         let caps = QpCaps {
             send_wr: lane.send_depth,
             recv_wr: 0,
@@ -228,6 +228,8 @@ impl Connection {
                 unsignaled: 0,
                 fence: false,
                 reserved: window + 1,
+                has_place: true,
+                kept: 0,
                 ready: Ready::default(),
                 watches_sends: false,
                 served_async: false,
@@ -235,7 +237,7 @@ impl Connection {
             }),
             lane: Arc::clone(&lane),
         });
-        guard.lane = None;
+        guard.taken_over();
         lane.change(Change::Add(Arc::clone(&connection)));
         Ok(Some(connection))
     }
@@ -294,6 +296,7 @@ impl Connection {
             rdma_bytes_read: totals.rdma_bytes_read,
             rdma_bytes_written: totals.rdma_bytes_written,
             sends_delayed: totals.sends_delayed,
+            messages_copied: totals.messages_copied,
             sends_waiting: data.sends.len(),
             messages_waiting: data.inbox.len(),
             window: data.credits.window(),
@@ -335,12 +338,20 @@ impl Connection {
         }
         drop(link);
         // The memory is free before anybody hears of the end.
-        lock(&self.data).operations.drop_jobs();
+        {
+            let mut data = lock(&self.data);
+            data.operations.drop_jobs();
+            for arrived in std::mem::take(&mut data.inbox) {
+                if let Body::Received(buffer) = arrived.body {
+                    drop(buffer);
+                    data.credits.freed();
+                }
+            }
+        }
         self.memory.close();
         self.lane.change(Change::Remove(Arc::clone(self)));
         let mut after = After::default();
         let mut data = lock(&self.data);
-        data.inbox = VecDeque::new();
         data.ready = Ready::default();
         self.fail(&mut data, Pending::All, Ending::Aborted, &mut after);
         // What is posted for it stays posted, for others.
@@ -349,11 +360,44 @@ impl Connection {
         self.release(data, after);
     }
 
+    /// A message as it is given to the application: in its buffer, or, where half of the window is
+    /// in the application's hands already, as a copy whose buffer is free again.
+    pub(super) fn hand_out(&self, data: &mut Data, arrived: Arrived) -> Arrived {
+        let waiting = u32::try_from(data.inbox.len()).unwrap_or(u32::MAX);
+        let held = data.credits.held().saturating_sub(waiting);
+        match arrived.body {
+            Body::Received(buffer) if held * 2 > data.credits.window().max(2) => {
+                let body = Body::Copied(Box::from(&*buffer));
+                drop(buffer);
+                data.credits.freed();
+                data.totals.messages_copied += 1;
+                self.lane.counters.messages_copied.raise();
+                Arrived { body, ..arrived }
+            }
+            body => Arrived { body, ..arrived },
+        }
+    }
+
+    /// Nothing can complete for it any more: its place in the lane is another's, and so are its
+    /// receives, but for the buffers that the application still holds.
+    pub(super) fn leave(&self) {
+        let mut data = lock(&self.data);
+        if std::mem::take(&mut data.has_place) {
+            let held = data.credits.held();
+            data.kept = self.lane.ledger.leave(data.reserved, held);
+            data.reserved = held - data.kept;
+        }
+    }
+
     /// A message is dropped: its receive is free.
     pub(super) fn let_go(self: &Arc<Self>) {
         let mut after = After::default();
         let mut data = lock(&self.data);
         data.credits.freed();
+        if !data.has_place {
+            self.give_back(&mut data);
+            return;
+        }
         self.pump(&mut data, &mut after);
         self.release(data, after);
     }
@@ -386,6 +430,17 @@ impl Connection {
         }
     }
 
+    /// One buffer of those that were still held when the place was given back is free.
+    fn give_back(&self, data: &mut Data) {
+        if data.kept > 0 {
+            data.kept -= 1;
+            self.lane.ledger.release_kept(1);
+        } else if data.reserved > 0 {
+            data.reserved -= 1;
+            self.lane.ledger.release(1);
+        }
+    }
+
     fn fail(self: &Arc<Self>, data: &mut Data, which: Pending, ending: Ending, after: &mut After) {
         for operation in data.operations.pending(which) {
             self.end_operation(data, operation, Outcome::Failed(ending), after);
@@ -408,7 +463,7 @@ impl Connection {
                 message: None,
             }),
             Outcome::Received(arrived) => Ok(Transferred {
-                bytes: arrived.buffer.len(),
+                bytes: arrived.body.len(),
                 message: Some(Message::new(arrived, self)),
             }),
             Outcome::Failed(ending) => Err(ending.into()),
@@ -534,24 +589,30 @@ impl Data {
     }
 }
 
-/// A place in a lane and receives set aside there, until a connection has taken them over.
+/// A place in a lane and the receives that come with it, until a connection has taken them over.
 struct Place {
-    lane: Option<Arc<Lane>>,
-    reserved: u32,
+    lane: Arc<Lane>,
+    receives: u32,
+}
+
+impl Place {
+    fn taken_over(mut self) {
+        self.receives = 0;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(lane) = &self.lane {
-            lane.release(self.reserved);
-            lane.leave();
+        if self.receives > 0 {
+            self.lane.ledger.leave(self.receives, 0);
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Messages hold the connection, so all its receives are free or posted by now.
+        // Messages hold the connection, so all its receives are free or posted by now, or in
+        // operations whose end nobody asked for.
         let data = self.data.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !matches!(data.link, Link::Down) {
             let outstanding = u32::try_from(data.credits.outstanding()).unwrap_or(0);
@@ -559,6 +620,7 @@ impl Drop for Connection {
             self.lane.abandon(outstanding + 1);
         }
         data.inbox.clear();
+        data.operations = OperationTable::new(0);
         if data.watches_sends {
             self.lane.watch_sends(false);
         }
@@ -568,8 +630,12 @@ impl Drop for Connection {
         if data.served_lazily {
             self.lane.serve_lazily(false);
         }
-        self.lane.release(data.reserved);
-        self.lane.leave();
+        if data.has_place {
+            self.lane.ledger.leave(data.reserved, 0);
+        } else {
+            self.lane.ledger.release(data.reserved);
+            self.lane.ledger.release_kept(data.kept);
+        }
     }
 }
 

@@ -147,6 +147,12 @@ impl Credits {
         self.given += u64::from(n);
     }
 
+    /// Receives whose messages came and were not let go yet.
+    pub(crate) fn held(&self) -> u32 {
+        let posted = u32::try_from(self.outstanding()).unwrap_or(u32::MAX);
+        self.window.saturating_sub(posted.saturating_add(self.owed))
+    }
+
     /// Credits that the peer can still use.
     pub(crate) fn outstanding(&self) -> u64 {
         self.given - self.received

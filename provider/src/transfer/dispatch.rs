@@ -46,6 +46,8 @@ pub(crate) struct Role {
     batch: CompletionBatch,
     /// Looks since the sends were last looked at.
     looks: u32,
+    /// Connections that are no longer in the table, and still have their place.
+    leaving: Vec<Arc<Connection>>,
 }
 
 /// Who has which queue pair. The device chooses the numbers, not a peer, so they need no hash that
@@ -423,6 +425,7 @@ impl Lane {
     fn prepare(&self, role: &mut Role) -> bool {
         if self.mail_count.load(Ordering::Acquire) > 0 {
             self.read_changes(role);
+            self.let_leave(role);
             self.read_endings(role);
         }
         if self.broken.load(Ordering::Relaxed) {
@@ -436,9 +439,9 @@ impl Lane {
 
     fn read_changes(&self, role: &mut Role) {
         while let Some(change) = self.changes.pop() {
-            self.mail_count.fetch_sub(1, Ordering::SeqCst);
             match change {
                 Change::Add(connection) => {
+                    self.mail_count.fetch_sub(1, Ordering::SeqCst);
                     role.table.insert(connection.qp_num(), connection);
                 }
                 Change::Remove(connection) => {
@@ -450,7 +453,33 @@ impl Lane {
                     {
                         role.table.remove(&qp_num);
                     }
+                    // It goes on counting as mail until it has left.
+                    role.leaving.push(connection);
                 }
+            }
+        }
+    }
+
+    /// Those that were removed give their places back, once nothing of theirs is left in the queue
+    /// that is as long as the connections with a place can fill it.
+    fn let_leave(&self, role: &mut Role) {
+        if role.leaving.is_empty() {
+            return;
+        }
+        self.drain(role, Queue::Sends);
+        while let Some(connection) = role.leaving.pop() {
+            connection.leave();
+            self.mail_count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Polls for all that is in a queue by now: at most as much as it holds.
+    fn drain(&self, role: &mut Role, queue: Queue) {
+        let mut left = self.queue(queue).depth() as usize;
+        while left > 0 {
+            match self.poll_queue(role, queue) {
+                0 => break,
+                found => left = left.saturating_sub(found),
             }
         }
     }
@@ -458,17 +487,9 @@ impl Lane {
     fn read_endings(&self, role: &mut Role) {
         while let Some((connection, ending)) = self.endings.pop() {
             self.mail_count.fetch_sub(1, Ordering::SeqCst);
-            // What arrived before the end is delivered before the end is told. It is in the queues
-            // by now, behind at most as much as they hold.
-            for queue in [Queue::Receives, Queue::Sends] {
-                let mut left = self.queue(queue).depth() as usize;
-                while left > 0 {
-                    match self.poll_queue(role, queue) {
-                        0 => break,
-                        found => left = left.saturating_sub(found),
-                    }
-                }
-            }
+            // What arrived before the end is delivered before the end is told.
+            self.drain(role, Queue::Receives);
+            self.drain(role, Queue::Sends);
             connection.finish(ending);
         }
     }

@@ -5,9 +5,9 @@
 //! that nothing can overflow: a lane takes no more connections than its queue for send completions
 //! can hold sends of, and posts no more receives than its queue for receive completions can hold.
 //!
-//! Receives are a ledger. `reserved` are promised to connections, as credits or as the one receive
-//! for credit messages; so many buffers exist. A connection posts a receive for every credit that
-//! it gives. What a closed connection leaves posted is `surplus`, and used up by the next ones.
+//! How many receives are promised to whom is in the ledger (`ledger.rs`); so many buffers exist. A
+//! connection posts a receive for every credit that it gives. What a closed connection leaves
+//! posted is `surplus`, and used up by the next ones.
 //!
 //! Polling is in `dispatch.rs`.
 
@@ -25,6 +25,7 @@ use verbs_shim::{
 
 use super::connection::Connection;
 use super::dispatch::{Change, Role, Waiters};
+use super::ledger::Ledger;
 use super::operation::Ending;
 use super::pool::GrowingPool;
 use crate::config::ProviderConfig;
@@ -53,12 +54,9 @@ pub(crate) struct Lane {
     pub(super) rdma_limit: u32,
     pub(super) counters: DataCounters,
 
-    connections: AtomicU32,
-    most_connections: u32,
-
+    pub(super) ledger: Ledger,
     receive_pool: GrowingPool,
     send_pool: GrowingPool,
-    reserved: AtomicU32,
     surplus: AtomicU32,
 
     pub(super) role: Mutex<Role>,
@@ -106,6 +104,9 @@ impl Lane {
             .min(limits.max_cqe);
         let channel = device.completion_channel()?;
         let recv_cq = device.create_cq(receives, Some(&channel))?;
+        let spare = SPARE_RECEIVES.min(receives / 4);
+        let each = u32::from(config.initial_window) + 1;
+        let ledger = Ledger::new(most_connections, each, receives, spare);
         let send_cq = device.create_cq(most_connections * send_depth, Some(&channel))?;
         let srq = pd.create_srq(receives)?;
         let wake = EventObject::new().map_err(|e| VerbsError {
@@ -132,15 +133,14 @@ impl Lane {
                 _ => config.max_rdma_size.min(device.port(1)?.max_message_size),
             },
             counters: DataCounters::default(),
-            connections: AtomicU32::new(0),
-            most_connections,
-            receive_pool: GrowingPool::new(pd.clone(), config.max_message_size, receives),
+            ledger,
+            // The other half is for what is held of connections that are gone.
+            receive_pool: GrowingPool::new(pd.clone(), config.max_message_size, receives * 2),
             send_pool: GrowingPool::new(
                 pd.clone(),
                 config.max_message_size,
                 config.lane_send_buffers,
             ),
-            reserved: AtomicU32::new(0),
             surplus: AtomicU32::new(0),
             role: Mutex::new(Role::default()),
             changes: SegQueue::new(),
@@ -158,53 +158,44 @@ impl Lane {
             progress: Arc::downgrade(progress),
             spin: config.spin,
         });
-        let spare = SPARE_RECEIVES.min(receives / 4);
-        if lane.reserve(spare)? {
-            lane.post_receives(spare);
-        }
+        lane.provide_buffers()?;
+        lane.post_receives(spare);
         Ok(lane)
     }
 
-    /// Takes a place for a connection, if there is one.
+    /// Takes a place for a connection with the receives of its initial window, and one for credit
+    /// messages, if there is one.
     pub(crate) fn join(&self) -> bool {
-        !self.broken.load(Ordering::Relaxed) && raise(&self.connections, 1, self.most_connections)
-    }
-
-    /// Gives the place back.
-    pub(super) fn leave(&self) {
-        self.connections.fetch_sub(1, Ordering::AcqRel);
+        !self.broken.load(Ordering::Relaxed) && self.ledger.join()
     }
 
     pub(crate) fn connections(&self) -> u32 {
-        self.connections.load(Ordering::Relaxed)
+        self.ledger.connections()
     }
 
     /// Whether one more connection would have a place now.
     pub(crate) fn has_place(&self) -> bool {
-        !self.broken.load(Ordering::Relaxed) && self.connections() < self.most_connections
+        !self.broken.load(Ordering::Relaxed) && self.ledger.has_place()
     }
 
-    /// Sets `n` receives aside, with buffers for them; `false`: there are not so many.
-    pub(super) fn reserve(&self, n: u32) -> Result<bool, VerbsError> {
-        if !raise(&self.reserved, n, self.srq.max_wr()) {
+    /// Sets `n` more receives aside for a connection that has `window`; `false`: there are not so
+    /// many.
+    pub(super) fn grow_window(&self, window: u32, n: u32) -> Result<bool, VerbsError> {
+        if !self.ledger.grow(window, n) {
             return Ok(false);
         }
-        let needed = self.reserved.load(Ordering::Acquire);
-        if needed <= self.receive_pool.slots() {
-            return Ok(true);
-        }
-        match self.receive_pool.grow_to(needed) {
+        match self.provide_buffers() {
             Ok(()) => Ok(true),
             Err(error) => {
-                self.release(n);
+                self.ledger.release(n);
                 Err(error)
             }
         }
     }
 
-    /// Gives `n` receives back that are not posted.
-    pub(super) fn release(&self, n: u32) {
-        self.reserved.fetch_sub(n, Ordering::AcqRel);
+    /// Makes the buffers that were promised and are not there yet.
+    pub(super) fn provide_buffers(&self) -> Result<(), VerbsError> {
+        self.receive_pool.grow_to(self.ledger.buffers())
     }
 
     /// `n` receives stay posted that nobody was promised any more.
@@ -312,21 +303,11 @@ fn count(value: &AtomicUsize, up: bool) {
     }
 }
 
-/// Adds `n` unless that would be more than `most`.
-fn raise(value: &AtomicU32, n: u32, most: u32) -> bool {
-    value
-        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-            now.checked_add(n).filter(|&then| then <= most)
-        })
-        .is_ok()
-}
-
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane")
             .field("name", &self.name)
-            .field("connections", &self.connections())
-            .field("reserved", &self.reserved.load(Ordering::Relaxed))
+            .field("ledger", &self.ledger)
             .field("surplus", &self.surplus.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }

@@ -1,22 +1,23 @@
-//! A received message, in the registered buffer that it arrived in.
+//! A received message, in the registered buffer that it arrived in, or in a copy.
 //!
-//! As long as a message is held, its buffer is not available to its connection: a slow holder
-//! slows its own peer, and no other connection.
+//! As long as a message is held in its buffer, that is not available to its connection: a slow
+//! holder slows its own peer, and no other connection. Whoever holds more than half of the window
+//! gets the rest as copies, so that a peer never waits for messages to be let go which the holder
+//! keeps until more has come. Messages outlive their connection; they are then no longer anybody
+//! else's loss (`ledger.rs`).
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use verbs_shim::RegisteredBuffer;
-
 use super::connection::Connection;
-use super::operation::Arrived;
+use super::operation::{Arrived, Body};
+use bytes::Bytes;
 
 /// A received message. It reads as a slice of bytes.
 pub struct Message {
     /// `None` only while it is dropped.
-    buffer: Option<RegisteredBuffer>,
+    body: Option<Body>,
     kind: u8,
     connection: Arc<Connection>,
 }
@@ -24,7 +25,7 @@ pub struct Message {
 impl Message {
     pub(super) fn new(arrived: Arrived, connection: &Arc<Connection>) -> Self {
         Self {
-            buffer: Some(arrived.buffer),
+            body: Some(arrived.body),
             kind: arrived.kind,
             connection: Arc::clone(connection),
         }
@@ -37,7 +38,8 @@ impl Message {
     }
 
     /// Turns it into `Bytes` without copying. The buffer goes back when the last of them is
-    /// dropped.
+    /// dropped. Who holds more than half of a connection's buffers is given copies by the next
+    /// receives, so any number can be collected.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
@@ -47,7 +49,7 @@ impl Message {
 impl Deref for Message {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.buffer.as_deref().unwrap_or_default()
+        self.body.as_deref().unwrap_or_default()
     }
 }
 
@@ -60,8 +62,10 @@ impl AsRef<[u8]> for Message {
 impl Drop for Message {
     fn drop(&mut self) {
         // The buffer first: what is reported as free has to be there.
-        self.buffer = None;
-        self.connection.let_go();
+        if let Some(Body::Received(buffer)) = self.body.take() {
+            drop(buffer);
+            self.connection.let_go();
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use verbs_shim::{
 
 use super::calls::Payload;
 use super::connection::{After, Connection, Data, Link};
-use super::operation::{Arrived, Ending, Operation, Outcome};
+use super::operation::{Arrived, Body, Ending, Operation, Outcome};
 use crate::sync::lock;
 use crate::wire::{Immediate, MessageType, Violation};
 
@@ -93,11 +93,12 @@ impl Connection {
         data.totals.bytes_received += buffer.len() as u64;
         self.grow_window(data);
         let arrived = Arrived {
-            buffer,
+            body: Body::Received(buffer),
             kind: immediate.kind,
         };
         match data.receives.pop_front() {
             Some(operation) => {
+                let arrived = self.hand_out(data, arrived);
                 self.end_operation(data, operation, Outcome::Received(arrived), after);
             }
             None => data.inbox.push_back(arrived),
@@ -111,7 +112,7 @@ impl Connection {
         if wanted == 0 {
             return;
         }
-        match self.lane.reserve(wanted) {
+        match self.lane.grow_window(data.credits.window(), wanted) {
             Ok(true) => {
                 data.reserved += wanted;
                 data.credits.grown(wanted);

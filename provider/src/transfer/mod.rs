@@ -1,8 +1,8 @@
 //! Overlapped transfers by messages and RDMA (duties 93 to 97, 113).
 //!
-//! `credits.rs` counts, `operation.rs` keeps records, `lane.rs` and `pool.rs` hold what connections
-//! share, `dispatch.rs` polls, `connection.rs`, `messages.rs`,
-//! `rdma.rs` and `calls.rs` are one connection.
+//! `credits.rs` counts, `operation.rs` keeps records, `lane.rs`, `ledger.rs` and `pool.rs` hold what
+//! connections share, `dispatch.rs` polls, `connection.rs`, `messages.rs`, `rdma.rs` and `calls.rs`
+//! are one connection, `message.rs` is what came.
 //! The public calls are on [`crate::Socket`], in `socket.rs`.
 
 mod calls;
@@ -10,6 +10,7 @@ mod connection;
 mod credits;
 mod dispatch;
 mod lane;
+mod ledger;
 mod message;
 mod messages;
 mod operation;

@@ -4,6 +4,8 @@
 //! upcall. Records are reused, so that no message allocates; a generation in the handle tells an
 //! old handle from a new one. The table posts nothing and wakes nobody itself.
 
+use std::ops::Deref;
+
 use crossbeam::sync::Unparker;
 use verbs_shim::RegisteredBuffer;
 
@@ -77,11 +79,30 @@ impl From<Ending> for TransferError {
     }
 }
 
-/// A message that came, before somebody asks for it.
+/// A message that came.
 #[derive(Debug)]
 pub(crate) struct Arrived {
-    pub(crate) buffer: RegisteredBuffer,
+    pub(crate) body: Body,
     pub(crate) kind: u8,
+}
+
+/// Where the bytes of a message are.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// In the buffer that it arrived in, which is its connection's.
+    Received(RegisteredBuffer),
+    /// In memory of its own.
+    Copied(Box<[u8]>),
+}
+
+impl Deref for Body {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Received(buffer) => buffer,
+            Self::Copied(bytes) => bytes,
+        }
+    }
 }
 
 /// A send that has not been posted yet.

@@ -80,9 +80,4 @@ impl GrowingPool {
         }
         Ok(())
     }
-
-    /// How many buffers there are, free or not.
-    pub(crate) fn slots(&self) -> u32 {
-        self.slots.load(Ordering::Acquire)
-    }
 }
