@@ -10,7 +10,7 @@ use verbs_shim::RegisteredBuffer;
 use super::connection::{After, Connection, Data, Link};
 use super::message::Message;
 use super::operation::{
-    Body, Completion, Direction, Ending, Look, Operation, Outcome, OverlappedResult, SendJob,
+    Completion, Direction, Ending, Look, Operation, Outcome, OverlappedResult, SendJob,
 };
 use super::rdma::Fence;
 use crate::error::{ResultError, TransferError};
@@ -195,9 +195,9 @@ impl Connection {
         let operation = data.operations.wait_receive(completion);
         match data.inbox.pop_front() {
             Some(arrived) => {
-                let outcome = Outcome::Received(self.hand_out(&mut data, arrived));
+                let arrived = self.hand_out(&mut data, arrived, &mut after);
+                let outcome = Outcome::Received(arrived);
                 self.end_operation(&mut data, operation, outcome, &mut after);
-                self.pump(&mut data, &mut after);
             }
             None => data.receives.push_back(operation),
         }
@@ -238,12 +238,8 @@ impl Connection {
         }
         match data.inbox.pop_front() {
             Some(arrived) => {
-                let arrived = self.hand_out(&mut data, arrived);
                 let mut after = After::default();
-                // A copy has freed a receive.
-                if matches!(arrived.body, Body::Copied(_)) {
-                    self.pump(&mut data, &mut after);
-                }
+                let arrived = self.hand_out(&mut data, arrived, &mut after);
                 self.release(data, after);
                 Some(Ok(Message::new(arrived, self)))
             }

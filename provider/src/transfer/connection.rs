@@ -361,21 +361,28 @@ impl Connection {
     }
 
     /// A message as it is given to the application: in its buffer, or, where half of the window is
-    /// in the application's hands already, as a copy whose buffer is free again.
-    pub(super) fn hand_out(&self, data: &mut Data, arrived: Arrived) -> Arrived {
+    /// in the application's hands already, as a copy whose receive is free again.
+    pub(super) fn hand_out(
+        self: &Arc<Self>,
+        data: &mut Data,
+        arrived: Arrived,
+        after: &mut After,
+    ) -> Arrived {
         let waiting = u32::try_from(data.inbox.len()).unwrap_or(u32::MAX);
         let held = data.credits.held().saturating_sub(waiting);
-        match arrived.body {
-            Body::Received(buffer) if held * 2 > data.credits.window().max(2) => {
-                let body = Body::Copied(Box::from(&*buffer));
-                drop(buffer);
-                data.credits.freed();
-                data.totals.messages_copied += 1;
-                self.lane.counters.messages_copied.raise();
-                Arrived { body, ..arrived }
-            }
-            body => Arrived { body, ..arrived },
+        if held * 2 <= data.credits.window().max(2) {
+            return arrived;
         }
+        let Body::Received(buffer) = arrived.body else {
+            return arrived;
+        };
+        let body = Body::Copied(Box::from(&*buffer));
+        drop(buffer);
+        data.credits.freed();
+        data.totals.messages_copied += 1;
+        self.lane.counters.messages_copied.raise();
+        self.pump(data, after);
+        Arrived { body, ..arrived }
     }
 
     /// Nothing can complete for it any more: its place in the lane is another's, and so are its

@@ -98,7 +98,7 @@ impl Connection {
         };
         match data.receives.pop_front() {
             Some(operation) => {
-                let arrived = self.hand_out(data, arrived);
+                let arrived = self.hand_out(data, arrived, after);
                 self.end_operation(data, operation, Outcome::Received(arrived), after);
             }
             None => data.inbox.push_back(arrived),
