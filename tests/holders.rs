@@ -1,10 +1,11 @@
 //! Who holds received messages: as long as they like, as many as they like, and nobody else has less for it.
-//! Messages that arrived and were not asked for stay with the connection, and slow its peer.
+//! Messages that arrived and were not asked for stay with the connection, and slow its peer; what that one
+//! queues meanwhile leaves something to others, too.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use san_provider::{Completion, Message, ProviderConfig, Socket};
+use san_provider::{Completion, Message, ProviderConfig, Socket, WsaCode};
 use san_tests::census::Census;
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually};
@@ -158,5 +159,41 @@ fn who_holds_all_that_it_can_leaves_room_for_those_who_come_later() {
             }
         }
         assert_eq!(Census::take().live.cqs, lanes, "all are in one lane");
+    });
+}
+
+#[test]
+fn who_queues_all_that_it_can_leaves_buffers_to_others() {
+    bounded(|| {
+        let san = San::start_with(ProviderConfig {
+            lane_send_buffers: 64,
+            ..ProviderConfig::default()
+        });
+        // Their peers ask for nothing. Long messages and short ones, which need a buffer only to be queued.
+        let stuck: Vec<_> = (0..6).map(|_| san.pair()).collect();
+        let mut queued = Vec::new();
+        for ((socket, _), length) in stuck.iter().zip([LENGTH, 8].into_iter().cycle()) {
+            let mut mine = 0;
+            let why = loop {
+                match socket.send(&[1; LENGTH][..length], 0, Completion::Poll) {
+                    Ok(_) => mine += 1,
+                    Err(why) => break why,
+                }
+            };
+            assert_eq!(why.code(), WsaCode::WouldBlock, "{why}");
+            queued.push(mine);
+        }
+        assert!(queued.iter().all(|&n| n > 0), "{queued:?}");
+        let (here, there) = san.pair();
+        for n in 0..50 {
+            send(&here, n);
+            is_whole(n, &receive(&there));
+        }
+        // And what was queued goes out when it may.
+        for ((_, peer), queued) in stuck.iter().zip(&queued) {
+            for _ in 0..*queued {
+                assert_eq!(receive(peer)[0], 1);
+            }
+        }
     });
 }

@@ -43,7 +43,14 @@ impl Connection {
         }
         // Finished sends may hold some.
         self.lane.poll_if_free();
-        self.lane.send_buffer()?.ok_or(TransferError::NoBuffers)
+        self.lane.send_buffer()?.ok_or_else(|| {
+            let data = lock(&self.data);
+            // Who has sends under way is told when it may go on.
+            match data.sends.is_empty() && data.on_wire == 0 {
+                true => TransferError::NoBuffers,
+                false => TransferError::WouldBlock,
+            }
+        })
     }
 
     /// Starts to send a message.
@@ -150,6 +157,8 @@ impl Connection {
         }
     }
 
+    /// Queues a message, in a buffer. Nobody queues more than are left to the others, so that the
+    /// buffers of those whose peers take nothing in are never all.
     fn queue(
         &self,
         data: &mut Data,
@@ -157,10 +166,14 @@ impl Connection {
         kind: u8,
         completion: Completion,
     ) -> Result<Operation, TransferError> {
+        if self.lane.send_buffers_left() < data.sends.len() {
+            return Err(TransferError::WouldBlock);
+        }
         let buffer = match payload {
             Payload::Buffer(buffer) => buffer,
             Payload::Bytes(bytes) => {
-                let mut buffer = self.send_buffer()?;
+                // Not by polling for one: the lock is held.
+                let mut buffer = self.lane.send_buffer()?.ok_or(TransferError::WouldBlock)?;
                 buffer.fill(bytes);
                 buffer
             }

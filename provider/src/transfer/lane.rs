@@ -273,6 +273,11 @@ impl Lane {
         self.send_pool.take_or_grow()
     }
 
+    /// How many buffers to send from are free, or could be made.
+    pub(super) fn send_buffers_left(&self) -> usize {
+        self.send_pool.left()
+    }
+
     fn take_surplus(&self, n: u32) -> u32 {
         let mut have = self.surplus.load(Ordering::Acquire);
         while have > 0 {

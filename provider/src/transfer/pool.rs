@@ -44,6 +44,15 @@ impl GrowingPool {
             .find_map(BufferPool::take)
     }
 
+    /// How many buffers are free at this moment, or could be made.
+    pub(crate) fn left(&self) -> usize {
+        let could_be = self
+            .limit
+            .saturating_sub(self.slots.load(Ordering::Acquire));
+        let free = self.chunks.iter().map_while(OnceLock::get);
+        free.map(BufferPool::free).sum::<usize>() + could_be as usize
+    }
+
     /// A free buffer; the pool grows for it if it may.
     pub(crate) fn take_or_grow(&self) -> Result<Option<RegisteredBuffer>, VerbsError> {
         if let Some(buffer) = self.take() {
