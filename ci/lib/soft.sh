@@ -14,7 +14,8 @@ stage_soft() {
     [ "$where" = always ] || printf 'no network namespace here: on the loopback\n'
     soft_check_list
     mkdir -p "$results/soft"
-    while IFS= read -r line; do soft_line "$line" "$where"; done <"$results/guest.list" >"$results/soft.todo"
+    cat "$results/guest.list" "$results/last.list" >"$results/soft.list"
+    while IFS= read -r line; do soft_line "$line" "$where"; done <"$results/soft.list" >"$results/soft.todo"
     while IFS=$'\t' read -r line status; do result_skipped "$line" "$status"; done <"$results/soft.skip"
     [ -s "$results/soft.todo" ] || return 0
     status=0
