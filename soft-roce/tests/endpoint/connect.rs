@@ -1,14 +1,15 @@
 //! Connections are made, refused, ended and lost.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use soft_roce::cm;
 use soft_roce::endpoint::{CmEventKind, Config, ConnParams};
 use soft_roce::rc::{Payload, QpState, RecvRequest, SendOp, SendRequest, Status};
 use soft_roce::wire::cm::RejReason;
 
-use crate::util::{Node, Pair, TempDir, address, connect};
+use crate::util::{Node, PATIENCE, Pair, TempDir, address, connect};
 
 #[test]
 fn a_message_each_way_and_an_end() {
@@ -64,6 +65,39 @@ fn a_message_each_way_and_an_end() {
     assert_eq!(pair.server.endpoint.counters().bad_icrc, 0);
 }
 
+/// Towards one of this host they have no ICRC: they are no damage.
+#[test]
+fn packets_for_a_queue_pair_that_is_gone_are_counted_as_such() {
+    for bundles in [true, false] {
+        let dir = TempDir::new();
+        let config = || Config {
+            bundles,
+            ..dir.config()
+        };
+        let (client, server) = (Node::new(config()), Node::new(config()));
+        let dst = SocketAddr::new(address(), 7471);
+        let _listener = server.listen(dst, 16);
+        let connection = connect(&client, &server, dst);
+        connection.server.qp.destroy();
+        let send = SendRequest {
+            wr_id: 1,
+            op: SendOp::Send,
+            payload: Payload::Inline(b"for nobody"),
+            signaled: true,
+            fence: false,
+            solicited: false,
+        };
+        connection.client.qp.post_send(&send).unwrap();
+        let end = Instant::now() + PATIENCE;
+        while server.endpoint.counters().unknown_qp == 0 {
+            assert!(Instant::now() < end, "{:?}", server.endpoint.counters());
+            thread::sleep(Duration::from_millis(1));
+        }
+        let counters = server.endpoint.counters();
+        assert_eq!((counters.bad_icrc, counters.malformed), (0, 0));
+    }
+}
+
 #[test]
 fn refused_with_reason_and_data() {
     let dir = TempDir::new();
@@ -111,7 +145,7 @@ fn requests_that_nobody_read_are_refused_when_the_listener_goes() {
     let id = client.resolved(dst);
     id.connect(&side.qp, &ConnParams::default()).unwrap();
     while server.endpoint.counters().connections == 0 {
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     drop(listener);
     match client.event().kind {
@@ -348,10 +382,10 @@ fn objects_may_go_in_any_order_and_nothing_stays() {
     assert_eq!(server.counters().queue_pairs, 0);
     drop(connection.client_id);
     drop(dir);
-    let end = std::time::Instant::now() + crate::util::PATIENCE;
+    let end = Instant::now() + PATIENCE;
     while server.counters().connections > 0 {
-        assert!(std::time::Instant::now() < end);
-        std::thread::sleep(Duration::from_millis(10));
+        assert!(Instant::now() < end);
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
