@@ -19,7 +19,9 @@ mod connects;
 mod flood;
 mod messages;
 mod provider;
+mod rate;
 mod raw;
+mod rdma;
 mod refusals;
 mod switch;
 mod tcp;
@@ -78,18 +80,25 @@ enum Role {
 struct Place {
     /// The address of the servers' device.
     server: IpAddr,
+    /// The address of the clients' device.
+    client: IpAddr,
     /// How many connect requests the flood has.
     flood: u32,
 }
 
 type Measurement = fn(&Place, &mut Record) -> Result<()>;
 
-const MEASUREMENTS: [(&str, Measurement); 9] = [
+const MEASUREMENTS: [(&str, Measurement); 14] = [
     ("send-latency", tools::send_latency),
     ("rstream", tools::rstream),
     ("messages-raw", messages::raw),
     ("messages-provider", messages::provider),
     ("messages-switch", messages::switch),
+    ("stream-perftest", tools::streams),
+    ("stream-provider", rate::provider),
+    ("rdma-perftest", tools::rdma),
+    ("rdma-raw", rdma::raw),
+    ("rdma-provider", rdma::provider),
     ("connect", connects::all),
     ("connect-rate", connects::rates),
     ("refusal", refusals::all),
@@ -119,9 +128,12 @@ fn main() -> ExitCode {
 fn serve(kind: &str, address: IpAddr, number: u32) -> Result<()> {
     match kind {
         "raw" => raw::server(address),
+        "raw-memory" => rdma::raw_server(address),
         "raw-echo" => messages::raw_echo(address, number),
         "provider" => provider::server(address),
         "provider-deaf" => provider::deaf_server(address, number),
+        "provider-memory" => rdma::provider_server(address),
+        "provider-sink" => rate::sink(address),
         "provider-echo" => provider::echo(address, number),
         "switch" => switch::server(address),
         "switch-deaf" => switch::deaf_server(address, number),
@@ -135,6 +147,7 @@ fn serve(kind: &str, address: IpAddr, number: u32) -> Result<()> {
 fn compare(args: &Args) -> Result<bool> {
     let place = Place {
         server: address("SAN_TEST_ADDR_B")?,
+        client: address("SAN_TEST_ADDR_A")?,
         flood: args.flood,
     };
     for name in &args.only {
@@ -160,6 +173,7 @@ fn compare(args: &Args) -> Result<bool> {
         }
     }
     ratios(&mut record);
+    rdma_ratios(&mut record);
     println!("{}", record.tables());
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&record)? + "\n")?;
@@ -218,5 +232,42 @@ fn ratios(record: &mut Record) {
     ] {
         let what = format!("refusal: {what} / raw CM, nobody listens");
         record.ratio(&what, &format!("refusal.{who}"), nobody, goal);
+    }
+}
+
+/// Rates are the other way round: more is better.
+fn rdma_ratios(record: &mut Record) {
+    let best_stream = "stream.best.perftest";
+    for size in messages::SIZES {
+        for (who, what) in [
+            ("provider", "provider"),
+            ("provider-buffers", "provider, from registered buffers"),
+        ] {
+            let of = format!("stream.{size}.{who}");
+            let what = format!("{size} B messages streaming: {what} /");
+            let base = format!("stream.{size}.perftest");
+            record.ratio(&format!("{what} ib_send_bw -e"), &of, &base, None);
+            if size == 4096 {
+                let what = format!("{what} ib_send_bw -e at its best size");
+                record.ratio(&what, &of, best_stream, None);
+            }
+        }
+    }
+    for (_, verb) in rdma::VERBS {
+        for size in rdma::SIZES {
+            for (base, name) in [("perftest", "perftest"), ("shim", "verbs-shim")] {
+                for who in ["shim", "provider"] {
+                    if who == base {
+                        continue;
+                    }
+                    let key = |who: &str| format!("rdma.{verb}.{size}.{who}");
+                    let what = format!("{verb} {size} B, one: {who} / {name}");
+                    record.ratio(&what, &key(who), &key(base), None);
+                    let key = |who: &str| format!("rdma-rate.{verb}.{size}.{who}");
+                    let what = format!("{verb} {size} B, many (more is better): {who} / {name}");
+                    record.ratio(&what, &key(who), &key(base), None);
+                }
+            }
+        }
     }
 }

@@ -170,7 +170,7 @@ fn finish(channel: &verbs_shim::EventChannel, id: &CmId) -> Result<()> {
     Ok(())
 }
 
-fn event(channel: &verbs_shim::EventChannel) -> Result<Event> {
+pub(crate) fn event(channel: &verbs_shim::EventChannel) -> Result<Event> {
     loop {
         wait::readable(channel, FOR_EVER)?;
         if let Some(event) = channel.next()? {
@@ -305,7 +305,7 @@ impl<'a> End<'a> {
     }
 }
 
-fn check(completion: &Completion) -> Result<()> {
+pub(crate) fn check(completion: &Completion) -> Result<()> {
     match completion.status().is_success() {
         true => Ok(()),
         false => Err(format!("a work request failed: {}", completion.status()).into()),

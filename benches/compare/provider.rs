@@ -26,7 +26,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(5);
 
 /// Waiting for a message has no deadline, as in `ib_send_lat -e` and in a socket that has no
 /// timeout: one would cost a timer each time. Whoever runs this program sets it a time.
-const WITHOUT_END: Duration = Duration::MAX;
+pub(crate) const WITHOUT_END: Duration = Duration::MAX;
 
 /// Sends whose results are not asked for yet.
 const UNDER_WAY: usize = 8;
@@ -144,6 +144,12 @@ impl Client {
                 _ => Answer::Failed(error.to_string()),
             },
         })
+    }
+}
+
+impl Attempt {
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 }
 

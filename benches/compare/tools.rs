@@ -1,5 +1,5 @@
-//! The programs measured beside ours: perftest's `ib_send_lat -e`, and `rstream`, which runs on
-//! rsockets and on kernel TCP. Also the versions of everything.
+//! The programs measured beside ours: perftest's `ib_send_lat -e` and others of it, and `rstream`,
+//! which runs on rsockets and on kernel TCP. Also the versions of everything.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,11 +7,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use san_benches::Result;
-use san_benches::peers::{parse_rstream, parse_send_latency};
+use san_benches::peers::{parse_bandwidth, parse_rstream, parse_send_latency};
 use san_benches::record::Record;
+use verbs_shim::Fabric;
 
-use crate::Place;
 use crate::messages::{ROUNDS, SIZES};
+use crate::rate::MESSAGES;
+use crate::{Place, rdma};
 
 /// How often a client tries: its server takes its time to start, and says nothing when it has.
 const TRIES: u32 = 20;
@@ -33,6 +35,95 @@ pub(crate) fn send_latency(place: &Place, record: &mut Record) -> Result<()> {
         record.figure(&key, &what, "us", latency.typical);
     }
     Ok(())
+}
+
+/// `ib_send_bw -e`, and at which size it is best.
+pub(crate) fn streams(place: &Place, record: &mut Record) -> Result<()> {
+    let mut best = (0, 0.0);
+    for size in [SIZES[0], SIZES[1], 1 << 16, 1 << 20] {
+        let rounds = match size {
+            0..=4096 => MESSAGES,
+            _ => rdma::rounds(size),
+        };
+        let output = own_devices("ib_send_bw", place, size, rounds, &["-e"])?;
+        let rate = parse_bandwidth(&output, size)?;
+        let what = format!("messages of {size} B, streaming: ib_send_bw -e");
+        record.figure(&format!("stream.{size}.perftest"), &what, "MiB/s", rate);
+        if rate > best.1 {
+            best = (size, rate);
+        }
+    }
+    let what = format!("the best of them, at {} B", best.0);
+    record.figure("stream.best.perftest", &what, "MiB/s", best.1);
+    Ok(())
+}
+
+/// `ib_read_lat -e`, `ib_read_bw -e` and `ib_write_bw`. There are no events for WRITE, and
+/// `ib_write_lat` is no latency of one operation: it bounces writes between two ends that spin.
+pub(crate) fn rdma(place: &Place, record: &mut Record) -> Result<()> {
+    for size in rdma::SIZES {
+        let rounds = rdma::rounds(size);
+        let output = own_devices("ib_read_lat", place, size, rounds, &["-e"])?;
+        let latency = parse_send_latency(&output)?;
+        let what = format!("RDMA READ {size} B, to its completion: ib_read_lat -e");
+        let key = format!("rdma.READ.{size}.perftest");
+        record.figure(&key, &what, "us", latency.typical);
+        let events: &[&str] = &["-e"];
+        for (program, verb, events) in [
+            ("ib_read_bw", "READ", events),
+            ("ib_write_bw", "WRITE", &[][..]),
+        ] {
+            let output = own_devices(program, place, size, rounds, events)?;
+            let rate = parse_bandwidth(&output, size)?;
+            let what = format!(
+                "RDMA {verb} {size} B, many: {program}{}{}",
+                if events.is_empty() { "" } else { " " },
+                events.concat()
+            );
+            let key = format!("rdma-rate.{verb}.{size}.perftest");
+            record.figure(&key, &what, "MiB/s", rate);
+        }
+    }
+    Ok(())
+}
+
+/// A program of perftest without RDMA CM: its server then waits for the end on a TCP socket, asleep.
+/// With RDMA CM it would spin, and on one processor take half the time from the client.
+fn own_devices(
+    program: &str,
+    place: &Place,
+    size: usize,
+    rounds: usize,
+    more: &[&str],
+) -> Result<String> {
+    let (size, rounds) = (size.to_string(), rounds.to_string());
+    let args = |address| -> Result<Vec<String>> {
+        let (device, gid) = device_of(address)?;
+        let mut args = ["-F", "-s", &size, "-n", &rounds, "-d", &device, "-x", &gid].to_vec();
+        args.extend(more);
+        Ok(args.into_iter().map(String::from).collect())
+    };
+    let (server, mut client) = (args(place.server)?, args(place.client)?);
+    client.push(place.server.to_string());
+    let server: Vec<&str> = server.iter().map(String::as_str).collect();
+    let client: Vec<&str> = client.iter().map(String::as_str).collect();
+    pair(program, &server, &client)
+}
+
+/// The device with this address, and the index of its GID.
+fn device_of(address: IpAddr) -> Result<(String, String)> {
+    let wanted = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    for device in Fabric::rdma()?.devices()? {
+        for gid in device.gids(1)? {
+            if gid.gid == wanted && !gid.kind.ends_with("v1") {
+                return Ok((device.name().to_owned(), gid.index.to_string()));
+            }
+        }
+    }
+    Err(format!("no device has the address {address}").into())
 }
 
 /// `rstream`, one transfer each way in turn, blocking; on rsockets and on TCP.

@@ -14,7 +14,7 @@ mod ends;
 use clap::Parser;
 use ends::{End, Fabric, Layer, Wave};
 use san_benches::Result;
-use san_benches::process::{Holdings, cpu_time};
+use san_benches::process::{Holdings, cpu_time, resident_by_mapping};
 use san_benches::server::Server;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -46,6 +46,9 @@ struct Arguments {
     /// Storms.
     #[arg(long, default_value_t = 5)]
     storms: usize,
+    /// Tells besides by what is mapped how the memory of the connecting end divides.
+    #[arg(long)]
+    mappings: bool,
     /// This process is the other end.
     #[arg(long, hide = true)]
     serve: bool,
@@ -84,6 +87,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     drop(first);
     wait_for(&mut server, 0)?;
     let (here, there) = (Holdings::now()?, Remote::of(&mut server)?);
+    let mapped = resident_by_mapping()?;
 
     let started = Instant::now();
     let connections = open(&client, to, n)?;
@@ -105,6 +109,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     let both = |h: Holdings, t: Holdings| (h.resident_kib + t.resident_kib) as f64;
     let more = both(here_after, there_after.holdings) - both(here, there.holdings);
     println!("  both ends: {:.2} KiB a connection", more / n as f64);
+
+    if arguments.mappings {
+        for (name, after) in resident_by_mapping()? {
+            let more = after.saturating_sub(mapped.get(&name).copied().unwrap_or(0));
+            if more > 0 {
+                let each = more as f64 / n as f64;
+                println!("  {each:.2} KiB a connection, {more} KiB: {name}");
+            }
+        }
+    }
 
     let (cpu_here, cpu_there) = (cpu_time()?, Remote::of(&mut server)?.cpu);
     std::thread::sleep(Duration::from_secs(arguments.idle));

@@ -1,5 +1,5 @@
-//! What the programs that are measured beside ours print: perftest's `ib_send_lat`, and `rstream`
-//! of librdmacm's utilities.
+//! What the programs that are measured beside ours print: perftest's `ib_send_lat` and its programs
+//! for bandwidth, and `rstream` of librdmacm's utilities.
 
 use crate::Result;
 
@@ -54,6 +54,27 @@ pub fn parse_send_latency(output: &str) -> Result<SendLatency> {
     })
 }
 
+/// Reads the average of what `ib_send_bw`, `ib_read_bw` or `ib_write_bw` printed for `size` bytes:
+/// what perftest calls MB/sec, which are mebibytes.
+///
+/// # Errors
+/// When there is no line of results for this size.
+pub fn parse_bandwidth(output: &str, size: usize) -> Result<f64> {
+    let row = output
+        .lines()
+        .skip_while(|line| !line.contains("BW average"))
+        .nth(1)
+        .ok_or("no line of results")?;
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    let &[bytes, _iterations, _peak, average, ..] = cells.as_slice() else {
+        return Err("a value is missing".into());
+    };
+    if bytes.parse::<usize>()? != size {
+        return Err(format!("it measured {bytes} bytes").into());
+    }
+    Ok(average.parse()?)
+}
+
 /// Reads the output of `rstream` with one size.
 ///
 /// # Errors
@@ -96,6 +117,17 @@ mod tests {
         };
         assert_eq!(latency, expected);
         assert!(parse_send_latency("Couldn't connect to 10.0.7.1:18515").is_err());
+    }
+
+    #[test]
+    fn bandwidth_of_perftest_4_5() {
+        let output = "\
+ #bytes     #iterations    BW peak[MB/sec]    BW average[MB/sec]   MsgRate[Mpps]
+ 4096       1000             46.22              46.12  \t\t   0.011807
+";
+        assert_eq!(parse_bandwidth(output, 4096).unwrap(), 46.12);
+        assert!(parse_bandwidth(output, 64).is_err());
+        assert!(parse_bandwidth("Events feature not available on WRITE verb", 64).is_err());
     }
 
     #[test]

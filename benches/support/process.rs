@@ -1,6 +1,6 @@
 //! What a process holds, as the kernel sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -34,6 +34,31 @@ impl Holdings {
             threads: field(&status, "Threads:"),
         })
     }
+}
+
+/// Resident memory of this process by what is mapped, in KiB: devices and files by name, and
+/// anonymous mappings by their size, since a region of buffers is a mapping of its own.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn resident_by_mapping() -> io::Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    let mut name = String::new();
+    for line in std::fs::read_to_string("/proc/self/smaps")?.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some((from, to)) = first.split_once('-') {
+            let ends = [from, to].map(|end| u64::from_str_radix(end, 16).unwrap_or(0));
+            name = match words.nth(4) {
+                Some(name) => name.to_owned(),
+                None => format!("anonymous, {} KiB", (ends[1] - ends[0]) >> 10),
+            };
+        } else if first == "Rss:" {
+            let kib = words.next().and_then(|word| word.parse::<u64>().ok());
+            *found.entry(name.clone()).or_default() += kib.unwrap_or(0);
+        }
+    }
+    Ok(found)
 }
 
 /// Processor time that this process has used, all its threads together.
@@ -96,6 +121,14 @@ mod tests {
         drop(file);
         // Other tests open files at the same time, and none of them closes ours.
         assert!(now.descriptors > 0 && before.resident_kib > 0 && before.threads > 0);
+    }
+
+    #[test]
+    fn mappings_make_up_what_is_resident() {
+        let mappings = resident_by_mapping().unwrap();
+        assert!(mappings["[heap]"] > 0 && mappings["[stack]"] > 0);
+        let own = std::env::current_exe().unwrap();
+        assert!(mappings[own.to_str().unwrap()] > 0);
     }
 
     #[test]

@@ -1,0 +1,129 @@
+//! Streams of messages: how many a second go from one end to the other, many under way at a time.
+//! perftest's part is in `tools.rs`.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use san_benches::Result;
+use san_benches::record::Record;
+use san_benches::server::{Server, commands, say_ready};
+use san_provider::{Completion, Decision, Operation, RegisteredBuffer, Socket};
+
+use crate::messages::SIZES;
+use crate::provider::{Client, WITHOUT_END};
+use crate::rdma::mebibytes;
+use crate::{FOR_EVER, Place, provider};
+
+/// Messages of a stream.
+pub(crate) const MESSAGES: usize = 5000;
+
+/// Sends under way at a time.
+const DEPTH: usize = 48;
+
+/// How a message gets into registered memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// `send` copies it.
+    Copied,
+    /// `send_buffer`: it is there.
+    Registered,
+}
+
+/// The provider, one way.
+pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
+    for size in SIZES {
+        for (from, key, what) in [
+            (From::Copied, "provider", "provider"),
+            (
+                From::Registered,
+                "provider-buffers",
+                "provider, from registered buffers",
+            ),
+        ] {
+            let rate = stream(place.server, size, from)?;
+            let what = format!("messages of {size} B, streaming: {what}");
+            record.figure(&format!("stream.{size}.{key}"), &what, "MiB/s", rate);
+        }
+    }
+    Ok(())
+}
+
+fn stream(server: IpAddr, size: usize, from: From) -> Result<f64> {
+    let args = ["serve", "provider-sink", &server.to_string()].map(String::from);
+    let (_server, port) = Server::start(&args)?;
+    let client = Client::new()?;
+    let connection = client.connect(SocketAddr::new(server, port.parse()?))?;
+    let mut sender = Sender {
+        socket: connection.socket(),
+        text: vec![b'x'; size],
+        from,
+        under_way: VecDeque::with_capacity(DEPTH),
+    };
+    // The window of a connection grows with use, and buffers come to be.
+    sender.send(MESSAGES / 5)?;
+    let began = Instant::now();
+    sender.send(MESSAGES)?;
+    Ok(mebibytes(size * MESSAGES, began.elapsed()))
+}
+
+struct Sender<'a> {
+    socket: &'a Socket,
+    text: Vec<u8>,
+    from: From,
+    under_way: VecDeque<Operation>,
+}
+
+impl Sender<'_> {
+    fn send(&mut self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            if self.under_way.len() == DEPTH {
+                self.finish()?;
+            }
+            let operation = match self.from {
+                From::Copied => self.socket.send(&self.text, 0, Completion::Poll)?,
+                From::Registered => {
+                    let buffer = self.buffer()?;
+                    self.socket.send_buffer(buffer, 0, Completion::Poll)?
+                }
+            };
+            self.under_way.push_back(operation);
+        }
+        while !self.under_way.is_empty() {
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    fn buffer(&self) -> Result<RegisteredBuffer> {
+        let mut buffer = self.socket.buffer()?;
+        buffer.set_len(self.text.len());
+        Ok(buffer)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let operation = self.under_way.pop_front().ok_or("nothing is under way")?;
+        let result = self
+            .socket
+            .get_overlapped_result(operation, Some(WITHOUT_END))?;
+        result.outcome?;
+        Ok(())
+    }
+}
+
+/// A server that takes messages in.
+pub(crate) fn sink(address: IpAddr) -> Result<()> {
+    let provider = provider::started()?;
+    let (socket, event, port) = provider::listen(&provider, address, 1)?;
+    say_ready(&port.to_string())?;
+    std::thread::spawn(|| {
+        commands().for_each(drop);
+        std::process::exit(0);
+    });
+    if !event.wait(FOR_EVER) {
+        return Err("nobody came".into());
+    }
+    let accepted = socket.accept(|_| Decision::Accept)?.socket;
+    while accepted.receive_within(WITHOUT_END).is_ok() {}
+    Ok(())
+}
