@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use verbs_shim::{CmId, ConnParams, VerbsError};
 
 use crate::backlog::{Backlog, Standing, Ticket};
+use crate::config::ProviderConfig;
 use crate::core::IdOwner;
 use crate::error::AcceptError;
 use crate::listen::{self, Pending};
@@ -312,12 +313,7 @@ impl Undecided<'_> {
             .set_owner(pending.id.token(), IdOwner::Socket(Arc::downgrade(shared)));
         set_ack_timeout(&pending.id, config.ack_timeout);
         let private_data = reply.emit(HelloKind::Reply);
-        let params = ConnParams {
-            private_data: &private_data,
-            retry_count: config.retry_count,
-            ..ConnParams::default()
-        };
-        let accepted = pending.id.accept(&params);
+        let accepted = pending.id.accept(&transport(config, &private_data));
         state.id = Some(pending.id);
         accepted.map_err(|error| {
             // The kernel has no other word for a request that is not there any more.
@@ -372,6 +368,18 @@ pub(crate) fn prepare(socket: &SocketShared, id: &CmId) -> Result<Arc<Connection
         )
     };
     Connection::prepare(parts)?.ok_or_else(no_receives)
+}
+
+/// What both sides ask of the transport.
+pub(crate) fn transport<'a>(config: &ProviderConfig, private_data: &'a [u8]) -> ConnParams<'a> {
+    ConnParams {
+        private_data,
+        retry_count: config.retry_count,
+        // For ever. Between two that keep to the protocol it never happens. But a peer that does not
+        // may use up the receives that others were promised, until somebody polls and finds it out.
+        rnr_retry: 7,
+        ..ConnParams::default()
+    }
 }
 
 /// Not every device can, and a connection without is better than none.

@@ -124,7 +124,7 @@ pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
         }
         while let Some(Command::Break(token, ending)) = core.control.commands.pop() {
             if let Some(socket) = socket_of(core, token) {
-                socket.broke(ending);
+                socket.ended(ending);
             }
         }
         while let Some(token) = core.control.take_expired() {

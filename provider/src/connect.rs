@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use verbs_shim::{CmId, ConnParams, RejectReason, VerbsError};
+use verbs_shim::{CmId, RejectReason, VerbsError};
 
-use crate::accept::{own_hello, prepare, set_ack_timeout};
+use crate::accept::{own_hello, prepare, set_ack_timeout, transport};
 use crate::core::IdOwner;
 use crate::error::{ConnectError, ConnectFailure, WsaCode};
 use crate::socket::{AddressFamily, Socket, SocketShared, SocketState};
@@ -135,12 +135,8 @@ impl SocketShared {
         }
         let private_data = own_hello(self, &connection).emit(HelloKind::Request);
         *lock(&self.connection) = Some(connection);
-        let params = ConnParams {
-            private_data: &private_data,
-            retry_count: self.core.config.retry_count,
-            ..ConnParams::default()
-        };
-        id.connect(&params)
+        let config = &self.core.config;
+        id.connect(&transport(config, &private_data))
             .map_err(|error| ConnectError::with_source(ConnectFailure::System, error))?;
         state.local = id.local_addr().or(state.local);
         Ok(())
@@ -156,6 +152,11 @@ impl SocketShared {
             let _ = self.step(&mut state, Happening::Established);
             drop(state);
             connection.established();
+            return;
+        }
+        if state.phase == Phase::Ended {
+            // It broke before the peer's confirmation was here, when its CM could not be told.
+            self.disconnect(&state);
             return;
         }
         if state.phase != Phase::Requested {
@@ -267,11 +268,12 @@ impl SocketShared {
         if self.step(&mut state, Happening::PeerEnded).is_err() {
             return;
         }
-        if let Some(id) = &state.id
-            && let Err(error) = id.disconnect()
-        {
-            tracing::trace!(socket = self.number, %error, "disconnect");
+        // Once: messages behind the one that broke it are found to be wrong, too.
+        if let Ending::Protocol(violation) = ending {
+            self.core.counters.protocol_violations.raise();
+            tracing::warn!(socket = self.number, peer = ?state.peer, %violation, "connection broken");
         }
+        self.disconnect(&state);
         drop(state);
         self.core.counters.connections_ended.raise();
         if let Some(connection) = self.connection() {
@@ -279,14 +281,12 @@ impl SocketShared {
         }
     }
 
-    /// The data path found that the connection is over.
-    pub(crate) fn broke(&self, ending: Ending) {
-        if let Ending::Protocol(violation) = ending {
-            self.core.counters.protocol_violations.raise();
-            let peer = lock(&self.state).peer;
-            tracing::warn!(socket = self.number, ?peer, %violation, "connection broken");
+    fn disconnect(&self, state: &SocketState) {
+        if let Some(id) = &state.id
+            && let Err(error) = id.disconnect()
+        {
+            tracing::trace!(socket = self.number, %error, "disconnect");
         }
-        self.ended(ending);
     }
 
     pub(crate) fn cancel_deadline(&self, state: &mut SocketState) {
