@@ -32,6 +32,10 @@ const CLOSE: Duration = Duration::from_secs(3);
 /// How long the wire loses everything.
 const OUTAGE: Duration = Duration::from_millis(300);
 
+/// When the transport has given up for sure: it tries for half a second, or what rxe makes of that, and peers that are
+/// soft-roce for 1.8 s.
+const GIVES_UP: Duration = Duration::from_secs(15);
+
 /// Code of an ACK timeout with which the transport goes on trying for seconds longer than that: to change a link takes
 /// its time, too, where the machine is slow.
 const PATIENT: u8 = 17;
@@ -315,6 +319,78 @@ fn wsd_113_what_is_lost_for_a_moment_is_made_good() {
             close(socket);
         }
     });
+}
+
+/// Nobody looks at what became of a send; its failure is the only sign that the peer is gone.
+#[test]
+fn wsd_113_who_only_waits_hears_that_the_peer_is_gone() {
+    let wire = Wire::here().expect(OUR_OWN);
+    within(LIMIT, move || {
+        let san = San::start();
+        for way in [Waiting::Message, Waiting::Operation, Waiting::Upcall] {
+            let (one, other) = san.pair();
+            san_tests::san::send(&other, b"all is well");
+            assert_eq!(san_tests::san::receive(&one), b"all is well");
+            wire.lose();
+            one.try_send(b"to nobody", 0).expect("a credit");
+            let since = Instant::now();
+            let code = way.end(&san, &one);
+            let codes = [WsaCode::ConnReset, WsaCode::TimedOut];
+            assert!(codes.contains(&code), "{way:?}: {code}");
+            let took = since.elapsed();
+            assert!(took < GIVES_UP, "{way:?}: {took:?}");
+            for socket in [&one, &other] {
+                close(socket);
+            }
+            wire.mend();
+        }
+    });
+}
+
+/// How somebody waits for what the peer sends.
+#[derive(Debug, Clone, Copy)]
+enum Waiting {
+    Message,
+    Operation,
+    Upcall,
+}
+
+impl Waiting {
+    /// What the end is called that comes instead.
+    fn end(self, san: &San, socket: &Socket) -> WsaCode {
+        match self {
+            Self::Message => socket
+                .receive_within(LIMIT)
+                .map(drop)
+                .expect_err("no peer")
+                .code(),
+            Self::Operation => {
+                let started = socket.receive(Completion::Poll).expect("connected");
+                let result = socket.get_overlapped_result(started, Some(LIMIT));
+                result
+                    .expect("it ends")
+                    .outcome
+                    .map(drop)
+                    .expect_err("no peer")
+                    .code()
+            }
+            Self::Upcall => {
+                socket.receive(Completion::Upcall).expect("connected");
+                let handle = socket.handle().expect("one");
+                let ended = || {
+                    san.upcalls
+                        .about(handle)
+                        .into_iter()
+                        .find_map(|upcall| match upcall {
+                            Upcall::Completed { outcome, .. } => outcome.err(),
+                            _ => None,
+                        })
+                };
+                eventually("the upcall", LIMIT, || ended().is_some());
+                ended().expect("just seen")
+            }
+        }
+    }
 }
 
 /// Both ends of a connection talk; then `happens`, by which both lose the other. At least one notices by

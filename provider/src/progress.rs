@@ -6,7 +6,8 @@
 //!
 //! It polls a lane otherwise only while some connection there has asynchronous interest (a pending operation
 //! that ends by upcall, or a ready event) and no other thread polls. It sleeps on the completion
-//! channels of those lanes. It never takes the polling role from a thread that waits.
+//! channels of those lanes, twice a second with a look at what became of their sends. It never takes the polling role
+//! from a thread that waits.
 
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
@@ -20,7 +21,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::counters::Counter;
 use crate::event::EventObject;
 use crate::sync::lock;
-use crate::transfer::{Connection, Lane, Operation, Outcome};
+use crate::transfer::{Connection, Lane, Operation, Outcome, SENDS_UNSEEN};
 use crate::upcalls::{SwitchHandle, SwitchUpcalls};
 
 pub(crate) struct Progress {
@@ -154,11 +155,12 @@ impl Progress {
             channels.map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = std::iter::once(wake).chain(channels).collect();
         // Interrupted or not: the caller looks at everything again.
-        let timeout = if ticking {
-            Timespec::try_from(TICK).ok()
-        } else {
-            None
+        let timeout = match ticking {
+            true => Some(TICK),
+            // A send that fails since the peer has vanished announces itself to nobody.
+            false => (!lanes.is_empty()).then_some(SENDS_UNSEEN),
         };
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let _ = rustix::event::poll(&mut fds, timeout.as_ref());
         if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
             self.wake.reset();

@@ -36,6 +36,10 @@ thread_local! {
 /// waiting for them, but they hold buffers, and a failed one ends its connection.
 const LOOKS_PER_SENDS: u32 = 32;
 
+/// How long a thread sleeps without a look at the sends that nobody waits for. A device tells nobody else that the peer
+/// of one has vanished, and to be woken by their completions would cost a call of the system for every sleep.
+pub(crate) const SENDS_UNSEEN: Duration = Duration::from_millis(500);
+
 /// Full batches that the progress thread takes before it lets others have the role.
 const POLLS_AT_A_TIME: usize = 64;
 
@@ -258,14 +262,17 @@ impl Lane {
         let armed = self.arm();
         let dispatched = self.look(role);
         let sleeps = armed && dispatched == 0 && self.kicks.load(Ordering::Acquire) == kicks;
-        if sleeps {
-            self.counters.sleeps.raise();
-            self.wait_for_events(timeout);
+        if !sleeps {
+            self.asleep.store(false, Ordering::Relaxed);
+            return dispatched;
         }
+        self.counters.sleeps.raise();
+        let most = timeout.map_or(SENDS_UNSEEN, |left| left.min(SENDS_UNSEEN));
+        let woken = self.wait_for_events(most);
         self.asleep.store(false, Ordering::Relaxed);
-        match sleeps {
+        match woken {
             true => self.look(role),
-            false => dispatched,
+            false => self.poll(role),
         }
     }
 
@@ -293,12 +300,19 @@ impl Lane {
         result.is_ok()
     }
 
-    fn wait_for_events(&self, timeout: Option<Duration>) {
-        // Interrupted or over: the caller polls again and looks at its deadline.
-        match self.sleeper.sleep(timeout) {
-            Ok(woken) if woken.other => self.wake.reset(),
-            Ok(_) => {}
-            Err(error) => self.break_down(&error),
+    /// Whether there is something. Interrupted or over: the caller polls again and looks at its deadline.
+    fn wait_for_events(&self, timeout: Duration) -> bool {
+        match self.sleeper.sleep(Some(timeout)) {
+            Ok(woken) => {
+                if woken.other {
+                    self.wake.reset();
+                }
+                woken.events > 0 || woken.other
+            }
+            Err(error) => {
+                self.break_down(&error);
+                true
+            }
         }
     }
 

@@ -23,6 +23,7 @@ pub use rdma::{Fence, MAX_SEGMENTS};
 
 pub(crate) use calls::Payload;
 pub(crate) use connection::{Connection, Parts};
+pub(crate) use dispatch::SENDS_UNSEEN;
 pub(crate) use lane::Lane;
 pub(crate) use operation::{Direction, Ending, Outcome};
 pub(crate) use rdma::RdmaDirection;
