@@ -12,6 +12,7 @@ fn negotiation(c: &mut Criterion) {
         features: Features {
             rdma_read: true,
             send_with_invalidate: true,
+            moving: true,
         },
         credits: 64,
         max_message_size: 4096,

@@ -337,6 +337,7 @@ pub(crate) fn own_hello(socket: &SocketShared, connection: &Connection) -> Hello
         features: Features {
             rdma_read: max_rdma_size > 0,
             send_with_invalidate: false,
+            moving: true,
         },
         credits: config.initial_window,
         max_message_size: config.max_message_size,

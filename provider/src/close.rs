@@ -32,14 +32,15 @@ impl Socket {
 impl SocketShared {
     /// Closes; `false`: it was closed before.
     pub(crate) fn shut(&self) -> bool {
-        let (id, place) = {
+        let (id, place, awaited) = {
             let mut state = lock(&self.state);
             if self.step(&mut state, Happening::Close).is_err() {
                 return false;
             }
             self.cancel_deadline(&mut state);
-            (state.id.take(), state.place.take())
+            (state.id.take(), state.place.take(), state.awaited.take())
         };
+        self.core.await_no_longer(awaited);
         if let Some(backlog) = self.backlog.get() {
             // Whatever arrives from now on finds the backlog closed, or no listener.
             let queued = lock(backlog).close();

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 use verbs_shim::{AddressWatch, Event, EventChannel};
 
 use crate::core::{Core, IdOwner};
+use crate::duplicate;
 use crate::error::ConnectFailure;
 use crate::event::EventObject;
 use crate::listen;
@@ -30,7 +31,7 @@ const EVENTS_AT_A_TIME: usize = 64;
 /// How others reach the thread.
 #[derive(Debug)]
 pub(crate) struct Control {
-    /// Bounded by the number of connections: each breaks once.
+    /// Bounded by the number of connections: each breaks once, and asks once to move.
     commands: SegQueue<Command>,
     deadlines: Mutex<BTreeSet<(Instant, u64)>>,
     wake: EventObject,
@@ -44,6 +45,8 @@ pub(crate) struct Control {
 pub(crate) enum Command {
     /// The connection of this CM id is over; the peer has to be told.
     Break(u64, Ending),
+    /// The peer of this CM id's connection wants to move to another process.
+    PeerMoves(u64),
 }
 
 impl Control {
@@ -62,7 +65,7 @@ impl Control {
         self.wake.set();
     }
 
-    /// The connect of this CM id has to end at `when`.
+    /// The connect of this CM id, or the wait for a peer at it, has to end at `when`.
     pub(crate) fn set_deadline(&self, when: Instant, token: u64) {
         let mut deadlines = lock(&self.deadlines);
         let is_first = deadlines.first().is_none_or(|&(first, _)| when < first);
@@ -122,15 +125,11 @@ pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
                 }
             }
         }
-        while let Some(Command::Break(token, ending)) = core.control.commands.pop() {
-            if let Some(socket) = socket_of(core, token) {
-                socket.ended(ending);
-            }
+        while let Some(command) = core.control.commands.pop() {
+            carry_out(core, &command);
         }
         while let Some(token) = core.control.take_expired() {
-            if let Some(socket) = socket_of(core, token) {
-                socket.connect_failed(ConnectFailure::TimedOut.into());
-            }
+            expired(core, token);
         }
         if core.control.mappings_changed.swap(false, Ordering::SeqCst) {
             core.memory.tidy();
@@ -159,15 +158,51 @@ fn wait(core: &Core, channel: &EventChannel, watch: Option<&AddressWatch>) {
     }
 }
 
+fn carry_out(core: &Core, command: &Command) {
+    match *command {
+        Command::Break(token, ending) => {
+            if let Some(socket) = socket_of(core, token) {
+                socket.ended(ending);
+            }
+        }
+        Command::PeerMoves(token) => {
+            if let Some(socket) = socket_of(core, token) {
+                socket.peer_moves();
+            }
+        }
+    }
+}
+
+/// The deadline of this CM id is over.
+fn expired(core: &Core, token: u64) {
+    match core.owner(token) {
+        Some(IdOwner::Socket(socket)) => {
+            if let Some(socket) = socket.upgrade() {
+                socket.connect_failed(ConnectFailure::TimedOut.into());
+            }
+        }
+        Some(IdOwner::Move(socket)) => {
+            if let Some(socket) = socket.upgrade() {
+                socket.peer_is_late(token);
+            }
+        }
+        Some(IdOwner::Request(_)) | None => {}
+    }
+}
+
 fn socket_of(core: &Core, token: u64) -> Option<Arc<SocketShared>> {
     match core.owner(token)? {
         IdOwner::Socket(socket) => socket.upgrade(),
-        IdOwner::Request(_) => None,
+        IdOwner::Request(_) | IdOwner::Move(_) => None,
     }
 }
 
 fn handle(core: &Arc<Core>, event: Event) {
     if let Event::ConnectRequest(request) = event {
+        if let Some(IdOwner::Move(socket)) = core.owner(request.listener) {
+            duplicate::request_arrived(core, socket.upgrade().as_ref(), request);
+            return;
+        }
         let listener = socket_of(core, request.listener);
         listen::request_arrived(core, listener.as_ref(), request);
         return;
@@ -179,6 +214,7 @@ fn handle(core: &Arc<Core>, event: Event) {
             None => tracing::trace!(token, ?event, "an event for a socket that is gone"),
         },
         Some(IdOwner::Request(listener)) => to_request(core, &listener, token, &event),
+        Some(IdOwner::Move(_)) => tracing::trace!(?event, "an event of no consequence"),
         None => tracing::trace!(token, ?event, "an event for nobody"),
     }
 }
@@ -198,6 +234,7 @@ fn to_socket(socket: &Arc<SocketShared>, event: &Event) {
             private_data,
             ..
         } => socket.rejected(*reason, private_data),
+        Event::Disconnected { .. } if socket.ends_for_a_move() => {}
         Event::Disconnected { .. } => socket.ended(Ending::Reset),
         Event::DeviceRemoval { .. } => socket.device_removed(),
         other => tracing::trace!(event = ?other, "an event of no consequence"),

@@ -18,6 +18,8 @@ pub struct ProviderConfig {
     pub connect_deadline: Duration,
     /// How long a close may go on refusing the requests of a backlog; nothing else in it waits.
     pub close_deadline: Duration,
+    /// How long a connection waits for its peer that moves to another process (duty 121).
+    pub move_deadline: Duration,
     /// Bytes of the largest message that is received; a receive buffer has this size.
     pub max_message_size: u32,
     /// Bytes of the largest RDMA transfer (`SO_MAX_RDMA_SIZE`).
@@ -68,6 +70,7 @@ impl Default for ProviderConfig {
             max_startups: 65_536,
             connect_deadline: Duration::from_secs(5),
             close_deadline: Duration::from_secs(2),
+            move_deadline: Duration::from_secs(30),
             max_message_size: 4096,
             max_rdma_size: 1 << 30,
             rdma_threshold: 16_384,
@@ -134,6 +137,13 @@ impl ProviderConfig {
             (
                 "close_deadline (ms)",
                 millis(self.close_deadline),
+                1,
+                3_600_000,
+                "1 ms to 1 h",
+            ),
+            (
+                "move_deadline (ms)",
+                millis(self.move_deadline),
                 1,
                 3_600_000,
                 "1 ms to 1 h",

@@ -126,6 +126,7 @@ impl SocketShared {
 
     /// Makes the queue pair and sends the request.
     fn request(&self, state: &mut SocketState) -> Result<(), ConnectError> {
+        let arrival = state.arrival.take();
         let Some(id) = &state.id else {
             return Err(ConnectFailure::System.into());
         };
@@ -133,7 +134,11 @@ impl SocketShared {
         if let Some(handle) = self.handle.get() {
             connection.set_handle(*handle);
         }
-        let private_data = own_hello(self, &connection).emit(HelloKind::Request);
+        let mut hello = own_hello(self, &connection);
+        if let Some(arrival) = arrival {
+            arrival.into_request(&mut hello, &connection);
+        }
+        let private_data = hello.emit(HelloKind::Request);
         *lock(&self.connection) = Some(connection);
         let config = &self.core.config;
         id.connect(&transport(config, &private_data))
@@ -274,14 +279,16 @@ impl SocketShared {
             tracing::warn!(socket = self.number, peer = ?state.peer, %violation, "connection broken");
         }
         self.disconnect(&state);
+        let awaited = state.awaited.take();
         drop(state);
+        self.core.await_no_longer(awaited);
         self.core.counters.connections_ended.raise();
         if let Some(connection) = self.connection() {
             connection.end(ending);
         }
     }
 
-    fn disconnect(&self, state: &SocketState) {
+    pub(crate) fn disconnect(&self, state: &SocketState) {
         if let Some(id) = &state.id
             && let Err(error) = id.disconnect()
         {

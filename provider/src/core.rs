@@ -46,6 +46,8 @@ pub(crate) enum IdOwner {
     Socket(Weak<SocketShared>),
     /// A request in the backlog of this socket.
     Request(Weak<SocketShared>),
+    /// Where this socket waits for its peer, which moves to another process.
+    Move(Weak<SocketShared>),
 }
 
 /// A place among the sockets, given back when dropped.

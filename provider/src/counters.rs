@@ -111,6 +111,17 @@ counters! {
         connects_failed,
         /// Connections that ended by the peer, or broke.
         connections_ended,
+        /// Connections handed to another process by `duplicate`.
+        sockets_duplicated,
+        /// Connections taken up from another process by `socket_from`.
+        sockets_taken_up,
+        /// Connections whose peer moved to another process and took them up from there.
+        resumes_accepted,
+        /// Requests to take a moving connection up that were refused: another session, a wrong
+        /// secret, or one that could not be served.
+        resumes_refused,
+        /// Connections that ended because a peer that was moving did not come back in time.
+        resumes_timed_out,
         /// Connections broken because the peer did not keep to the protocol.
         protocol_violations,
         /// Completion upcalls made.

@@ -13,6 +13,7 @@ mod connect;
 mod core;
 mod counters;
 mod device_context;
+mod duplicate;
 mod error;
 mod event;
 mod listen;
@@ -41,10 +42,11 @@ pub use backlog::SOMAXCONN;
 pub use config::{ConfigError, ProviderConfig};
 pub use connect::ConnectOptions;
 pub use counters::Counters;
+pub use duplicate::{BadDuplicate, Duplicate};
 pub use error::{
-    AcceptError, BindError, CloseError, ConnectError, ConnectFailure, ListenError, OptionError,
-    QueryError, RegisterError, ResultError, SelectError, SocketError, StartupError, SystemError,
-    TransferError, WsaCode,
+    AcceptError, BindError, CloseError, ConnectError, ConnectFailure, DuplicateError, ListenError,
+    OptionError, QueryError, RegisterError, ResultError, SelectError, SocketError, StartupError,
+    SystemError, TakeUpError, TransferError, WsaCode,
 };
 pub use event::EventObject;
 pub use memory::{MemoryAccess, MemoryHandle, Segment};

@@ -208,8 +208,6 @@ fn refuse_for(listener: &SocketShared, id: CmId, reason: NoPlace, limit: usize) 
 /// Rejects a request with our private data, and lets its id go; it is counted for `listener`, too,
 /// where there is one. `false`: the peer had given up, so
 /// nobody was told.
-// The id ends here.
-#[allow(clippy::needless_pass_by_value)]
 pub(crate) fn refuse(
     core: &Core,
     listener: Option<&SocketShared>,
@@ -218,9 +216,8 @@ pub(crate) fn refuse(
     backlog: u32,
 ) -> bool {
     let counters = &core.counters;
-    if let Err(error) = id.reject(&Refusal::new(reason, backlog).emit()) {
+    if !reject(id, reason, backlog) {
         counters.withdrawn.raise();
-        tracing::debug!(%error, ?reason, token = id.token(), "nobody to refuse");
         return false;
     }
     match reason {
@@ -236,6 +233,17 @@ pub(crate) fn refuse(
     if let Some(listener) = listener {
         listener.listened.refused(reason).raise();
     }
-    tracing::debug!(?reason, backlog, token = id.token(), "request refused");
     true
+}
+
+/// Rejects a request with our private data, and lets its id go. `false`: nobody was told.
+// The id ends here.
+#[allow(clippy::needless_pass_by_value)]
+pub(crate) fn reject(id: CmId, reason: RefusalReason, backlog: u32) -> bool {
+    let told = id.reject(&Refusal::new(reason, backlog).emit());
+    match &told {
+        Ok(()) => tracing::debug!(?reason, backlog, token = id.token(), "request refused"),
+        Err(error) => tracing::debug!(%error, ?reason, token = id.token(), "nobody to refuse"),
+    }
+    told.is_ok()
 }

@@ -36,7 +36,7 @@ pub enum SocketOption {
 }
 
 /// What can be set.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) reuse_addr: bool,
     pub(crate) v6_only: bool,

@@ -12,7 +12,8 @@ use crate::cm_thread::{self, Control};
 use crate::config::{ConfigError, ProviderConfig};
 use crate::core::Core;
 use crate::counters::Counters;
-use crate::error::{QueryError, SocketError, StartupError};
+use crate::duplicate::{self, Duplicate};
+use crate::error::{QueryError, SocketError, StartupError, TakeUpError};
 use crate::memory::store::RegistrationStore;
 use crate::progress::Progress;
 use crate::socket::{AddressFamily, Protocol, Socket, SocketType};
@@ -181,6 +182,20 @@ impl Provider {
     ) -> Result<Socket, SocketError> {
         let core = self.core().ok_or(SocketError::NotInitialised)?;
         Socket::open(&core, family, socket_type, protocol)
+    }
+
+    /// Takes up a connection that another process handed to this one by [`Socket::duplicate`]
+    /// (duties 117 to 119). The socket is connected, with the same names and options; what had
+    /// arrived before is received first. Waits for that at most as long as a connect may take.
+    ///
+    /// # Errors
+    /// `WSAEINVAL`: it is meant for another process. `WSAECONNRESET`: the peer does not wait for it
+    /// any more, or it was taken up before. `WSAEMFILE`, `WSAENOBUFS`, `WSAENETDOWN`,
+    /// `WSANOTINITIALISED`.
+    #[doc(alias = "WSPSocket")]
+    pub fn socket_from(&self, duplicate: &Duplicate) -> Result<Socket, TakeUpError> {
+        let core = self.core().ok_or(TakeUpError::NotInitialised)?;
+        duplicate::socket_from(&core, duplicate)
     }
 
     /// The provider's local addresses (duties 6, 99), read anew.

@@ -14,6 +14,7 @@ use verbs_shim::{CmId, VerbsError};
 
 use crate::backlog::Backlog;
 use crate::core::{Core, SocketPlace};
+use crate::duplicate::{Arrival, Awaited};
 use crate::error::{BindError, QueryError, SelectError, SocketError};
 use crate::event::EventObject;
 use crate::listen::Pending;
@@ -97,6 +98,10 @@ pub(crate) struct SocketState {
     /// When the connect under way ends.
     pub(crate) deadline: Option<Instant>,
     pub(crate) options: Options,
+    /// What its connect brings along from another process.
+    pub(crate) arrival: Option<Box<Arrival>>,
+    /// Its peer moves to another process, and is awaited.
+    pub(crate) awaited: Option<Box<Awaited>>,
     pub(crate) place: Option<SocketPlace>,
 }
 
@@ -144,6 +149,8 @@ impl Socket {
                 peer: None,
                 deadline: None,
                 options: Options::default(),
+                arrival: None,
+                awaited: None,
                 place: Some(place),
             }),
             events: Mutex::new(EventRecorder::default()),

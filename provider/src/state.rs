@@ -46,7 +46,9 @@ pub(crate) enum Happening {
     /// Both sides know of the connection.
     Established,
     ConnectFailed,
-    /// The peer ended the connection, or it broke.
+    /// The peer has moved to another process, and takes the connection up from there.
+    Resume,
+    /// The peer ended the connection, it broke, or it was handed to another process.
     PeerEnded,
     Close,
 }
@@ -83,6 +85,7 @@ impl Phase {
             (P::Open, H::Accept) => P::Accepted,
             (P::Requested | P::Accepted, H::Established) => P::Connected,
             (P::ResolvingAddress | P::ResolvingRoute | P::Requested, H::ConnectFailed) => P::Failed,
+            (P::Accepted | P::Connected, H::Resume) => P::Accepted,
             (P::Accepted | P::Connected, H::PeerEnded) => P::Ended,
 
             (P::Open, H::Listen) => return Err(Misfit::NotBound),
@@ -143,7 +146,7 @@ mod tests {
     // Every phase x happening. Any change of behaviour is a change of this text.
     const MACHINE: &str = include_str!("state.snapshot");
 
-    const HAPPENINGS: [Happening; 10] = [
+    const HAPPENINGS: [Happening; 11] = [
         Happening::Bind,
         Happening::Listen,
         Happening::Connect,
@@ -152,6 +155,7 @@ mod tests {
         Happening::Accept,
         Happening::Established,
         Happening::ConnectFailed,
+        Happening::Resume,
         Happening::PeerEnded,
         Happening::Close,
     ];

@@ -10,8 +10,8 @@ mod operations;
 
 pub use connect::{ConnectError, ConnectFailure};
 pub use operations::{
-    AcceptError, BindError, CloseError, ListenError, OptionError, QueryError, RegisterError,
-    ResultError, SelectError, SocketError, StartupError, TransferError,
+    AcceptError, BindError, CloseError, DuplicateError, ListenError, OptionError, QueryError,
+    RegisterError, ResultError, SelectError, SocketError, StartupError, TakeUpError, TransferError,
 };
 
 use std::fmt;

@@ -158,6 +158,7 @@ spi_error! {
     Reset => ConnReset, "the connection was ended by the peer";
     TimedOut => TimedOut, "the peer does not answer any more";
     NetDown => NetDown, "the device is gone";
+    Moved => NotConnected, "the connection was handed to another process, or is being handed over";
     Protocol { violation: crate::wire::Violation } => ConnReset, "the peer broke the protocol: {violation}";
 }
 
@@ -187,6 +188,40 @@ spi_error! {
     NotConnected => NotConnected, "the socket was never connected";
     UnknownOperation => Invalid, "no such operation, or its result was taken";
     Incomplete => IoIncomplete, "the operation has not ended yet";
+}
+
+spi_error! {
+    /// Why a connection was not handed to another process (duties 116 to 121).
+    DuplicateError, system = |found| match found {
+        WsaCode::NetDown => found,
+        _ => WsaCode::NoBuffers,
+    };
+    NotInitialised => NotInitialised, "the provider was not started";
+    NotSocket => NotSocket, "the socket is closed";
+    NotConnected => Invalid, "the socket is not connected";
+    Moved => Invalid, "the connection was handed to another process, or is being handed over";
+    NoProcess { pid: u32 } => Invalid, "there is no process {pid}";
+    NoReceive => NoBuffers, "no receive is left for the peer's answer";
+    PeerCannot => OpNotSupported, "the peer's version cannot wait for another process";
+    NotDrained => NoBuffers, "the peer did not take in what was sent before, the connection goes on";
+    PeerMoves => NoBuffers, "the peer is being handed over itself, the connection goes on";
+    PeerRefused => NoBuffers, "the peer cannot wait for another process now, the connection goes on";
+    PeerSilent => ConnReset, "the peer did not answer in time, the connection is broken";
+    Ended { why: TransferError } => ConnReset, "the connection ended: {why}";
+}
+
+spi_error! {
+    /// Why a connection was not taken up from another process (duties 117, 118, 121).
+    TakeUpError, system = |found| match found {
+        WsaCode::NetDown | WsaCode::TooManySockets => found,
+        _ => WsaCode::NoBuffers,
+    };
+    NotInitialised => NotInitialised, "the provider was not started";
+    OtherProcess { pid: u32 } => Invalid, "it is meant for process {pid}, which is not this one";
+    TooMany { limit: u32 } => TooManySockets, "there are {limit} sockets, the limit";
+    Handle { why: String } => NoBuffers, "the switch gave no handle: {why}";
+    Address { why: BindError } => NetDown, "the connection's local address cannot be used: {why}";
+    Gone { why: super::ConnectError } => ConnReset, "the connection cannot be taken up, or was: {why}";
 }
 
 spi_error! {

@@ -181,7 +181,7 @@ impl Registrations {
         {
             return Ok(Some(found));
         }
-        match table.known.len() >= self.limit {
+        match table.len() >= self.limit {
             true => Err(RegisterError::TooMany { limit: self.limit }),
             false => Ok(None),
         }
@@ -201,9 +201,7 @@ impl Registrations {
             Some(slot) => table
                 .count_up(self.owner, slot)
                 .ok_or(RegisterError::NotSocket),
-            None if table.known.len() >= self.limit => {
-                Err(RegisterError::TooMany { limit: self.limit })
-            }
+            None if table.len() >= self.limit => Err(RegisterError::TooMany { limit: self.limit }),
             None => {
                 let opened = window.as_ref().map(MemoryWindow::remote);
                 let (slot, generation) = table.insert(Registration {
@@ -289,6 +287,12 @@ impl Registrations {
         Ok(slice.leased(Arc::clone(&registration.lease)))
     }
 
+    /// What was open to the peer is not any more, since its queue pair is gone. The handles stay
+    /// until they are deregistered; the same memory can be opened anew.
+    pub(crate) fn forget_opened(&self) {
+        lock(&self.table).known.retain(|purpose, _| !purpose.remote);
+    }
+
     /// Nothing is registered from now on, and what was is let go. With the provider's last
     /// connection that is registered no longer; else the cache may keep it (duty 110).
     pub(crate) fn close(&self) {
@@ -311,6 +315,10 @@ impl Registration {
 }
 
 impl Table {
+    fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     fn find(&mut self, owner: u64, handle: MemoryHandle) -> Option<&mut Registration> {
         let slot = self.slots.get_mut(handle.slot as usize)?;
         match handle.owner == owner && handle.generation == slot.generation {
@@ -347,7 +355,10 @@ impl Table {
 
     fn take(&mut self, slot: u32) -> Option<Registration> {
         let registration = self.slots.get_mut(slot as usize)?.registration.take()?;
-        self.known.remove(&registration.purpose);
+        // The same memory may have been opened anew since.
+        if self.known.get(&registration.purpose) == Some(&slot) {
+            self.known.remove(&registration.purpose);
+        }
         self.free.push(slot);
         Some(registration)
     }

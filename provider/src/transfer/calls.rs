@@ -381,9 +381,18 @@ impl Data {
         }
     }
 
+    /// Whether anything can be sent, written or read, now or later.
+    pub(super) fn check_outgoing(&self) -> Result<(), TransferError> {
+        self.check()?;
+        match &self.moving {
+            Some(moving) if moving.is_ours() => Err(TransferError::Moved),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether a message of `length` bytes can be sent, now or later.
     fn check_send(&self, length: usize) -> Result<(), TransferError> {
-        self.check()?;
+        self.check_outgoing()?;
         match self.send_limit {
             0 => Err(TransferError::NotConnected),
             limit if length > limit => Err(TransferError::MessageTooLong { length, limit }),
@@ -393,10 +402,10 @@ impl Data {
 }
 
 /// A thread that waits for a send: the polling thread has to hear of send completions.
-struct Interest<'a>(&'a Connection);
+pub(super) struct Interest<'a>(&'a Connection);
 
 impl<'a> Interest<'a> {
-    fn new(connection: &'a Connection) -> Self {
+    pub(super) fn new(connection: &'a Connection) -> Self {
         connection.lane.watch_sends(true);
         connection.lane.kick();
         Self(connection)

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::credits::Credits;
 use super::dispatch::Change;
 use super::lane::Lane;
 use super::message::Message;
+use super::moving::Move;
 use super::operation::{
     Arrived, Body, Direction, Ending, Operation, OperationTable, Outcome, OverlappedResult,
     Pending, Told, Transferred,
@@ -36,9 +38,9 @@ pub(crate) struct Connection {
     pub(super) lane: Arc<Lane>,
     progress: Arc<Progress>,
     pub(super) control: Arc<Control>,
-    /// The token of the CM id.
-    pub(super) token: u64,
-    qp_num: u32,
+    /// The token of the CM id. It and the queue pair's number change when the peer moves.
+    pub(super) token: AtomicU64,
+    pub(super) qp_num: AtomicU32,
     /// Bytes that were granted inline.
     pub(super) inline: usize,
     /// Bytes that a message of the peer's may have; the size of every buffer.
@@ -75,6 +77,12 @@ pub(super) struct Data {
     pub(super) fence: bool,
     /// Receives set aside in the lane.
     pub(super) reserved: u32,
+    /// One of this end, or of the peer, moves to another process.
+    pub(super) moving: Option<Box<Move>>,
+    /// The peer takes messages about moving.
+    pub(super) peer_takes_moves: bool,
+    /// A receive is posted for the peer's answer, beyond those of the credits.
+    pub(super) answer_receive: bool,
     /// It has a place in the lane.
     has_place: bool,
     /// Buffers that the application still holds, and that were not set aside any more when the
@@ -92,6 +100,9 @@ pub(super) struct Data {
 /// What a connection counts by itself, under its lock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Totals {
+    /// Data messages sent and received before the credits began anew.
+    pub(super) sent_before: u64,
+    pub(super) received_before: u64,
     pub(super) bytes_sent: u64,
     pub(super) bytes_received: u64,
     pub(super) credit_messages_sent: u64,
@@ -109,6 +120,8 @@ pub(super) enum Link {
     /// Not established: receives only.
     Prepared(PreparedQp),
     Up(QueuePair),
+    /// Nothing new may go out: one of the ends moves.
+    Held(QueuePair),
     /// Gone.
     Down,
 }
@@ -145,7 +158,7 @@ impl After {
         self.kick = true;
     }
 
-    fn wake(&mut self, waiter: Unparker) {
+    pub(super) fn wake(&mut self, waiter: Unparker) {
         // One is what a message needs; the vector stays empty, so nothing is allocated for it.
         match self.waiter {
             None => self.waiter = Some(waiter),
@@ -184,19 +197,7 @@ impl Connection {
             receives: window + 1,
         };
         lane.provide_buffers()?;
-        let caps = QpCaps {
-            send_wr: lane.send_depth,
-            recv_wr: 0,
-            sge: u32::try_from(MAX_SEGMENTS).unwrap_or(1),
-            inline: config.inline_size,
-        };
-        let qp = id.create_qp(
-            &lane.pd,
-            caps,
-            &lane.send_cq,
-            &lane.recv_cq,
-            Some(&lane.srq),
-        )?;
+        let qp = queue_pair(&lane, id, config.inline_size)?;
         let posted = lane.post_receives(window + 1);
         if posted < window + 1 {
             lane.abandon(posted);
@@ -206,8 +207,8 @@ impl Connection {
         let connection = Arc::new(Self {
             progress: Arc::clone(progress),
             control: Arc::clone(control),
-            token: id.token(),
-            qp_num: qp.qp_num(),
+            token: AtomicU64::new(id.token()),
+            qp_num: AtomicU32::new(qp.qp_num()),
             inline: granted.inline as usize,
             receive_limit: config.max_message_size,
             handle: OnceLock::new(),
@@ -228,6 +229,9 @@ impl Connection {
                 unsignaled: 0,
                 fence: false,
                 reserved: window + 1,
+                moving: None,
+                peer_takes_moves: false,
+                answer_receive: false,
                 has_place: true,
                 kept: 0,
                 ready: Ready::default(),
@@ -243,7 +247,11 @@ impl Connection {
     }
 
     pub(super) fn qp_num(&self) -> u32 {
-        self.qp_num
+        self.qp_num.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn token(&self) -> u64 {
+        self.token.load(Ordering::Relaxed)
     }
 
     pub(crate) fn device_name(&self) -> &str {
@@ -263,11 +271,12 @@ impl Connection {
         let limit = hello.max_message_size.min(self.receive_limit);
         data.send_limit = limit as usize;
         data.rdma_limit = hello.max_rdma_size.min(self.lane.rdma_limit) as usize;
+        data.peer_takes_moves = hello.features.moving;
         let came = data.credits.credits_came(hello.credits);
         drop(data);
         if let Err(violation) = came {
             self.control
-                .send(Command::Break(self.token, Ending::Protocol(violation)));
+                .send(Command::Break(self.token(), Ending::Protocol(violation)));
         }
     }
 
@@ -285,8 +294,8 @@ impl Connection {
         let data = lock(&self.data);
         let totals = &data.totals;
         ConnectionStats {
-            messages_sent: data.credits.sent(),
-            messages_received: data.credits.received(),
+            messages_sent: totals.sent_before + data.credits.sent(),
+            messages_received: totals.received_before + data.credits.received(),
             bytes_sent: totals.bytes_sent,
             bytes_received: totals.bytes_received,
             credit_messages_sent: totals.credit_messages_sent,
@@ -355,8 +364,7 @@ impl Connection {
         data.ready = Ready::default();
         self.fail(&mut data, Pending::All, Ending::Aborted, &mut after);
         // What is posted for it stays posted, for others.
-        let outstanding = u32::try_from(data.credits.outstanding()).unwrap_or(0);
-        self.lane.abandon(outstanding + 1);
+        self.lane.abandon(data.posted_receives());
         self.release(data, after);
     }
 
@@ -454,6 +462,7 @@ impl Connection {
         }
         data.sends.clear();
         data.receives.clear();
+        self.fail_move(data, ending, after);
         // Waiting threads may sleep in the completion channel.
         after.kick = true;
     }
@@ -472,6 +481,10 @@ impl Connection {
             Outcome::Received(arrived) => Ok(Transferred {
                 bytes: arrived.body.len(),
                 message: Some(Message::new(arrived, self)),
+            }),
+            Outcome::Emptied => Ok(Transferred {
+                bytes: 0,
+                message: None,
             }),
             Outcome::Failed(ending) => Err(ending.into()),
         };
@@ -495,7 +508,7 @@ impl Connection {
             self.lane.kick();
         }
         if let Some(ending) = after.broken {
-            self.control.send(Command::Break(self.token, ending));
+            self.control.send(Command::Break(self.token(), ending));
         }
     }
 
@@ -543,6 +556,23 @@ impl Connection {
     }
 }
 
+/// A queue pair of the lane's on `id`.
+pub(super) fn queue_pair(lane: &Lane, id: &CmId, inline: u32) -> Result<PreparedQp, VerbsError> {
+    let caps = QpCaps {
+        send_wr: lane.send_depth,
+        recv_wr: 0,
+        sge: u32::try_from(MAX_SEGMENTS).unwrap_or(1),
+        inline,
+    };
+    id.create_qp(
+        &lane.pd,
+        caps,
+        &lane.send_cq,
+        &lane.recv_cq,
+        Some(&lane.srq),
+    )
+}
+
 fn set_to(event: &mut Option<(EventObject, bool)>, state: bool) {
     if let Some((event, was)) = event
         && *was != state
@@ -587,6 +617,12 @@ impl Data {
         self.on_wire + 1 >= send_depth
     }
 
+    /// Receives that are posted for it: for credits, for a credit message, for an answer.
+    pub(super) fn posted_receives(&self) -> u32 {
+        let outstanding = u32::try_from(self.credits.outstanding()).unwrap_or(0);
+        outstanding + 1 + u32::from(self.answer_receive)
+    }
+
     /// The queue pair may send from now on.
     pub(super) fn bring_up(&mut self) {
         self.link = match std::mem::replace(&mut self.link, Link::Down) {
@@ -622,9 +658,8 @@ impl Drop for Connection {
         // operations whose end nobody asked for.
         let data = self.data.get_mut().unwrap_or_else(PoisonError::into_inner);
         if !matches!(data.link, Link::Down) {
-            let outstanding = u32::try_from(data.credits.outstanding()).unwrap_or(0);
             data.link = Link::Down;
-            self.lane.abandon(outstanding + 1);
+            self.lane.abandon(data.posted_receives());
         }
         data.inbox.clear();
         data.operations = OperationTable::new(0);
@@ -649,7 +684,7 @@ impl Drop for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("qp_num", &self.qp_num)
+            .field("qp_num", &self.qp_num())
             .field("lane", &self.lane.name)
             .finish_non_exhaustive()
     }

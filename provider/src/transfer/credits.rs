@@ -54,6 +54,16 @@ impl Credits {
         }
     }
 
+    /// The same connection on a new queue pair: all receives that are free are given with the
+    /// negotiation, the peer starts anew, and what is held here goes on being held.
+    pub(crate) fn renewed(&self) -> Self {
+        let free = self.window - self.held().min(self.window);
+        Self {
+            given: u64::from(free),
+            ..Self::new(self.window, self.most_window)
+        }
+    }
+
     /// Whether a data message may be sent.
     pub(crate) fn may_send(&self) -> bool {
         self.sent < self.given_by_peer

@@ -249,3 +249,23 @@ proptest! {
         prop_assert_eq!(ends[1].got, asked[0]);
     }
 }
+
+#[test]
+fn renewed_credits_are_those_that_are_free() {
+    let mut credits = Credits::new(8, 64);
+    assert_eq!(credits.credits_came(5), Ok(()));
+    credits.data_sent();
+    for _ in 0..5 {
+        assert_eq!(credits.data_came(), Ok(()));
+    }
+    // Five came, two were let go, one of them was given back.
+    credits.freed();
+    credits.freed();
+    credits.returned(1, false);
+    let renewed = credits.renewed();
+    assert_eq!((credits.held(), renewed.held()), (3, 3));
+    assert_eq!((renewed.outstanding(), renewed.owed()), (5, 0));
+    assert_eq!((renewed.sent(), renewed.received()), (0, 0));
+    assert_eq!(renewed.window(), 8);
+    assert!(!renewed.may_send());
+}

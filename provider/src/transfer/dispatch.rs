@@ -58,6 +58,16 @@ pub(crate) struct Role {
 /// withstands one.
 type Table = HashMap<u32, Arc<Connection>, BuildHasherDefault<NumberHasher>>;
 
+impl Role {
+    /// The number may be another connection's by now.
+    fn remove(&mut self, qp_num: u32, connection: &Arc<Connection>) {
+        let found = self.table.get(&qp_num);
+        if found.is_some_and(|found| Arc::ptr_eq(found, connection)) {
+            self.table.remove(&qp_num);
+        }
+    }
+}
+
 /// Spreads a queue pair number over the bits that a table uses.
 #[derive(Debug, Default)]
 struct NumberHasher(u64);
@@ -87,6 +97,9 @@ pub(crate) enum Change {
     Add(Arc<Connection>),
     /// After its queue pair is gone.
     Remove(Arc<Connection>),
+    /// It has another queue pair: the one of this number is gone, and nothing has completed yet on
+    /// the new one.
+    Renumber(Arc<Connection>, u32),
 }
 
 #[derive(Clone, Copy)]
@@ -458,15 +471,13 @@ impl Lane {
                     self.mail_count.fetch_sub(1, Ordering::SeqCst);
                     role.table.insert(connection.qp_num(), connection);
                 }
+                Change::Renumber(connection, before) => {
+                    self.mail_count.fetch_sub(1, Ordering::SeqCst);
+                    role.remove(before, &connection);
+                    role.table.insert(connection.qp_num(), connection);
+                }
                 Change::Remove(connection) => {
-                    let qp_num = connection.qp_num();
-                    if role
-                        .table
-                        .get(&qp_num)
-                        .is_some_and(|c| Arc::ptr_eq(c, &connection))
-                    {
-                        role.table.remove(&qp_num);
-                    }
+                    role.remove(connection.qp_num(), &connection);
                     // It goes on counting as mail until it has left.
                     role.leaving.push(connection);
                 }

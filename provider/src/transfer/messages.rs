@@ -19,7 +19,7 @@ use crate::wire::{Immediate, MessageType, Violation};
 
 /// The token of what no operation waits for. No operation has it: there are fewer of them than
 /// indices.
-const NOBODYS: u32 = u32::MAX;
+pub(super) const NOBODYS: u32 = u32::MAX;
 
 impl Connection {
     /// A receive completed.
@@ -30,8 +30,8 @@ impl Connection {
     ) {
         let mut after = After::default();
         let mut data = lock(&self.data);
-        if matches!(data.link, Link::Down) {
-            // Its receive counts as left over since the close.
+        if matches!(data.link, Link::Down) || completion.qp_num() != self.qp_num() {
+            // Its receive counts as left over since the close, or since the peer moved.
             drop(data);
             self.lane.repost(buffer);
             return;
@@ -67,6 +67,7 @@ impl Connection {
             .and_then(Immediate::parse);
         let checked = immediate.and_then(|immediate| {
             match immediate.message {
+                MessageType::Move => {}
                 MessageType::Credit if !buffer.is_empty() => return Err(Violation::CreditMessage),
                 MessageType::Credit => data.credits.credit_message_came(immediate.credits)?,
                 MessageType::Data => {
@@ -82,7 +83,10 @@ impl Connection {
         };
         // A message proves that the peer knows of the connection, should its own word be late.
         data.bring_up();
-        if immediate.message == MessageType::Credit {
+        if immediate.message != MessageType::Data {
+            if immediate.message == MessageType::Move {
+                return self.move_came(data, immediate.kind, buffer, after);
+            }
             counters.credit_messages_received.raise();
             data.totals.credit_messages_received += 1;
             self.lane.repost(buffer);
@@ -128,7 +132,7 @@ impl Connection {
         let mut after = After::default();
         let mut data = lock(&self.data);
         let claim = match &data.link {
-            Link::Up(qp) => qp.claim(completion),
+            Link::Up(qp) | Link::Held(qp) => qp.claim(completion),
             Link::Prepared(qp) => qp.claim(completion),
             Link::Down => None,
         };
@@ -143,6 +147,10 @@ impl Connection {
         let over = data.ending;
         let failure = (status != WcStatus::Success)
             .then(|| over.unwrap_or_else(|| ending_of(status, completion)));
+        if failure.is_some() && data.is_undecided(completion.token()) {
+            self.release(data, after);
+            return;
+        }
         // What close flushes ends when all memory is free, with everything else that is pending.
         let ends_by_close = failure == Some(Ending::Aborted);
         if completion.token() != NOBODYS && !ends_by_close {
@@ -191,6 +199,9 @@ impl Connection {
                     return;
                 }
             }
+        }
+        if data.moving.is_some() {
+            self.pump_move(data, after);
         }
         if data.credits.must_return(data.inbox.is_empty())
             && matches!(data.link, Link::Up(_))
@@ -305,7 +316,7 @@ impl Connection {
     /// next one that does.
     pub(super) fn post(&self, data: &mut Data, mut request: SendRequest<'_>) -> Result<(), Ending> {
         request.fence |= std::mem::take(&mut data.fence);
-        let Link::Up(qp) = &data.link else {
+        let (Link::Up(qp) | Link::Held(qp)) = &data.link else {
             return Err(Ending::Reset);
         };
         request.signaled = request.token != NOBODYS

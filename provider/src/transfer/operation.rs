@@ -61,6 +61,8 @@ pub(crate) enum Ending {
     Protocol(Violation),
     /// A buffer of another device was given: the end of that operation only.
     ForeignBuffer,
+    /// Handed to another process.
+    Moved,
     /// The peer's memory is not open: what the operation says, and the connection is reset.
     RemoteAccess,
 }
@@ -75,6 +77,7 @@ impl From<Ending> for TransferError {
             Ending::Protocol(violation) => Self::Protocol { violation },
             Ending::ForeignBuffer => Self::ForeignBuffer,
             Ending::RemoteAccess => Self::RemoteAccess,
+            Ending::Moved => Self::Moved,
         }
     }
 }
@@ -119,6 +122,8 @@ pub(crate) struct SendJob {
 pub(crate) enum Outcome {
     Sent(usize),
     Received(Arrived),
+    /// A receive that ends without a message, since its connection goes to another process.
+    Emptied,
     Failed(Ending),
 }
 

@@ -76,7 +76,7 @@ impl Connection {
         {
             data = self.after_a_look(data);
         }
-        data.check()?;
+        data.check_outgoing()?;
         match data.rdma_limit {
             0 => return Err(TransferError::NotConnected),
             limit if job.bytes > limit => {
@@ -258,7 +258,7 @@ impl Connection {
         access: Access,
     ) -> Result<Option<(MemoryWindow, Option<Operation>)>, RegisterError> {
         let mut data = lock(&self.data);
-        data.check().map_err(|error| not_open(&error))?;
+        data.check_outgoing().map_err(|error| not_open(&error))?;
         if !self.may_post_rdma(&data) || !data.operations.has_room(Direction::Send) {
             return Ok(None);
         }
@@ -306,7 +306,7 @@ impl Connection {
     }
 
     fn control_break(&self, ending: Ending) {
-        self.control.send(Command::Break(self.token, ending));
+        self.control.send(Command::Break(self.token(), ending));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The immediate data of a message.
 //!
 //! ```text
-//! 31..28 type: 1 data, 2 credit | 27..16 credits returned | 15..8 kind | 7..0 = 0
+//! 31..28 type: 1 data, 2 credit, 3 move | 27..16 credits returned | 15..8 kind | 7..0 = 0
 //! ```
 //! Everything a message says beside its bytes is in these 32 bits, so that a message of one MTU
 //! stays one packet. It checks single messages; whether the credits fit is for
@@ -14,6 +14,8 @@ pub enum MessageType {
     Data,
     /// Carries credits only; costs none.
     Credit,
+    /// About the moving of one side to another process; its kind says what.
+    Move,
 }
 
 /// The immediate data of a message.
@@ -43,6 +45,9 @@ pub enum Violation {
     /// A credit message with data, a kind, or without a credit.
     #[error("a credit message that carries something else")]
     CreditMessage,
+    /// A message about moving that is not like one, or that nothing asked for.
+    #[error("a message about moving that does not fit")]
+    Move,
     /// A message for which no credit was given.
     #[error("a message without a credit for it")]
     NoCredit,
@@ -61,6 +66,23 @@ impl Immediate {
     /// The most credits that one message can return.
     pub const MAX_CREDITS: u16 = 0xfff;
 
+    /// The kind of a move message: its sender wants to move. It costs a credit, as data does.
+    pub const ASK: u8 = 1;
+    /// The kind of a move message: the answer, with a [`crate::wire::Resumption`]. It costs none.
+    pub const YES: u8 = 2;
+    /// The kind of a move message: the answer that it cannot be now. It costs none.
+    pub const NO: u8 = 3;
+
+    /// A message about moving.
+    #[must_use]
+    pub const fn about_moving(kind: u8) -> Self {
+        Self {
+            message: MessageType::Move,
+            credits: 0,
+            kind,
+        }
+    }
+
     /// Reads the immediate data of a message, in host order.
     ///
     /// # Errors
@@ -75,6 +97,10 @@ impl Immediate {
             1 => MessageType::Data,
             2 if credits == 0 || kind != 0 => return Err(Violation::CreditMessage),
             2 => MessageType::Credit,
+            3 if credits != 0 || !matches!(kind, Self::ASK..=Self::NO) => {
+                return Err(Violation::Move);
+            }
+            3 => MessageType::Move,
             other => return Err(Violation::Type(other)),
         };
         Ok(Self {
@@ -90,6 +116,7 @@ impl Immediate {
         let message = match self.message {
             MessageType::Data => 1,
             MessageType::Credit => 2,
+            MessageType::Move => 3,
         };
         message << 28 | ((self.credits & Self::MAX_CREDITS) as u32) << 16 | (self.kind as u32) << 8
     }

@@ -8,12 +8,14 @@ mod descriptor;
 mod head;
 mod hello;
 mod immediate;
+mod moving;
 mod refusal;
 
 pub use descriptor::Descriptor;
 pub use head::{Malformed, VERSION};
 pub use hello::{Features, Hello, HelloKind};
 pub use immediate::{Immediate, MessageType, Violation};
+pub use moving::Resumption;
 pub use refusal::{Refusal, RefusalReason};
 
 #[cfg(test)]

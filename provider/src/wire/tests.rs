@@ -6,6 +6,7 @@ const HELLO: Hello = Hello {
     features: Features {
         rdma_read: true,
         send_with_invalidate: false,
+        moving: false,
     },
     credits: 2,
     max_message_size: 4096,
@@ -130,7 +131,8 @@ fn unknown_features_are_ignored() {
         features,
         Features {
             rdma_read: false,
-            send_with_invalidate: true
+            send_with_invalidate: true,
+            moving: true,
         }
     );
 }
@@ -156,13 +158,84 @@ fn immediate_data_is_these_bits() {
 #[test]
 fn what_is_wrong_with_immediate_data_is_said() {
     assert_eq!(Immediate::parse(0), Err(Violation::Type(0)));
-    assert_eq!(Immediate::parse(0x3000_0000), Err(Violation::Type(3)));
+    assert_eq!(Immediate::parse(0x4000_0000), Err(Violation::Type(4)));
     assert_eq!(
         Immediate::parse(0x1000_0001),
         Err(Violation::Reserved(0x1000_0001))
     );
     assert_eq!(Immediate::parse(0x2000_0000), Err(Violation::CreditMessage));
     assert_eq!(Immediate::parse(0x2001_0100), Err(Violation::CreditMessage));
+    for no_move in [0x3000_0000, 0x3000_0400, 0x3001_0100, 0x3fff_0200] {
+        assert_eq!(Immediate::parse(no_move), Err(Violation::Move));
+    }
+}
+
+#[test]
+fn messages_about_moving_are_these_bits() {
+    for (kind, bits) in [
+        (Immediate::ASK, 0x3000_0100),
+        (Immediate::YES, 0x3000_0200),
+        (Immediate::NO, 0x3000_0300),
+    ] {
+        let message = Immediate::about_moving(kind);
+        assert_eq!(message.emit(), bits);
+        assert_eq!(Immediate::parse(bits), Ok(message));
+    }
+}
+
+const RESUMPTION: Resumption = Resumption {
+    port: 0x1f90,
+    session_id: 0x0102_0304_0506_0708,
+    secret: [0xa5; 16],
+};
+
+#[rustfmt::skip]
+const RESUMPTION_BYTES: [u8; 40] = [
+    b'S', b'A', b'N', b'D', 1, 5, 0, 40,
+    0x1f, 0x90, 0, 0, 0, 0, 0, 0,
+    1, 2, 3, 4, 5, 6, 7, 8,
+    0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5, 0xa5,
+];
+
+#[test]
+fn the_answer_to_a_move_is_these_bytes() {
+    assert_eq!(RESUMPTION.emit(), RESUMPTION_BYTES);
+    assert_eq!(Resumption::parse(&RESUMPTION_BYTES), Ok(RESUMPTION));
+    let shown = format!("{RESUMPTION:?}");
+    assert!(!shown.contains("165"), "{shown}");
+}
+
+#[test]
+fn an_answer_that_means_nothing_is_refused() {
+    for length in 0..RESUMPTION_BYTES.len() {
+        assert!(Resumption::parse(&RESUMPTION_BYTES[..length]).is_err());
+    }
+    assert!(Resumption::parse(&padded::<41>(&RESUMPTION_BYTES)).is_err());
+    let bad = |range: std::ops::Range<usize>, value: u8| {
+        let mut bytes = RESUMPTION_BYTES;
+        bytes[range].fill(value);
+        Resumption::parse(&bytes).unwrap_err()
+    };
+    assert_eq!(bad(0..1, b'X'), Malformed::Magic);
+    assert_eq!(bad(4..5, 2), Malformed::Version(2));
+    assert_eq!(bad(5..6, 4), Malformed::Kind(4));
+    assert_eq!(bad(8..10, 0), Malformed::Field("port"));
+    assert_eq!(bad(15..16, 1), Malformed::Field("reserved"));
+    assert_eq!(bad(16..24, 0), Malformed::Field("session id"));
+}
+
+#[test]
+fn only_the_session_with_its_secret_is_admitted() {
+    let Resumption {
+        session_id, secret, ..
+    } = RESUMPTION;
+    assert!(RESUMPTION.admits(session_id, &secret));
+    assert!(!RESUMPTION.admits(session_id + 1, &secret));
+    for at in 0..secret.len() {
+        let mut wrong = secret;
+        wrong[at] ^= 1;
+        assert!(!RESUMPTION.admits(session_id, &wrong), "{at}");
+    }
 }
 
 #[test]
@@ -176,12 +249,13 @@ proptest! {
         let _ = Hello::parse(HelloKind::Request, &bytes);
         let _ = Hello::parse(HelloKind::Reply, &bytes);
         let _ = Refusal::parse(&bytes);
+        let _ = Resumption::parse(&bytes);
     }
 
     // Random bytes hardly ever get past the head.
     #[test]
     fn bytes_behind_a_good_head_never_panic(
-        kind in 0u8..4, length in 0u16..260, tail in proptest::collection::vec(any::<u8>(), 0..248)
+        kind in 0u8..6, length in 0u16..260, tail in proptest::collection::vec(any::<u8>(), 0..248)
     ) {
         let mut bytes = b"SAND\x01".to_vec();
         bytes.push(kind);
@@ -193,14 +267,17 @@ proptest! {
         if let Ok(refusal) = Refusal::parse(&bytes) {
             prop_assert_eq!(Refusal::parse(&refusal.emit()), Ok(refusal));
         }
+        if let Ok(answer) = Resumption::parse(&bytes) {
+            prop_assert_eq!(Resumption::parse(&answer.emit()), Ok(answer));
+        }
     }
 
     #[test]
     fn hellos_come_back(
-        read: bool, inval: bool, credits in 1u16.., message in 64u32.., rdma: u32, session: u64, secret: [u8; 16]
+        read: bool, inval: bool, moving: bool, credits in 1u16.., message in 64u32.., rdma: u32, session: u64, secret: [u8; 16]
     ) {
         let hello = Hello {
-            features: Features { rdma_read: read, send_with_invalidate: inval },
+            features: Features { rdma_read: read, send_with_invalidate: inval, moving },
             credits, max_message_size: message, max_rdma_size: rdma, session_id: session, secret,
         };
         prop_assert_eq!(Hello::parse(HelloKind::Reply, &hello.emit(HelloKind::Reply)), Ok(hello));

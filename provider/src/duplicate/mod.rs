@@ -1,0 +1,18 @@
+//! Handing a connection to another process (duties 116 to 121).
+//!
+//! `leave.rs` is the end that moves, in the process that has it: `Socket::duplicate`. `arrive.rs` is
+//! the process that it moves to: `Provider::socket_from`. `stay.rs` is the other end, which waits for
+//! it. `form.rs` is what goes from the one process to the other, by whatever way the two have;
+//! `process.rs` names processes. The data path's part is in `transfer/moving.rs`, what goes over the
+//! wire in `docs/protocol.md`.
+
+mod arrive;
+mod form;
+mod leave;
+mod process;
+mod stay;
+
+pub use form::{BadDuplicate, Duplicate};
+
+pub(crate) use arrive::{Arrival, socket_from};
+pub(crate) use stay::{Awaited, request_arrived};

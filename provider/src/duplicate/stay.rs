@@ -1,0 +1,238 @@
+//! The end that stays: it waits for its peer, which comes back from another process.
+//!
+//! All of this runs in the thread `san-cm`. A connection waits at an id of its own, at its own local
+//! address, for one request with the session and the secret that it gave to its peer; others are
+//! refused, and the wait goes on. At the deadline the connection ends with `WSAECONNRESET`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use verbs_shim::{CmId, Request, VerbsError};
+
+use crate::accept::{own_hello, set_ack_timeout, transport};
+use crate::core::{Core, IdOwner};
+use crate::listen;
+use crate::socket::SocketShared;
+use crate::state::{Happening, Phase};
+use crate::sync::lock;
+use crate::transfer::Ending;
+use crate::wire::{Hello, HelloKind, Malformed, RefusalReason, Resumption};
+
+/// Requests that may be unread at a time. The thread reads them at once.
+const KERNEL_BACKLOG: u32 = 16;
+
+/// A peer that is awaited. Whoever drops it lets it go first.
+#[derive(Debug)]
+pub(crate) struct Awaited {
+    id: CmId,
+    resumption: Resumption,
+    deadline: Option<Instant>,
+}
+
+impl SocketShared {
+    /// The peer has asked to move.
+    pub(crate) fn peer_moves(self: &Arc<Self>) {
+        let Some(connection) = self.connection() else {
+            return;
+        };
+        let answer = self.await_peer();
+        if let Err(error) = &answer {
+            tracing::debug!(socket = self.number, %error, "cannot wait for a peer that moves");
+        }
+        connection.answer(answer.ok());
+    }
+
+    /// Waits where the answer says.
+    fn await_peer(self: &Arc<Self>) -> Result<Resumption, VerbsError> {
+        let core = &self.core;
+        let not_connected = || VerbsError::from_errno("move", Errno::NOTCONN.raw_os_error());
+        let local = lock(&self.state).local.ok_or_else(not_connected)?;
+        let id = core.new_id()?;
+        let token = id.token();
+        if local.is_ipv6() {
+            id.set_v6_only(true)?;
+        }
+        id.bind(with_any_port(local))?;
+        core.set_owner(token, IdOwner::Move(Arc::downgrade(self)));
+        let listening = id.listen(KERNEL_BACKLOG);
+        let resumption = listening.and_then(|()| resumption(&id));
+        let resumption = resumption.inspect_err(|_| core.remove_owner(token))?;
+        let deadline = Instant::now().checked_add(core.config.move_deadline);
+        let awaited = Awaited {
+            id,
+            resumption,
+            deadline,
+        };
+        let before = {
+            let mut state = lock(&self.state);
+            if !matches!(state.phase, Phase::Accepted | Phase::Connected) {
+                drop(state);
+                core.remove_owner(token);
+                return Err(not_connected());
+            }
+            state.awaited.replace(Box::new(awaited))
+        };
+        if let Some(when) = deadline {
+            core.control.set_deadline(when, token);
+        }
+        core.await_no_longer(before);
+        tracing::debug!(socket = self.number, ?local, "the peer moves");
+        Ok(resumption)
+    }
+
+    /// Whether a connection that ends is only that of a peer which has moved. It is answered, so that
+    /// the other side need not wait for that.
+    pub(crate) fn ends_for_a_move(&self) -> bool {
+        if !self.connection().is_some_and(|c| c.awaits_peer()) {
+            return false;
+        }
+        self.disconnect(&lock(&self.state));
+        true
+    }
+
+    /// The peer did not come in time (duty 121).
+    pub(crate) fn peer_is_late(&self, token: u64) {
+        let is_awaited = lock(&self.state)
+            .awaited
+            .as_ref()
+            .is_some_and(|awaited| awaited.id.token() == token);
+        if is_awaited {
+            self.core.counters.resumes_timed_out.raise();
+            tracing::debug!(socket = self.number, "the peer did not come back in time");
+            self.ended(Ending::Reset);
+        }
+    }
+
+    /// A request came, to where a peer is awaited.
+    fn peer_arrived(self: &Arc<Self>, id: CmId, hello: &Hello) {
+        let core = &self.core;
+        let is_expected = lock(&self.state).awaited.as_ref().is_some_and(|awaited| {
+            let Hello {
+                session_id, secret, ..
+            } = hello;
+            awaited.resumption.admits(*session_id, secret)
+        });
+        if !is_expected {
+            tracing::warn!(socket = self.number, peer = ?id.peer_addr(), "not the peer that moves");
+            return refuse(core, id, RefusalReason::Condition);
+        }
+        let Some(connection) = self.connection() else {
+            return refuse(core, id, RefusalReason::Closing);
+        };
+        set_ack_timeout(&id, core.config.ack_timeout);
+        let credits = match connection.renew(&id, hello, core.config.inline_size) {
+            Ok(Some(credits)) => credits,
+            Ok(None) => return refuse(core, id, RefusalReason::NoResources),
+            Err(error) => {
+                tracing::debug!(%error, "no queue pair for a peer that has moved");
+                return refuse(core, id, RefusalReason::NoResources);
+            }
+        };
+        connection.negotiated(hello);
+        let reply = Hello {
+            credits,
+            session_id: hello.session_id,
+            ..own_hello(self, &connection)
+        };
+        self.take_back(id, &reply);
+    }
+
+    /// The connection goes on with `id`.
+    fn take_back(self: &Arc<Self>, id: CmId, reply: &Hello) {
+        let core = &self.core;
+        let mut state = lock(&self.state);
+        let awaited = state.awaited.take();
+        if awaited.is_none() || self.step(&mut state, Happening::Resume).is_err() {
+            // Closed at this moment; the kernel refuses the request.
+            drop(state);
+            core.await_no_longer(awaited);
+            return;
+        }
+        core.set_owner(id.token(), IdOwner::Socket(Arc::downgrade(self)));
+        let private_data = reply.emit(HelloKind::Reply);
+        let accepted = id.accept(&transport(&core.config, &private_data));
+        let old = state.id.replace(id);
+        drop(state);
+        if let Some(old) = &old {
+            core.remove_owner(old.token());
+        }
+        drop(old);
+        core.await_no_longer(awaited);
+        match accepted {
+            Ok(()) => {
+                core.counters.resumes_accepted.raise();
+                tracing::debug!(socket = self.number, "the peer is back");
+            }
+            Err(error) => {
+                tracing::debug!(socket = self.number, %error, "the peer came and went");
+                self.ended(Ending::Reset);
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Nobody is awaited any more.
+    pub(crate) fn await_no_longer(&self, awaited: Option<Box<Awaited>>) {
+        let Some(awaited) = awaited else {
+            return;
+        };
+        let token = awaited.id.token();
+        self.remove_owner(token);
+        if let Some(when) = awaited.deadline {
+            self.control.cancel_deadline(when, token);
+        }
+    }
+}
+
+/// A request came, to where the peer of `socket` is awaited.
+pub(crate) fn request_arrived(core: &Core, socket: Option<&Arc<SocketShared>>, request: Request) {
+    let id = request.id;
+    let Some(socket) = socket else {
+        return refuse(core, id, RefusalReason::Closing);
+    };
+    match Hello::parse(HelloKind::Request, &request.private_data) {
+        Ok(hello) => socket.peer_arrived(id, &hello),
+        Err(malformed) => {
+            tracing::debug!(why = %malformed, peer = ?id.peer_addr(), "not our request");
+            let reason = match malformed {
+                Malformed::Version(_) => RefusalReason::Version,
+                _ => RefusalReason::NotOurProtocol,
+            };
+            refuse(core, id, reason);
+        }
+    }
+}
+
+fn refuse(core: &Core, id: CmId, reason: RefusalReason) {
+    core.counters.resumes_refused.raise();
+    listen::reject(id, reason, 0);
+}
+
+/// Where `id` listens, with a session and a secret that nobody can guess.
+fn resumption(id: &CmId) -> Result<Resumption, VerbsError> {
+    let mut random = [0_u8; 24];
+    let got = getrandom(&mut random[..], GetRandomFlags::empty());
+    let errno = |errno: Errno| VerbsError::from_errno("getrandom", errno.raw_os_error());
+    if got.map_err(errno)? != random.len() {
+        return Err(errno(Errno::IO));
+    }
+    let (mut session_id, mut secret) = ([0; 8], [0; 16]);
+    session_id.copy_from_slice(&random[..8]);
+    secret.copy_from_slice(&random[8..]);
+    let port = id.local_addr().map_or(0, |local| local.port());
+    Ok(Resumption {
+        port,
+        // 0 stands for none.
+        session_id: u64::from_be_bytes(session_id).max(1),
+        secret,
+    })
+}
+
+fn with_any_port(mut addr: SocketAddr) -> SocketAddr {
+    addr.set_port(0);
+    addr
+}
