@@ -1,7 +1,7 @@
 //! A process of its own for tests that kill one: it listens or connects through a provider.
 //!
 //! `san-test-peer listen ADDR BACKLOG`, `connect ADDR COUNT`, `talk ADDR`, `stream ADDR`, `crowded`, `register BYTES`,
-//! `startup`, `try LISTEN CONNECT`. It says each step on its output, reads commands from its input, and ends when that ends.
+//! `startup`, `try LISTEN CONNECT`, `puppet` (`puppet.rs`). It says each step on its output, reads commands from its input, and ends when that ends.
 #![forbid(unsafe_code)]
 
 use std::io::BufRead;
@@ -22,6 +22,7 @@ fn main() {
         ["crowded"] => crowded(),
         ["stream", addr] => stream(address(addr)),
         ["try", listen, connect] => try_both(address(listen), address(connect)),
+        ["puppet", deadline] => san_tests::puppet::run(deadline),
         ["register", bytes] => register(bytes.parse().expect("a number")),
         _ => panic!("unknown arguments {args:?}"),
     }
