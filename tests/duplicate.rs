@@ -493,6 +493,67 @@ fn wsd_121_a_source_that_dies_afterwards_is_not_missed() {
 }
 
 #[test]
+fn wsd_121_a_source_that_dies_in_the_middle_resets_the_peer() {
+    const PATIENCE: Duration = Duration::from_millis(400);
+    within(LIMIT, || {
+        let san = san_that_waits(PATIENCE);
+        let target = puppet();
+        for nth in 0..6 {
+            let mut source = puppet();
+            let stays = connection_of(&mut source, &san);
+            let _served = served(&stays);
+            source.begins(&format!("duplicate {}", target.pid()));
+            // Before the question, before the answer, after it.
+            thread::sleep(Duration::from_micros(400 * nth));
+            source.kill();
+            let (code, took) = end_of(&stays);
+            assert_eq!(code, WsaCode::ConnReset, "{nth}");
+            assert!(took < STEP, "{took:?}");
+        }
+    });
+}
+
+#[test]
+fn wsd_121_a_peer_that_dies_resets_the_target() {
+    within(LIMIT, || {
+        let san = San::start();
+        let mut peer = puppet();
+        let source = connection_to(&mut peer, &san);
+        let duplicate = source.duplicate(this()).expect("duplicate");
+        peer.kill();
+        let error = san.provider.socket_from(&duplicate).expect_err("nobody");
+        assert_eq!(error.code(), WsaCode::ConnReset, "{error}");
+        source.close().expect("close");
+        assert_eq!(san.counters().sockets_taken_up, 0);
+    });
+}
+
+#[test]
+fn wsd_121_a_peer_that_does_not_answer_is_reset() {
+    within(LIMIT, || {
+        let quick = ProviderConfig {
+            connect_deadline: Duration::from_millis(700),
+            ..ProviderConfig::default()
+        };
+        let (here, there) = (
+            San::start_with(quick),
+            san_that_waits(Duration::from_millis(500)),
+        );
+        let listener = there.listen_a(1);
+        let connector = here.connect(listener.addr);
+        let accepted = listener.accept().socket;
+        connector.result().expect("accepted");
+        // Nobody serves the accepted end. It may find the question when it is too late, and wait.
+        let start = Instant::now();
+        let error = connector.socket.duplicate(this()).expect_err("no answer");
+        assert_eq!(error.code(), WsaCode::ConnReset, "{error}");
+        assert!(start.elapsed() < STEP);
+        assert_eq!(end_of(&accepted).0, WsaCode::ConnReset);
+        assert_eq!(end_of(&connector.socket).0, WsaCode::ConnReset);
+    });
+}
+
+#[test]
 fn wsd_121_closing_ends_the_wait() {
     within(LIMIT, || {
         let san = San::start();
