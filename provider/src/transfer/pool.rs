@@ -1,8 +1,8 @@
 //! Registered buffers that come into being as they are needed, up to a bound.
 //!
-//! A pool begins empty and grows by chunks, each twice as long as the one before, so that a
-//! process with two connections holds little and one with thousands has few memory regions. Taking
-//! a buffer locks nothing. A buffer goes back by being dropped, wherever that happens.
+//! A pool begins empty and grows by chunks, each an eighth of what there is: on a device whose
+//! driver pins memory every buffer is resident, so that what is too many costs, and a process with
+//! thousands of connections still has few memory regions. Taking a buffer locks nothing. A buffer goes back by being dropped, wherever that happens.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -11,9 +11,12 @@ use verbs_shim::{Access, BufferPool, ProtectionDomain, RegisteredBuffer, VerbsEr
 
 use crate::sync::lock;
 
-const FIRST_CHUNK: u32 = 32;
-/// 32 * (2^12 - 1) buffers are more than a lane may have.
-const CHUNKS: usize = 12;
+/// Buffers of the least chunk.
+const LEAST_CHUNK: u32 = 32;
+/// A chunk has so manieth part of what there is.
+const PART: u32 = 8;
+/// With so many chunks there are more buffers than a lane may have.
+const CHUNKS: usize = 64;
 
 pub(crate) struct GrowingPool {
     pd: ProtectionDomain,
@@ -73,7 +76,7 @@ impl GrowingPool {
             return Ok(());
         }
         let _growing = lock(&self.growing);
-        for (nth, chunk) in self.chunks.iter().enumerate() {
+        for chunk in &self.chunks {
             let have = self.slots.load(Ordering::Acquire);
             if have >= wanted {
                 break;
@@ -81,12 +84,31 @@ impl GrowingPool {
             if chunk.get().is_some() {
                 continue;
             }
-            let length = (FIRST_CHUNK << nth).min(self.limit - have);
+            let length = next_chunk(have).min(self.limit - have);
             let pool = BufferPool::new(&self.pd, self.slot_size, length, Access::LOCAL_WRITE)?;
             // Nobody else sets it: `growing` is held.
             let _ = chunk.set(pool);
             self.slots.store(have + length, Ordering::Release);
         }
         Ok(())
+    }
+}
+
+/// How long the chunk after so many buffers is.
+fn next_chunk(have: u32) -> u32 {
+    LEAST_CHUNK.max(have / PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_enough_for_the_largest_lane() {
+        let most = 65_536;
+        let all = (0..CHUNKS).fold(0, |have: u32, _| have + next_chunk(have));
+        assert!(all >= most, "{all}");
+        // And no pool has much more than was asked for.
+        assert!(next_chunk(768) < 100);
     }
 }
