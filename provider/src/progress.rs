@@ -6,14 +6,15 @@
 //!
 //! It polls a lane otherwise only while some connection there has asynchronous interest (a pending operation
 //! that ends by upcall, or a ready event) and no other thread polls. It sleeps on the completion
-//! channels of those lanes, twice a second with a look at what became of their sends. It never takes the polling role
-//! from a thread that waits.
+//! channels of those lanes. Twice a second it looks at what became of their sends, and has a thread
+//! do so that polls another lane and has slept that long. It never takes the polling role from a
+//! thread that waits.
 
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -21,7 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::counters::Counter;
 use crate::event::EventObject;
 use crate::sync::lock;
-use crate::transfer::{Connection, Lane, Operation, Outcome, SENDS_UNSEEN};
+use crate::transfer::{Connection, Lane, Operation, Outcome};
 use crate::upcalls::{SwitchHandle, SwitchUpcalls};
 
 pub(crate) struct Progress {
@@ -37,6 +38,9 @@ pub(crate) struct Progress {
 }
 
 const TICK: Duration = Duration::from_millis(1);
+
+/// How long nobody looks at sends that nobody waits for.
+const SENDS_UNSEEN: Duration = Duration::from_millis(500);
 
 /// Ticks that go on after the last queued send, so that a stream of them wakes the thread once.
 const TICKS_AFTER: u32 = 20;
@@ -99,6 +103,8 @@ impl Progress {
     /// From now on the thread looks after this lane too.
     pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
         lock(&self.lanes).push(Arc::downgrade(lane));
+        // It may sleep for ever so far.
+        self.wake();
     }
 
     /// The lanes there are.
@@ -117,6 +123,7 @@ impl Progress {
     /// The thread.
     pub(crate) fn run(&self) {
         let mut ticks = 0;
+        let mut looked = Instant::now();
         loop {
             self.make_upcalls();
             if self.stopping.load(Ordering::SeqCst) && self.queue.is_empty() {
@@ -124,9 +131,17 @@ impl Progress {
             }
             let mut lanes = self.lanes();
             ticks = self.tick(&lanes, ticks);
+            if looked.elapsed() >= SENDS_UNSEEN {
+                lanes.iter().for_each(|lane| lane.disturb_sleep());
+                looked = Instant::now();
+            }
+            let timeout = match ticks {
+                0 => (!lanes.is_empty()).then_some(SENDS_UNSEEN),
+                _ => Some(TICK),
+            };
             lanes.retain(|lane| lane.has_async_interest() && lane.serve());
             if self.queue.is_empty() {
-                self.sleep(&lanes, ticks > 0);
+                self.sleep(&lanes, timeout);
             }
         }
     }
@@ -148,18 +163,13 @@ impl Progress {
         }
     }
 
-    fn sleep(&self, lanes: &[Arc<Lane>], ticking: bool) {
+    fn sleep(&self, lanes: &[Arc<Lane>], timeout: Option<Duration>) {
         let wake = PollFd::new(&self.wake, PollFlags::IN);
         let channels = lanes.iter().map(|lane| lane.channel_fd());
         let channels =
             channels.map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = std::iter::once(wake).chain(channels).collect();
         // Interrupted or not: the caller looks at everything again.
-        let timeout = match ticking {
-            true => Some(TICK),
-            // A send that fails since the peer has vanished announces itself to nobody.
-            false => (!lanes.is_empty()).then_some(SENDS_UNSEEN),
-        };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let _ = rustix::event::poll(&mut fds, timeout.as_ref());
         if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {

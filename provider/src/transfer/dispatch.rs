@@ -36,10 +36,6 @@ thread_local! {
 /// waiting for them, but they hold buffers, and a failed one ends its connection.
 const LOOKS_PER_SENDS: u32 = 32;
 
-/// How long a thread sleeps without a look at the sends that nobody waits for. A device tells nobody else that the peer
-/// of one has vanished, and to be woken by their completions would cost a call of the system for every sleep.
-pub(crate) const SENDS_UNSEEN: Duration = Duration::from_millis(500);
-
 /// Full batches that the progress thread takes before it lets others have the role.
 const POLLS_AT_A_TIME: usize = 64;
 
@@ -275,17 +271,29 @@ impl Lane {
         let armed = self.arm();
         let dispatched = self.look(role);
         let sleeps = armed && dispatched == 0 && self.kicks.load(Ordering::Acquire) == kicks;
+        if sleeps {
+            self.counters.sleeps.raise();
+            self.wait_for_events(timeout);
+        }
+        self.asleep.store(false, Ordering::Relaxed);
         if !sleeps {
-            self.asleep.store(false, Ordering::Relaxed);
             return dispatched;
         }
-        self.counters.sleeps.raise();
-        let most = timeout.map_or(SENDS_UNSEEN, |left| left.min(SENDS_UNSEEN));
-        let woken = self.wait_for_events(most);
-        self.asleep.store(false, Ordering::Relaxed);
-        match woken {
-            true => self.look(role),
-            false => self.poll(role),
+        match self.sends_unseen.swap(false, Ordering::Relaxed) {
+            true => self.poll(role),
+            false => self.look(role),
+        }
+    }
+
+    /// The thread that polls, if it has slept since this was called before, has a look at the sends:
+    /// a device tells nobody else that the peer of one has vanished, and to be woken by their
+    /// completions would cost a call of the system for every sleep.
+    pub(crate) fn disturb_sleep(&self) {
+        let sleeps = self.counters.sleeps.value();
+        let slept = self.sleeps_seen.swap(sleeps, Ordering::Relaxed) == sleeps;
+        if slept && self.asleep.load(Ordering::SeqCst) {
+            self.sends_unseen.store(true, Ordering::Relaxed);
+            self.kick();
         }
     }
 
@@ -313,19 +321,12 @@ impl Lane {
         result.is_ok()
     }
 
-    /// Whether there is something. Interrupted or over: the caller polls again and looks at its deadline.
-    fn wait_for_events(&self, timeout: Duration) -> bool {
-        match self.sleeper.sleep(Some(timeout)) {
-            Ok(woken) => {
-                if woken.other {
-                    self.wake.reset();
-                }
-                woken.events > 0 || woken.other
-            }
-            Err(error) => {
-                self.break_down(&error);
-                true
-            }
+    fn wait_for_events(&self, timeout: Option<Duration>) {
+        // Interrupted or over: the caller polls again and looks at its deadline.
+        match self.sleeper.sleep(timeout) {
+            Ok(woken) if woken.other => self.wake.reset(),
+            Ok(_) => {}
+            Err(error) => self.break_down(&error),
         }
     }
 

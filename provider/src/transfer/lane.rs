@@ -13,7 +13,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, Weak};
 
 use arrayvec::ArrayVec;
@@ -67,6 +67,10 @@ pub(crate) struct Lane {
     pub(super) waiters: Waiters,
     /// The thread that polls is asleep, or about to be.
     pub(super) asleep: AtomicBool,
+    /// How often the thread that polls had gone to sleep when that was last looked at, and whether it
+    /// is to look at the sends when it wakes.
+    pub(super) sleeps_seen: AtomicU64,
+    pub(super) sends_unseen: AtomicBool,
     /// How often something was done that the thread that polls has to look at.
     pub(super) kicks: AtomicUsize,
     /// Wakes it.
@@ -148,6 +152,8 @@ impl Lane {
             mail_count: AtomicUsize::new(0),
             waiters: Waiters::default(),
             asleep: AtomicBool::new(false),
+            sleeps_seen: AtomicU64::new(0),
+            sends_unseen: AtomicBool::new(false),
             kicks: AtomicUsize::new(0),
             wake,
             send_interest: AtomicUsize::new(0),

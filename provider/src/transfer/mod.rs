@@ -24,7 +24,6 @@ pub use rdma::{Fence, MAX_SEGMENTS};
 
 pub(crate) use calls::Payload;
 pub(crate) use connection::{Connection, Parts};
-pub(crate) use dispatch::SENDS_UNSEEN;
 pub(crate) use lane::Lane;
 pub(crate) use moving::Carried;
 pub(crate) use operation::{Direction, Ending, Outcome};
