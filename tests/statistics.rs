@@ -1,7 +1,10 @@
 //! Statistics of single sockets: a listener's by reason, a connection's by messages and bytes.
 
+use std::collections::BTreeMap;
+
 use san_provider::{Completion, Decision, MemoryAccess, Rejection, WsaCode};
 use san_tests::memory::{filled, open, read};
+use san_tests::net;
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually};
 
@@ -111,6 +114,42 @@ fn both_ends_count_messages_bytes_and_waiting() {
         assert_eq!(san.provider.socket_stats(), []);
         let code = accepted.stats().expect_err("no provider").code();
         assert_eq!(code, WsaCode::NotInitialised);
+    });
+}
+
+#[test]
+fn a_device_counts_packets_and_what_had_to_be_repeated() {
+    bounded(|| {
+        let san = San::start();
+        let (connected, accepted) = san.pair();
+        let device = connected.stats().expect("open").device.expect("one");
+        let counted = || -> BTreeMap<String, u64> {
+            san.provider.device_counters(&device).into_iter().collect()
+        };
+        let (sent, repeated) = match net::is_soft() {
+            true => ("requests_sent", ["retransmitted", "timeouts", "rnr_naks"]),
+            // Of another process, too: it is the device's.
+            false => (
+                "sent_pkts",
+                ["completer_retry_err", "rcvd_seq_err", "rcvd_rnr_err"],
+            ),
+        };
+        let before = counted();
+        for _ in 0..20 {
+            san::send(&connected, &[1; 100]);
+            assert_eq!(san::receive(&accepted).len(), 100);
+        }
+        let after = counted();
+        assert!(after[sent] >= before[sent] + 20, "{before:?}, {after:?}");
+        for name in repeated {
+            assert!(after.contains_key(name), "{name}: {after:?}");
+        }
+        // What a queue pair has counted outlives it.
+        for socket in [&connected, &accepted] {
+            socket.close().expect("open");
+        }
+        assert!(counted()[sent] >= after[sent], "{after:?}");
+        assert_eq!(san.provider.device_counters("no such device"), []);
     });
 }
 

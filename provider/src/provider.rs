@@ -233,6 +233,15 @@ impl Provider {
         self.core().map(|core| core.counters()).unwrap_or_default()
     }
 
+    /// What a device itself has counted, by names of its own: [`verbs_shim::Device::counters`]. Empty if it is not
+    /// there.
+    #[must_use]
+    pub fn device_counters(&self, device: &str) -> Vec<(String, u64)> {
+        let devices = self.core().and_then(|core| core.fabric.devices().ok());
+        let named = devices.and_then(|all| all.into_iter().find(|one| one.name() == device));
+        named.map(|device| device.counters()).unwrap_or_default()
+    }
+
     /// Every open socket with what it has counted, in the order of their numbers. Nothing is stopped
     /// for it: each socket's own locks are held for a moment, one socket at a time.
     #[must_use]

@@ -61,6 +61,8 @@ pub(crate) trait Device: Send + Sync {
     fn gids(&self, port: u8) -> Result<Vec<Gid>>;
     /// The IP addresses by which it can be reached.
     fn addresses(&self) -> Result<Vec<InterfaceAddress>>;
+    /// What it has counted, by names of its own.
+    fn counters(&self) -> Vec<(String, u64)>;
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn ProtectionDomain>>;
     fn completion_channel(self: Arc<Self>) -> Result<Arc<dyn CompletionChannel>>;
     fn create_cq(

@@ -124,6 +124,14 @@ impl Device {
         self.backend.name()
     }
 
+    /// What it has counted, lost and repeated packets among it, by names of its own: of a device of the kernel the
+    /// `hw_counters` of port 1, which are of all processes together; of the soft fabric this process's. Empty where it
+    /// tells nothing.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        self.backend.counters()
+    }
+
     /// The node GUID.
     #[must_use]
     pub fn guid(&self) -> u64 {

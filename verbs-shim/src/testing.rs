@@ -126,6 +126,10 @@ impl backend::Device for FakeDevice {
     fn addresses(&self) -> Result<Vec<crate::address::InterfaceAddress>> {
         Ok(Vec::new())
     }
+    fn counters(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
+
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn backend::ProtectionDomain>> {
         Ok(Arc::new(FakePd(Arc::clone(&self.0))))
     }

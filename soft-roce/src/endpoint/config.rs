@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cm;
-use crate::rc::MAX_SGE;
+use crate::rc::{self, MAX_SGE};
 
 /// Settings of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl Limits {
             max_cqe: MAX_CQE,
             max_srq_wr: MAX_WR as usize,
             max_reads: MAX_READS,
-            max_message: crate::rc::MAX_MESSAGE,
+            max_message: rc::MAX_MESSAGE,
         }
     }
 }
@@ -145,4 +145,6 @@ pub struct Counters {
     pub connections: usize,
     /// What the CM counted.
     pub cm: cm::Counters,
+    /// What all queue pairs together counted, those that are gone among them.
+    pub transport: rc::Counters,
 }

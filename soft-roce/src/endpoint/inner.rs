@@ -25,7 +25,7 @@ use crate::driver::port::Port;
 use crate::driver::rendezvous::{Entry, Registration, Rendezvous};
 use crate::driver::wake::Wake;
 use crate::rc::keys::KeySource;
-use crate::rc::{MrTable, Pd, ReorderBudget};
+use crate::rc::{self, MrTable, Pd, ReorderBudget};
 use crate::time::Time;
 use crate::wire::ROCE_PORT;
 
@@ -46,6 +46,8 @@ pub(super) struct Inner {
     /// Never held while packets are handled: that takes other locks, under which ports are added.
     ports: RwLock<Arc<Vec<Arc<Port>>>>,
     qps: [Shard; SHARDS],
+    /// What queue pairs that are gone have counted. Taken before the locks of queue pairs.
+    gone: Mutex<rc::Counters>,
     pub(super) timers: Timers,
     pub(super) cm: Mutex<CmState>,
     /// When the CM wants to be woken, in nanoseconds.
@@ -170,6 +172,7 @@ impl Inner {
             addresses: RwLock::new(config.addresses.clone()),
             ports: RwLock::default(),
             qps: Default::default(),
+            gone: Mutex::default(),
             timers: Timers::new(),
             cm: Mutex::new(CmState::new(engine)),
             cm_deadline: AtomicU64::new(NEVER),
@@ -293,14 +296,17 @@ impl Inner {
         }
     }
 
-    /// Takes a queue pair out, and never another one that has its number by now.
+    /// Takes a queue pair out, and never another one that has its number by now. What it has counted stays.
     pub(super) fn remove_qp(&self, qpn: u32, qp: &Arc<QpShared>) {
+        let mut gone = lock(&self.gone);
         let mut shard = self
             .shard(qpn)
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         if shard.get(&qpn).is_some_and(|known| Arc::ptr_eq(known, qp)) {
             shard.remove(&qpn);
+            drop(shard);
+            gone.add(&qp.counters());
         }
     }
 
@@ -315,6 +321,21 @@ impl Inner {
     pub(super) fn qp_count(&self) -> usize {
         let len = |shard: &Shard| shard.read().unwrap_or_else(PoisonError::into_inner).len();
         self.qps.iter().map(len).sum()
+    }
+
+    /// What all queue pairs have counted.
+    fn transport_counters(&self) -> rc::Counters {
+        let gone = lock(&self.gone);
+        let mut all = *gone;
+        for shard in &self.qps {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            let there: Vec<_> = shard.values().cloned().collect();
+            drop(shard);
+            for qp in there {
+                all.add(&qp.counters());
+            }
+        }
+        all
     }
 
     fn shard(&self, qpn: u32) -> &Shard {
@@ -431,6 +452,7 @@ impl Inner {
             queue_pairs: self.qp_count(),
             regions: self.regions.count(),
             reorder_bytes: self.reorder.used(),
+            transport: self.transport_counters(),
             ..Counters::default()
         };
         for port in self.ports().iter() {

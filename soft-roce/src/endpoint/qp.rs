@@ -234,7 +234,7 @@ impl QueuePair {
     /// What it has counted.
     #[must_use]
     pub fn counters(&self) -> rc::Counters {
-        *lock(&self.shared.cell).qp.counters()
+        self.shared.counters()
     }
 
     /// Posts a send request and sends what the window allows.
@@ -303,6 +303,10 @@ impl Drop for QueuePair {
 impl QpShared {
     pub(super) fn qpn(&self) -> u32 {
         self.qpn
+    }
+
+    pub(super) fn counters(&self) -> rc::Counters {
+        *lock(&self.cell).qp.counters()
     }
 
     /// Runs the engine: `work`, then whatever it wants sent, told and timed.

@@ -71,47 +71,67 @@ impl Core {
     }
 }
 
-/// What a queue pair has counted since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+macro_rules! counters {
+    ($( $(#[$doc:meta])* $name:ident, )*) => {
+        /// What a queue pair has counted since it was made.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $( $(#[$doc])* pub $name: u64, )*
+        }
+
+        impl Counters {
+            /// Names and values, in the order of the fields.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                [$( (stringify!($name), self.$name), )*].into_iter()
+            }
+
+            /// Adds what another queue pair has counted.
+            pub(crate) fn add(&mut self, other: &Self) {
+                $( self.$name += other.$name; )*
+            }
+        }
+    };
+}
+
+counters! {
     /// Packets of requests sent for the first time.
-    pub requests_sent: u64,
+    requests_sent,
     /// Packets of requests sent again.
-    pub retransmitted: u64,
+    retransmitted,
     /// Times that nothing was heard in time.
-    pub timeouts: u64,
+    timeouts,
     /// ACKs and NAKs sent.
-    pub acks_sent: u64,
+    acks_sent,
     /// ACKs and NAKs taken.
-    pub acks_received: u64,
+    acks_received,
     /// NAKs for a missing packet taken.
-    pub sequence_naks: u64,
+    sequence_naks,
     /// NAKs for a missing receive taken.
-    pub rnr_naks: u64,
+    rnr_naks,
     /// NAKs for a missing packet sent.
-    pub sequence_naks_sent: u64,
+    sequence_naks_sent,
     /// NAKs for a missing receive sent.
-    pub rnr_naks_sent: u64,
+    rnr_naks_sent,
     /// Packets of requests carried out.
-    pub requests_received: u64,
+    requests_received,
     /// Packets of requests that had been carried out before.
-    pub duplicates: u64,
+    duplicates,
     /// Packets of requests ahead of a missing one that were dropped.
-    pub out_of_order: u64,
+    out_of_order,
     /// Packets of requests ahead of a missing one that were kept.
-    pub reordered: u64,
+    reordered,
     /// Packets of RDMA READ responses sent.
-    pub responses_sent: u64,
+    responses_sent,
     /// Packets of RDMA READ responses taken.
-    pub responses_received: u64,
+    responses_received,
     /// Answers to nothing that is under way.
-    pub stale_answers: u64,
+    stale_answers,
     /// Packets that the state does not take.
-    pub wrong_state: u64,
+    wrong_state,
     /// Packets that belong to no reliable connection.
-    pub wrong_opcode: u64,
+    wrong_opcode,
     /// Requests refused for a wrong key, range or right.
-    pub access_denied: u64,
+    access_denied,
     /// Requests refused because they break the rules.
-    pub invalid_requests: u64,
+    invalid_requests,
 }

@@ -68,8 +68,9 @@ pub struct ProviderReport {
 pub struct DeviceReport {
     /// Its name.
     pub name: String,
-    /// What the device itself has counted, for all processes together, repeated packets among it
-    /// (`hw_counters` of port 1). The names are the device's own. Empty where it tells nothing.
+    /// What the device itself has counted, repeated packets among it
+    /// ([`san_provider::Provider::device_counters`]). The names are the device's own: a kernel's device counts for all
+    /// processes together, the soft fabric for this one. Empty where it tells nothing.
     pub counters: Numbers,
 }
 
@@ -166,7 +167,11 @@ fn provider(core: &Core, index: usize, registered: &Registered) -> ProviderRepor
     names.sort_unstable();
     names.dedup();
     let devices = names.into_iter().map(|name| DeviceReport {
-        counters: device_counters(&name),
+        counters: registered
+            .provider
+            .device_counters(&name)
+            .into_iter()
+            .collect(),
         name,
     });
     ProviderReport {
@@ -241,24 +246,6 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
 
 fn numbers(rows: impl Iterator<Item = (&'static str, u64)>) -> Numbers {
     rows.map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// What the kernel tells of a device. A soft fabric's has no such directory.
-fn device_counters(device: &str) -> Numbers {
-    // A name from the provider, but a path is made of it.
-    if device.contains('/') || device.starts_with('.') {
-        return Numbers::new();
-    }
-    let directory = format!("/sys/class/infiniband/{device}/ports/1/hw_counters");
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return Numbers::new();
-    };
-    let read = |entry: std::fs::DirEntry| {
-        let value = std::fs::read_to_string(entry.path()).ok()?;
-        let name = entry.file_name().into_string().ok()?;
-        Some((name, value.trim().parse().ok()?))
-    };
-    entries.flatten().filter_map(read).collect()
 }
 
 fn program_name() -> String {

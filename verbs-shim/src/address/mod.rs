@@ -8,7 +8,7 @@ mod sysfs;
 use std::net::IpAddr;
 
 pub use self::netlink::AddressWatch;
-pub(crate) use self::sysfs::{gids, name_of};
+pub(crate) use self::sysfs::{gids, hw_counters, name_of};
 use crate::backend;
 use crate::error::Result;
 

@@ -49,6 +49,21 @@ fn gids_below(port: &Path) -> Result<Vec<Gid>> {
     Ok(gids)
 }
 
+/// What a device counts at its first port, in the order of the names; empty where it tells nothing.
+pub(crate) fn hw_counters(device: &str) -> Vec<(String, u64)> {
+    let directory = Path::new(INFINIBAND)
+        .join(device)
+        .join("ports/1/hw_counters");
+    let counter = |entry: fs::DirEntry| {
+        let value = read(&entry.path())?.parse().ok()?;
+        Some((entry.file_name().into_string().ok()?, value))
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut counters: Vec<_> = entries.filter_map(counter).collect();
+    counters.sort_unstable();
+    counters
+}
+
 /// The name of the network interface with this index, if there is one.
 pub(crate) fn name_of(ifindex: u32) -> Option<String> {
     let found = names().into_iter().find(|(index, _)| *index == ifindex);

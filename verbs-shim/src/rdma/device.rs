@@ -215,6 +215,10 @@ impl backend::Device for RdmaDevice {
         &self.name
     }
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        address::hw_counters(&self.name)
+    }
+
     fn guid(&self) -> u64 {
         u64::from_be(self.attr.node_guid)
     }

@@ -126,6 +126,22 @@ impl backend::Device for SoftDevice {
         self.current()
     }
 
+    fn counters(&self) -> Vec<(String, u64)> {
+        let all = self.endpoint.counters();
+        let packets = [
+            ("sent_packets", all.sent_packets),
+            ("send_dropped", all.send_dropped),
+            ("received_packets", all.received_packets),
+            ("bad_icrc", all.bad_icrc),
+            ("malformed", all.malformed),
+            ("unknown_qp", all.unknown_qp),
+            ("foreign_source", all.foreign_source),
+        ];
+        let named = |(name, value): (&str, u64)| (name.to_owned(), value);
+        let rows = packets.into_iter().chain(all.transport.rows());
+        rows.map(named).collect()
+    }
+
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn backend::ProtectionDomain>> {
         Ok(Arc::new(SoftPd::new(self)))
     }
