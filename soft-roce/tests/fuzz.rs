@@ -6,7 +6,10 @@
 #[path = "../../fuzz/entry/mod.rs"]
 mod entry;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 /// Bytes of which many are small: choices, not noise.
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
@@ -24,13 +27,20 @@ fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// `PROPTEST_CASES` asks for more than the usual thousand.
+/// `PROPTEST_CASES` asks for more than the usual thousand, `SAN_FUZZ_SEED` for the run that had this seed: a test that
+/// fails says which it was.
 fn config() -> ProptestConfig {
     let config = ProptestConfig::default();
+    let seed = match std::env::var("SAN_FUZZ_SEED") {
+        Ok(seed) => seed.parse().expect("SAN_FUZZ_SEED is a number"),
+        Err(_) => RandomState::new().build_hasher().finish(),
+    };
+    println!("SAN_FUZZ_SEED={seed}");
     ProptestConfig {
         cases: config.cases.max(1_000),
         // The failing bytes are printed; what they show gets a test of its own.
         failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed),
         ..config
     }
 }
