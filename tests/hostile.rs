@@ -147,6 +147,10 @@ const fn credit(credits: u16) -> u32 {
     immediate(MessageType::Credit, credits)
 }
 
+const fn about_moving(kind: u8) -> u32 {
+    Immediate::about_moving(kind).emit()
+}
+
 const fn immediate(message: MessageType, credits: u16) -> u32 {
     Immediate {
         message,
@@ -221,6 +225,19 @@ fn messages_that_break_the_rules_end_their_connection() {
                 }),
                 ("a credit message past all bounds", u16::MAX, |p| {
                     p.say(credit(Immediate::MAX_CREDITS), 0);
+                }),
+                ("a question about moving with data", 2, |p| {
+                    p.say(about_moving(Immediate::ASK), 10);
+                }),
+                ("the same question twice", 2, |p| {
+                    p.say(about_moving(Immediate::ASK), 0);
+                    p.say(about_moving(Immediate::ASK), 0);
+                }),
+                ("a yes that nobody has asked for", 2, |p| {
+                    p.say(about_moving(Immediate::YES), 40);
+                }),
+                ("a no that nobody has asked for", 2, |p| {
+                    p.say(about_moving(Immediate::NO), 0);
                 }),
                 ("a bad message behind good ones", 2, |p| {
                     p.say(data(0), 10);

@@ -105,7 +105,8 @@ mod tests {
 
     #[test]
     fn chunks_are_enough_for_the_largest_lane() {
-        let most = 65_536;
+        // As many again may be held of connections that are gone.
+        let most = 2 * 65_536;
         let all = (0..CHUNKS).fold(0, |have: u32, _| have + next_chunk(have));
         assert!(all >= most, "{all}");
         // And no pool has much more than was asked for.

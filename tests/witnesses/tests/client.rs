@@ -209,7 +209,7 @@ fn a_peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         let (mut other, other_server, _) = connected(&san);
         let violations: [(&str, u32, &[u8]); 6] = [
             ("a reserved bit", wire::immediate(1, 0, 0) | 1, b"x"),
-            ("an unknown type", wire::immediate(3, 0, 0), b"x"),
+            ("an unknown type", wire::immediate(4, 0, 0), b"x"),
             ("type 0", wire::immediate(0, 0, 0), b""),
             ("a credit message with data", wire::immediate(2, 1, 0), b"x"),
             (
