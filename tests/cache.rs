@@ -468,6 +468,10 @@ fn wsd_108_what_is_kept_is_not_registered_again() {
         }
         if pair.keeps {
             assert_eq!(pair.counts(), [hits + 10, misses, 0]);
+            // Of the socket's own: the first was made, all others were kept.
+            let stats = pair.near.stats().expect("open");
+            let stats = stats.connection.expect("a data path");
+            assert_eq!((stats.cache_hits, stats.registrations), (10, 1));
         }
         // A part of it, too, and only that part is meant.
         let part = Mapping {

@@ -61,6 +61,10 @@ pub struct ConnectionStats {
     pub sends_delayed: u64,
     /// Messages that were given out as copies, because as many as half of the window were held.
     pub messages_copied: u64,
+    /// Registrations of memory that were kept from an earlier use.
+    pub cache_hits: u64,
+    /// Registrations of memory that had to be made.
+    pub registrations: u64,
     /// Messages that wait for a credit or for a place on the send queue now.
     pub sends_waiting: usize,
     /// Messages that arrived and that nobody has asked for yet.
@@ -157,6 +161,8 @@ impl ConnectionStats {
             rdma_bytes_written,
             sends_delayed,
             messages_copied,
+            cache_hits,
+            registrations,
             sends_waiting,
             messages_waiting,
             window,
@@ -174,6 +180,8 @@ impl ConnectionStats {
             ("rdma_bytes_written", rdma_bytes_written),
             ("sends_delayed", sends_delayed),
             ("messages_copied", messages_copied),
+            ("cache_hits", cache_hits),
+            ("registrations", registrations),
             ("sends_waiting", sends_waiting as u64),
             ("messages_waiting", messages_waiting as u64),
             ("window", u64::from(window)),

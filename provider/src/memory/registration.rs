@@ -21,6 +21,7 @@ use verbs_shim::{
 use super::MemoryStore;
 use super::handle::{MemoryAccess, MemoryHandle, Segment};
 use super::store::{Registered, StoreUser};
+use crate::counters::Counter;
 use crate::error::{RegisterError, TransferError};
 use crate::sync::lock;
 
@@ -52,7 +53,7 @@ pub(super) struct Held {
     /// Where in it the memory begins that is meant.
     offset: usize,
     /// What was given, if the region was there already: its owner stays as long as this.
-    _memory: Option<AppMemory>,
+    memory: Option<AppMemory>,
 }
 
 /// The registrations of one connection.
@@ -63,6 +64,9 @@ pub(crate) struct Registrations {
     owner: u64,
     limit: usize,
     table: Mutex<Table>,
+    /// Registrations that were kept from an earlier use, and those that were made.
+    found: Counter,
+    made: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -133,7 +137,7 @@ impl Held {
         Ok(Self {
             offset: start - region.registration().address(),
             region,
-            _memory: given,
+            memory: given,
         })
     }
 
@@ -163,7 +167,14 @@ impl Registrations {
             owner: NEXT.fetch_add(1, Ordering::Relaxed),
             limit: limit as usize,
             table: Mutex::default(),
+            found: Counter::default(),
+            made: Counter::default(),
         }
+    }
+
+    /// How many registrations were kept from an earlier use, and how many were made.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.found.value(), self.made.value())
     }
 
     pub(super) fn store(&self) -> &Arc<MemoryStore> {
@@ -194,6 +205,10 @@ impl Registrations {
         held: Held,
         window: Option<MemoryWindow>,
     ) -> Result<Found, RegisterError> {
+        match held.memory {
+            Some(_) => self.found.raise(),
+            None => self.made.raise(),
+        }
         let mut table = lock(&self.table);
         // Regions and windows that are not kept go after the lock: destroying them takes time.
         let refused = match table.known.get(&purpose).copied() {

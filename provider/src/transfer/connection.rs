@@ -291,6 +291,7 @@ impl Connection {
 
     /// What it has counted, and what is pending now.
     pub(crate) fn stats(&self) -> ConnectionStats {
+        let (cache_hits, registrations) = self.memory.counts();
         let data = lock(&self.data);
         let totals = &data.totals;
         ConnectionStats {
@@ -306,6 +307,8 @@ impl Connection {
             rdma_bytes_written: totals.rdma_bytes_written,
             sends_delayed: totals.sends_delayed,
             messages_copied: totals.messages_copied,
+            cache_hits,
+            registrations,
             sends_waiting: data.sends.len(),
             messages_waiting: data.inbox.len(),
             window: data.credits.window(),
