@@ -166,6 +166,7 @@ impl Connection {
         kind: u8,
         completion: Completion,
     ) -> Result<Operation, TransferError> {
+        let fence = std::mem::take(&mut data.fence);
         if self.lane.send_buffers_left() < data.sends.len() {
             return Err(TransferError::WouldBlock);
         }
@@ -181,7 +182,7 @@ impl Connection {
         let job = SendJob {
             buffer,
             kind,
-            fence: std::mem::take(&mut data.fence),
+            fence,
         };
         let operation = data.operations.queue_send(job, completion);
         data.sends.push_back(operation);

@@ -10,9 +10,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::connection::Connection;
 use super::operation::{Arrived, Body};
-use bytes::Bytes;
 
 /// A received message. It reads as a slice of bytes.
 pub struct Message {
