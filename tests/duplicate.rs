@@ -80,12 +80,8 @@ fn names(socket: &Socket) -> String {
 fn wsd_116_receives_that_wait_end_with_success_and_no_bytes() {
     within(LIMIT, || {
         let (here, there) = (San::start(), San::start());
-        let listener = there.listen_a(1);
-        let connector = here.connect(listener.addr);
-        let accepted = listener.accept().socket;
-        connector.result().expect("accepted");
+        let (source, accepted) = here.pair_with(&there);
         let _served = served(&accepted);
-        let source = connector.socket;
 
         san::send(&accepted, b"for the first receive");
         let first = source.receive(Completion::Poll).expect("started");
@@ -296,12 +292,8 @@ fn wsd_119_rdma_under_way_is_done_and_what_was_open_is_closed() {
     const BYTES: usize = 1 << 18;
     within(LIMIT, || {
         let (here, there) = (San::start(), San::start());
-        let listener = there.listen_a(1);
-        let connector = here.connect(listener.addr);
-        let stays = listener.accept().socket;
-        connector.result().expect("accepted");
+        let (source, stays) = here.pair_with(&there);
         let _served = served(&stays);
-        let source = connector.socket;
         // Both ends have opened memory, and read and write the other's.
         let memory = [patterned(2 * BYTES, 1), patterned(2 * BYTES, 2)];
         let opened = [
@@ -355,11 +347,7 @@ fn all_that_the_window_holds_goes_along() {
     const COUNT: u64 = 300;
     within(LIMIT, || {
         let (here, there) = (San::start(), San::start());
-        let listener = there.listen_a(1);
-        let connector = here.connect(listener.addr);
-        let stays = listener.accept().socket;
-        connector.result().expect("accepted");
-        let source = connector.socket;
+        let (source, stays) = here.pair_with(&there);
         thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 for number in 0..COUNT {
@@ -393,12 +381,8 @@ fn all_that_the_window_holds_goes_along() {
 fn wsd_120_a_socket_that_was_duplicated_stays_until_it_is_closed() {
     within(LIMIT, || {
         let (here, there) = (San::start(), San::start());
-        let listener = there.listen_a(1);
-        let connector = here.connect(listener.addr);
-        let accepted = listener.accept().socket;
-        connector.result().expect("accepted");
+        let (source, accepted) = here.pair_with(&there);
         let _served = served(&accepted);
-        let source = connector.socket;
         let handle = source.handle().expect("one");
 
         let duplicate = source.duplicate(this()).expect("duplicate");
@@ -610,11 +594,7 @@ fn a_peer_that_takes_nothing_in_keeps_its_connection() {
             ..ProviderConfig::default()
         };
         let (here, there) = (San::start_with(quick), San::start());
-        let listener = there.listen_a(1);
-        let connector = here.connect(listener.addr);
-        let accepted = listener.accept().socket;
-        connector.result().expect("accepted");
-        let source = connector.socket;
+        let (source, accepted) = here.pair_with(&there);
         let _served = served(&accepted);
         // More than there are credits for.
         let sends: Vec<_> = (0..60_u8)
@@ -654,17 +634,14 @@ fn when_both_ends_move_at_once_the_connection_goes_on() {
     within(LIMIT, || {
         let (here, there) = (San::start(), San::start());
         for _ in 0..10 {
-            let listener = there.listen_a(1);
-            let connector = here.connect(listener.addr);
-            let accepted = listener.accept().socket;
-            connector.result().expect("accepted");
-            let ends = [&connector.socket, &accepted];
+            let (connected, accepted) = here.pair_with(&there);
+            let ends = [&connected, &accepted];
             let sans = [&here, &there];
             let moved = thread::scope(|scope| {
                 let moves = [0, 1].map(|n| scope.spawn(move || ends[n].duplicate(this())));
                 moves.map(|one| one.join().expect("a thread"))
             });
-            let mut ends = [connector.socket.clone(), accepted.clone()];
+            let mut ends = [connected.clone(), accepted.clone()];
             for (nth, one) in moved.into_iter().enumerate() {
                 match one {
                     Ok(duplicate) => {

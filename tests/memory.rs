@@ -219,12 +219,7 @@ fn wsd_101_too_little_lockable_memory_says_what_to_raise() {
 #[test]
 fn wsd_102_unknown_and_busy_memory_is_not_deregistered() {
     bounded(|| {
-        // A window that does not grow: without receives no credits come.
-        let san = San::start_with(ProviderConfig {
-            initial_window: 1,
-            max_window: 1,
-            ..ProviderConfig::default()
-        });
+        let san = San::start_with_one_credit();
         let (socket, peer) = san.pair();
         let theirs = filled(LEN, 1);
         let opened = open(&peer, (&theirs).into(), MemoryAccess::Read);

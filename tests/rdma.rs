@@ -314,12 +314,7 @@ fn a_message_after_a_write_arrives_after_its_bytes() {
 #[test]
 fn operations_behind_messages_without_credits_keep_their_order() {
     bounded(|| {
-        // A window that does not grow: without receives no credits come.
-        let san = San::start_with(ProviderConfig {
-            initial_window: 1,
-            max_window: 1,
-            ..ProviderConfig::default()
-        });
+        let san = San::start_with_one_credit();
         let (socket, peer) = san.pair();
         let theirs = filled(100, 0);
         let opened = open(&peer, (&theirs).into(), MemoryAccess::Write);

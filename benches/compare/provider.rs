@@ -260,19 +260,29 @@ impl Style {
     }
 }
 
-/// A server that sends back what it gets. `number`: 0 for the direct way, 1 for the other.
-pub(crate) fn echo(address: IpAddr, number: u32) -> Result<()> {
-    let provider = started()?;
-    let (socket, event, port) = listen(&provider, address, 1)?;
+/// Says where it listens, and accepts the only client.
+pub(crate) fn accept_one(provider: &Provider, address: IpAddr) -> Result<Socket> {
+    let (socket, event, port) = listen(provider, address, 1)?;
     say_ready(&port.to_string())?;
+    if !event.wait(FOR_EVER) {
+        return Err("nobody came".into());
+    }
+    Ok(socket.accept(|_| Decision::Accept)?.socket)
+}
+
+/// Ends this process when its client, who tells it nothing, does.
+pub(crate) fn end_with_its_client() {
     std::thread::spawn(|| {
         commands().for_each(drop);
         std::process::exit(0);
     });
-    if !event.wait(FOR_EVER) {
-        return Err("nobody came".into());
-    }
-    let accepted = socket.accept(|_| Decision::Accept)?.socket;
+}
+
+/// A server that sends back what it gets. `number`: 0 for the direct way, 1 for the other.
+pub(crate) fn echo(address: IpAddr, number: u32) -> Result<()> {
+    let provider = started()?;
+    end_with_its_client();
+    let accepted = accept_one(&provider, address)?;
     let mut pipe = Pipe::new(&accepted, Style::of(number));
     while let Ok(message) = pipe.receive() {
         pipe.send(&message)?;

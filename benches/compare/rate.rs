@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use san_benches::Result;
 use san_benches::record::Record;
-use san_benches::server::{Server, commands, say_ready};
-use san_provider::{Completion, Decision, Operation, RegisteredBuffer, Socket};
+use san_benches::server::Server;
+use san_provider::{Completion, Operation, RegisteredBuffer, Socket};
 
 use crate::messages::SIZES;
 use crate::provider::{Client, WITHOUT_END};
 use crate::rdma::mebibytes;
-use crate::{FOR_EVER, Place, provider};
+use crate::{Place, provider};
 
 /// Messages of a stream.
 pub(crate) const MESSAGES: usize = 5000;
@@ -114,16 +114,8 @@ impl Sender<'_> {
 /// A server that takes messages in.
 pub(crate) fn sink(address: IpAddr) -> Result<()> {
     let provider = provider::started()?;
-    let (socket, event, port) = provider::listen(&provider, address, 1)?;
-    say_ready(&port.to_string())?;
-    std::thread::spawn(|| {
-        commands().for_each(drop);
-        std::process::exit(0);
-    });
-    if !event.wait(FOR_EVER) {
-        return Err("nobody came".into());
-    }
-    let accepted = socket.accept(|_| Decision::Accept)?.socket;
+    provider::end_with_its_client();
+    let accepted = provider::accept_one(&provider, address)?;
     while accepted.receive_within(WITHOUT_END).is_ok() {}
     Ok(())
 }

@@ -15,7 +15,7 @@ use san_benches::record::Record;
 use san_benches::server::{Server, answer, commands, say_ready};
 use san_benches::stats::Samples;
 use san_provider::wire::Descriptor;
-use san_provider::{Completion, Decision, Fence, MemoryAccess, Segment, SharedMemory, Socket};
+use san_provider::{Completion, Fence, MemoryAccess, Segment, SharedMemory, Socket};
 use verbs_shim::{
     Access, CompletionBatch, ConnParams, Event, Fabric, MemoryRegion, Operation, RemoteMemory,
     SendRequest,
@@ -23,7 +23,7 @@ use verbs_shim::{
 
 use crate::provider::{Client, WITHOUT_END};
 use crate::raw::{self, Connection, Dialler, Shared};
-use crate::{FOR_EVER, PATIENCE, Place, messages, provider, wait};
+use crate::{PATIENCE, Place, messages, provider, wait};
 
 /// Sizes of the operations.
 pub(crate) const SIZES: [usize; 4] = [64, 4096, 1 << 16, 1 << 20];
@@ -281,12 +281,7 @@ pub(crate) fn raw_server(address: IpAddr) -> Result<()> {
 /// A server that opens memory to its client, and gives the descriptor when asked.
 pub(crate) fn provider_server(address: IpAddr) -> Result<()> {
     let provider = provider::started()?;
-    let (socket, event, port) = provider::listen(&provider, address, 1)?;
-    say_ready(&port.to_string())?;
-    if !event.wait(FOR_EVER) {
-        return Err("nobody came".into());
-    }
-    let accepted = socket.accept(|_| Decision::Accept)?.socket;
+    let accepted = provider::accept_one(&provider, address)?;
     let memory = SharedMemory::new(MEMORY)?;
     for _ in commands() {
         let mut descriptor = [0; Descriptor::LENGTH];

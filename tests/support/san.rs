@@ -35,6 +35,17 @@ impl San {
         Self::start_with(ProviderConfig::default())
     }
 
+    /// A provider whose windows do not grow: each end may send one message, and without receives no
+    /// credits come.
+    #[must_use]
+    pub fn start_with_one_credit() -> Self {
+        Self::start_with(ProviderConfig {
+            initial_window: 1,
+            max_window: 1,
+            ..ProviderConfig::default()
+        })
+    }
+
     /// A provider with this configuration.
     ///
     /// # Panics
@@ -141,7 +152,16 @@ impl San {
     /// When it does not come to be.
     #[must_use]
     pub fn pair(&self) -> (Socket, Socket) {
-        let listener = self.listen_a(1);
+        self.pair_with(self)
+    }
+
+    /// A connection to another provider: its end here, and the accepted one there.
+    ///
+    /// # Panics
+    /// When it does not come to be.
+    #[must_use]
+    pub fn pair_with(&self, there: &Self) -> (Socket, Socket) {
+        let listener = there.listen_a(1);
         let connector = self.connect(listener.addr);
         let accepted = listener.accept();
         connector.result().expect("an accepted connect");
