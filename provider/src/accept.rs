@@ -14,7 +14,7 @@ use crate::listen::{self, Pending};
 use crate::socket::{Socket, SocketShared};
 use crate::state::{Happening, Phase};
 use crate::sync::lock;
-use crate::transfer::{Connection, Parts};
+use crate::transfer::{Connection, Ingredients};
 use crate::wire::{Features, Hello, HelloKind, RefusalReason};
 
 /// What a condition function decides about.
@@ -354,7 +354,7 @@ pub(crate) fn prepare(socket: &SocketShared, id: &CmId) -> Result<Arc<Connection
         || VerbsError::from_errno("rdma_create_qp", rustix::io::Errno::NODEV.raw_os_error());
     let device = id.device().ok_or_else(no_device)?;
     let lane = core.devices.lane(&device, &core.config, &core.progress)?;
-    let parts = Parts {
+    let parts = Ingredients {
         lane,
         progress: &core.progress,
         control: &core.control,

@@ -165,6 +165,7 @@ impl Core {
         counters.cache_bypasses = cache.bypasses;
         for lane in self.progress.lanes() {
             counters.add_data(lane.counters());
+            counters.sleeps += lane.sleeps();
         }
         counters
     }

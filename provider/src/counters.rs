@@ -1,7 +1,7 @@
 //! Counters: always on, read without stopping anything.
 //!
 //! Each is a number that only grows since startup. They say how often something happened, not what
-//! is there now. Those that move with every message lie in the lanes (`transfer/lane.rs`), so that
+//! is there now. Those that move with every message lie in the lanes (`transfer/lane/`), so that
 //! connections of different lanes share no cache line; the snapshot adds them up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,6 +124,8 @@ counters! {
         resumes_timed_out,
         /// Connections broken because the peer did not keep to the protocol.
         protocol_violations,
+        /// Times a waiting thread went to sleep.
+        sleeps,
         /// Completion upcalls made.
         upcalls,
         /// Times the address list changed.
@@ -167,8 +169,6 @@ counters! {
         messages_copied,
         /// Windows enlarged because the peer had used them up.
         windows_grown,
-        /// Times a waiting thread went to sleep.
-        sleeps,
         /// Completions that belonged to no known connection.
         stray_completions,
     }

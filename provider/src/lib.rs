@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod core;
 mod counters;
+mod data_path;
 mod device_context;
 mod duplicate;
 mod error;
@@ -42,6 +43,7 @@ pub use backlog::SOMAXCONN;
 pub use config::{ConfigError, ProviderConfig};
 pub use connect::ConnectOptions;
 pub use counters::Counters;
+pub use data_path::DataPath;
 pub use duplicate::{BadDuplicate, Duplicate};
 pub use error::{
     AcceptError, BindError, CloseError, ConnectError, ConnectFailure, DuplicateError, ListenError,
@@ -56,8 +58,8 @@ pub use provider::{Provider, ProviderData, SpiVersion};
 pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use statistics::{ConnectionStats, ListenStats, SocketStats};
 pub use transfer::{
-    Completion, Fence, MAX_SEGMENTS, Message, Operation, OverlappedResult, Transferred,
+    Completion, Fence, MAX_SEGMENTS, Message, Operation, OverlappedResult, Readiness, ReadySink,
+    Received, Transferred,
 };
-pub use transfers::Readiness;
 pub use upcalls::{NoUpcalls, SwitchHandle, SwitchUpcalls};
 pub use verbs_shim::{AppMemory, Fabric, RegisteredBuffer, SharedMemory, SoftConfig};

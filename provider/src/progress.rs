@@ -19,17 +19,45 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::counters::Counter;
+use crate::counters::{Counter, DataCounters};
 use crate::event::EventObject;
 use crate::sync::lock;
-use crate::transfer::{Connection, Lane, Operation, Outcome};
+use crate::transfer::OverlappedResult;
 use crate::upcalls::{SwitchHandle, SwitchUpcalls};
+
+/// A lane, as the thread serves it.
+pub(crate) trait Served: Send + Sync {
+    /// Whether somebody wants it served while nobody waits.
+    fn has_async_interest(&self) -> bool;
+
+    /// Whether sends are queued there that nobody may be waiting for.
+    fn has_lazy_interest(&self) -> bool;
+
+    /// Polls for what nobody waits for. `false`: somebody polls, and will wake the progress thread
+    /// when it stops.
+    fn serve(&self) -> bool;
+
+    /// Polls once if nobody else does, without waiting.
+    fn poll_if_free(&self);
+
+    /// Has a thread that polls and has slept since the last call look at the sends.
+    fn disturb_sleep(&self);
+
+    /// Readable when there is something to poll.
+    fn channel_fd(&self) -> BorrowedFd<'_>;
+
+    /// What its connections have counted.
+    fn counters(&self) -> &DataCounters;
+
+    /// How often a waiting thread went to sleep.
+    fn sleeps(&self) -> u64;
+}
 
 pub(crate) struct Progress {
     upcalls: Arc<dyn SwitchUpcalls>,
     /// Bounded by what each connection may have pending, and by the number of sockets.
     queue: SegQueue<Upcall>,
-    lanes: Mutex<Vec<Weak<Lane>>>,
+    lanes: Mutex<Vec<Weak<dyn Served>>>,
     wake: EventObject,
     stopping: AtomicBool,
     /// The thread looks every millisecond at lanes with queued sends.
@@ -48,10 +76,8 @@ const TICKS_AFTER: u32 = 20;
 /// An upcall to make.
 pub(crate) enum Upcall {
     Complete {
-        connection: Arc<Connection>,
         handle: SwitchHandle,
-        operation: Operation,
-        outcome: Outcome,
+        result: OverlappedResult,
     },
     CloseHandle(SwitchHandle),
     AddressListChanged,
@@ -101,14 +127,15 @@ impl Progress {
     }
 
     /// From now on the thread looks after this lane too.
-    pub(crate) fn add_lane(&self, lane: &Arc<Lane>) {
-        lock(&self.lanes).push(Arc::downgrade(lane));
+    pub(crate) fn add_lane(&self, lane: &Arc<impl Served + 'static>) {
+        let lane = Arc::downgrade(lane) as Weak<dyn Served>;
+        lock(&self.lanes).push(lane);
         // It may sleep for ever so far.
         self.wake();
     }
 
     /// The lanes there are.
-    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
+    pub(crate) fn lanes(&self) -> Vec<Arc<dyn Served>> {
         let mut lanes = lock(&self.lanes);
         lanes.retain(|lane| lane.strong_count() > 0);
         lanes.iter().filter_map(Weak::upgrade).collect()
@@ -147,7 +174,7 @@ impl Progress {
     }
 
     /// Looks at lanes with queued sends; how many ticks are left if nothing changes.
-    fn tick(&self, lanes: &[Arc<Lane>], ticks: u32) -> u32 {
+    fn tick(&self, lanes: &[Arc<dyn Served>], ticks: u32) -> u32 {
         let queued = || lanes.iter().filter(|lane| lane.has_lazy_interest());
         let left = match queued().count() {
             0 => ticks.saturating_sub(1),
@@ -163,7 +190,7 @@ impl Progress {
         }
     }
 
-    fn sleep(&self, lanes: &[Arc<Lane>], timeout: Option<Duration>) {
+    fn sleep(&self, lanes: &[Arc<dyn Served>], timeout: Option<Duration>) {
         let wake = PollFd::new(&self.wake, PollFlags::IN);
         let channels = lanes.iter().map(|lane| lane.channel_fd());
         let channels =
@@ -190,15 +217,7 @@ impl Progress {
 
     fn make(&self, upcall: Upcall) {
         match upcall {
-            Upcall::Complete {
-                connection,
-                handle,
-                operation,
-                outcome,
-            } => {
-                let result = connection.result(operation, outcome);
-                // Let go first: the upcall may be the one that closes the socket.
-                drop(connection);
+            Upcall::Complete { handle, result } => {
                 self.upcalls.complete_overlapped(handle, result);
             }
             Upcall::CloseHandle(handle) => self.upcalls.close_socket_handle(handle),

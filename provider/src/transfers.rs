@@ -12,16 +12,8 @@ use crate::state::Phase;
 use crate::sync::lock;
 use crate::transfer::{
     Completion, Connection, Direction, Fence, Message, Operation, OverlappedResult, Payload,
+    Readiness,
 };
-
-/// What a ready event stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Readiness {
-    /// A message waits, or the connection is over.
-    Readable,
-    /// A message would go out at once, or the connection is over.
-    Writable,
-}
 
 impl Socket {
     /// Starts to send `bytes` as one message, and returns. The bytes are copied first. `kind` is a
@@ -48,7 +40,7 @@ impl Socket {
     /// # Errors
     /// `WSAENOBUFS`: none is left now. `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
     pub fn buffer(&self) -> Result<RegisteredBuffer, TransferError> {
-        self.shared.connected()?.send_buffer()
+        self.shared.connected()?.buffer()
     }
 
     /// As [`Socket::send`], without copying: the buffer's content is sent from where it is. The

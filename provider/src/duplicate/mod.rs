@@ -3,7 +3,7 @@
 //! `leave.rs` is the end that moves, in the process that has it: `Socket::duplicate`. `arrive.rs` is
 //! the process that it moves to: `Provider::socket_from`. `stay.rs` is the other end, which waits for
 //! it. `form.rs` is what goes from the one process to the other, by whatever way the two have;
-//! `process.rs` names processes. The data path's part is in `transfer/moving.rs`, what goes over the
+//! `process.rs` names processes. The data path's part is in `transfer/engine/handover.rs`, what goes over the
 //! wire in `docs/protocol.md`.
 
 mod arrive;

@@ -1,30 +1,24 @@
-//! Overlapped transfers by messages and RDMA (duties 93 to 97, 113).
+//! The data path of connections: overlapped transfers by messages and RDMA (duties 93 to 97, 113).
 //!
-//! `credits.rs` counts, `operation.rs` keeps records, `lane.rs`, `ledger.rs` and `pool.rs` hold what
-//! connections share, `dispatch.rs` polls, `connection.rs`, `messages.rs`, `rdma.rs` and `calls.rs`
-//! are one connection, `message.rs` is what came.
-//! The public calls are on [`crate::Socket`], in `socket.rs`.
+//! `engine/` is one connection as a value without I/O; `connection/` is its shell, with the lock and
+//! the queue pair; `lane/` is what connections share, and the polling of it. `message.rs` is what an
+//! application gets, `sink.rs` who hears of readiness. Arrows run from `connection/` to `lane/`,
+//! `message.rs` and `engine/`. The public calls are in `transfers.rs`, `data_path.rs` and `rdma.rs` of
+//! the crate.
 
-mod calls;
 mod connection;
-mod credits;
-mod dispatch;
+mod engine;
 mod lane;
-mod ledger;
 mod message;
-mod messages;
-mod moving;
-mod operation;
-mod pool;
-mod rdma;
+mod sink;
 
-pub use message::Message;
-pub use operation::{Completion, Operation, OverlappedResult, Transferred};
-pub use rdma::{Fence, MAX_SEGMENTS};
+pub use connection::{Fence, MAX_SEGMENTS};
+pub use engine::{Completion, Operation, Received};
+pub use message::{Message, OverlappedResult, Transferred};
+pub use sink::{Readiness, ReadySink};
 
-pub(crate) use calls::Payload;
-pub(crate) use connection::{Connection, Parts};
-pub(crate) use lane::Lane;
-pub(crate) use moving::Carried;
-pub(crate) use operation::{Direction, Ending, Outcome};
-pub(crate) use rdma::RdmaDirection;
+pub(crate) use connection::{Connection, Ingredients, Payload, RdmaDirection};
+pub(crate) use engine::{Carried, Direction, Ending};
+
+/// A lane of connections.
+pub(crate) type Lane = lane::Lane<Connection>;

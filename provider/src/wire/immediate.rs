@@ -5,7 +5,7 @@
 //! ```
 //! Everything a message says beside its bytes is in these 32 bits, so that a message of one MTU
 //! stays one packet. It checks single messages; whether the credits fit is for
-//! `transfer/credits.rs`.
+//! `transfer/engine/credits.rs`.
 
 /// What a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

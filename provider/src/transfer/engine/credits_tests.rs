@@ -43,7 +43,7 @@ fn a_second_credit_message_needs_a_sign_of_life() {
     theirs.data_sent();
     ours.freed();
     assert!(ours.must_return(true));
-    ours.returned(1, true);
+    assert_eq!(give(&mut ours, true), 1);
     theirs.credit_message_came(1).unwrap();
     // The second message could have been sent with the first credits.
     ours.data_came().unwrap();
@@ -58,7 +58,7 @@ fn a_second_credit_message_needs_a_sign_of_life() {
     ours.data_came().unwrap();
     theirs.data_sent();
     assert!(ours.must_return(true));
-    assert_eq!(ours.owed(), 1);
+    assert_eq!(ours.receives_due(true), 1);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn the_window_grows_with_use() {
     assert_eq!(credits.wanted_growth(), 2);
     credits.grown(2);
     assert!(credits.must_return(false));
-    credits.returned(2, true);
+    assert_eq!(give(&mut credits, true), 2);
     assert_eq!((credits.window(), credits.outstanding()), (4, 3));
     assert_eq!(credits.wanted_growth(), 0);
     credits.data_came().unwrap();
@@ -103,6 +103,33 @@ fn request_and_answer_need_no_credit_messages() {
         }
     }
     assert_eq!(credit_messages, 0);
+}
+
+#[test]
+fn receives_are_posted_in_chains() {
+    let mut credits = Credits::new(16, 16);
+    for _ in 0..4 {
+        credits.data_came().unwrap();
+        assert_eq!(credits.receives_due(true), 0);
+        credits.freed();
+    }
+    assert_eq!(credits.receives_due(true), 4);
+    credits.posted(4);
+    assert_eq!((credits.untold(), credits.outstanding()), (4, 12));
+    assert_eq!((credits.tell(false), credits.outstanding()), (4, 16));
+    // A message that did not go out gives nothing.
+    credits.credits_came(1).unwrap();
+    credits.data_sent();
+    credits.untell(4);
+    assert_eq!((credits.untold(), credits.outstanding()), (4, 12));
+    assert!(credits.may_send());
+}
+
+/// Posts what is due, and gives it to the peer.
+fn give(credits: &mut Credits, alone: bool) -> u16 {
+    let due = credits.receives_due(true);
+    credits.posted(due);
+    credits.tell(alone)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -153,10 +180,10 @@ impl End {
     }
 
     fn give(&mut self, alone: bool) -> u16 {
-        let n = self.credits.owed();
-        self.posted += u64::from(n);
-        self.credits.returned(n, alone);
-        n
+        let due = self.credits.receives_due(self.inbox == 0);
+        self.posted += u64::from(due);
+        self.credits.posted(due);
+        self.credits.tell(alone)
     }
 
     fn take_in(&mut self, packet: Packet) {
@@ -260,11 +287,14 @@ fn renewed_credits_are_those_that_are_free() {
     }
     // Five came, two were let go, one of them was given back.
     credits.freed();
+    assert_eq!(credits.receives_due(false), 0, "no chain yet");
     credits.freed();
-    credits.returned(1, false);
+    assert_eq!(credits.receives_due(false), 2);
+    credits.posted(1);
+    assert_eq!(credits.tell(false), 1);
     let renewed = credits.renewed();
     assert_eq!((credits.held(), renewed.held()), (3, 3));
-    assert_eq!((renewed.outstanding(), renewed.owed()), (5, 0));
+    assert_eq!((renewed.outstanding(), renewed.receives_due(true)), (5, 0));
     assert_eq!((renewed.sent(), renewed.received()), (0, 0));
     assert_eq!(renewed.window(), 8);
     assert!(!renewed.may_send());

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use verbs_shim::{
-    Access, Binding, MAX_PIECES, MemoryWindow, Operation as Verb, Payload, Pieces,
-    ProtectionDomain, RegionSlice, RemoteMemory, SendRequest,
+    Access, Binding, MAX_PIECES, MemoryWindow, Operation as Verb, Payload, Pieces, RegionSlice,
+    RemoteMemory, SendRequest,
 };
 
-use super::connection::{After, Connection, Data, Link};
-use super::operation::{Completion, Direction, Ending, Operation, Outcome};
-use crate::cm_thread::Command;
+use super::completions::post;
+use super::{Connection, Qp, State};
 use crate::error::{RegisterError, TransferError};
 use crate::memory::Segment;
 use crate::sync::lock;
 use crate::time::Deadline;
+use crate::transfer::engine::{Completion, Ending, Operation};
 use crate::wire::Descriptor;
 
 /// Pieces of registered memory that one RDMA operation can gather from or scatter to.
@@ -55,14 +55,14 @@ pub(crate) struct RdmaJob {
     direction: RdmaDirection,
     pieces: Pieces,
     remote: RemoteMemory,
-    pub(super) bytes: usize,
+    bytes: usize,
     fence: Fence,
 }
 
 impl Connection {
     /// Starts an RDMA operation.
     pub(crate) fn start_rdma(
-        self: &Arc<Self>,
+        &self,
         direction: RdmaDirection,
         segments: &[Segment],
         (descriptor, offset): (&[u8], u64),
@@ -70,14 +70,12 @@ impl Connection {
         completion: Completion,
     ) -> Result<Operation, TransferError> {
         let job = self.rdma_job(direction, segments, (descriptor, offset), fence)?;
-        let mut data = lock(&self.data);
-        if !data.operations.has_room(Direction::Send)
-            || data.is_send_queue_full(self.lane.send_depth)
-        {
-            data = self.after_a_look(data);
+        let mut state = lock(&self.state);
+        if !state.engine.has_room_to_start() {
+            state = self.after_a_look(state);
         }
-        data.check_outgoing()?;
-        match data.rdma_limit {
+        state.engine.check_outgoing()?;
+        match state.engine.rdma_limit() {
             0 => return Err(TransferError::NotConnected),
             limit if job.bytes > limit => {
                 let length = job.bytes;
@@ -85,27 +83,26 @@ impl Connection {
             }
             _ => {}
         }
-        if !data.operations.has_room(Direction::Send) {
+        if !state.engine.has_operation_left() {
             return Err(TransferError::WouldBlock);
         }
-        let mut after = After::default();
-        let operation = if data.sends.is_empty() && self.may_post_rdma(&data) {
-            let operation = data.operations.post_send(job.bytes, completion);
-            if let Err(ending) = self.post_rdma(&mut data, operation, job) {
-                data.operations.cancel(operation);
-                after.break_with(ending);
-                self.release(data, after);
-                return Err(ending.into());
-            }
-            operation
+        let bytes = job.bytes;
+        let started = if state.engine.can_rdma_now() {
+            let operation = state.engine.start_posted(bytes, completion);
+            state.engine.post_other();
+            let posted = self.post_rdma(&mut state, operation.token(), job);
+            posted.map(|()| operation).map_err(|ending| {
+                state.engine.take_back_other();
+                state.engine.cancel(operation);
+                state.engine.break_with(ending);
+                ending.into()
+            })
         } else {
-            let operation = data.operations.queue_rdma(Box::new(job), completion);
-            data.sends.push_back(operation);
-            self.lane.counters.sends_delayed.raise();
-            operation
+            self.lane.counted().sends_delayed.raise();
+            Ok(state.engine.queue_rdma(bytes, Box::new(job), completion))
         };
-        self.release(data, after);
-        Ok(operation)
+        self.settle(state);
+        started
     }
 
     /// Checks all that can be known here, and takes hold of the memory.
@@ -165,53 +162,31 @@ impl Connection {
         })
     }
 
-    /// Whether an RDMA operation could be posted now.
-    pub(super) fn may_post_rdma(&self, data: &Data) -> bool {
-        matches!(data.link, Link::Up(_)) && !data.is_send_queue_full(self.lane.send_depth)
-    }
-
-    /// Posts a queued operation. `false`: the connection is over.
-    pub(super) fn post_queued_rdma(
-        self: &Arc<Self>,
-        data: &mut Data,
-        operation: Operation,
+    /// Posts an operation; the engine counts it.
+    pub(super) fn post_rdma(
+        &self,
+        state: &mut State,
+        token: u32,
         job: RdmaJob,
-        after: &mut After,
-    ) -> bool {
-        match self.post_rdma(data, operation, job) {
-            Ok(()) => true,
-            Err(ending) => {
-                self.end_operation(data, operation, Outcome::Failed(ending), after);
-                after.break_with(ending);
-                ending == Ending::ForeignBuffer
-            }
-        }
-    }
-
-    fn post_rdma(&self, data: &mut Data, operation: Operation, job: RdmaJob) -> Result<(), Ending> {
+    ) -> Result<(), Ending> {
+        let Qp::Connected(qp) = &state.qp else {
+            return Err(Ending::Reset);
+        };
         let verb = match job.direction {
             RdmaDirection::Read => Verb::Read(job.remote),
             RdmaDirection::Write => Verb::Write(job.remote),
         };
-        let mut request =
-            SendRequest::with_payload(operation.token(), verb, Payload::Pieces(job.pieces));
-        request.fence = job.fence == Fence::AfterReads;
-        self.post(data, request)?;
-        let counters = &self.lane.counters;
-        match job.direction {
-            RdmaDirection::Read => {
-                counters.rdma_reads.raise();
-                counters.rdma_bytes_read.add(job.bytes as u64);
-                data.totals.rdma_reads += 1;
-                data.totals.rdma_bytes_read += job.bytes as u64;
-            }
-            RdmaDirection::Write => {
-                counters.rdma_writes.raise();
-                counters.rdma_bytes_written.add(job.bytes as u64);
-                data.totals.rdma_writes += 1;
-                data.totals.rdma_bytes_written += job.bytes as u64;
-            }
-        }
+        let request = SendRequest::with_payload(token, verb, Payload::Pieces(job.pieces));
+        post(qp, request, true, job.fence == Fence::AfterReads)?;
+        let reads = job.direction == RdmaDirection::Read;
+        state.engine.rdma_begun(reads, job.bytes);
+        let counters = self.lane.counted();
+        let (count, sum) = match reads {
+            true => (&counters.rdma_reads, &counters.rdma_bytes_read),
+            false => (&counters.rdma_writes, &counters.rdma_bytes_written),
+        };
+        count.raise();
+        sum.add(job.bytes as u64);
         Ok(())
     }
 
@@ -230,7 +205,7 @@ impl Connection {
                 return Err(RegisterError::NotConfirmed);
             }
             // Not confirmed yet, or the send queue is full: rare, and over soon.
-            self.lane.poll_if_free();
+            self.lane.poll_once();
             std::thread::sleep(LOOK);
         };
         let Some(operation) = operation else {
@@ -245,7 +220,7 @@ impl Connection {
             Err(_) => {
                 // The transport did not get that far: the peer does not answer. The request cannot
                 // be taken back, so the connection goes.
-                self.control_break(Ending::TimedOut);
+                self.break_now(Ending::TimedOut);
                 Err(RegisterError::NotConfirmed)
             }
         }
@@ -253,60 +228,47 @@ impl Connection {
 
     /// Makes the window, and the operation that opens it if it takes one; `None`: not now.
     fn begin_window(
-        self: &Arc<Self>,
+        &self,
         slice: &RegionSlice,
         access: Access,
     ) -> Result<Option<(MemoryWindow, Option<Operation>)>, RegisterError> {
-        let mut data = lock(&self.data);
-        data.check_outgoing().map_err(|error| not_open(&error))?;
-        if !self.may_post_rdma(&data) || !data.operations.has_room(Direction::Send) {
+        let mut state = lock(&self.state);
+        state
+            .engine
+            .check_outgoing()
+            .map_err(|error| not_open(&error))?;
+        if !state.engine.may_bind() {
             return Ok(None);
         }
-        let operation = data.operations.post_send(0, Completion::Poll);
-        let Link::Up(qp) = &data.link else {
+        let State { engine, qp, .. } = &mut *state;
+        let Qp::Connected(qp) = qp else {
             return Ok(None);
         };
+        let operation = engine.start_posted(0, Completion::Poll);
         let begun = match qp.bind(operation.token(), slice, access) {
             Ok((window, Binding::Posted)) => {
-                data.on_wire += 1;
+                engine.post_other();
                 Ok(Some((window, Some(operation))))
             }
             Ok((window, Binding::Done)) => {
-                data.operations.cancel(operation);
+                engine.cancel(operation);
                 Ok(Some((window, None)))
             }
             Err(error) => {
-                data.operations.cancel(operation);
+                engine.cancel(operation);
                 Err(RegisterError::of(error))
             }
         };
-        self.release(data, After::default());
+        self.settle(state);
         begun
     }
 
     /// Whether memory can be registered.
     pub(crate) fn check_open(&self) -> Result<(), RegisterError> {
-        lock(&self.data).check().map_err(|error| not_open(&error))
-    }
-
-    /// Where memory of this connection is registered.
-    pub(crate) fn protection_domain(&self) -> &ProtectionDomain {
-        &self.lane.pd
-    }
-
-    /// Bytes of an RDMA operation that both sides and the device allow; 0 until the peer has said
-    /// so.
-    pub(crate) fn rdma_limit(&self) -> usize {
-        lock(&self.data).rdma_limit
-    }
-
-    /// What this side says of it in the negotiation.
-    pub(crate) fn own_rdma_limit(&self) -> u32 {
-        self.lane.rdma_limit
-    }
-
-    fn control_break(&self, ending: Ending) {
-        self.control.send(Command::Break(self.token(), ending));
+        lock(&self.state)
+            .engine
+            .check()
+            .map_err(|error| not_open(&error))
     }
 }
 

@@ -4,15 +4,7 @@
 //! upcall. Records are reused, so that no message allocates; a generation in the handle tells an
 //! old handle from a new one. The table posts nothing and wakes nobody itself.
 
-use std::ops::Deref;
-
-use crossbeam::sync::Unparker;
-use verbs_shim::RegisteredBuffer;
-
-use super::message::Message;
-use super::rdma::RdmaJob;
-use crate::error::TransferError;
-use crate::wire::Violation;
+use super::{Arrived, Ending, Payloads};
 
 /// A send or receive that was started. It belongs to the socket that started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,90 +20,10 @@ pub enum Completion {
     Upcall,
 }
 
-/// How an operation ended.
-#[derive(Debug)]
-pub struct OverlappedResult {
-    /// Which.
-    pub operation: Operation,
-    /// What came of it.
-    pub outcome: Result<Transferred, TransferError>,
-}
-
-/// What an operation that succeeded transferred.
-#[derive(Debug)]
-pub struct Transferred {
-    /// The bytes of the message.
-    pub bytes: usize,
-    /// The message, if it was a receive.
-    pub message: Option<Message>,
-}
-
-/// Why a connection, or an operation, is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Closed by its owner.
-    Aborted,
-    /// Ended by the peer, or by its death.
-    Reset,
-    /// The peer does not answer.
-    TimedOut,
-    /// The device is gone.
-    NetDown,
-    /// The peer broke the protocol.
-    Protocol(Violation),
-    /// A buffer of another device was given: the end of that operation only.
-    ForeignBuffer,
-    /// Handed to another process.
-    Moved,
-    /// The peer's memory is not open: what the operation says, and the connection is reset.
-    RemoteAccess,
-}
-
-impl From<Ending> for TransferError {
-    fn from(ending: Ending) -> Self {
-        match ending {
-            Ending::Aborted => Self::Aborted,
-            Ending::Reset => Self::Reset,
-            Ending::TimedOut => Self::TimedOut,
-            Ending::NetDown => Self::NetDown,
-            Ending::Protocol(violation) => Self::Protocol { violation },
-            Ending::ForeignBuffer => Self::ForeignBuffer,
-            Ending::RemoteAccess => Self::RemoteAccess,
-            Ending::Moved => Self::Moved,
-        }
-    }
-}
-
-/// A message that came.
-#[derive(Debug)]
-pub(crate) struct Arrived {
-    pub(crate) body: Body,
-    pub(crate) kind: u8,
-}
-
-/// Where the bytes of a message are.
-#[derive(Debug)]
-pub(crate) enum Body {
-    /// In the buffer that it arrived in, which is its connection's.
-    Received(RegisteredBuffer),
-    /// In memory of its own.
-    Copied(Box<[u8]>),
-}
-
-impl Deref for Body {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Received(buffer) => buffer,
-            Self::Copied(bytes) => bytes,
-        }
-    }
-}
-
 /// A send that has not been posted yet.
 #[derive(Debug)]
-pub(crate) struct SendJob {
-    pub(crate) buffer: RegisteredBuffer,
+pub(crate) struct SendJob<B> {
+    pub(crate) buffer: B,
     pub(crate) kind: u8,
     /// It waits for READs.
     pub(crate) fence: bool,
@@ -119,9 +31,9 @@ pub(crate) struct SendJob {
 
 /// What came of an operation, inside.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum Outcome<B> {
     Sent(usize),
-    Received(Arrived),
+    Received(Arrived<B>),
     /// A receive that ends without a message, since its connection goes to another process.
     Emptied,
     Failed(Ending),
@@ -133,52 +45,48 @@ pub(crate) enum Direction {
     Receive,
 }
 
-#[derive(Debug)]
-enum State {
+enum State<P: Payloads> {
     Free,
     /// A send that waits for a credit or for a place on the send queue.
-    Queued(SendJob),
-    /// An RDMA operation that waits behind sends, or for a place on the send queue.
-    QueuedRdma(Box<RdmaJob>),
+    Queued(SendJob<P::Buffer>),
+    /// An RDMA operation of so many bytes that waits behind sends, or for a place on the send queue.
+    QueuedRdma(usize, Box<P::Rdma>),
     /// A send of so many bytes that the device has.
     Posted(usize),
     /// A receive that waits for a message.
     Waiting,
-    Done(Outcome),
+    Done(Outcome<P::Buffer>),
 }
 
-#[derive(Debug)]
-struct Record {
+struct Record<P: Payloads> {
     generation: u16,
     direction: Direction,
     completion: Completion,
-    state: State,
-    waiter: Option<Unparker>,
+    state: State<P>,
+    waiter: Option<P::Waker>,
 }
 
 /// What has to be done after an operation ended, with no lock held.
-#[derive(Debug)]
-pub(crate) enum Told {
+pub(crate) enum Told<P: Payloads> {
     /// Nothing: it will be asked for.
     Nobody,
     /// Wake the thread that waits.
-    Waiter(Unparker),
+    Waiter(P::Waker),
     /// Tell it by upcall.
-    Upcall(Operation, Outcome),
+    Upcall(Operation, Outcome<P::Buffer>),
 }
 
 /// What a look at an operation finds.
 #[derive(Debug)]
-pub(crate) enum Look {
+pub(crate) enum Look<B> {
     Unknown,
     Pending(Direction),
-    Done(Outcome),
+    Done(Outcome<B>),
 }
 
 /// The operations of one connection.
-#[derive(Debug)]
-pub(crate) struct OperationTable {
-    records: Vec<Record>,
+pub(crate) struct OperationTable<P: Payloads> {
+    records: Vec<Record<P>>,
     free: Vec<u16>,
     /// Operations in use, by direction.
     used: [u16; 2],
@@ -209,7 +117,7 @@ impl Operation {
     }
 }
 
-impl OperationTable {
+impl<P: Payloads> OperationTable<P> {
     /// A table for up to `limit` operations in each direction.
     pub(crate) fn new(limit: u16) -> Self {
         Self {
@@ -231,14 +139,28 @@ impl OperationTable {
         self.upcalls[direction as usize]
     }
 
+    /// Whether any operation is under way that ends by upcall.
+    pub(crate) fn any_upcalls(&self) -> bool {
+        self.upcalls != [0; 2]
+    }
+
     /// Starts a send that is queued.
-    pub(crate) fn queue_send(&mut self, job: SendJob, completion: Completion) -> Operation {
+    pub(crate) fn queue_send(
+        &mut self,
+        job: SendJob<P::Buffer>,
+        completion: Completion,
+    ) -> Operation {
         self.start(Direction::Send, completion, State::Queued(job))
     }
 
     /// Starts an RDMA operation that is queued.
-    pub(crate) fn queue_rdma(&mut self, job: Box<RdmaJob>, completion: Completion) -> Operation {
-        self.start(Direction::Send, completion, State::QueuedRdma(job))
+    pub(crate) fn queue_rdma(
+        &mut self,
+        bytes: usize,
+        job: Box<P::Rdma>,
+        completion: Completion,
+    ) -> Operation {
+        self.start(Direction::Send, completion, State::QueuedRdma(bytes, job))
     }
 
     /// Starts a send of `bytes` that is about to be posted.
@@ -251,7 +173,12 @@ impl OperationTable {
         self.start(Direction::Receive, completion, State::Waiting)
     }
 
-    fn start(&mut self, direction: Direction, completion: Completion, state: State) -> Operation {
+    fn start(
+        &mut self,
+        direction: Direction,
+        completion: Completion,
+        state: State<P>,
+    ) -> Operation {
         self.used[direction as usize] += 1;
         self.upcalls[direction as usize] += u16::from(completion == Completion::Upcall);
         let index = self.free.pop().unwrap_or_else(|| {
@@ -275,7 +202,7 @@ impl OperationTable {
     }
 
     /// A queued send is about to be posted: its message.
-    pub(crate) fn unqueue(&mut self, operation: Operation) -> Option<SendJob> {
+    pub(crate) fn unqueue(&mut self, operation: Operation) -> Option<SendJob<P::Buffer>> {
         let record = self.find(operation)?;
         match std::mem::replace(&mut record.state, State::Free) {
             State::Queued(job) => {
@@ -290,12 +217,12 @@ impl OperationTable {
     }
 
     /// A queued RDMA operation is about to be posted; `None`: it is a message.
-    pub(crate) fn unqueue_rdma(&mut self, operation: Operation) -> Option<RdmaJob> {
+    pub(crate) fn unqueue_rdma(&mut self, operation: Operation) -> Option<(usize, Box<P::Rdma>)> {
         let record = self.find(operation)?;
         match std::mem::replace(&mut record.state, State::Free) {
-            State::QueuedRdma(job) => {
-                record.state = State::Posted(job.bytes);
-                Some(*job)
+            State::QueuedRdma(bytes, job) => {
+                record.state = State::Posted(bytes);
+                Some((bytes, job))
             }
             other => {
                 record.state = other;
@@ -308,15 +235,15 @@ impl OperationTable {
     pub(crate) fn is_queued_rdma(&self, operation: Operation) -> bool {
         self.records.get(operation.index()).is_some_and(|record| {
             record.generation == operation.generation()
-                && matches!(record.state, State::QueuedRdma(_))
+                && matches!(record.state, State::QueuedRdma(..))
         })
     }
 
     /// Lets go of the memory of all operations that are queued; they stay pending.
     pub(crate) fn drop_jobs(&mut self) {
         for record in &mut self.records {
-            if let State::QueuedRdma(job) = &record.state {
-                record.state = State::Posted(job.bytes);
+            if let State::QueuedRdma(bytes, _) = record.state {
+                record.state = State::Posted(bytes);
             }
         }
     }
@@ -330,7 +257,7 @@ impl OperationTable {
     }
 
     /// Ends an operation. Only the first end counts.
-    pub(crate) fn end(&mut self, operation: Operation, outcome: Outcome) -> Told {
+    pub(crate) fn end(&mut self, operation: Operation, outcome: Outcome<P::Buffer>) -> Told<P> {
         let Some(record) = self.find(operation) else {
             return Told::Nobody;
         };
@@ -353,7 +280,7 @@ impl OperationTable {
     }
 
     /// Takes the result of an operation that has ended.
-    pub(crate) fn take(&mut self, operation: Operation) -> Look {
+    pub(crate) fn take(&mut self, operation: Operation) -> Look<P::Buffer> {
         let Some(record) = self.find(operation) else {
             return Look::Unknown;
         };
@@ -369,7 +296,7 @@ impl OperationTable {
     }
 
     /// Whom to wake when the operation ends.
-    pub(crate) fn set_waiter(&mut self, operation: Operation, waiter: Option<Unparker>) {
+    pub(crate) fn set_waiter(&mut self, operation: Operation, waiter: Option<P::Waker>) {
         if let Some(record) = self.find(operation) {
             record.waiter = waiter;
         }
@@ -377,8 +304,8 @@ impl OperationTable {
 
     /// Every operation that has not ended, and that `which` picks.
     pub(crate) fn pending(&self, which: Pending) -> Vec<Operation> {
-        let picked = |record: &Record| match record.state {
-            State::Queued(_) | State::QueuedRdma(_) | State::Waiting => true,
+        let picked = |record: &Record<P>| match record.state {
+            State::Queued(_) | State::QueuedRdma(..) | State::Waiting => true,
             State::Posted(_) => which == Pending::All,
             State::Free | State::Done(_) => false,
         };
@@ -392,7 +319,7 @@ impl OperationTable {
             .collect()
     }
 
-    fn find(&mut self, operation: Operation) -> Option<&mut Record> {
+    fn find(&mut self, operation: Operation) -> Option<&mut Record<P>> {
         self.records.get_mut(operation.index()).filter(|record| {
             record.generation == operation.generation() && !matches!(record.state, State::Free)
         })
@@ -421,6 +348,9 @@ pub(crate) enum Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transfer::engine::sim::Pieces;
+
+    type OperationTable = super::OperationTable<Pieces>;
 
     #[test]
     fn an_old_handle_is_not_a_new_operation() {
@@ -492,12 +422,12 @@ mod tests {
     fn a_waiter_is_told_once() {
         let mut table = OperationTable::new(4);
         let receive = table.wait_receive(Completion::Poll);
-        let parker = crossbeam::sync::Parker::new();
-        table.set_waiter(receive, Some(parker.unparker().clone()));
+        table.set_waiter(receive, Some(7));
         let Told::Waiter(waiter) = table.end(receive, Outcome::Failed(Ending::Reset)) else {
             panic!("the waiter is not told");
         };
-        waiter.unpark();
-        parker.park();
+        assert_eq!(waiter, 7);
+        let again = table.end(receive, Outcome::Failed(Ending::Reset));
+        assert!(matches!(again, Told::Nobody));
     }
 }

@@ -6,8 +6,12 @@
 //! message at a time. The next one may follow when the peer has shown that it took in the last:
 //! by sending a data message that it could not have sent before.
 //!
-//! So nothing ever waits in a circle. A side whose credit message may not go out yet knows that its
-//! peer still has a credit: had the peer used them all, it would have shown what is asked for.
+//! There is no deadlock. Suppose that a side may not send its next credit message yet. Then its peer
+//! has not shown that it took in the last one. So the peer has not used the credits of that message,
+//! and can still send.
+//!
+//! A receive that is free again goes through two steps: it is *owed* until it is posted, *untold*
+//! until the peer has its credit. Receives are posted in chains, which costs one call of the driver.
 //!
 //! This file counts. It posts no receive and sends no message.
 
@@ -32,8 +36,10 @@ pub(crate) struct Credits {
     given: u64,
     /// Data messages received, all told.
     received: u64,
-    /// Receives that are free, but not given to the peer yet.
+    /// Receives that are free, and not posted again yet.
     owed: u32,
+    /// Receives that are posted again, and whose credits the peer does not have yet.
+    untold: u32,
     /// `given` before our last credit message.
     before_our_last: Option<u64>,
 }
@@ -50,6 +56,7 @@ impl Credits {
             given: u64::from(window),
             received: 0,
             owed: 0,
+            untold: 0,
             before_our_last: None,
         }
     }
@@ -128,39 +135,71 @@ impl Credits {
         self.owed += n;
     }
 
-    /// How many credits may go out with the next message.
-    pub(crate) fn owed(&self) -> u16 {
-        u16::try_from(self.owed)
-            .unwrap_or(u16::MAX)
-            .min(Immediate::MAX_CREDITS)
+    /// How many receives are to be posted again now: none until they make a chain, or credits have
+    /// to go out by themselves.
+    pub(crate) fn receives_due(&self, drained: bool) -> u32 {
+        if self.owed == 0 || (self.owed < self.chain() && !self.must_return(drained)) {
+            return 0;
+        }
+        self.owed
     }
 
-    /// Whether credits have to go out by themselves now: half the window is owed, or the peer can
-    /// send nothing and there is nothing left here (`drained`) by whose consumption more would be
-    /// owed.
+    /// So many receives are worth a call of the driver: a quarter of the window.
+    fn chain(&self) -> u32 {
+        (self.window / 4).max(1)
+    }
+
+    /// `n` of the receives that were due are posted.
+    pub(crate) fn posted(&mut self, n: u32) {
+        let n = n.min(self.owed);
+        self.owed -= n;
+        self.untold += n;
+    }
+
+    /// Whether credits have to go out by themselves now: half the window waits to be given, or the
+    /// peer can send nothing and there is nothing left here (`drained`) by whose consumption more
+    /// would.
     pub(crate) fn must_return(&self, drained: bool) -> bool {
-        let enough = self.owed >= (self.window / 2).max(1);
-        let stuck = drained && self.owed > 0 && self.outstanding() == 0;
+        let back = self.owed + self.untold;
+        let enough = back >= (self.window / 2).max(1);
+        let stuck = drained && back > 0 && self.outstanding() == 0;
         (enough || stuck)
             && self
                 .before_our_last
                 .is_none_or(|before| self.received > before)
     }
 
-    /// A message goes out with `n` of the owed credits, their receives posted; a credit message
-    /// if `alone`.
-    pub(crate) fn returned(&mut self, n: u16, alone: bool) {
+    /// A message goes out and gives the peer the credits for receives that are posted, a credit
+    /// message if `alone`: how many it gives.
+    pub(crate) fn tell(&mut self, alone: bool) -> u16 {
+        let n = u16::try_from(self.untold)
+            .unwrap_or(u16::MAX)
+            .min(Immediate::MAX_CREDITS);
         if alone {
             self.before_our_last = Some(self.given);
         }
-        self.owed = self.owed.saturating_sub(u32::from(n));
+        self.untold -= u32::from(n);
         self.given += u64::from(n);
+        n
+    }
+
+    /// A data message with `n` credits did not go out after all.
+    pub(crate) fn untell(&mut self, n: u16) {
+        self.untold += u32::from(n);
+        self.given -= u64::from(n);
+        self.sent -= 1;
+    }
+
+    /// Receives that are posted for credits that the peer does not have yet.
+    pub(crate) fn untold(&self) -> u32 {
+        self.untold
     }
 
     /// Receives whose messages came and were not let go yet.
     pub(crate) fn held(&self) -> u32 {
         let posted = u32::try_from(self.outstanding()).unwrap_or(u32::MAX);
-        self.window.saturating_sub(posted.saturating_add(self.owed))
+        let not_held = posted.saturating_add(self.owed + self.untold);
+        self.window.saturating_sub(not_held)
     }
 
     /// Credits that the peer can still use.

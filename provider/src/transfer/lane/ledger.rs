@@ -11,7 +11,8 @@
 //! but its buffers are not there for others, who get new ones. There is a bound for these, too;
 //! past it they go on counting as promised, and the lane has fewer places.
 //!
-//! It counts, without a lock. What is posted and which buffers exist is for `lane.rs`.
+//! It counts, without a lock. What is posted and which buffers exist is for
+//! `receives.rs`.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -1,0 +1,95 @@
+//! A connection's data path by itself: the cheapest way to send and receive messages.
+//!
+//! The calls of [`Socket`] look the connection up each time. A [`DataPath`] has done so once. It starts
+//! no operation and makes no upcall.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::TransferError;
+use crate::socket::Socket;
+use crate::transfer::{Connection, Message, ReadySink, Received};
+
+/// The data path of a connected socket. Cheap to clone; any thread may use it.
+///
+/// It does not keep the socket open: once that is closed, every call says `WSAENOTSOCK`.
+#[derive(Debug, Clone)]
+pub struct DataPath {
+    connection: Arc<Connection>,
+}
+
+impl Socket {
+    /// The data path of a connected socket.
+    ///
+    /// # Errors
+    /// `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    pub fn data_path(&self) -> Result<DataPath, TransferError> {
+        let connection = self.shared.connected()?;
+        Ok(DataPath { connection })
+    }
+}
+
+impl DataPath {
+    /// Sends `bytes` as one message if it can go out at once; see [`Socket::try_send`].
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: it would have to wait. `WSAEMSGSIZE`: more than the peer takes.
+    /// `WSAENOTCONN`, `WSAECONNRESET`, `WSAENOTSOCK`.
+    pub fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+        self.connection.try_send(bytes, kind)
+    }
+
+    /// As [`DataPath::try_send`], of bytes that lie in several places: one message, in their order.
+    ///
+    /// # Errors
+    /// As [`DataPath::try_send`].
+    pub fn try_send_gathered(&self, parts: &[IoSlice<'_>], kind: u8) -> Result<(), TransferError> {
+        self.connection.try_send_gathered(parts, kind)
+    }
+
+    /// A message that is here now.
+    ///
+    /// # Errors
+    /// `WSAEWOULDBLOCK`: none is, or receives that were started come first. `WSAECONNRESET`: the peer
+    /// ended the connection, and everything it had sent is received. `WSAENOTCONN`, `WSAENOTSOCK`.
+    pub fn try_receive(&self) -> Result<Message, TransferError> {
+        self.connection.try_receive()
+    }
+
+    /// A message that is here, or comes within `wait`.
+    ///
+    /// # Errors
+    /// As [`DataPath::try_receive`].
+    pub fn receive_within(&self, wait: Duration) -> Result<Message, TransferError> {
+        self.connection.receive_within(wait)
+    }
+
+    /// Copies messages that are here, or come within `wait`, into `buffers`, one after the other. It
+    /// takes as many messages of one kind as there are and fit; the rest of one that does not fit stays
+    /// for the next call. Their receives are free again at once.
+    ///
+    /// # Errors
+    /// As [`DataPath::try_receive`].
+    pub fn receive_into(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        wait: Duration,
+    ) -> Result<Received, TransferError> {
+        self.connection.receive_into(buffers, wait)
+    }
+
+    /// How many data messages the transport may not have acknowledged yet. What is not counted has
+    /// arrived in the peer's memory.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u32 {
+        self.connection.unacknowledged()
+    }
+
+    /// Has `sink` hear, with this token, when the connection becomes readable or writable; `None` ends
+    /// that. From then on messages of kind 16 and above go to the sink as they come, and not to
+    /// receives. The thread `san-progress` polls for it while nobody else does.
+    pub fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
+        self.connection.set_sink(sink, false);
+    }
+}

@@ -1,0 +1,286 @@
+//! What completions mean for their connection, and posting what may go out next.
+//!
+//! Everything here runs under the connection's lock and allocates nothing once its queues have
+//! grown to their use.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+
+use rustix::io::Errno;
+use verbs_shim::{
+    Completion as WorkCompletion, Operation as Verb, QueuePair, RegisteredBuffer, SendRequest,
+    WcStatus,
+};
+
+use super::{Connection, Parts, Qp, State};
+use crate::sync::lock;
+use crate::transfer::engine::{Came, Ending, Link, MessagePlan, NOBODYS, Post};
+use crate::transfer::lane::Member;
+use crate::wire::{Resumption, Violation};
+
+impl Member for Connection {
+    type State = State;
+
+    fn qp_num(&self) -> u32 {
+        self.number()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn received(&self, state: &mut State, completion: &WorkCompletion, buffer: RegisteredBuffer) {
+        if state.engine.link() == Link::Down || completion.qp_num() != self.number() {
+            // Its receive counts as left over since the close, or since the peer moved.
+            self.lane.receives.repost(buffer);
+            return;
+        }
+        let status = completion.status();
+        if status != WcStatus::Success {
+            // Posted again, so that what is counted as posted for the connection is.
+            self.lane.receives.repost(buffer);
+            state.engine.receive_failed(ending_of(status, completion));
+            return;
+        }
+        // A message proves that the peer knows of the connection, should its own word be late.
+        state.bring_up();
+        let counters = self.lane.counted();
+        match state.engine.message_came(completion.imm(), buffer) {
+            Ok(Came::Data(bytes)) => {
+                counters.messages_received.raise();
+                counters.bytes_received.add(bytes as u64);
+                self.grow_window(state);
+            }
+            Ok(Came::Credits(buffer)) => {
+                counters.credit_messages_received.raise();
+                self.lane.receives.repost(buffer);
+            }
+            Ok(Came::Handover(buffer)) => drop(buffer),
+            Ok(Came::Control(kind, buffer)) => {
+                counters.messages_received.raise();
+                counters.bytes_received.add(buffer.len() as u64);
+                self.grow_window(state);
+                Self::keep_control(state, kind, buffer);
+            }
+            Err((violation, buffer)) => {
+                self.lane.receives.repost(buffer);
+                state.engine.receive_failed(Ending::Protocol(violation));
+            }
+        }
+    }
+
+    fn sent(&self, state: &mut State, completion: &WorkCompletion) {
+        let claim = match &state.qp {
+            Qp::Connected(qp) => qp.claim(completion),
+            Qp::Prepared(qp) => qp.claim(completion),
+            Qp::Gone => None,
+        };
+        let Some(claim) = claim else {
+            self.lane.counted().stray_completions.raise();
+            return;
+        };
+        let freed = claim.freed;
+        // The memory is free before its operation ends.
+        drop(claim);
+        let status = completion.status();
+        let failed = (status != WcStatus::Success).then(|| ending_of(status, completion));
+        state
+            .engine
+            .request_completed(completion.token(), freed, failed);
+    }
+
+    fn release(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.engine.has_work() {
+            self.pump(&mut state);
+        }
+        self.settle(state);
+    }
+
+    fn finish(self: &Arc<Self>, ending: Ending) {
+        let mut state = lock(&self.state);
+        state.engine.finish(ending);
+        self.settle(state);
+    }
+
+    fn leave(&self) {
+        let mut state = lock(&self.state);
+        let held = state.engine.held();
+        state.place.leave(held);
+    }
+}
+
+impl Connection {
+    /// A busy peer gets a larger window, if the lane has receives left.
+    fn grow_window(&self, state: &mut State) {
+        let wanted = state.engine.wanted_growth();
+        if wanted > 0 {
+            self.grow_window_by(state, wanted);
+        }
+    }
+
+    #[cold]
+    fn grow_window_by(&self, state: &mut State, wanted: u32) {
+        match self.lane.receives.grow(state.engine.window(), wanted) {
+            Ok(true) => {
+                state.place.reserve(wanted);
+                state.engine.grown(wanted);
+                self.lane.counted().windows_grown.raise();
+            }
+            Ok(false) => {}
+            Err(error) => tracing::debug!(lane = self.lane.name, %error, "window not enlarged"),
+        }
+    }
+
+    /// Posts the receives that are due.
+    pub(super) fn post_receives(&self, state: &mut State) {
+        let due = state.engine.receives_due();
+        if due > 0 {
+            let engine = &mut state.engine;
+            let posted = self.lane.receives.post(due, || engine.spent());
+            engine.receives_posted(posted);
+        }
+    }
+
+    /// Posts what may go out: receives, then what the engine says, until there is no more.
+    pub(super) fn pump(&self, state: &mut State) {
+        loop {
+            self.post_receives(state);
+            let Some(post) = state.engine.next_post() else {
+                return;
+            };
+            self.carry_out(state, post);
+            if state.engine.is_breaking() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&self, state: &mut State, post: Post<Parts>) {
+        let Qp::Connected(qp) = &state.qp else {
+            return;
+        };
+        let counters = self.lane.counted();
+        let engine = &mut state.engine;
+        match post {
+            Post::Message {
+                token,
+                buffer,
+                fence,
+                plan,
+            } => {
+                let bytes = buffer.len();
+                match post_buffer(qp, token, plan, buffer, fence) {
+                    Ok(()) => {
+                        counters.messages_sent.raise();
+                        counters.bytes_sent.add(bytes as u64);
+                    }
+                    Err(ending) => engine.message_failed(token, (plan, bytes), ending),
+                }
+            }
+            Post::Rdma { token, job } => {
+                if let Err(ending) = self.post_rdma(state, token, *job) {
+                    state.engine.post_failed(token, ending);
+                }
+            }
+            Post::Credits(plan) => match post_inline(qp, NOBODYS, plan, &[], false) {
+                Ok(()) => counters.credit_messages_sent.raise(),
+                Err(ending) => engine.post_failed(NOBODYS, ending),
+            },
+            Post::Handover {
+                plan,
+                fence,
+                answer,
+            } => {
+                let bytes = answer.as_ref().map(|answer| answer.resumption.emit());
+                let bytes = bytes
+                    .as_ref()
+                    .map_or(&[][..], |bytes: &[u8; Resumption::LENGTH]| bytes);
+                let posted = match answer.and_then(|answer| answer.buffer) {
+                    Some(buffer) => post_buffer(qp, NOBODYS, plan, buffer, fence),
+                    None => post_inline(qp, NOBODYS, plan, bytes, fence),
+                };
+                if let Err(ending) = posted {
+                    engine.post_failed(NOBODYS, ending);
+                }
+            }
+        }
+    }
+}
+
+/// Posts a message whose bytes travel in the work request.
+pub(super) fn post_inline(
+    qp: &QueuePair,
+    token: u32,
+    plan: MessagePlan,
+    bytes: &[u8],
+    fence: bool,
+) -> Result<(), Ending> {
+    let verb = Verb::SendWithImm(plan.immediate);
+    post(
+        qp,
+        SendRequest::inline(token, verb, bytes),
+        plan.signaled,
+        fence,
+    )
+}
+
+/// Posts a message from a registered buffer.
+pub(super) fn post_buffer(
+    qp: &QueuePair,
+    token: u32,
+    plan: MessagePlan,
+    buffer: RegisteredBuffer,
+    fence: bool,
+) -> Result<(), Ending> {
+    let verb = Verb::SendWithImm(plan.immediate);
+    post(
+        qp,
+        SendRequest::piece(token, verb, buffer),
+        plan.signaled,
+        fence,
+    )
+}
+
+/// Posts a request.
+pub(super) fn post(
+    qp: &QueuePair,
+    mut request: SendRequest<'_>,
+    signaled: bool,
+    fence: bool,
+) -> Result<(), Ending> {
+    request.signaled = signaled;
+    request.fence = fence;
+    qp.post(request)
+        .map_err(|refused| refusal(qp, &refused.error))
+}
+
+/// Why a request was not posted.
+#[cold]
+pub(super) fn refusal(qp: &QueuePair, error: &verbs_shim::VerbsError) -> Ending {
+    tracing::debug!(qp_num = qp.qp_num(), %error, "a send was not posted");
+    match error.errno() == Errno::INVAL.raw_os_error() {
+        true => Ending::ForeignBuffer,
+        false => Ending::NetDown,
+    }
+}
+
+/// What a failed work request says about the connection.
+fn ending_of(status: WcStatus, completion: &WorkCompletion) -> Ending {
+    match status {
+        WcStatus::RetryExceeded | WcStatus::RnrRetryExceeded | WcStatus::ResponseTimeout => {
+            Ending::TimedOut
+        }
+        WcStatus::LocalLength if completion.is_recv() => {
+            let length = u32::try_from(completion.byte_len()).unwrap_or(u32::MAX);
+            Ending::Protocol(Violation::TooLong(length))
+        }
+        WcStatus::RemoteAccess => Ending::RemoteAccess,
+        WcStatus::Fatal => Ending::NetDown,
+        _ => Ending::Reset,
+    }
+}
+
+/// The number is read by the thread that polls, and changes under the lock.
+pub(super) fn set_number(connection: &Connection, number: u32) -> u32 {
+    connection.qp_num.swap(number, Ordering::Relaxed)
+}

@@ -1,0 +1,253 @@
+//! Calls that receive messages, and that ask for the result of an operation.
+
+use std::io::IoSliceMut;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam::sync::Unparker;
+use verbs_shim::RegisteredBuffer;
+
+use super::{Connection, State};
+use crate::error::{ResultError, TransferError};
+use crate::sync::lock;
+use crate::transfer::Lane;
+use crate::transfer::engine::{Arrived, Completion, Direction, Look, Operation, Outcome, Received};
+use crate::transfer::lane::Wanted;
+use crate::transfer::message::{Message, OverlappedResult};
+
+type Taken = Result<Arrived<RegisteredBuffer>, TransferError>;
+
+impl Connection {
+    /// Starts to receive a message. One that is here already is taken at once.
+    pub(crate) fn start_receive(&self, completion: Completion) -> Result<Operation, TransferError> {
+        let mut state = lock(&self.state);
+        let operation = state.engine.start_receive(completion)?;
+        self.work_and_settle(state);
+        Ok(operation)
+    }
+
+    /// A message that is here, or would be after one look at the device.
+    pub(crate) fn try_receive(self: &Arc<Self>) -> Result<Message, TransferError> {
+        let mut wanted = NextMessage::of(self);
+        let taken = wanted.check(None).or_else(|| {
+            self.lane.poll_once();
+            wanted.check(None)
+        });
+        let taken = taken.unwrap_or(Err(TransferError::WouldBlock));
+        taken.map(|arrived| Message::new(arrived, self))
+    }
+
+    /// A message that is here, or comes within `wait`.
+    pub(crate) fn receive_within(
+        self: &Arc<Self>,
+        wait: Duration,
+    ) -> Result<Message, TransferError> {
+        let taken = self.lane.wait(wait, &mut NextMessage::of(self));
+        let taken = taken.unwrap_or(Err(TransferError::WouldBlock));
+        taken.map(|arrived| Message::new(arrived, self))
+    }
+
+    /// Copies what is here, or comes within `wait`, into `buffers`: the bytes of as many messages of
+    /// one kind as there are and fit.
+    pub(crate) fn receive_into(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        wait: Duration,
+    ) -> Result<Received, TransferError> {
+        let mut wanted = NextBytes {
+            connection: self,
+            buffers,
+            found: None,
+        };
+        let read = wanted
+            .check(None)
+            .or_else(|| self.lane.wait(wait, &mut wanted));
+        read.unwrap_or(Err(TransferError::WouldBlock))
+    }
+
+    /// The result of an operation; waits for it at most `wait`, if given (duty 96).
+    pub(crate) fn overlapped_result(
+        self: &Arc<Self>,
+        operation: Operation,
+        wait: Option<Duration>,
+    ) -> Result<OverlappedResult, ResultError> {
+        let direction = match lock(&self.state).engine.look(operation) {
+            Look::Done(outcome) => return Ok(OverlappedResult::new(operation, outcome, self)),
+            Look::Unknown => return Err(ResultError::UnknownOperation),
+            Look::Pending(direction) => direction,
+        };
+        let mut wanted = Ended {
+            connection: self,
+            operation,
+            found: None,
+        };
+        let found = match wait {
+            None => {
+                self.lane.poll_once();
+                wanted.check(None)
+            }
+            Some(wait) => {
+                let _interest = (direction == Direction::Send).then(|| SendInterest::new(self));
+                self.lane.wait(wait, &mut wanted)
+            }
+        };
+        match found {
+            Some(Some(outcome)) => Ok(OverlappedResult::new(operation, outcome, self)),
+            Some(None) => Err(ResultError::UnknownOperation),
+            None => Err(ResultError::Incomplete),
+        }
+    }
+
+    /// Whether anything can be received, or the end be seen. Who polls, or has the polling role,
+    /// knows of all that came before.
+    fn may_have_something(&self) -> bool {
+        self.readable.load(Ordering::Acquire)
+    }
+
+    fn work_and_settle(&self, mut state: std::sync::MutexGuard<'_, State>) {
+        if state.engine.has_work() {
+            self.pump(&mut state);
+        }
+        self.settle(state);
+    }
+}
+
+/// A thread that waits for the next message.
+struct NextMessage<'a> {
+    connection: &'a Connection,
+    found: Option<Taken>,
+}
+
+impl<'a> NextMessage<'a> {
+    fn of(connection: &'a Connection) -> Self {
+        Self {
+            connection,
+            found: None,
+        }
+    }
+}
+
+impl Wanted<Lane> for NextMessage<'_> {
+    type Found = Taken;
+
+    fn see(&mut self, member: &Connection, state: &mut State) {
+        if std::ptr::eq(member, self.connection) && self.found.is_none() {
+            self.found = state.engine.take_message();
+        }
+    }
+
+    fn seen(&mut self) -> Option<Taken> {
+        self.found.take()
+    }
+
+    fn check(&mut self, waker: Option<&Unparker>) -> Option<Taken> {
+        if waker.is_none() && !self.connection.may_have_something() {
+            return None;
+        }
+        let mut state = lock(&self.connection.state);
+        let taken = state.engine.take_message();
+        state.wait_for_arrival(taken.is_none(), waker);
+        self.connection.work_and_settle(state);
+        taken
+    }
+}
+
+/// A thread that waits for bytes.
+struct NextBytes<'a, 'b> {
+    connection: &'a Connection,
+    buffers: &'a mut [IoSliceMut<'b>],
+    found: Option<Result<Received, TransferError>>,
+}
+
+impl Wanted<Lane> for NextBytes<'_, '_> {
+    type Found = Result<Received, TransferError>;
+
+    fn see(&mut self, member: &Connection, state: &mut State) {
+        if std::ptr::eq(member, self.connection) && self.found.is_none() {
+            self.found = state.engine.read_into(self.buffers);
+        }
+    }
+
+    fn seen(&mut self) -> Option<Self::Found> {
+        self.found.take()
+    }
+
+    fn check(&mut self, waker: Option<&Unparker>) -> Option<Self::Found> {
+        if waker.is_none() && !self.connection.may_have_something() {
+            return None;
+        }
+        let mut state = lock(&self.connection.state);
+        let read = state.engine.read_into(self.buffers);
+        state.wait_for_arrival(read.is_none(), waker);
+        self.connection.work_and_settle(state);
+        read
+    }
+}
+
+impl State {
+    /// Has the waker told of the next message, if there is none now.
+    fn wait_for_arrival(&mut self, waits: bool, waker: Option<&Unparker>) {
+        if waits && let Some(waker) = waker {
+            self.engine.tell_of_arrival(waker.clone());
+        }
+    }
+}
+
+/// A thread that waits for the end of an operation. `Some(None)`: there is no such operation, or
+/// its result was taken by another thread.
+struct Ended<'a> {
+    connection: &'a Connection,
+    operation: Operation,
+    found: Option<Option<Outcome<RegisteredBuffer>>>,
+}
+
+impl Ended<'_> {
+    fn look(
+        &self,
+        state: &mut State,
+        waker: Option<Unparker>,
+    ) -> Option<Option<Outcome<RegisteredBuffer>>> {
+        match state.engine.look_or_wait(self.operation, waker) {
+            Look::Done(outcome) => Some(Some(outcome)),
+            Look::Unknown => Some(None),
+            Look::Pending(_) => None,
+        }
+    }
+}
+
+impl Wanted<Lane> for Ended<'_> {
+    type Found = Option<Outcome<RegisteredBuffer>>;
+
+    fn see(&mut self, member: &Connection, state: &mut State) {
+        if std::ptr::eq(member, self.connection) && self.found.is_none() {
+            self.found = self.look(state, None);
+        }
+    }
+
+    fn seen(&mut self) -> Option<Self::Found> {
+        self.found.take()
+    }
+
+    fn check(&mut self, waker: Option<&Unparker>) -> Option<Self::Found> {
+        let mut state = lock(&self.connection.state);
+        self.look(&mut state, waker.cloned())
+    }
+}
+
+/// A thread that waits for a send: the polling thread has to hear of send completions.
+pub(super) struct SendInterest<'a>(&'a Connection);
+
+impl<'a> SendInterest<'a> {
+    pub(super) fn new(connection: &'a Connection) -> Self {
+        connection.lane.watch_sends(true);
+        connection.lane.kick();
+        Self(connection)
+    }
+}
+
+impl Drop for SendInterest<'_> {
+    fn drop(&mut self) {
+        self.0.lane.watch_sends(false);
+    }
+}

@@ -1,0 +1,237 @@
+//! Calls that send messages.
+
+use std::io::IoSlice;
+use std::sync::MutexGuard;
+
+use verbs_shim::RegisteredBuffer;
+
+use super::completions::{post_buffer, post_inline};
+use super::{Connection, Fence, Qp, State};
+use crate::error::TransferError;
+use crate::sync::lock;
+use crate::transfer::engine::{Completion, Ending, NOBODYS, Operation};
+
+/// The bytes of a message to send.
+#[derive(Debug)]
+pub(crate) enum Payload<'a> {
+    /// Copied before the call returns.
+    Bytes(&'a [u8]),
+    /// Sent from where they are.
+    Buffer(RegisteredBuffer),
+}
+
+impl Payload<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Buffer(buffer) => buffer.len(),
+        }
+    }
+}
+
+impl Connection {
+    /// A registered buffer to fill and send.
+    pub(crate) fn buffer(&self) -> Result<RegisteredBuffer, TransferError> {
+        if let Some(buffer) = self.lane.send_buffer()? {
+            return Ok(buffer);
+        }
+        // Finished sends may hold some.
+        self.lane.poll_once();
+        self.lane.send_buffer()?.ok_or_else(|| {
+            // Who has sends under way is told when it may go on.
+            match lock(&self.state).engine.has_nothing_under_way() {
+                true => TransferError::NoBuffers,
+                false => TransferError::WouldBlock,
+            }
+        })
+    }
+
+    /// A registered buffer with these bytes.
+    fn filled(&self, parts: &[IoSlice<'_>]) -> Result<RegisteredBuffer, TransferError> {
+        let mut buffer = self.buffer()?;
+        buffer.set_len(length_of(parts));
+        let mut at = 0;
+        for part in parts {
+            buffer[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Ok(buffer)
+    }
+
+    /// Starts to send a message.
+    pub(crate) fn start_send(
+        &self,
+        payload: Payload<'_>,
+        kind: u8,
+        fence: Fence,
+        completion: Completion,
+    ) -> Result<Operation, TransferError> {
+        // Before the lock is taken: it may have to be registered.
+        let payload = match payload {
+            Payload::Bytes(bytes) if bytes.len() > self.inline => {
+                self.check_length(bytes.len())?;
+                Payload::Buffer(self.filled(&[IoSlice::new(bytes)])?)
+            }
+            payload => payload,
+        };
+        let mut state = lock(&self.state);
+        if !state.engine.has_room_to_start() {
+            state = self.after_a_look(state);
+        }
+        state.engine.check_send(payload.len())?;
+        if !state.engine.has_operation_left() {
+            return Err(TransferError::WouldBlock);
+        }
+        let fenced = fence == Fence::AfterReads;
+        let started = if state.engine.can_send_now() {
+            let operation = state.engine.start_posted(payload.len(), completion);
+            let posted = self.post_now(&mut state, operation.token(), payload, kind, fenced);
+            posted.map(|()| operation).map_err(|ending| {
+                state.engine.cancel(operation);
+                ending.into()
+            })
+        } else {
+            self.queue(&mut state, payload, kind, fenced, completion)
+        };
+        self.settle(state);
+        started
+    }
+
+    /// Sends a message if it can go out at once; no operation stands for it.
+    pub(crate) fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+        let mut state = self.room_to_send(bytes.len())?;
+        let payload = if bytes.len() <= self.inline {
+            Payload::Bytes(bytes)
+        } else {
+            // It may have to be registered.
+            drop(state);
+            let buffer = self.filled(&[IoSlice::new(bytes)])?;
+            state = self.room_to_send(bytes.len())?;
+            Payload::Buffer(buffer)
+        };
+        let posted = self.post_now(&mut state, NOBODYS, payload, kind, false);
+        self.settle(state);
+        posted.map_err(TransferError::from)
+    }
+
+    /// As [`Connection::try_send`], of bytes that lie in several places.
+    pub(crate) fn try_send_gathered(
+        &self,
+        parts: &[IoSlice<'_>],
+        kind: u8,
+    ) -> Result<(), TransferError> {
+        if let [only] = parts {
+            return self.try_send(only, kind);
+        }
+        let length = length_of(parts);
+        drop(self.room_to_send(length)?);
+        let buffer = self.filled(parts)?;
+        let mut state = self.room_to_send(length)?;
+        let posted = self.post_now(&mut state, NOBODYS, Payload::Buffer(buffer), kind, false);
+        self.settle(state);
+        posted.map_err(TransferError::from)
+    }
+
+    /// The lock, once a message of `length` bytes can go out at once.
+    fn room_to_send(&self, length: usize) -> Result<MutexGuard<'_, State>, TransferError> {
+        let mut state = lock(&self.state);
+        if !state.engine.can_send_now() {
+            // Completions and credits may be waiting to be seen.
+            state = self.after_a_look(state);
+        }
+        state.engine.check_send(length)?;
+        match state.engine.can_send_now() {
+            true => Ok(state),
+            false => Err(TransferError::WouldBlock),
+        }
+    }
+
+    /// The lock again, after a look for completions that nobody has seen yet.
+    #[cold]
+    pub(super) fn after_a_look<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        drop(state);
+        self.lane.poll_once();
+        lock(&self.state)
+    }
+
+    /// Posts a message; the engine has said that it may go.
+    fn post_now(
+        &self,
+        state: &mut State,
+        token: u32,
+        payload: Payload<'_>,
+        kind: u8,
+        fence: bool,
+    ) -> Result<(), Ending> {
+        self.post_receives(state);
+        let State { engine, qp, .. } = state;
+        let Qp::Connected(qp) = qp else {
+            return Err(Ending::Reset);
+        };
+        let bytes = payload.len();
+        let wanted = token != NOBODYS || matches!(payload, Payload::Buffer(_));
+        let plan = engine.send_message(bytes, kind, wanted);
+        let posted = match payload {
+            Payload::Bytes(bytes) => post_inline(qp, token, plan, bytes, fence),
+            Payload::Buffer(buffer) => post_buffer(qp, token, plan, buffer, fence),
+        };
+        match posted {
+            Ok(()) => {
+                let counters = self.lane.counted();
+                counters.messages_sent.raise();
+                counters.bytes_sent.add(bytes as u64);
+            }
+            Err(ending) => {
+                engine.take_back(plan, bytes);
+                engine.break_with(ending);
+            }
+        }
+        posted
+    }
+
+    /// Queues a message, in a buffer. Nobody queues more than are left to the others, so that the
+    /// buffers of those whose peers take nothing in are never all.
+    fn queue(
+        &self,
+        state: &mut State,
+        payload: Payload<'_>,
+        kind: u8,
+        fence: bool,
+        completion: Completion,
+    ) -> Result<Operation, TransferError> {
+        if self.lane.send_buffers_left() < state.engine.sends_waiting() {
+            return Err(TransferError::WouldBlock);
+        }
+        let buffer = match payload {
+            Payload::Buffer(buffer) => buffer,
+            Payload::Bytes(bytes) => {
+                // Not by polling for one: the lock is held.
+                let mut buffer = self.lane.send_buffer()?.ok_or(TransferError::WouldBlock)?;
+                buffer.fill(bytes);
+                buffer
+            }
+        };
+        self.lane.counted().sends_delayed.raise();
+        Ok(state.engine.queue_message(buffer, kind, fence, completion))
+    }
+
+    fn check_length(&self, length: usize) -> Result<(), TransferError> {
+        lock(&self.state).engine.check_send(length)
+    }
+
+    /// Data messages that the transport may not have acknowledged yet.
+    pub(crate) fn unacknowledged(&self) -> u32 {
+        let state = lock(&self.state);
+        if state.engine.unacknowledged() == 0 {
+            return 0;
+        }
+        self.after_a_look(state).engine.unacknowledged()
+    }
+}
+
+fn length_of(parts: &[IoSlice<'_>]) -> usize {
+    parts.iter().map(|part| part.len()).sum()
+}

@@ -1,0 +1,269 @@
+//! What comes in: messages, and who gets them.
+
+use std::io::IoSliceMut;
+
+use super::{
+    Arrived, Body, Completion, Direction, Ending, Engine, Link, Operation, Outcome, Payloads, SPENT,
+};
+use crate::error::TransferError;
+use crate::wire::{Immediate, MessageType, Violation};
+
+/// The first kind of message that does not wait behind others, if the layer above wants it so.
+pub(crate) const FIRST_CONTROL_KIND: u8 = 16;
+
+/// Threads that may be noted as waiting for a message.
+const MOST_WAKERS: usize = 64;
+
+/// What became of a message that came.
+#[derive(Debug)]
+pub(crate) enum Came<B> {
+    /// It is kept, or was given to a receive.
+    Data(usize),
+    /// It said what it had to say: its buffer is to be posted again at once.
+    Credits(B),
+    /// About moving. Its receive is back in the count, and its buffer is free.
+    Handover(B),
+    /// For the layer above, past what nobody has read: kind and bytes. Give the buffer to
+    /// [`Engine::recycle`] afterwards.
+    Control(u8, B),
+}
+
+/// What was read from messages that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes, of one message or several of the same kind.
+    pub bytes: usize,
+    /// The number that the sender gave them; 0 is plain.
+    pub kind: u8,
+    /// Whether the last message was read to its end.
+    pub whole: bool,
+}
+
+impl<P: Payloads> Engine<P> {
+    /// A message came, with its immediate data in host order.
+    ///
+    /// # Errors
+    /// How it breaks the protocol; the buffer comes back.
+    pub(crate) fn message_came(
+        &mut self,
+        immediate: Option<u32>,
+        buffer: P::Buffer,
+    ) -> Result<Came<P::Buffer>, (Violation, P::Buffer)> {
+        let immediate = match self.account(immediate, &buffer) {
+            Ok(immediate) => immediate,
+            Err(violation) => return Err((violation, buffer)),
+        };
+        match immediate.message {
+            MessageType::Data => {}
+            MessageType::Credit => {
+                self.totals.credit_messages_received += 1;
+                return Ok(Came::Credits(buffer));
+            }
+            MessageType::Move => {
+                return match self.about_moving_came(immediate.kind, &buffer) {
+                    Ok(()) => Ok(Came::Handover(buffer)),
+                    Err(violation) => Err((violation, buffer)),
+                };
+            }
+        }
+        let bytes = buffer.len();
+        self.totals.bytes_received += bytes as u64;
+        if self.control_aside && immediate.kind >= FIRST_CONTROL_KIND {
+            return Ok(Came::Control(immediate.kind, buffer));
+        }
+        let arrived = Arrived {
+            body: Body::Received(buffer),
+            kind: immediate.kind,
+            read: 0,
+        };
+        match self.receives.pop_front() {
+            Some(operation) => {
+                let arrived = self.hand_out(arrived);
+                self.end_operation(operation, Outcome::Received(arrived));
+            }
+            None => {
+                self.inbox.push_back(arrived);
+                self.wake_arrival();
+            }
+        }
+        Ok(Came::Data(bytes))
+    }
+
+    /// Reads the immediate data and counts its credits.
+    fn account(&mut self, immediate: Option<u32>, buffer: &[u8]) -> Result<Immediate, Violation> {
+        let immediate = Immediate::parse(immediate.ok_or(Violation::NoImmediate)?)?;
+        match immediate.message {
+            MessageType::Data => {
+                self.credits.credits_came(immediate.credits)?;
+                self.credits.data_came()?;
+            }
+            MessageType::Move => {}
+            MessageType::Credit if !buffer.is_empty() => return Err(Violation::CreditMessage),
+            MessageType::Credit => self.credits.credit_message_came(immediate.credits)?,
+        }
+        Ok(immediate)
+    }
+
+    /// By how many receives the window should grow: the peer is busy.
+    pub(crate) fn wanted_growth(&self) -> u32 {
+        self.credits.wanted_growth()
+    }
+
+    /// So many more receives are set aside.
+    pub(crate) fn grown(&mut self, n: u32) {
+        self.credits.grown(n);
+    }
+
+    /// Wakes `waker` when the next message comes that no operation takes, or the connection ends.
+    pub(crate) fn tell_of_arrival(&mut self, waker: P::Waker) {
+        if self.arrival.len() >= MOST_WAKERS {
+            // Some of them wait no more; the others come back.
+            self.wake_arrival();
+        }
+        self.arrival.push(waker);
+    }
+
+    pub(super) fn wake_arrival(&mut self) {
+        while let Some(waker) = self.arrival.pop() {
+            self.effects.wake(waker);
+        }
+    }
+
+    /// Starts to receive a message. One that is here already is taken at once.
+    pub(crate) fn start_receive(
+        &mut self,
+        completion: Completion,
+    ) -> Result<Operation, TransferError> {
+        if self.inbox.is_empty() {
+            self.check()?;
+        } else if self.link == Link::Down {
+            return Err(TransferError::NotSocket);
+        }
+        if !self.operations.has_room(Direction::Receive) {
+            return Err(TransferError::WouldBlock);
+        }
+        let operation = self.operations.wait_receive(completion);
+        match self.inbox.pop_front() {
+            Some(arrived) => {
+                let arrived = self.hand_out(arrived);
+                self.end_operation(operation, Outcome::Received(arrived));
+            }
+            None => self.receives.push_back(operation),
+        }
+        Ok(operation)
+    }
+
+    /// A message that is here, unless receives wait, which come first; or why none will come.
+    pub(crate) fn take_message(&mut self) -> Option<Result<Arrived<P::Buffer>, TransferError>> {
+        if !self.receives.is_empty() {
+            return None;
+        }
+        match self.inbox.pop_front() {
+            Some(arrived) => Some(Ok(self.hand_out(arrived))),
+            None => self.check().err().map(Err),
+        }
+    }
+
+    /// Copies what is here into `buffers`, one after the other: bytes of any number of messages, as
+    /// long as they are of one kind. What does not fit stays for the next call. `None`: nothing is
+    /// here, or receives wait, which come first.
+    pub(crate) fn read_into(
+        &mut self,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Option<Result<Received, TransferError>> {
+        if !self.receives.is_empty() {
+            return None;
+        }
+        let Some(first) = self.inbox.front() else {
+            return self.check().err().map(Err);
+        };
+        let mut received = Received {
+            bytes: 0,
+            kind: first.kind,
+            whole: true,
+        };
+        let (mut at, mut filled) = (0, 0);
+        while let Some(arrived) = self.inbox.front_mut() {
+            if arrived.kind != received.kind || (at == buffers.len() && !arrived.is_empty()) {
+                break;
+            }
+            while at < buffers.len() {
+                let from: &[u8] = arrived;
+                let into = &mut buffers[at][filled..];
+                let n = from.len().min(into.len());
+                into[..n].copy_from_slice(&from[..n]);
+                arrived.read += n;
+                received.bytes += n;
+                filled += n;
+                if filled < buffers[at].len() {
+                    break;
+                }
+                (at, filled) = (at + 1, 0);
+            }
+            if !arrived.is_empty() {
+                received.whole = false;
+                break;
+            }
+            if let Some(arrived) = self.inbox.pop_front()
+                && let Body::Received(buffer) = arrived.body
+            {
+                self.recycle(buffer);
+            }
+        }
+        Some(Ok(received))
+    }
+
+    /// A message as it is given to the application: in its buffer, or, where half of the window is
+    /// in the application's hands already, as a copy whose receive is free again.
+    fn hand_out(&mut self, arrived: Arrived<P::Buffer>) -> Arrived<P::Buffer> {
+        let waiting = u32::try_from(self.inbox.len()).unwrap_or(u32::MAX);
+        let held = self.credits.held().saturating_sub(waiting);
+        if held * 2 <= self.credits.window().max(2) {
+            return arrived;
+        }
+        let Body::Received(buffer) = arrived.body else {
+            return arrived;
+        };
+        let body = Body::Copied(Box::from(&*buffer));
+        self.recycle(buffer);
+        self.totals.messages_copied += 1;
+        self.effects.any = true;
+        self.effects.copied += 1;
+        Arrived { body, ..arrived }
+    }
+
+    /// A message was read: its receive is free, and its buffer is kept to be posted again.
+    pub(crate) fn recycle(&mut self, buffer: P::Buffer) {
+        self.credits.freed();
+        if self.spent.len() < SPENT {
+            self.spent.push(buffer);
+        }
+    }
+
+    /// A message is dropped, its buffer is free elsewhere: its receive is free.
+    pub(crate) fn let_go(&mut self) {
+        self.credits.freed();
+    }
+
+    /// How many receives to post again now.
+    pub(crate) fn receives_due(&self) -> u32 {
+        self.credits.receives_due(self.inbox.is_empty())
+    }
+
+    /// A buffer to post for one of them, if the engine has one.
+    pub(crate) fn spent(&mut self) -> Option<P::Buffer> {
+        self.spent.pop()
+    }
+
+    /// `n` of those that were due are posted.
+    pub(crate) fn receives_posted(&mut self, n: u32) {
+        self.credits.posted(n);
+    }
+
+    /// A receive completed with a failure.
+    pub(crate) fn receive_failed(&mut self, ending: Ending) {
+        if self.ending.is_none() {
+            self.break_with(ending);
+        }
+    }
+}

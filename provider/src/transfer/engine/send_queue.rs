@@ -1,0 +1,170 @@
+//! What is on the send queue of a queue pair: how many requests, which of them are data messages,
+//! and which one has to make a completion.
+//!
+//! It counts. It knows no request and no completion.
+
+/// The requests on one send queue, oldest first.
+#[derive(Debug)]
+pub(crate) struct SendQueue {
+    depth: u32,
+    /// Requests that were posted and not freed by a completion yet.
+    length: u32,
+    /// Those of them since the last one that makes a completion.
+    unsignaled: u32,
+    /// Data messages among them.
+    messages: u32,
+    /// A bit a place, set for a data message.
+    kinds: Box<[u64]>,
+    /// The place of the next request.
+    next: u32,
+}
+
+impl SendQueue {
+    pub(crate) fn new(depth: u32) -> Self {
+        Self {
+            depth,
+            length: 0,
+            unsignaled: 0,
+            messages: 0,
+            kinds: vec![0; depth.max(1).div_ceil(64) as usize].into_boxed_slice(),
+            next: 0,
+        }
+    }
+
+    /// Whether a message could be posted. One place is kept for a credit message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.length + 1 < self.depth
+    }
+
+    /// Whether anything could be posted.
+    pub(crate) fn has_any_room(&self) -> bool {
+        self.length < self.depth
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Data messages that the device has.
+    pub(crate) fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// A request is about to be posted; whether it has to make a completion. It does if somebody
+    /// waits for it or it holds memory (`wanted`); and twice at least in a full queue, so that who
+    /// waits for a place hears of one.
+    pub(crate) fn posted(&mut self, is_message: bool, wanted: bool) -> bool {
+        let (word, bit) = (self.next as usize / 64, 1 << (self.next % 64));
+        if is_message {
+            self.kinds[word] |= bit;
+            self.messages += 1;
+        } else {
+            self.kinds[word] &= !bit;
+        }
+        self.next = self.after(self.next, 1);
+        self.length += 1;
+        let signaled = wanted || self.unsignaled + 1 >= ((self.depth - 1) / 2).max(1);
+        self.unsignaled = if signaled { 0 } else { self.unsignaled + 1 };
+        signaled
+    }
+
+    /// The newest request was not posted after all.
+    pub(crate) fn take_back(&mut self) {
+        self.next = self.after(self.next, self.depth.max(1) - 1);
+        self.length -= 1;
+        self.messages -= self.bit(self.next);
+        // One completion more than is needed does no harm.
+        self.unsignaled = 0;
+    }
+
+    /// A completion has freed the `n` oldest requests.
+    pub(crate) fn completed(&mut self, n: u32) {
+        for _ in 0..n.min(self.length) {
+            let oldest = self.after(self.next, self.depth - self.length);
+            self.messages -= self.bit(oldest);
+            self.length -= 1;
+        }
+    }
+
+    /// Another queue pair, with nothing on it.
+    pub(crate) fn renew(&mut self) {
+        (self.length, self.unsignaled, self.messages) = (0, 0, 0);
+    }
+
+    fn bit(&self, place: u32) -> u32 {
+        u32::from(self.kinds[place as usize / 64] >> (place % 64) & 1 == 1)
+    }
+
+    fn after(&self, place: u32, n: u32) -> u32 {
+        let then = place + n;
+        if then >= self.depth {
+            then - self.depth
+        } else {
+            then
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_place_is_kept_for_credits() {
+        let mut queue = SendQueue::new(3);
+        assert!(!queue.posted(true, false) || queue.depth == 3);
+        assert!(queue.has_room());
+        queue.posted(true, false);
+        assert!(!queue.has_room() && queue.has_any_room());
+        queue.posted(false, false);
+        assert!(!queue.has_any_room());
+        assert_eq!(queue.messages(), 2);
+    }
+
+    proptest! {
+        // Against a queue of flags.
+        #[test]
+        fn it_counts_what_is_there(depth in 2u32..150, steps in proptest::collection::vec((0u8..4, 0u32..5), 0..500)) {
+            let mut queue = SendQueue::new(depth);
+            let mut model: VecDeque<(bool, bool)> = VecDeque::new();
+            for (step, n) in steps {
+                match step {
+                    0 | 1 if queue.has_any_room() => {
+                        let signaled = queue.posted(step == 0, n == 0);
+                        prop_assert!(signaled || n != 0);
+                        model.push_back((step == 0, signaled));
+                    }
+                    2 => {
+                        let n = n.min(model.len() as u32);
+                        queue.completed(n);
+                        model.drain(..n as usize);
+                    }
+                    3 if !model.is_empty() => {
+                        queue.take_back();
+                        model.pop_back();
+                    }
+                    _ => {}
+                }
+                let messages = model.iter().filter(|(message, _)| *message).count();
+                prop_assert_eq!(queue.messages() as usize, messages);
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+                prop_assert_eq!(queue.has_any_room(), model.len() < depth as usize);
+            }
+        }
+
+        // A full queue has a request that makes a completion, so its places come back.
+        #[test]
+        fn a_full_queue_is_heard_of(depth in 2u32..40) {
+            let mut queue = SendQueue::new(depth);
+            let mut signaled = false;
+            while queue.has_room() {
+                signaled |= queue.posted(true, false);
+            }
+            prop_assert!(signaled);
+        }
+    }
+}

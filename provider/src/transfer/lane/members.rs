@@ -1,0 +1,202 @@
+//! The connections of a lane by the numbers of their queue pairs, the mail about them, and the
+//! handing out of completions.
+//!
+//! The table belongs to whoever has the polling role; others leave changes as mail. What a completion
+//! means is the [`Member`]'s affair.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard};
+
+use crossbeam::queue::SegQueue;
+use verbs_shim::{Completion, CompletionBatch, RegisteredBuffer};
+
+use crate::transfer::engine::Ending;
+
+/// A connection, as its lane knows it.
+pub(crate) trait Member: Sized {
+    /// What its lock protects.
+    type State;
+
+    /// The number of its queue pair.
+    fn qp_num(&self) -> u32;
+
+    fn lock(&self) -> MutexGuard<'_, Self::State>;
+
+    /// A receive completed.
+    fn received(&self, state: &mut Self::State, completion: &Completion, buffer: RegisteredBuffer);
+
+    /// A send completed.
+    fn sent(&self, state: &mut Self::State, completion: &Completion);
+
+    /// All that was there for it has been handed over: does what follows, and lets the lock go.
+    fn release(self: &Arc<Self>, state: MutexGuard<'_, Self::State>);
+
+    /// Everything that had arrived when it ended has been handed over.
+    fn finish(self: &Arc<Self>, ending: Ending);
+
+    /// Nothing can complete for it any more.
+    fn leave(&self);
+}
+
+/// How the table changes.
+#[derive(Debug)]
+pub(crate) enum Change<M> {
+    /// Before anything can complete on its queue pair.
+    Add(Arc<M>),
+    /// After its queue pair is gone.
+    Remove(Arc<M>),
+    /// It has another queue pair: the one of this number is gone, and nothing has completed yet on
+    /// the new one.
+    Renumber(Arc<M>, u32),
+}
+
+/// Who has which queue pair. The device chooses the numbers, not a peer, so they need no hash that
+/// withstands one.
+type Table<M> = HashMap<u32, Arc<M>, BuildHasherDefault<NumberHasher>>;
+
+/// What the holder of the polling role has.
+pub(crate) struct Members<M> {
+    pub(super) table: Table<M>,
+    pub(super) batch: CompletionBatch,
+    /// The one that had the last completion; most have the next one as well.
+    last: Option<Arc<M>>,
+    /// Connections that are no longer in the table, and still have their place.
+    pub(super) leaving: Vec<Arc<M>>,
+}
+
+impl<M> Default for Members<M> {
+    fn default() -> Self {
+        Self {
+            table: Table::default(),
+            batch: CompletionBatch::new(),
+            last: None,
+            leaving: Vec::new(),
+        }
+    }
+}
+
+impl<M: Member> Members<M> {
+    pub(super) fn insert(&mut self, member: Arc<M>) {
+        self.last = None;
+        self.table.insert(member.qp_num(), member);
+    }
+
+    /// The number may be another connection's by now.
+    pub(super) fn remove(&mut self, qp_num: u32, member: &Arc<M>) {
+        self.last = None;
+        let found = self.table.get(&qp_num);
+        if found.is_some_and(|found| Arc::ptr_eq(found, member)) {
+            self.table.remove(&qp_num);
+        }
+    }
+
+    pub(super) fn drain(&mut self) -> Vec<Arc<M>> {
+        self.last = None;
+        self.table.drain().map(|(_, member)| member).collect()
+    }
+
+    /// Hands the batch out: to each connection all of its completions that follow each other, under
+    /// one lock. `claim` gives the buffer of a receive; what belongs to nobody goes to `stray`.
+    pub(super) fn hand_out(
+        &mut self,
+        claim: impl Fn(&Completion) -> Option<RegisteredBuffer>,
+        stray: impl Fn(Option<RegisteredBuffer>),
+        see: &mut impl FnMut(&M, &mut M::State),
+    ) {
+        let mut completions = self.batch.iter().peekable();
+        while let Some(first) = completions.peek() {
+            let qp_num = first.qp_num();
+            if self
+                .last
+                .as_ref()
+                .is_none_or(|last| last.qp_num() != qp_num)
+            {
+                self.last = self.table.get(&qp_num).cloned();
+            }
+            let run = std::iter::from_fn(|| completions.next_if(|c| c.qp_num() == qp_num));
+            let Some(member) = &self.last else {
+                for completion in run {
+                    let buffer = completion.is_shared_recv().then(|| claim(completion));
+                    stray(buffer.flatten());
+                }
+                continue;
+            };
+            let mut state = member.lock();
+            for completion in run {
+                if !completion.is_shared_recv() {
+                    member.sent(&mut state, completion);
+                    continue;
+                }
+                match claim(completion) {
+                    Some(buffer) => member.received(&mut state, completion, buffer),
+                    None => stray(None),
+                }
+            }
+            see(member, &mut state);
+            member.release(state);
+        }
+    }
+}
+
+/// What others leave for the holder of the polling role.
+pub(super) struct Mail<M> {
+    pub(super) changes: SegQueue<Change<M>>,
+    pub(super) endings: SegQueue<(Arc<M>, Ending)>,
+    /// How many of both there are; of removals until their member has left.
+    count: AtomicUsize,
+}
+
+impl<M> Default for Mail<M> {
+    fn default() -> Self {
+        Self {
+            changes: SegQueue::new(),
+            endings: SegQueue::new(),
+            count: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<M> Mail<M> {
+    pub(super) fn change(&self, change: Change<M>) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.changes.push(change);
+    }
+
+    pub(super) fn end(&self, member: Arc<M>, ending: Ending) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.endings.push((member, ending));
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// One was carried out.
+    pub(super) fn done(&self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Spreads a queue pair number over the bits that a table uses.
+#[derive(Debug, Default)]
+pub(super) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u32(u32::from(byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // By Knuth's multiplicative method: 2^64 divided by the golden ratio.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from the low bits, and the product has its best ones on top.
+        self.0.rotate_left(32)
+    }
+}

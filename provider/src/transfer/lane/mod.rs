@@ -1,0 +1,438 @@
+//! A lane: the completion queues, the shared receive queue and the buffers that a number of
+//! connections of one device have in common, and the one thread at a time that polls them.
+//!
+//! A device has as many lanes as its connections need (`device_context.rs`). Sizes are chosen so
+//! that nothing can overflow: a lane takes no more connections than its queue for send completions
+//! can hold sends of, and posts no more receives than its queue for receive completions can hold.
+//!
+//! `ledger.rs` keeps the account of receives, `pool.rs` the buffers, `receives.rs` posts; `poller.rs`
+//! is the polling role, `spin.rs` how long it spins, `members.rs` who is in the lane. What a
+//! completion means is in `connection/`.
+
+mod ledger;
+mod members;
+// Its tests load it a second time, with loom's primitives.
+#[allow(clippy::duplicate_mod)]
+mod poller;
+#[cfg(test)]
+mod poller_tests;
+mod pool;
+mod primitives;
+mod receives;
+mod spin;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use verbs_shim::{
+    CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer, Sleeper,
+    VerbsError,
+};
+
+use self::ledger::Ledger;
+pub(crate) use self::members::{Change, Member};
+use self::members::{Mail, Members};
+pub(crate) use self::poller::Wanted;
+use self::poller::{Poller, Queues, Source};
+use self::pool::GrowingPool;
+pub(crate) use self::receives::Receives;
+use super::engine::Ending;
+use crate::config::ProviderConfig;
+use crate::counters::DataCounters;
+use crate::event::EventObject;
+use crate::progress::{Progress, Served};
+
+/// Receives that are posted beyond what was promised, for those that a dying queue pair takes with
+/// it half-way.
+const SPARE_RECEIVES: u32 = 8;
+
+pub(crate) struct Lane<M: Member> {
+    pub(crate) name: String,
+    pub(crate) pd: ProtectionDomain,
+    channel: CompletionChannel,
+    /// Sleeps on the channel and `wake`.
+    sleeper: Sleeper,
+    pub(crate) recv_cq: CompletionQueue,
+    pub(crate) send_cq: CompletionQueue,
+    pub(crate) send_depth: u32,
+    /// Bytes of an RDMA operation; 0: the device cannot open memory to one peer alone.
+    pub(crate) rdma_limit: u32,
+    counters: DataCounters,
+
+    pub(crate) receives: Receives,
+    send_pool: GrowingPool,
+
+    poller: Poller<Members<M>>,
+    mail: Mail<M>,
+    /// Wakes the thread that sleeps.
+    wake: EventObject,
+    broken: AtomicBool,
+    progress: Weak<Progress>,
+}
+
+impl<M: Member + Send + Sync + 'static> Lane<M> {
+    pub(crate) fn new(
+        device: &Device,
+        pd: &ProtectionDomain,
+        config: &ProviderConfig,
+        number: usize,
+        progress: &Arc<Progress>,
+    ) -> Result<Arc<Self>, VerbsError> {
+        let limits = device.limits()?;
+        let send_depth = u32::from(config.send_depth).min(limits.max_qp_wr.max(2));
+        let most_connections = config
+            .lane_connections
+            .min(limits.max_cqe / send_depth)
+            .max(1);
+        let depth = config
+            .lane_receives
+            .min(limits.max_srq_wr)
+            .min(limits.max_cqe);
+        let channel = device.completion_channel()?;
+        let recv_cq = device.create_cq(depth, Some(&channel))?;
+        let spare = SPARE_RECEIVES.min(depth / 4);
+        let each = u32::from(config.initial_window) + 1;
+        let send_cq = device.create_cq(most_connections * send_depth, Some(&channel))?;
+        let name = format!("{}/{number}", device.name());
+        let size = config.max_message_size;
+        let receives = Receives::new(
+            &name,
+            pd,
+            depth,
+            Ledger::new(most_connections, each, depth, spare),
+            GrowingPool::new(pd.clone(), size, depth * 2),
+        )?;
+        let no_event = |source| VerbsError {
+            call: "eventfd",
+            source,
+        };
+        let wake = EventObject::new().map_err(no_event)?;
+        let wake_fd = wake.try_clone_fd().map_err(no_event)?;
+        tracing::debug!(
+            lane = name,
+            most_connections,
+            receives = depth,
+            "lane opened"
+        );
+        let lane = Arc::new(Self {
+            name,
+            pd: pd.clone(),
+            sleeper: channel.sleeper(wake_fd)?,
+            channel,
+            recv_cq,
+            send_cq,
+            send_depth,
+            rdma_limit: match limits.max_windows {
+                0 => 0,
+                _ => config.max_rdma_size.min(device.port(1)?.max_message_size),
+            },
+            counters: DataCounters::default(),
+            receives,
+            send_pool: GrowingPool::new(pd.clone(), size, config.lane_send_buffers),
+            poller: Poller::new(Members::default(), config.spin),
+            mail: Mail::default(),
+            wake,
+            broken: AtomicBool::new(false),
+            progress: Arc::downgrade(progress),
+        });
+        lane.receives.provide_buffers()?;
+        lane.receives.post(spare, || None);
+        Ok(lane)
+    }
+
+    /// Takes a place for a connection with the receives of its initial window, and one for credit
+    /// messages, if there is one.
+    pub(crate) fn join(&self) -> bool {
+        !self.broken.load(Ordering::Relaxed) && self.receives.ledger.join()
+    }
+
+    pub(crate) fn connections(&self) -> u32 {
+        self.receives.ledger.connections()
+    }
+
+    /// Whether one more connection would have a place now.
+    pub(crate) fn has_place(&self) -> bool {
+        !self.broken.load(Ordering::Relaxed) && self.receives.ledger.has_place()
+    }
+
+    pub(crate) fn counted(&self) -> &DataCounters {
+        &self.counters
+    }
+
+    /// A buffer to send from.
+    pub(crate) fn send_buffer(&self) -> Result<Option<RegisteredBuffer>, VerbsError> {
+        self.send_pool.take_or_grow()
+    }
+
+    /// How many buffers to send from are free, or could be made.
+    pub(crate) fn send_buffers_left(&self) -> usize {
+        self.send_pool.left()
+    }
+
+    /// Changes the table, or has the leader do so.
+    pub(crate) fn change(&self, change: Change<M>) {
+        self.mail.change(change);
+        self.poller.serve_mail(self);
+        self.poller.kick(self);
+    }
+
+    /// Ends a connection once everything that arrived for it is delivered.
+    pub(crate) fn end(&self, member: Arc<M>, ending: Ending) {
+        self.mail.end(member, ending);
+        self.poller.serve_mail(self);
+        self.poller.kick(self);
+    }
+
+    /// Wakes the leader if it sleeps: something has changed behind its back.
+    pub(crate) fn kick(&self) {
+        self.poller.kick(self);
+    }
+
+    /// Polls once if nobody else does, without waiting; how much came.
+    pub(crate) fn poll_once(&self) -> usize {
+        self.poller.poll_if_free(self)
+    }
+
+    /// Waits until what is wanted is there; `None` at the deadline.
+    pub(crate) fn wait<W: Wanted<Self>>(
+        &self,
+        length: Duration,
+        wanted: &mut W,
+    ) -> Option<W::Found> {
+        self.poller.wait(self, length, wanted)
+    }
+
+    /// Somebody wants to hear of send completions while the leader sleeps, or not any more.
+    pub(crate) fn watch_sends(&self, wanted: bool) {
+        self.poller.watch_sends(wanted);
+    }
+
+    /// Somebody wants the lane served while nobody waits, or not any more.
+    pub(crate) fn serve_async(&self, wanted: bool) {
+        self.poller.serve_async(wanted);
+    }
+
+    /// Somebody has sends queued, or not any more.
+    pub(crate) fn serve_lazily(&self, wanted: bool) {
+        self.poller.serve_lazily(wanted);
+    }
+
+    /// The queues cannot be used any more: all connections of the lane are over.
+    fn break_down(&self, error: &VerbsError) {
+        if !self.broken.swap(true, Ordering::SeqCst) {
+            tracing::error!(lane = self.name, %error, "completion queues failed, connections end");
+        }
+    }
+
+    fn read_mail(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
+        self.read_changes(members);
+        self.let_leave(members, see);
+        self.read_endings(members, see);
+    }
+
+    fn read_changes(&self, members: &mut Members<M>) {
+        while let Some(change) = self.mail.changes.pop() {
+            match change {
+                Change::Add(member) => {
+                    self.mail.done();
+                    members.insert(member);
+                }
+                Change::Renumber(member, before) => {
+                    self.mail.done();
+                    members.remove(before, &member);
+                    members.insert(member);
+                }
+                Change::Remove(member) => {
+                    members.remove(member.qp_num(), &member);
+                    // It goes on counting as mail until it has left.
+                    members.leaving.push(member);
+                }
+            }
+        }
+    }
+
+    /// Those that were removed give their places back, once nothing of theirs is left in the queue
+    /// that is as long as the connections with a place can fill it.
+    fn let_leave(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
+        if members.leaving.is_empty() {
+            return;
+        }
+        self.drain(members, &self.send_cq, see);
+        while let Some(member) = members.leaving.pop() {
+            member.leave();
+            self.mail.done();
+        }
+    }
+
+    fn read_endings(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
+        while let Some((member, ending)) = self.mail.endings.pop() {
+            self.mail.done();
+            // What arrived before the end is delivered before the end is told.
+            self.drain(members, &self.recv_cq, see);
+            self.drain(members, &self.send_cq, see);
+            member.finish(ending);
+        }
+    }
+
+    /// Polls for all that is in a queue by now: at most as much as it holds.
+    fn drain(
+        &self,
+        members: &mut Members<M>,
+        queue: &CompletionQueue,
+        see: &mut impl FnMut(&M, &mut M::State),
+    ) {
+        let mut left = queue.depth() as usize;
+        while left > 0 {
+            match self.poll_queue(members, queue, see) {
+                0 => break,
+                found => left = left.saturating_sub(found),
+            }
+        }
+    }
+
+    fn poll_queue(
+        &self,
+        members: &mut Members<M>,
+        queue: &CompletionQueue,
+        see: &mut impl FnMut(&M, &mut M::State),
+    ) -> usize {
+        match queue.poll(&mut members.batch) {
+            Ok(0) => 0,
+            Ok(found) => {
+                // A queue pair is announced before anything can complete on it; and its number may
+                // be that of one before it.
+                if self.mail.is_some() {
+                    self.read_changes(members);
+                }
+                let stray = |buffer: Option<RegisteredBuffer>| {
+                    // What a queue pair that is gone had posted was freed with it.
+                    self.counters.stray_completions.raise();
+                    if let Some(buffer) = buffer {
+                        self.receives.repost(buffer);
+                    }
+                };
+                members.hand_out(
+                    |completion| self.receives.srq().claim(completion),
+                    stray,
+                    see,
+                );
+                found
+            }
+            Err(error) => {
+                self.break_down(&error);
+                0
+            }
+        }
+    }
+}
+
+impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
+    type Role = Members<M>;
+    type Member = M;
+    type State = M::State;
+
+    fn poll(
+        &self,
+        members: &mut Members<M>,
+        queues: Queues,
+        see: &mut impl FnMut(&M, &mut M::State),
+    ) -> usize {
+        if self.mail.is_some() {
+            self.read_mail(members, see);
+        }
+        if self.broken.load(Ordering::Relaxed) {
+            for member in members.drain() {
+                member.finish(Ending::NetDown);
+            }
+            return 0;
+        }
+        let came = self.poll_queue(members, &self.recv_cq, see);
+        match queues {
+            Queues::Receives => came,
+            Queues::Both => came + self.poll_queue(members, &self.send_cq, see),
+        }
+    }
+
+    fn has_mail(&self) -> bool {
+        self.mail.is_some()
+    }
+
+    fn arm(&self, queues: Queues) -> bool {
+        let mut result = self.recv_cq.request_notify();
+        if queues == Queues::Both {
+            result = result.and(self.send_cq.request_notify());
+        }
+        if let Err(error) = &result {
+            self.break_down(error);
+        }
+        result.is_ok()
+    }
+
+    fn sleep(&self, timeout: Option<Duration>) {
+        // Interrupted or over: the caller polls again and looks at its deadline.
+        match self.sleeper.sleep(timeout) {
+            Ok(woken) if woken.other => self.wake.reset(),
+            Ok(_) => {}
+            Err(error) => self.break_down(&error),
+        }
+    }
+
+    fn wake(&self) {
+        self.wake.set();
+    }
+
+    fn wake_progress(&self) {
+        if let Some(progress) = self.progress.upgrade() {
+            progress.wake();
+        }
+    }
+}
+
+impl<M: Member + Send + Sync + 'static> Served for Lane<M> {
+    fn has_async_interest(&self) -> bool {
+        self.poller.has_async_interest()
+    }
+
+    fn has_lazy_interest(&self) -> bool {
+        self.poller.has_lazy_interest()
+    }
+
+    fn serve(&self) -> bool {
+        self.poller.serve(self, || {
+            if let Err(error) = self.channel.consume() {
+                self.break_down(&error);
+            }
+        })
+    }
+
+    fn poll_if_free(&self) {
+        self.poll_once();
+    }
+
+    fn disturb_sleep(&self) {
+        self.poller.disturb_sleep(self);
+    }
+
+    fn channel_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    fn counters(&self) -> &DataCounters {
+        &self.counters
+    }
+
+    fn sleeps(&self) -> u64 {
+        self.poller.sleeps() as u64
+    }
+}
+
+impl<M: Member> std::fmt::Debug for Lane<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane")
+            .field("name", &self.name)
+            .field("ledger", &self.receives.ledger)
+            .finish_non_exhaustive()
+    }
+}

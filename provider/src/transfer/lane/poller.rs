@@ -1,0 +1,503 @@
+//! Completion without hand-off: who waits polls, and delivers to the others what is theirs.
+//!
+//! A lane has one polling role. A waiting thread takes it if it is free, and *leads*: it polls, and
+//! every completion is handed to its connection. Other waiting threads *follow*: they sleep on their
+//! own operation, and the thread that leaves the role wakes one of them to take it over. A leader that
+//! finds nothing spins for a while (`spin.rs`), then asks for notification, polls again, and sleeps
+//! on the completion channel.
+//!
+//! Others leave mail for the leader. The rule that nothing gets lost is the same everywhere: leave
+//! what is to be done, then try to take the role; and who lets the role go looks for what was left.
+//!
+//! What is polled, and to whom it belongs, is the [`Source`]'s affair. So `poller_tests.rs` runs this
+//! very file on a source of its own, with loom's primitives in place of the system's.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::primitives::{
+    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Parker, Unparker, fence, lock, try_lock,
+    with_parker,
+};
+use super::spin::Learner;
+use crate::time::Patience;
+
+/// A leader that waits for messages looks at the sends, too, at least every 32nd time: nobody may be
+/// waiting for them, but they hold buffers, and a failed one ends its connection.
+const LOOKS_PER_SENDS: u32 = 32;
+
+/// Full batches that the progress thread takes before it lets others have the role.
+const POLLS_AT_A_TIME: usize = 64;
+
+/// What is polled.
+pub(crate) trait Source {
+    /// What only the holder of the role may touch.
+    type Role;
+    /// To whom completions belong.
+    type Member;
+    /// A member's state, under its lock.
+    type State;
+
+    /// Reads the mail and polls; hands what came to its members, and shows each of them to `see` while
+    /// its lock is held. How many completions there were.
+    fn poll(
+        &self,
+        role: &mut Self::Role,
+        queues: Queues,
+        see: &mut impl FnMut(&Self::Member, &mut Self::State),
+    ) -> usize;
+
+    /// Whether somebody has left mail.
+    fn has_mail(&self) -> bool;
+
+    /// Asks for notification. `false`: the queues are broken, and nothing would come.
+    fn arm(&self, queues: Queues) -> bool;
+
+    /// Sleeps until there is something to poll, or [`Source::wake`].
+    fn sleep(&self, timeout: Option<Duration>);
+
+    /// Has the thread in [`Source::sleep`] come back.
+    fn wake(&self);
+
+    /// Has the progress thread look.
+    fn wake_progress(&self);
+}
+
+/// Which queues are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queues {
+    Receives,
+    Both,
+}
+
+/// What a thread waits for.
+pub(crate) trait Wanted<S: Source> {
+    type Found;
+
+    /// Looks at a member to which something was just handed.
+    fn see(&mut self, member: &S::Member, state: &mut S::State);
+
+    /// What [`Wanted::see`] has found.
+    fn seen(&mut self) -> Option<Self::Found>;
+
+    /// Looks whether it is there; if not, `waker` is to be woken when it is.
+    fn check(&mut self, waker: Option<&Unparker>) -> Option<Self::Found>;
+}
+
+/// What the holder of the polling role has.
+pub(crate) struct Role<R> {
+    source: R,
+    /// Looks since the sends were last looked at.
+    looks: u32,
+    spin: Learner,
+}
+
+/// The polling of one lane.
+pub(crate) struct Poller<R> {
+    role: Mutex<Role<R>>,
+    followers: Followers,
+    /// The leader is asleep, or about to be.
+    asleep: AtomicBool,
+    /// How often something was done that the leader has to look at.
+    kicks: AtomicUsize,
+    /// How often a leader went to sleep; as it was when [`Poller::disturb_sleep`] last looked; and
+    /// whether the leader is to look at the sends when it wakes.
+    sleeps: AtomicUsize,
+    sleeps_seen: AtomicUsize,
+    sends_unseen: AtomicBool,
+    /// How many want to hear of send completions while the leader sleeps.
+    send_interest: AtomicUsize,
+    /// How many want the lane served while nobody waits.
+    async_interest: AtomicUsize,
+    /// How many have sends queued that nobody may be waiting for.
+    lazy_interest: AtomicUsize,
+    /// The progress thread wants to know when nobody polls any more.
+    progress_waits: AtomicBool,
+}
+
+/// The threads that wait for somebody else to poll.
+struct Followers {
+    count: AtomicUsize,
+    queue: Mutex<VecDeque<(u64, Unparker)>>,
+    next: AtomicUsize,
+}
+
+impl Followers {
+    fn join(&self, unparker: Unparker) -> u64 {
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed) as u64;
+        let mut queue = lock(&self.queue);
+        queue.push_back((ticket, unparker));
+        self.count.store(queue.len(), Ordering::SeqCst);
+        ticket
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut queue = lock(&self.queue);
+        queue.retain(|(other, _)| *other != ticket);
+        self.count.store(queue.len(), Ordering::SeqCst);
+    }
+
+    /// Wakes the one that waits longest; whether there was one.
+    fn wake_one(&self) -> bool {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let woken = {
+            let mut queue = lock(&self.queue);
+            let woken = queue.pop_front();
+            self.count.store(queue.len(), Ordering::SeqCst);
+            woken
+        };
+        match woken {
+            Some((_, unparker)) => {
+                unparker.unpark();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+enum Followed<T> {
+    Found(T),
+    Over,
+    Again,
+}
+
+impl<R> Poller<R> {
+    pub(super) fn new(role: R, spin: Duration) -> Self {
+        Self {
+            role: Mutex::new(Role {
+                source: role,
+                looks: 0,
+                spin: Learner::new(spin),
+            }),
+            followers: Followers {
+                count: AtomicUsize::new(0),
+                queue: Mutex::new(VecDeque::new()),
+                next: AtomicUsize::new(0),
+            },
+            asleep: AtomicBool::new(false),
+            kicks: AtomicUsize::new(0),
+            sleeps: AtomicUsize::new(0),
+            sleeps_seen: AtomicUsize::new(0),
+            sends_unseen: AtomicBool::new(false),
+            send_interest: AtomicUsize::new(0),
+            async_interest: AtomicUsize::new(0),
+            lazy_interest: AtomicUsize::new(0),
+            progress_waits: AtomicBool::new(false),
+        }
+    }
+
+    /// Somebody wants to hear of send completions while the leader sleeps, or not any more.
+    pub(super) fn watch_sends(&self, wanted: bool) {
+        count(&self.send_interest, wanted);
+    }
+
+    /// Somebody wants the lane served while nobody waits, or not any more.
+    pub(super) fn serve_async(&self, wanted: bool) {
+        count(&self.async_interest, wanted);
+    }
+
+    /// Somebody has sends queued, or not any more.
+    pub(super) fn serve_lazily(&self, wanted: bool) {
+        count(&self.lazy_interest, wanted);
+    }
+
+    pub(super) fn has_async_interest(&self) -> bool {
+        self.async_interest.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn has_lazy_interest(&self) -> bool {
+        self.lazy_interest.load(Ordering::SeqCst) > 0
+    }
+
+    /// How often a leader went to sleep.
+    pub(super) fn sleeps(&self) -> usize {
+        self.sleeps.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the leader if it sleeps: something has changed behind its back.
+    pub(super) fn kick<S: Source<Role = R>>(&self, source: &S) {
+        self.kicks.fetch_add(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) {
+            source.wake();
+        }
+    }
+
+    /// The leader, if it has slept since this was called before, has a look at the sends: a device
+    /// tells nobody else that the peer of one has vanished, and to be woken by their completions would
+    /// cost a call of the system for every sleep.
+    pub(super) fn disturb_sleep<S: Source<Role = R>>(&self, source: &S) {
+        let sleeps = self.sleeps();
+        let slept = self.sleeps_seen.swap(sleeps, Ordering::Relaxed) == sleeps;
+        if slept && self.asleep.load(Ordering::SeqCst) {
+            self.sends_unseen.store(true, Ordering::Relaxed);
+            self.kick(source);
+        }
+    }
+
+    /// Polls once if nobody else does, without waiting; how much came.
+    pub(super) fn poll_if_free<S: Source<Role = R>>(&self, source: &S) -> usize {
+        let Some(mut role) = try_lock(&self.role) else {
+            return 0;
+        };
+        let came = poll(source, &mut role, &mut |_, _| {});
+        self.let_go(source, role);
+        came
+    }
+
+    /// Waits until what is wanted is there, polling meanwhile or letting another thread poll; `None`
+    /// at the deadline.
+    pub(super) fn wait<S: Source<Role = R>, W: Wanted<S>>(
+        &self,
+        source: &S,
+        length: Duration,
+        wanted: &mut W,
+    ) -> Option<W::Found> {
+        let mut patience = Patience::new(length);
+        loop {
+            if let Some(role) = try_lock(&self.role) {
+                return self.lead(source, role, &mut patience, wanted);
+            }
+            match self.follow(source, &mut patience, wanted) {
+                Followed::Found(found) => return Some(found),
+                Followed::Over => return None,
+                Followed::Again => {}
+            }
+        }
+    }
+
+    fn lead<S: Source<Role = R>, W: Wanted<S>>(
+        &self,
+        source: &S,
+        mut role: MutexGuard<'_, Role<R>>,
+        patience: &mut Patience,
+        wanted: &mut W,
+    ) -> Option<W::Found> {
+        let mut spin = role.spin.begin();
+        // What ends an operation without a completion is followed by a kick. So is what others did
+        // before the role was taken, as far as we know: hence the first check.
+        let mut checked_at = None;
+        let mut came = self.look(source, &mut role, wanted);
+        let found = loop {
+            let kicks = self.kicks.load(Ordering::Acquire);
+            if let Some(found) = wanted.seen() {
+                break Some(found);
+            }
+            if checked_at != Some(kicks) {
+                if let Some(found) = wanted.check(None) {
+                    break Some(found);
+                }
+                checked_at = Some(kicks);
+            }
+            if came == 0 {
+                let spins = role.spin.goes_on(&mut spin);
+                let left = patience.left();
+                if left.is_some_and(|left| left.is_zero()) {
+                    break None;
+                }
+                if !spins {
+                    came = self.sleep(source, &mut role, left, kicks, wanted);
+                    continue;
+                }
+            }
+            came = self.look(source, &mut role, wanted);
+        };
+        if found.is_some() {
+            role.spin.found(&spin);
+        }
+        self.let_go(source, role);
+        found
+    }
+
+    /// Sleeps on the completion channel until there is something to poll, or somebody kicks; then
+    /// polls, and says how much came. `kicks`: how many there were before the last check.
+    fn sleep<S: Source<Role = R>>(
+        &self,
+        source: &S,
+        role: &mut Role<R>,
+        timeout: Option<Duration>,
+        kicks: usize,
+        wanted: &mut impl Wanted<S>,
+    ) -> usize {
+        // Whoever changes something behind our back kicks and then looks whether we sleep; we say
+        // so and then look for kicks. One of the two sees the other.
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let armed = self.arm(source);
+        let came = self.look(source, role, wanted);
+        let sleeps = armed && came == 0 && self.kicks.load(Ordering::Acquire) == kicks;
+        if sleeps {
+            // Only the leader writes it.
+            self.sleeps.store(self.sleeps() + 1, Ordering::Relaxed);
+            source.sleep(timeout);
+        }
+        self.asleep.store(false, Ordering::Relaxed);
+        if !sleeps {
+            return came;
+        }
+        if self.sends_unseen.load(Ordering::Relaxed) {
+            self.sends_unseen.store(false, Ordering::Relaxed);
+            role.looks = LOOKS_PER_SENDS;
+        }
+        self.look(source, role, wanted)
+    }
+
+    /// Polls as a thread does that waits.
+    fn look<S: Source<Role = R>>(
+        &self,
+        source: &S,
+        role: &mut Role<R>,
+        wanted: &mut impl Wanted<S>,
+    ) -> usize {
+        let see = &mut |member: &S::Member, state: &mut S::State| wanted.see(member, state);
+        role.looks += 1;
+        if role.looks >= LOOKS_PER_SENDS || self.send_interest.load(Ordering::SeqCst) > 0 {
+            return poll(source, role, see);
+        }
+        source.poll(&mut role.source, Queues::Receives, see)
+    }
+
+    /// Asks for notification. `false`: nothing would come.
+    pub(super) fn arm<S: Source<Role = R>>(&self, source: &S) -> bool {
+        let queues = match self.send_interest.load(Ordering::SeqCst) {
+            0 => Queues::Receives,
+            _ => Queues::Both,
+        };
+        source.arm(queues)
+    }
+
+    /// Sleeps until the operation has ended, or the role is free.
+    fn follow<S: Source<Role = R>, W: Wanted<S>>(
+        &self,
+        source: &S,
+        patience: &mut Patience,
+        wanted: &mut W,
+    ) -> Followed<W::Found> {
+        with_parker(|parker: &Parker| {
+            let unparker = parker.unparker();
+            if let Some(found) = wanted.check(Some(unparker)) {
+                return Followed::Found(found);
+            }
+            let ticket = self.followers.join(unparker.clone());
+            fence(Ordering::SeqCst);
+            // The role may have become free before anybody could know of us.
+            let free = match try_lock(&self.role) {
+                Some(role) => {
+                    drop(role);
+                    fence(Ordering::SeqCst);
+                    self.serve_mail(source);
+                    true
+                }
+                None => false,
+            };
+            if !free {
+                match patience.left() {
+                    Some(left) => parker.park_timeout(left),
+                    None => parker.park(),
+                }
+            }
+            self.followers.leave(ticket);
+            match wanted.check(None) {
+                Some(found) => {
+                    // The wake-up may have been meant to hand the role over.
+                    self.hand_over(source);
+                    Followed::Found(found)
+                }
+                None if patience.is_over() => {
+                    self.hand_over(source);
+                    Followed::Over
+                }
+                None => Followed::Again,
+            }
+        })
+    }
+
+    /// Lets the role go, and sees to it that somebody takes it who needs it.
+    fn let_go<S: Source<Role = R>>(&self, source: &S, mut role: MutexGuard<'_, Role<R>>) {
+        // The progress thread sleeps on the same channel: it hears of what comes from now on, and
+        // is woken for what may have come before.
+        let more = self.async_interest.load(Ordering::SeqCst) > 0
+            && !self.progress_waits.load(Ordering::SeqCst)
+            && self.arm(source)
+            && poll(source, &mut role, &mut |_, _| {}) > 0;
+        drop(role);
+        fence(Ordering::SeqCst);
+        self.serve_mail(source);
+        if more {
+            source.wake_progress();
+        }
+        self.hand_over(source);
+    }
+
+    /// Polls for what nobody waits for. `false`: somebody polls, and will wake the progress thread
+    /// when it stops. `consume` takes the events that were announced.
+    pub(super) fn serve<S: Source<Role = R>>(&self, source: &S, consume: impl Fn()) -> bool {
+        for attempt in 0..2 {
+            if let Some(mut role) = try_lock(&self.role) {
+                self.progress_waits.store(false, Ordering::SeqCst);
+                consume();
+                // If there is more than this, letting go finds it.
+                for _ in 0..POLLS_AT_A_TIME {
+                    if poll(source, &mut role, &mut |_, _| {}) == 0 {
+                        break;
+                    }
+                }
+                self.let_go(source, role);
+                return true;
+            }
+            if attempt == 0 {
+                self.progress_waits.store(true, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+            }
+        }
+        false
+    }
+
+    fn hand_over<S: Source<Role = R>>(&self, source: &S) {
+        if !self.followers.wake_one()
+            && self.progress_waits.load(Ordering::SeqCst)
+            && self.progress_waits.swap(false, Ordering::SeqCst)
+        {
+            source.wake_progress();
+        }
+    }
+
+    /// Does what the mail says, unless somebody holds the role: then that thread does.
+    pub(super) fn serve_mail<S: Source<Role = R>>(&self, source: &S) {
+        let mut served = false;
+        while source.has_mail() {
+            let Some(mut role) = try_lock(&self.role) else {
+                break;
+            };
+            poll(source, &mut role, &mut |_, _| {});
+            drop(role);
+            fence(Ordering::SeqCst);
+            served = true;
+        }
+        if served {
+            // Somebody may have found the role taken meanwhile, and sleeps.
+            self.hand_over(source);
+        }
+    }
+}
+
+/// Polls both queues once; how much came.
+fn poll<S: Source>(
+    source: &S,
+    role: &mut Role<S::Role>,
+    see: &mut impl FnMut(&S::Member, &mut S::State),
+) -> usize {
+    role.looks = 0;
+    source.poll(&mut role.source, Queues::Both, see)
+}
+
+fn count(value: &AtomicUsize, up: bool) {
+    if up {
+        value.fetch_add(1, Ordering::SeqCst);
+    } else {
+        value.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,128 @@
+//! The receives of a lane: how many are promised to whom, which buffers exist, and posting them to
+//! the shared receive queue.
+//!
+//! A connection has a receive posted for every credit that it gives. What a closed connection leaves
+//! posted is *surplus*: the next ones use it up.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arrayvec::ArrayVec;
+use verbs_shim::{ProtectionDomain, RegisteredBuffer, SharedReceiveQueue, VerbsError};
+
+use super::ledger::Ledger;
+use super::pool::GrowingPool;
+
+/// A receive's token says nothing: what matters is the connection it arrives on.
+const RECEIVE: u32 = 0;
+
+/// Receives that go to the driver in one call.
+const CHAIN: usize = 16;
+
+/// See the top of the file.
+pub(crate) struct Receives {
+    lane: String,
+    srq: SharedReceiveQueue,
+    pub(crate) ledger: Ledger,
+    pool: GrowingPool,
+    surplus: AtomicU32,
+}
+
+impl Receives {
+    /// `pool` has buffers for as many receives as the ledger can promise, and as many again that are
+    /// held of connections that are gone.
+    pub(super) fn new(
+        lane: &str,
+        pd: &ProtectionDomain,
+        depth: u32,
+        ledger: Ledger,
+        pool: GrowingPool,
+    ) -> Result<Self, VerbsError> {
+        Ok(Self {
+            lane: lane.to_owned(),
+            srq: pd.create_srq(depth)?,
+            ledger,
+            pool,
+            surplus: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn srq(&self) -> &SharedReceiveQueue {
+        &self.srq
+    }
+
+    /// Sets `n` more receives aside for a connection that has `window`; `false`: there are not so
+    /// many.
+    pub(crate) fn grow(&self, window: u32, n: u32) -> Result<bool, VerbsError> {
+        if !self.ledger.grow(window, n) {
+            return Ok(false);
+        }
+        match self.provide_buffers() {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.ledger.release(n);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the buffers that were promised and are not there yet.
+    pub(crate) fn provide_buffers(&self) -> Result<(), VerbsError> {
+        self.pool.grow_to(self.ledger.buffers())
+    }
+
+    /// `n` receives stay posted that nobody was promised any more.
+    pub(crate) fn abandon(&self, n: u32) {
+        self.surplus.fetch_add(n, Ordering::AcqRel);
+    }
+
+    /// Posts `n` receives that were set aside, in chains: first from the surplus, then in the buffers
+    /// that `own` gives, then in those of the pool. How many were posted.
+    pub(crate) fn post(&self, n: u32, mut own: impl FnMut() -> Option<RegisteredBuffer>) -> u32 {
+        let mut posted = self.take_surplus(n);
+        let mut chain = ArrayVec::<RegisteredBuffer, CHAIN>::new();
+        while posted < n {
+            let wanted = (n - posted).min(CHAIN as u32) as usize;
+            while chain.len() < wanted {
+                match own().or_else(|| self.pool.take()) {
+                    Some(buffer) => chain.push(buffer),
+                    None => break,
+                }
+            }
+            let before = chain.len();
+            if before == 0 {
+                break;
+            }
+            let result = self.srq.post_batch(RECEIVE, &mut chain);
+            posted += (before - chain.len()) as u32;
+            if let Err(error) = result {
+                tracing::warn!(lane = self.lane, %error, "a receive could not be posted");
+                break;
+            }
+        }
+        posted
+    }
+
+    /// Posts a receive whose message was taken in at once.
+    pub(crate) fn repost(&self, buffer: RegisteredBuffer) {
+        if let Err(error) = self.srq.post(RECEIVE, buffer) {
+            tracing::warn!(lane = self.lane, error = %error.error, "a receive could not be posted");
+        }
+    }
+
+    fn take_surplus(&self, n: u32) -> u32 {
+        let mut have = self.surplus.load(Ordering::Acquire);
+        while have > 0 {
+            let take = have.min(n);
+            match self.surplus.compare_exchange_weak(
+                have,
+                have - take,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return take,
+                Err(now) => have = now,
+            }
+        }
+        0
+    }
+}

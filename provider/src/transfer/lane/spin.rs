@@ -1,0 +1,140 @@
+//! How long a thread that waits polls before it sleeps: learnt from what became of the last waits.
+//!
+//! Spinning pays where the answer comes soon and another processor works on it. It costs where both
+//! ends share a processor, or nothing comes for long. So a wait that ends while it spins speaks for
+//! spinning, one that goes on past the limit against it. While it does not pay, one wait in
+//! [`PROBE_EVERY`] spins all the same, to find out whether that has changed.
+
+use std::time::{Duration, Instant};
+
+/// The highest score; spinning goes on while the score is above 0.
+const MOST: u8 = 8;
+/// What a wait that ended while it spun is worth.
+const GAIN: u8 = 2;
+/// One wait in so many spins while spinning does not pay.
+const PROBE_EVERY: u8 = 16;
+
+/// What one polling role has learnt.
+#[derive(Debug)]
+pub(super) struct Learner {
+    limit: Duration,
+    score: u8,
+    /// Waits that did not spin since the last that did.
+    skipped: u8,
+}
+
+/// The spinning of one wait.
+#[derive(Debug)]
+pub(super) enum Spin {
+    /// It sleeps at once.
+    No,
+    /// It has not begun.
+    Ready,
+    /// It goes on until then.
+    Until(Instant),
+}
+
+impl Learner {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            score: MOST / 2,
+            skipped: 0,
+        }
+    }
+
+    /// A thread begins to wait.
+    pub(super) fn begin(&mut self) -> Spin {
+        if self.limit.is_zero() {
+            return Spin::No;
+        }
+        if self.score > 0 {
+            return Spin::Ready;
+        }
+        self.skipped += 1;
+        if self.skipped < PROBE_EVERY {
+            return Spin::No;
+        }
+        self.skipped = 0;
+        Spin::Ready
+    }
+
+    /// Whether to poll once more rather than sleep.
+    pub(super) fn goes_on(&mut self, spin: &mut Spin) -> bool {
+        match *spin {
+            Spin::No => false,
+            Spin::Ready => {
+                *spin = Spin::Until(Instant::now() + self.limit);
+                true
+            }
+            Spin::Until(when) => {
+                std::hint::spin_loop();
+                let goes_on = Instant::now() < when;
+                if !goes_on {
+                    *spin = Spin::No;
+                    self.score = self.score.saturating_sub(1);
+                }
+                goes_on
+            }
+        }
+    }
+
+    /// What was waited for has come.
+    pub(super) fn found(&mut self, spin: &Spin) {
+        if matches!(spin, Spin::Until(_)) {
+            self.score = (self.score + GAIN).min(MOST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(5);
+
+    fn wait_in_vain(learner: &mut Learner) -> bool {
+        let mut spin = learner.begin();
+        let spun = matches!(spin, Spin::Ready);
+        while learner.goes_on(&mut spin) {}
+        spun
+    }
+
+    #[test]
+    fn it_stops_where_nothing_comes_and_probes() {
+        let mut learner = Learner::new(Duration::from_micros(1));
+        let spun = (0..100).filter(|_| wait_in_vain(&mut learner)).count();
+        assert!(spun < 4 + 100 / usize::from(PROBE_EVERY) + 2, "{spun}");
+        assert!(spun > 4, "it goes on probing");
+    }
+
+    #[test]
+    fn one_success_begins_it_again() {
+        let mut learner = Learner::new(LIMIT);
+        learner.score = 0;
+        let mut spin = loop {
+            match learner.begin() {
+                Spin::No => {}
+                spin => break spin,
+            }
+        };
+        assert!(learner.goes_on(&mut spin));
+        learner.found(&spin);
+        assert!(matches!(learner.begin(), Spin::Ready));
+    }
+
+    #[test]
+    fn what_is_there_already_teaches_nothing() {
+        let mut learner = Learner::new(LIMIT);
+        let score = learner.score;
+        let spin = learner.begin();
+        learner.found(&spin);
+        assert_eq!(learner.score, score);
+    }
+
+    #[test]
+    fn no_limit_no_spinning() {
+        let mut learner = Learner::new(Duration::ZERO);
+        assert!((0..100).all(|_| matches!(learner.begin(), Spin::No)));
+    }
+}

@@ -1,0 +1,23 @@
+//! Who hears of a connection's readiness without a descriptor for it.
+
+/// What can be done on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// A message waits, or the connection is over.
+    Readable,
+    /// A message would go out at once, or the connection is over.
+    Writable,
+}
+
+/// Hears of the readiness of connections, from whichever thread polls.
+///
+/// It is called without a lock of the connection's held. It must not wait for this or another
+/// connection of the same lane, since nobody polls the lane meanwhile; calls that do not wait
+/// (`try_receive`, `try_send`) are allowed.
+pub trait ReadySink: Send + Sync {
+    /// The connection of this token has become readable or writable: told once, until it is not.
+    fn ready(&self, token: u64, readiness: Readiness);
+
+    /// A message of kind 16 or above came. It does not wait behind messages that nobody has read.
+    fn control(&self, token: u64, kind: u8, bytes: &[u8]);
+}
