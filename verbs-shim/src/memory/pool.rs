@@ -2,6 +2,18 @@
 //!
 //! The free list is lock-free and bounded; a slot goes back to it when its buffer is dropped,
 //! wherever that happens. A pool does not grow: who needs more makes another one.
+//!
+//! A buffer hands out slices of its bytes, so nothing else may reach them: a pool's region stays
+//! inside this crate, and it has no rights by which a peer could be let in.
+//!
+//! ```compile_fail,E0624
+//! # use verbs_shim::RegisteredBuffer;
+//! fn behind_its_back(buffer: &RegisteredBuffer) -> &[u8] {
+//!     let bytes: &[u8] = buffer;
+//!     buffer.region().write_at(0, &[2; 8]).unwrap();
+//!     bytes
+//! }
+//! ```
 
 #![allow(unsafe_code)]
 
@@ -33,15 +45,15 @@ impl BufferPool {
     /// Maps and registers `slots` buffers of `slot_size` bytes each.
     ///
     /// # Errors
-    /// `EINVAL`: a size or count of 0, or remote rights in `access` (a peer could then read or
-    /// write behind the owner's back: use a [`MemoryRegion`]). `ENOMEM` as with
-    /// [`ProtectionDomain::region`].
+    /// `EINVAL`: a size or count of 0, or rights in `access` other than `LOCAL_WRITE` (by remote
+    /// rights, or windows, a peer could read or write behind the owner's back: use a
+    /// [`MemoryRegion`]). `ENOMEM` as with [`ProtectionDomain::region`].
     pub fn new(pd: &ProtectionDomain, slot_size: u32, slots: u32, access: Access) -> Result<Self> {
         const CALL: &str = "BufferPool::new";
         if slot_size == 0 || slots == 0 {
             return Err(VerbsError::invalid(CALL, "a slot size or count of 0"));
         }
-        if access.contains(Access::REMOTE_WRITE) || access.contains(Access::REMOTE_READ) {
+        if !Access::LOCAL_WRITE.contains(access) {
             return Err(VerbsError::invalid(
                 CALL,
                 "buffers of one owner cannot be open to a peer",
@@ -152,15 +164,9 @@ impl RegisteredBuffer {
         Bytes::from_owner(self)
     }
 
-    /// What a peer has to be told to reach its first byte by RDMA READ.
-    #[must_use]
-    pub fn remote(&self) -> crate::work::RemoteMemory {
-        self.pool.region.remote(self.offset())
-    }
-
-    /// The region it lies in.
-    #[must_use]
-    pub fn region(&self) -> &Arc<MemoryRegion> {
+    /// The region it lies in. Never given to safe code outside: a region copies into its bytes, and
+    /// slices of it can be posted, while this buffer lends the same bytes as `&[u8]`.
+    pub(crate) fn region(&self) -> &Arc<MemoryRegion> {
         &self.pool.region
     }
 
@@ -195,8 +201,8 @@ impl Deref for RegisteredBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // SAFETY: the slot is ours alone, mapped and initialised as long as the pool's region
-        // lives; the fabric writes it only while the buffer is moved away, posted, and pools are
-        // never open to RDMA WRITE.
+        // lives; the fabric writes it only while the buffer is moved away, posted, since the region
+        // has no right but LOCAL_WRITE and stays inside this crate.
         unsafe { std::slice::from_raw_parts(self.ptr(), self.len as usize) }
     }
 }

@@ -39,8 +39,8 @@ unsafe impl Sync for MemoryRegion {}
 
 impl MemoryRegion {
     pub(super) fn map(pd: &ProtectionDomain, len: usize, access: Access) -> Result<Self> {
-        // Nobody else gets the mapping; references to its bytes are given out by nobody but
-        // RegisteredBuffer, which is moved away while posted and refuses REMOTE_WRITE.
+        // Nobody else gets the mapping, so copies in and out are the only way to its bytes; but for
+        // a pool's region, which stays inside this crate, and whose buffers lend their own slot.
         let memory = SharedMemory::new(len)?;
         let mut region = Self::of(pd, &AppMemory::from(&memory), access)?;
         region.own = true;

@@ -172,11 +172,14 @@ fn a_length_past_the_slot_is_a_bug() {
 }
 
 #[test]
-fn buffers_are_not_open_to_writing_by_the_peer() {
+fn buffers_cannot_be_opened_to_a_peer() {
     let bench = bench();
     let open = BufferPool::new(&bench.pd, 64, 1, Access::REMOTE_WRITE | Access::REMOTE_READ);
     assert_eq!(open.unwrap_err().errno(), libc::EINVAL);
     assert!(BufferPool::new(&bench.pd, 64, 1, Access::REMOTE_READ).is_err());
+    // A window over a live buffer would open it just the same.
+    let windows = BufferPool::new(&bench.pd, 64, 1, Access::LOCAL_WRITE | Access::WINDOWS);
+    assert_eq!(windows.unwrap_err().errno(), libc::EINVAL);
     assert!(BufferPool::new(&bench.pd, 64, 1, Access::LOCAL_WRITE).is_ok());
 }
 
