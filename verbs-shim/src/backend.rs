@@ -77,9 +77,11 @@ pub(crate) trait ProtectionDomain: Downcast {
     /// Registers `len` bytes at `addr`.
     ///
     /// # Safety
-    /// The memory stays mapped until `deregister` of the result returned `Ok`, for ever otherwise.
-    /// Nobody holds a Rust reference to a byte of it while the fabric may write that byte: with
-    /// `LOCAL_WRITE` from posting to completion, with `REMOTE_WRITE` always.
+    /// Until `deregister` of the result returned `Ok`, or for ever: as long as something posted, a
+    /// peer by the region's own rights, or a peer by a window, reaches a byte, it stays mapped.
+    /// While they may write it nobody holds a Rust reference to it, or reads or writes it other
+    /// than by atomic operations on single bytes; while they may read it nobody holds an exclusive
+    /// reference to it, or writes it other than in this way.
     unsafe fn register(
         self: Arc<Self>,
         addr: *mut u8,

@@ -35,11 +35,24 @@ impl AppMemory {
     /// Names `len` bytes at `addr`.
     ///
     /// # Safety
-    /// From now until the last slice, binding and window of the regions made of it is gone (of a
-    /// region that gives the peer rights of its own, the region): the memory stays mapped; and
-    /// nobody holds a Rust reference to a byte of it, or reads or writes it other than by atomic
-    /// operations, while the fabric may write that byte: from the start to the end of an operation
-    /// that has it as its target, and at any time while a peer may write it.
+    /// The fabric reaches a byte of it *in an operation's time*, from the start of an operation
+    /// that has the byte as its source or target to the end of it; and *in a peer's time*, as long
+    /// as a window over the byte is open, or a region lives that gives the peer rights of its own.
+    /// It may write the byte in the time of an operation whose target it is and of a peer that may
+    /// write, and it may read it in every such time. The caller promises:
+    ///
+    /// - The memory stays mapped in all these times, and until the last slice of the regions made
+    ///   of it is gone; for ever if the fabric does not let go of a region or window (which is
+    ///   logged, and seen in [`crate::live_objects`]).
+    /// - While the fabric may *write* a byte, nobody holds a Rust reference to it, and nobody reads
+    ///   or writes it other than by atomic operations on single bytes (`AtomicU8`; wider ones race
+    ///   with them) or by giving it to the fabric, too.
+    /// - While the fabric may *read* a byte, nobody holds an exclusive reference to it, and nobody
+    ///   writes it other than in these ways. Others may read it as they like.
+    ///
+    /// The soft fabric is a thread of this process that copies bytes by atomic operations at such
+    /// a time, so that a plain access beside it would be a data race and undefined behaviour.
+    /// [`SharedMemory`] keeps the promise by itself.
     #[must_use]
     pub unsafe fn new(addr: NonNull<u8>, len: usize) -> Self {
         Self {
@@ -228,8 +241,8 @@ impl SharedMemory {
     /// `EINVAL`: not inside.
     pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
         let from = self.place("read_at", offset, out.len())?;
-        // SAFETY: inside the mapping; whoever writes it at this moment is the fabric, a device or
-        // copying in the same way.
+        // SAFETY: inside the mapping, of which nobody has a pointer but this module and the fabric:
+        // a device, or threads that copy in the same way.
         unsafe { copy_out(from.as_ptr(), out) };
         Ok(())
     }
@@ -240,8 +253,7 @@ impl SharedMemory {
     /// `EINVAL`: not inside.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         let to = self.place("write_at", offset, bytes.len())?;
-        // SAFETY: inside the mapping; whoever reads or writes it at this moment is the fabric, a
-        // device or copying in the same way.
+        // SAFETY: as in `read_at`.
         unsafe { copy_in(to.as_ptr(), bytes) };
         Ok(())
     }

@@ -133,28 +133,6 @@ impl ProtectionDomain {
         }
     }
 
-    /// Registers memory of the caller's.
-    ///
-    /// # Errors
-    /// `EFAULT`: not mapped, or not writable though `access` asks for it. `ENOMEM` as with
-    /// [`ProtectionDomain::region`].
-    ///
-    /// # Safety
-    /// Until the region is dropped: the memory stays mapped (if deregistration fails, for ever),
-    /// and nobody reads or writes a byte of it while the fabric may write that byte: from posting
-    /// to completion of a request that has it as its target, and with `REMOTE_WRITE` at any time.
-    #[allow(unsafe_code)]
-    pub unsafe fn register_raw(
-        &self,
-        ptr: *mut u8,
-        len: usize,
-        access: Access,
-    ) -> Result<Arc<MemoryRegion>> {
-        // SAFETY: the caller promises what MemoryRegion::register asks for.
-        let region = unsafe { MemoryRegion::register(self, ptr, len, access) }?;
-        Ok(Arc::new(region))
-    }
-
     /// A shared receive queue for up to `max_wr` receives of one buffer each.
     ///
     /// # Errors

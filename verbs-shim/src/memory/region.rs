@@ -49,27 +49,14 @@ impl MemoryRegion {
 
     pub(super) fn of(pd: &ProtectionDomain, memory: &AppMemory, access: Access) -> Result<Self> {
         let (addr, len) = (memory.addr(), memory.len());
-        // SAFETY: who made `memory` promised that it stays mapped and is not referenced while the
-        // fabric may write it, until this region is gone; of shared memory the region holds the
-        // mapping.
-        let mut region = unsafe { Self::register(pd, addr.as_ptr(), len, access) }?;
-        region.owner = memory.owner();
-        Ok(region)
-    }
-
-    /// # Safety
-    /// As [`backend::ProtectionDomain::register`].
-    pub(super) unsafe fn register(
-        pd: &ProtectionDomain,
-        ptr: *mut u8,
-        len: usize,
-        access: Access,
-    ) -> Result<Self> {
-        let addr = NonNull::new(ptr)
-            .filter(|_| len > 0)
-            .ok_or_else(|| VerbsError::invalid("ibv_reg_mr", "no memory, or of length 0"))?;
-        // SAFETY: the caller promises it.
-        let backend = unsafe { pd.backend().register(ptr, len, access) }?;
+        if len == 0 {
+            return Err(VerbsError::invalid("ibv_reg_mr", "memory of length 0"));
+        }
+        // SAFETY: who made `memory` promised this of it (AppMemory::new). Of shared memory the
+        // region holds the mapping, and `drop` never lets go of it if deregistration fails; nobody
+        // reaches its bytes but by copies that are atomic for each byte, or as the buffers of a
+        // pool, which lend only slots that are not posted.
+        let backend = unsafe { pd.backend().register(addr.as_ptr(), len, access) }?;
         Ok(Self {
             lkey: backend.lkey(),
             rkey: backend.rkey(),
@@ -78,7 +65,7 @@ impl MemoryRegion {
             len,
             access,
             own: false,
-            owner: None,
+            owner: memory.owner(),
             copies: RwLock::new(()),
             pd: pd.clone(),
         })
@@ -148,14 +135,14 @@ impl MemoryRegion {
     /// Copies bytes out. While the fabric writes them, a mixture of old and new comes out.
     ///
     /// # Errors
-    /// `EINVAL`: not inside, or memory registered with `register_raw`, which its owner reads.
+    /// `EINVAL`: not inside, or memory of the application's, which its owner reads.
     pub fn read_at(&self, offset: usize, out: &mut [u8]) -> Result<()> {
         self.check_own("read_at", offset, out.len())?;
         let _copies = self.copies.read().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: offset + len <= self.len was checked.
         let from = unsafe { self.addr.as_ptr().add(offset) };
-        // SAFETY: inside the region; whoever writes it at this moment is the fabric, a device or
-        // copying in the same way.
+        // SAFETY: inside the region, whose mapping is its own: whoever writes it at this moment is a
+        // device, or copies in the same way.
         unsafe { copy_out(from, out) };
         Ok(())
     }
@@ -163,14 +150,14 @@ impl MemoryRegion {
     /// Copies bytes in. A request that is posted on them sends a mixture of old and new.
     ///
     /// # Errors
-    /// `EINVAL`: not inside, or memory registered with `register_raw`, which its owner writes.
+    /// `EINVAL`: not inside, or memory of the application's, which its owner writes.
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check_own("write_at", offset, bytes.len())?;
         let _copies = self.copies.write().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: offset + len <= self.len was checked.
         let to = unsafe { self.addr.as_ptr().add(offset) };
-        // SAFETY: inside the region; whoever reads or writes it at this moment is the fabric, a
-        // device or copying in the same way.
+        // SAFETY: inside the region, whose mapping is its own: whoever reads or writes it at this
+        // moment is a device, or copies in the same way.
         unsafe { copy_in(to, bytes) };
         Ok(())
     }

@@ -55,14 +55,14 @@ fn a_slice_keeps_its_region() {
 fn the_callers_memory_is_not_copied() {
     let bench = bench();
     let mut memory = vec![7; 64];
-    // SAFETY: the memory outlives the region, and nothing writes it.
-    #[allow(unsafe_code)]
-    let region = unsafe {
-        bench
-            .pd
-            .register_raw(memory.as_mut_ptr(), 64, Access::READ_ONLY)
+    let at = std::ptr::NonNull::new(memory.as_mut_ptr()).unwrap();
+    let register = |len| {
+        // SAFETY: the memory outlives the region, and nothing writes it.
+        #[allow(unsafe_code)]
+        let part = unsafe { AppMemory::new(at, len) };
+        bench.pd.register(part, Access::READ_ONLY)
     };
-    let region = region.unwrap();
+    let region = register(64).unwrap();
     assert!(region.read_at(0, &mut [0]).is_err());
     assert!(region.write_at(0, &[0]).is_err());
     assert_eq!(
@@ -71,14 +71,7 @@ fn the_callers_memory_is_not_copied() {
     );
     drop(region);
     assert_eq!(memory, [7; 64]);
-    // SAFETY: refused.
-    #[allow(unsafe_code)]
-    let none = unsafe {
-        bench
-            .pd
-            .register_raw(std::ptr::null_mut(), 64, Access::READ_ONLY)
-    };
-    assert!(none.is_err());
+    assert_eq!(register(0).unwrap_err().errno(), libc::EINVAL);
 }
 
 fn is_mapped(addr: u64) -> bool {

@@ -88,7 +88,7 @@ struct RawMemory {
     len: usize,
 }
 
-// SAFETY: all access is by `copy_in` and `copy_out`, which threads may do at the same time.
+// SAFETY: all access here is by `copy_in` and `copy_out`, which threads may do at the same time.
 unsafe impl Send for RawMemory {}
 // SAFETY: as above.
 unsafe impl Sync for RawMemory {}
@@ -114,15 +114,15 @@ impl Memory for RawMemory {
 
     fn read(&self, offset: u64, out: &mut [u8]) {
         let from = self.place(offset, out.len());
-        // SAFETY: inside the region, which stays mapped until it is deregistered, after which
-        // soft-roce does not come here any more. Others copy the same way, or hold the bytes
-        // exclusively and have not posted them.
+        // SAFETY: inside the region. soft-roce comes here only for what is posted or open to a peer,
+        // and not after `deregister`; for so long who registered it (`register`) keeps it mapped,
+        // and writes it by atomic operations on single bytes only.
         unsafe { copy_out(from, out) };
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         let to = self.place(offset, data.len());
-        // SAFETY: as above.
+        // SAFETY: as in `read`; what may be written is read, too, by such operations only.
         unsafe { copy_in(to, data) };
     }
 }
