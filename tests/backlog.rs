@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use san_provider::wire::{Features, Hello, HelloKind, Refusal, RefusalReason};
+use san_provider::wire::{Features, Hello, HelloKind, Refusal, RefusalReason, Session};
 use san_provider::{AcceptError, ConnectFailure, Decision, Rejection, WsaCode};
 use san_tests::census::{self, Census};
 use san_tests::net;
@@ -288,8 +288,7 @@ fn request() -> [u8; Hello::LENGTH] {
         credits: 2,
         max_message_size: 4096,
         max_rdma_size: 0,
-        session_id: 0,
-        secret: [0; 16],
+        session: Session::NONE,
     };
     hello.emit(HelloKind::Request)
 }

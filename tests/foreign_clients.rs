@@ -1,7 +1,7 @@
 //! Requests that are not of this protocol: real programs of other makes, and malformed data. They are
 //! refused with a reason of their own, counted, and never take a place.
 
-use san_provider::wire::{Features, Hello, HelloKind, Refusal, RefusalReason};
+use san_provider::wire::{Features, Hello, HelloKind, Refusal, RefusalReason, Session};
 use san_provider::{AcceptError, Decision};
 use san_tests::program::Program;
 use san_tests::san::{Listener, San};
@@ -158,8 +158,7 @@ fn request() -> [u8; Hello::LENGTH] {
         credits: 2,
         max_message_size: 4096,
         max_rdma_size: 0,
-        session_id: 0,
-        secret: [0; 16],
+        session: Session::NONE,
     };
     hello.emit(HelloKind::Request)
 }

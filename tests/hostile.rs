@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use san_provider::wire::{Features, Hello, HelloKind, Immediate, MessageType};
+use san_provider::wire::{Features, Hello, HelloKind, Immediate, MessageType, Session};
 use san_provider::{Completion, Socket, WsaCode};
 use san_tests::net;
 use san_tests::san::{self, Listener, San};
@@ -69,8 +69,7 @@ impl Peer {
             credits,
             max_message_size: 4096,
             max_rdma_size: 0,
-            session_id: 0,
-            secret: [0; 16],
+            session: Session::NONE,
         };
         let params = ConnParams {
             private_data: &request.emit(HelloKind::Request),

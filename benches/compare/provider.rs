@@ -8,7 +8,7 @@ use std::time::Duration;
 use san_benches::Result;
 use san_benches::server::{Server, answer, commands, say_ready};
 use san_benches::stats::Samples;
-use san_provider::wire::{Features, Hello, HelloKind};
+use san_provider::wire::{Features, Hello, HelloKind, Session};
 use san_provider::{
     AddressFamily, Completion, ConnectFailure, ConnectOptions, Decision, EventObject,
     NetworkEvents, NoUpcalls, Operation, Protocol, Provider, ProviderConfig, ResultError, Socket,
@@ -66,8 +66,7 @@ pub(crate) fn hello() -> [u8; Hello::LENGTH] {
         credits: 2,
         max_message_size: 4096,
         max_rdma_size: 0,
-        session_id: 0,
-        secret: [0; 16],
+        session: Session::NONE,
     };
     hello.emit(HelloKind::Request)
 }
@@ -122,6 +121,7 @@ impl Client {
         socket.event_select(&self.event, NetworkEvents::CONNECT)?;
         let options = ConnectOptions {
             deadline: Some(Duration::from_secs(600)),
+            ..ConnectOptions::default()
         };
         match socket.connect(to, options) {
             Ok(()) => {}

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use san_provider::wire::{
-    Features, Hello, HelloKind, Immediate, MessageType, Refusal, RefusalReason,
+    Features, Hello, HelloKind, Immediate, MessageType, Refusal, RefusalReason, Session,
 };
 
 fn negotiation(c: &mut Criterion) {
@@ -17,8 +17,7 @@ fn negotiation(c: &mut Criterion) {
         credits: 64,
         max_message_size: 4096,
         max_rdma_size: 1 << 30,
-        session_id: 7,
-        secret: [7; 16],
+        session: Session::with_id(7).secret([7; 16]),
     };
     let request = hello.emit(HelloKind::Request);
     // As RDMA CM delivers them: zero-padded.

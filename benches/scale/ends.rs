@@ -250,6 +250,7 @@ fn start(provider: &Provider, event: &EventObject, to: SocketAddr) -> Result<Soc
     socket.event_select(event, NetworkEvents::CONNECT)?;
     let options = ConnectOptions {
         deadline: Some(PATIENCE),
+        ..ConnectOptions::default()
     };
     match socket.connect(to, options) {
         Err(error) if error.is_in_progress() => Ok(socket),

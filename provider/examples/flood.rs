@@ -147,6 +147,7 @@ impl Client {
             addr,
             ConnectOptions {
                 deadline: Some(deadline),
+                ..ConnectOptions::default()
             },
         ) {
             Err(error) if error.is_in_progress() => Ok(Self {

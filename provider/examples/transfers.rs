@@ -111,6 +111,7 @@ impl Pairs {
             self.addr,
             ConnectOptions {
                 deadline: Some(PATIENCE),
+                ..ConnectOptions::default()
             },
         ) {
             Err(error) if error.is_in_progress() => Ok((client, event)),

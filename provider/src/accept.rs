@@ -1,6 +1,5 @@
 //! Accept: the condition function, and the answer to the peer (duties 27 to 30, 84 to 90).
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -15,10 +14,10 @@ use crate::socket::{Socket, SocketShared};
 use crate::state::{Happening, Phase};
 use crate::sync::lock;
 use crate::transfer::{Connection, Ingredients};
-use crate::wire::{Features, Hello, HelloKind, RefusalReason};
+use crate::wire::{Features, Hello, HelloKind, RefusalReason, Session};
 
 /// What a condition function decides about.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionRequest {
     /// Who asks. Unspecified if the peer's kernel did not say.
@@ -31,24 +30,8 @@ pub struct ConnectionRequest {
     pub max_rdma_size: u32,
     /// What the peer can do.
     pub features: Features,
-    /// The session that the peer wants to go on with; 0 is none.
-    pub session_id: u64,
-    /// The peer's proof for it.
-    pub secret: [u8; 16],
-}
-
-// The secret stays out of logs.
-impl fmt::Debug for ConnectionRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionRequest")
-            .field("peer", &self.peer)
-            .field("local", &self.local)
-            .field("max_message_size", &self.max_message_size)
-            .field("max_rdma_size", &self.max_rdma_size)
-            .field("features", &self.features)
-            .field("session_id", &self.session_id)
-            .finish_non_exhaustive()
-    }
+    /// What the peer says of a session.
+    pub session: Session,
 }
 
 /// What a condition function decides.
@@ -57,7 +40,9 @@ pub enum Decision {
     /// The peer's connect succeeds.
     #[doc(alias = "CF_ACCEPT")]
     Accept,
-    /// The peer's connect fails with `WSAECONNREFUSED`.
+    /// The same, and how.
+    AcceptWith(AcceptOptions),
+    /// The peer's connect fails with `WSAECONNREFUSED`, or as the [`Rejection`] says.
     #[doc(alias = "CF_REJECT")]
     Reject(Rejection),
     /// Not now: the request goes back to the head of the queue.
@@ -65,8 +50,31 @@ pub enum Decision {
     Defer,
 }
 
-/// Why a request is rejected. The peer's connect fails in the same way, but can say why.
+/// How to accept.
+///
+/// ```
+/// use san_provider::{AcceptOptions, Decision, wire::Session};
+///
+/// let decision = Decision::AcceptWith(AcceptOptions::default().session(Session::with_id(7)));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct AcceptOptions {
+    /// What the reply says of a session.
+    pub session: Session,
+}
+
+impl AcceptOptions {
+    /// The same with this session in the reply.
+    #[must_use]
+    pub const fn session(self, session: Session) -> Self {
+        Self { session }
+    }
+}
+
+/// Why a request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rejection {
     /// The condition function does not want it.
     Unwanted,
@@ -75,6 +83,23 @@ pub enum Rejection {
         /// That backlog.
         backlog: u32,
     },
+    /// Not now; the peer may ask again. Its connect fails so that TCP may be tried.
+    NotNow,
+    /// There is no connection like the one that the request is about. The peer's connect fails so
+    /// that TCP may be tried.
+    NoSuchConnection,
+}
+
+impl Rejection {
+    /// What the peer is told: the reason, and the backlog that goes with it.
+    const fn refusal(self) -> (RefusalReason, u32) {
+        match self {
+            Self::Unwanted => (RefusalReason::Condition, 0),
+            Self::BacklogFull { backlog } => (RefusalReason::ReadyQueueFull, backlog),
+            Self::NotNow => (RefusalReason::NotNow, 0),
+            Self::NoSuchConnection => (RefusalReason::NoSuchConnection, 0),
+        }
+    }
 }
 
 /// An accepted connection.
@@ -130,13 +155,11 @@ impl Socket {
         };
         let decision = condition(&undecided.describe());
         match decision {
-            Decision::Accept => undecided.accept(),
-            Decision::Reject(Rejection::Unwanted) => {
-                undecided.refuse(RefusalReason::Condition, 0);
-                Err(AcceptError::Refused)
-            }
-            Decision::Reject(Rejection::BacklogFull { backlog }) => {
-                undecided.refuse(RefusalReason::ReadyQueueFull, backlog);
+            Decision::Accept => undecided.accept(&AcceptOptions::default()),
+            Decision::AcceptWith(options) => undecided.accept(&options),
+            Decision::Reject(rejection) => {
+                let (reason, backlog) = rejection.refusal();
+                undecided.refuse(reason, backlog);
                 Err(AcceptError::Refused)
             }
             Decision::Defer => undecided.defer(),
@@ -170,8 +193,7 @@ impl Undecided<'_> {
             max_message_size: hello.map_or(0, |h| h.max_message_size),
             max_rdma_size: hello.map_or(0, |h| h.max_rdma_size),
             features: hello.map(|h| h.features).unwrap_or_default(),
-            session_id: hello.map_or(0, |h| h.session_id),
-            secret: hello.map(|h| h.secret).unwrap_or_default(),
+            session: hello.map(|h| h.session).unwrap_or_default(),
         }
     }
 
@@ -229,7 +251,7 @@ impl Undecided<'_> {
         result
     }
 
-    fn accept(&mut self) -> Result<Accepted, AcceptError> {
+    fn accept(&mut self, options: &AcceptOptions) -> Result<Accepted, AcceptError> {
         let Some((ticket, pending)) = &self.request else {
             return Err(AcceptError::WouldBlock);
         };
@@ -246,7 +268,7 @@ impl Undecided<'_> {
                 return Err(AcceptError::NotSocket);
             }
         }
-        let (socket, reply) = match self.make_socket(pending) {
+        let (socket, reply) = match self.make_socket(pending, options) {
             Ok(made) => made,
             // The kernel says nothing of a peer that gives up before the accept. But then there is
             // neither a queue pair to be had for it, nor anybody to refuse.
@@ -285,7 +307,11 @@ impl Undecided<'_> {
     }
 
     /// The socket of the connection, with its queue pair and posted receives, and the reply.
-    fn make_socket(&self, pending: &Pending) -> Result<(Socket, Hello), AcceptError> {
+    fn make_socket(
+        &self,
+        pending: &Pending,
+        options: &AcceptOptions,
+    ) -> Result<(Socket, Hello), AcceptError> {
         let core = &self.socket.core;
         let config = &core.config;
         let limit = config.max_sockets;
@@ -293,7 +319,7 @@ impl Undecided<'_> {
         let connection = prepare(self.socket, &pending.id)?;
         connection.negotiated(&pending.hello);
         let socket = Socket::new(core, self.socket.family, place);
-        let hello = own_hello(self.socket, &connection);
+        let hello = own_hello(self.socket, &connection, options.session);
         *lock(&socket.shared.connection) = Some(connection);
         Ok((socket, hello))
     }
@@ -308,6 +334,7 @@ impl Undecided<'_> {
             .map_err(|_| AcceptError::NotSocket)?;
         state.local = pending.local;
         state.peer = pending.peer;
+        state.peer_session = Some(pending.hello.session);
         shared
             .core
             .set_owner(pending.id.token(), IdOwner::Socket(Arc::downgrade(shared)));
@@ -330,7 +357,7 @@ impl Drop for Undecided<'_> {
 }
 
 /// What this side says in a request or a reply.
-pub(crate) fn own_hello(socket: &SocketShared, connection: &Connection) -> Hello {
+pub(crate) fn own_hello(socket: &SocketShared, connection: &Connection, session: Session) -> Hello {
     let config = &socket.core.config;
     let max_rdma_size = connection.own_rdma_limit();
     Hello {
@@ -342,8 +369,7 @@ pub(crate) fn own_hello(socket: &SocketShared, connection: &Connection) -> Hello
         credits: config.initial_window,
         max_message_size: config.max_message_size,
         max_rdma_size,
-        session_id: 0,
-        secret: [0; 16],
+        session,
     }
 }
 

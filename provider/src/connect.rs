@@ -17,13 +17,16 @@ use crate::socket::{AddressFamily, Socket, SocketShared, SocketState};
 use crate::state::{Happening, Misfit, Phase};
 use crate::sync::lock;
 use crate::transfer::Ending;
-use crate::wire::{Hello, HelloKind, Refusal, RefusalReason};
+use crate::wire::{Hello, HelloKind, Refusal, RefusalReason, Session};
 
 /// How to connect.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConnectOptions {
     /// How long it may take; `None`: as configured.
     pub deadline: Option<Duration>,
+    /// What the request says of a session. The accepting side's condition function sees it; what
+    /// that side answers is [`Socket::peer_session`].
+    pub session: Session,
 }
 
 impl Socket {
@@ -83,6 +86,7 @@ impl Socket {
         state.id = Some(id);
         state.peer = Some(addr);
         state.deadline = deadline;
+        state.session = options.session;
         let _ = socket.step(&mut state, Happening::Connect);
         drop(state);
         if let Some(when) = deadline {
@@ -134,7 +138,7 @@ impl SocketShared {
         if let Some(handle) = self.handle.get() {
             connection.set_handle(*handle);
         }
-        let mut hello = own_hello(self, &connection);
+        let mut hello = own_hello(self, &connection, state.session);
         if let Some(arrival) = arrival {
             arrival.into_request(&mut hello, &connection);
         }
@@ -177,6 +181,7 @@ impl SocketShared {
             }
         };
         let _ = self.step(&mut state, Happening::Established);
+        state.peer_session = Some(hello.session);
         self.cancel_deadline(&mut state);
         drop(state);
         connection.negotiated(&hello);
@@ -336,6 +341,8 @@ fn failure_of(reason: RejectReason, private_data: &[u8], strict: bool) -> Connec
                 highest: refusal.highest_version,
             },
             RefusalReason::Closing => ConnectFailure::ListenerClosing,
+            RefusalReason::NotNow => ConnectFailure::NotNow,
+            RefusalReason::NoSuchConnection => ConnectFailure::NoSuchConnection,
             RefusalReason::NoResources | RefusalReason::Unknown(_) => {
                 ConnectFailure::PeerOutOfResources
             }

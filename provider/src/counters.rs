@@ -93,6 +93,10 @@ counters! {
         refused_closing,
         /// Requests refused for want of resources (reason 6).
         refused_resources,
+        /// Requests refused by the condition function for now (reason 8).
+        refused_not_now,
+        /// Requests about a connection that the condition function does not know (reason 9).
+        refused_no_connection,
         /// Requests that their peer withdrew before they were answered.
         withdrawn,
         /// Requests that a condition function put off.

@@ -37,7 +37,7 @@ mod transfers;
 mod upcalls;
 pub mod wire;
 
-pub use accept::{Accepted, ConnectionRequest, Decision, Rejection};
+pub use accept::{AcceptOptions, Accepted, ConnectionRequest, Decision, Rejection};
 pub use address_list::SanAddress;
 pub use backlog::SOMAXCONN;
 pub use config::{ConfigError, ProviderConfig};

@@ -227,6 +227,8 @@ pub(crate) fn refuse(
         RefusalReason::NotOurProtocol => &counters.refused_foreign,
         RefusalReason::Version => &counters.refused_version,
         RefusalReason::Closing => &counters.refused_closing,
+        RefusalReason::NotNow => &counters.refused_not_now,
+        RefusalReason::NoSuchConnection => &counters.refused_no_connection,
         RefusalReason::NoResources | RefusalReason::Unknown(_) => &counters.refused_resources,
     }
     .raise();

@@ -25,6 +25,7 @@ use crate::statistics::ListenCounters;
 use crate::sync::lock;
 use crate::transfer::Connection;
 use crate::upcalls::SwitchHandle;
+use crate::wire::Session;
 
 /// The address family of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,6 +99,10 @@ pub(crate) struct SocketState {
     /// When the connect under way ends.
     pub(crate) deadline: Option<Instant>,
     pub(crate) options: Options,
+    /// What its connect says of a session.
+    pub(crate) session: Session,
+    /// What the peer has said, once it has.
+    pub(crate) peer_session: Option<Session>,
     /// What its connect brings along from another process.
     pub(crate) arrival: Option<Box<Arrival>>,
     /// Its peer moves to another process, and is awaited.
@@ -149,6 +154,8 @@ impl Socket {
                 peer: None,
                 deadline: None,
                 options: Options::default(),
+                session: Session::NONE,
+                peer_session: None,
                 arrival: None,
                 awaited: None,
                 place: Some(place),
@@ -265,6 +272,16 @@ impl Socket {
     #[doc(alias = "WSPGetPeerName")]
     pub fn peer_addr(&self) -> Result<Option<SocketAddr>, QueryError> {
         Ok(self.open_state()?.peer)
+    }
+
+    /// What the peer has said of a session: in its request, if it was accepted here, else in its
+    /// reply, which is here with FD_CONNECT. `None` before that, and of a connection that was
+    /// taken up from another process.
+    ///
+    /// # Errors
+    /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
+    pub fn peer_session(&self) -> Result<Option<Session>, QueryError> {
+        Ok(self.open_state()?.peer_session)
     }
 
     /// Selects the network events that set `event`, in place of those selected before; with

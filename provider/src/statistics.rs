@@ -126,6 +126,10 @@ listen_counters! {
     refused_resources,
     /// Requests refused because the switch's ready queue was full (reason 7).
     refused_ready_queue,
+    /// Requests refused by the condition function for now (reason 8).
+    refused_not_now,
+    /// Requests about a connection that the condition function does not know (reason 9).
+    refused_no_connection,
     /// Requests that their peer withdrew before they were answered.
     withdrawn,
 }
@@ -140,6 +144,8 @@ impl ListenCounters {
             RefusalReason::NotOurProtocol => &self.refused_foreign,
             RefusalReason::Version => &self.refused_version,
             RefusalReason::Closing => &self.refused_closing,
+            RefusalReason::NotNow => &self.refused_not_now,
+            RefusalReason::NoSuchConnection => &self.refused_no_connection,
             RefusalReason::NoResources | RefusalReason::Unknown(_) => &self.refused_resources,
         }
     }

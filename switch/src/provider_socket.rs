@@ -137,7 +137,11 @@ impl ProviderSocket {
         budget: Duration,
     ) -> Result<(), ConnectError> {
         let deadline = Some(budget);
-        self.0.connect(destination, ConnectOptions { deadline })
+        let options = ConnectOptions {
+            deadline,
+            ..ConnectOptions::default()
+        };
+        self.0.connect(destination, options)
     }
 
     /// Answers the request that waits longest, as the condition decides.

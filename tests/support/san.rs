@@ -279,6 +279,7 @@ impl Connector {
     pub fn start(&self, to: SocketAddr, deadline: Duration) -> ConnectError {
         let options = ConnectOptions {
             deadline: Some(deadline),
+            ..ConnectOptions::default()
         };
         self.socket
             .connect(to, options)

@@ -182,6 +182,7 @@ pub struct StrangeListener {
     channel: EventChannel,
     // Listens until it is dropped.
     _id: CmId,
+    addr: SocketAddr,
 }
 
 impl StrangeListener {
@@ -195,7 +196,17 @@ impl StrangeListener {
         let id = CmId::new(&channel).expect("a CM id");
         id.bind(addr).expect("bind");
         id.listen(16).expect("listen");
-        Self { channel, _id: id }
+        Self {
+            channel,
+            _id: id,
+            addr,
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// Waits for a request; its answer is the caller's.

@@ -29,8 +29,7 @@ impl Arrival {
     /// Puts the right to the connection into its request, and what came before to where it is
     /// received first.
     pub(crate) fn into_request(self, hello: &mut Hello, connection: &Connection) {
-        hello.session_id = self.resumption.session_id;
-        hello.secret = self.resumption.secret;
+        hello.session = self.resumption.session();
         connection.carry(self.messages);
     }
 }
@@ -100,5 +99,7 @@ fn connect(socket: &Socket, duplicate: &Duplicate) -> Result<(), TakeUpError> {
     let mut state = lock(&shared.state);
     state.local = Some(contents.local);
     state.peer = Some(contents.peer);
+    // That of the move says nothing to the layer above.
+    state.peer_session = None;
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::socket::SocketShared;
 use crate::state::{Happening, Phase};
 use crate::sync::lock;
 use crate::transfer::Ending;
-use crate::wire::{Hello, HelloKind, Malformed, RefusalReason, Resumption};
+use crate::wire::{Hello, HelloKind, Malformed, RefusalReason, Resumption, Session};
 
 /// Requests that may be unread at a time. The thread reads them at once.
 const KERNEL_BACKLOG: u32 = 16;
@@ -109,12 +109,10 @@ impl SocketShared {
     /// A request came, to where a peer is awaited.
     fn peer_arrived(self: &Arc<Self>, id: CmId, hello: &Hello) {
         let core = &self.core;
-        let is_expected = lock(&self.state).awaited.as_ref().is_some_and(|awaited| {
-            let Hello {
-                session_id, secret, ..
-            } = hello;
-            awaited.resumption.admits(*session_id, secret)
-        });
+        let is_expected = lock(&self.state)
+            .awaited
+            .as_ref()
+            .is_some_and(|awaited| awaited.resumption.admits(&hello.session));
         if !is_expected {
             tracing::warn!(socket = self.number, peer = ?id.peer_addr(), "not the peer that moves");
             return refuse(core, id, RefusalReason::Condition);
@@ -134,8 +132,8 @@ impl SocketShared {
         connection.negotiated(hello);
         let reply = Hello {
             credits,
-            session_id: hello.session_id,
-            ..own_hello(self, &connection)
+            session: Session::with_id(hello.session.id),
+            ..own_hello(self, &connection, Session::NONE)
         };
         self.take_back(id, &reply);
     }

@@ -46,6 +46,11 @@ pub enum ConnectFailure {
     ListenerClosing,
     /// The listener had no queue pair, memory or socket left.
     PeerOutOfResources,
+    /// The listener's condition function cannot have the connection now; it may later.
+    NotNow,
+    /// The listener's condition function knows no connection like the one that the request is
+    /// about.
+    NoSuchConnection,
     /// Rejected, and not by a peer of this protocol.
     ForeignReject {
         /// IBTA's reason for the reject.
@@ -115,6 +120,8 @@ impl ConnectError {
             | F::VersionMismatch { .. }
             | F::ListenerClosing
             | F::PeerOutOfResources
+            | F::NotNow
+            | F::NoSuchConnection
             | F::ForeignReject { .. }
             | F::NobodyListens { strict: false }
             | F::ForeignReply
@@ -203,6 +210,8 @@ impl fmt::Display for ConnectFailure {
             }
             Self::ListenerClosing => f.write_str("the listener was closing"),
             Self::PeerOutOfResources => f.write_str("the listener had no resources left"),
+            Self::NotNow => f.write_str("the listener cannot have the connection now"),
+            Self::NoSuchConnection => f.write_str("the listener knows no such connection"),
             Self::ForeignReject { reason } => {
                 write!(
                     f,

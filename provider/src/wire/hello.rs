@@ -7,23 +7,20 @@
 //! 14 reserved u16 = 0
 //! 16 max message size u32 bytes of one message, at least 64
 //! 20 max RDMA size u32    bytes of one RDMA transfer; 0 = none
-//! 24 session id u64       0 = none
-//! 32 secret 16 bytes
-//! 48 reserved 8 = 0
+//! 24 session 32 bytes     see `session.rs`
 //! ```
 //! 56 bytes: all that RDMA CM lets a connecting side send.
 
 use super::head::{self, Malformed, field};
+use super::session::{self, Session};
 
 const LENGTH: usize = 56;
 const FEATURES: usize = 8;
 const CREDITS: usize = 12;
-const RESERVED_1: usize = 14;
+const RESERVED: usize = 14;
 const MAX_MESSAGE: usize = 16;
 const MAX_RDMA: usize = 20;
-const SESSION: usize = 24;
-const SECRET: usize = 32;
-const RESERVED_2: usize = 48;
+const SESSION: usize = session::OFFSET;
 
 /// The smallest message size that a side may offer.
 const LEAST_MESSAGE: u32 = 64;
@@ -49,7 +46,7 @@ pub struct Features {
 }
 
 /// A request or a reply.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     /// What its sender can do.
     pub features: Features,
@@ -59,10 +56,8 @@ pub struct Hello {
     pub max_message_size: u32,
     /// Bytes of one RDMA transfer; 0 is none.
     pub max_rdma_size: u32,
-    /// The session that this connection belongs to; 0 is none.
-    pub session_id: u64,
-    /// Proves the right to that session.
-    pub secret: [u8; 16],
+    /// The session that this connection belongs to.
+    pub session: Session,
 }
 
 impl HelloKind {
@@ -94,10 +89,9 @@ impl Hello {
             credits: u16::from_be_bytes(field(message, CREDITS)),
             max_message_size: u32::from_be_bytes(field(message, MAX_MESSAGE)),
             max_rdma_size: u32::from_be_bytes(field(message, MAX_RDMA)),
-            session_id: u64::from_be_bytes(field(message, SESSION)),
-            secret: field(message, SECRET),
+            session: Session::parse(&field(message, SESSION))?,
         };
-        if field::<2>(message, RESERVED_1) != [0; 2] || field::<8>(message, RESERVED_2) != [0; 8] {
+        if field::<2>(message, RESERVED) != [0; 2] {
             return Err(Malformed::Field("reserved"));
         }
         if hello.credits == 0 {
@@ -118,24 +112,10 @@ impl Hello {
         let mut out = [0; LENGTH];
         head::emit(&mut out, kind.number());
         out[FEATURES..CREDITS].copy_from_slice(&features.to_be_bytes());
-        out[CREDITS..RESERVED_1].copy_from_slice(&self.credits.to_be_bytes());
+        out[CREDITS..RESERVED].copy_from_slice(&self.credits.to_be_bytes());
         out[MAX_MESSAGE..MAX_RDMA].copy_from_slice(&self.max_message_size.to_be_bytes());
         out[MAX_RDMA..SESSION].copy_from_slice(&self.max_rdma_size.to_be_bytes());
-        out[SESSION..SECRET].copy_from_slice(&self.session_id.to_be_bytes());
-        out[SECRET..RESERVED_2].copy_from_slice(&self.secret);
+        out[SESSION..].copy_from_slice(&self.session.emit());
         out
-    }
-}
-
-// The secret stays out of logs.
-impl std::fmt::Debug for Hello {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hello")
-            .field("features", &self.features)
-            .field("credits", &self.credits)
-            .field("max_message_size", &self.max_message_size)
-            .field("max_rdma_size", &self.max_rdma_size)
-            .field("session_id", &self.session_id)
-            .finish_non_exhaustive()
     }
 }

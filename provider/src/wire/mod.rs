@@ -10,6 +10,7 @@ mod hello;
 mod immediate;
 mod moving;
 mod refusal;
+mod session;
 
 pub use descriptor::Descriptor;
 pub use head::{Malformed, VERSION};
@@ -17,6 +18,7 @@ pub use hello::{Features, Hello, HelloKind};
 pub use immediate::{Immediate, MessageType, Violation};
 pub use moving::Resumption;
 pub use refusal::{Refusal, RefusalReason};
+pub use session::Session;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 //! 40 bytes. The session id and the secret come back in the request that takes the connection up.
 
 use super::head::{self, Malformed, field};
+use super::session::Session;
 
 const LENGTH: usize = 40;
 const PORT: usize = 8;
@@ -71,16 +72,24 @@ impl Resumption {
         out
     }
 
-    /// Whether these are its session and its secret. Takes as long for a wrong secret as for the
-    /// right one, wherever it differs.
+    /// What the request that takes the connection up says.
     #[must_use]
-    pub fn admits(&self, session_id: u64, secret: &[u8; 16]) -> bool {
+    pub fn session(&self) -> Session {
+        Session::with_id(self.session_id).secret(self.secret)
+    }
+
+    /// Whether a request with `session` takes the connection up. Takes as long for a wrong secret
+    /// as for the right one, wherever it differs.
+    #[must_use]
+    pub fn admits(&self, session: &Session) -> bool {
         let differs = self
             .secret
             .iter()
-            .zip(secret)
+            .zip(&session.secret)
             .fold(0, |d, (a, b)| d | (a ^ b));
-        session_id == self.session_id && std::hint::black_box(differs) == 0
+        // Everything but the secret.
+        let is_named = session.secret([0; 16]) == Session::with_id(self.session_id);
+        is_named && std::hint::black_box(differs) == 0
     }
 }
 

@@ -35,6 +35,10 @@ pub enum RefusalReason {
     /// 7: as many connections wait in the switch as the application's backlog allows. To the peer
     /// the same as 1.
     ReadyQueueFull,
+    /// 8: the condition function cannot have the connection now; it may later.
+    NotNow,
+    /// 9: the condition function knows no connection like the one that the request is about.
+    NoSuchConnection,
     /// A number that this version does not know.
     Unknown(u16),
 }
@@ -64,6 +68,8 @@ impl RefusalReason {
             Self::Closing => 5,
             Self::NoResources => 6,
             Self::ReadyQueueFull => 7,
+            Self::NotNow => 8,
+            Self::NoSuchConnection => 9,
             Self::Unknown(n) => n,
         }
     }
@@ -77,6 +83,8 @@ impl RefusalReason {
             5 => Self::Closing,
             6 => Self::NoResources,
             7 => Self::ReadyQueueFull,
+            8 => Self::NotNow,
+            9 => Self::NoSuchConnection,
             n => Self::Unknown(n),
         }
     }

@@ -11,8 +11,7 @@ const HELLO: Hello = Hello {
     credits: 2,
     max_message_size: 4096,
     max_rdma_size: 0x0010_0000,
-    session_id: 0x0102_0304_0506_0708,
-    secret: [0xa5; 16],
+    session: Session::with_id(0x0102_0304_0506_0708).secret([0xa5; 16]),
 };
 
 #[rustfmt::skip]
@@ -53,6 +52,19 @@ fn request_and_reply_are_these_bytes() {
 }
 
 #[test]
+fn a_session_is_these_bytes() {
+    let session = HELLO.session.purpose(1).flags(2).tcp_port(0x1f90);
+    let hello = Hello {
+        session: session.generation(0x0304),
+        ..HELLO
+    };
+    let mut bytes = HELLO_BYTES;
+    bytes[48..].copy_from_slice(&[1, 2, 0x1f, 0x90, 3, 4, 0, 0]);
+    assert_eq!(hello.emit(HelloKind::Request), bytes);
+    assert_eq!(Hello::parse(HelloKind::Request, &bytes), Ok(hello));
+}
+
+#[test]
 fn refusals_are_these_bytes() {
     let refusal = Refusal::new(RefusalReason::BacklogFull, 4096);
     assert_eq!(refusal.emit(), REFUSAL_BYTES);
@@ -73,7 +85,7 @@ fn a_refusal_of_any_version_is_read() {
 
 #[test]
 fn every_reason_has_its_number() {
-    for n in 0u16..=8 {
+    for n in 0u16..=10 {
         let mut bytes = REFUSAL_BYTES;
         bytes[8..10].copy_from_slice(&n.to_be_bytes());
         assert_eq!(Refusal::parse(&bytes).unwrap().reason.number(), n);
@@ -115,6 +127,7 @@ fn what_is_wrong_with_a_request_is_said() {
         }
     );
     assert_eq!(with(14, 1), Malformed::Field("reserved"));
+    assert_eq!(with(54, 1), Malformed::Field("reserved"));
     assert_eq!(with(55, 1), Malformed::Field("reserved"));
     assert_eq!(with(13, 0), Malformed::Field("receive credits"));
     let mut small = HELLO_BYTES;
@@ -229,12 +242,15 @@ fn only_the_session_with_its_secret_is_admitted() {
     let Resumption {
         session_id, secret, ..
     } = RESUMPTION;
-    assert!(RESUMPTION.admits(session_id, &secret));
-    assert!(!RESUMPTION.admits(session_id + 1, &secret));
+    let right = RESUMPTION.session();
+    assert_eq!(right, Session::with_id(session_id).secret(secret));
+    assert!(RESUMPTION.admits(&right));
+    assert!(!RESUMPTION.admits(&Session::with_id(session_id + 1).secret(secret)));
+    assert!(!RESUMPTION.admits(&right.purpose(1)));
     for at in 0..secret.len() {
         let mut wrong = secret;
         wrong[at] ^= 1;
-        assert!(!RESUMPTION.admits(session_id, &wrong), "{at}");
+        assert!(!RESUMPTION.admits(&right.secret(wrong)), "{at}");
     }
 }
 
@@ -274,11 +290,13 @@ proptest! {
 
     #[test]
     fn hellos_come_back(
-        read: bool, inval: bool, moving: bool, credits in 1u16.., message in 64u32.., rdma: u32, session: u64, secret: [u8; 16]
+        read: bool, inval: bool, moving: bool, credits in 1u16.., message in 64u32.., rdma: u32, id: u64, secret: [u8; 16],
+        purpose: u8, flags: u8, tcp_port: u16, generation: u16,
     ) {
+        let session = Session { id, secret, purpose, flags, tcp_port, generation };
         let hello = Hello {
             features: Features { rdma_read: read, send_with_invalidate: inval, moving },
-            credits, max_message_size: message, max_rdma_size: rdma, session_id: session, secret,
+            credits, max_message_size: message, max_rdma_size: rdma, session,
         };
         prop_assert_eq!(Hello::parse(HelloKind::Reply, &hello.emit(HelloKind::Reply)), Ok(hello));
     }
