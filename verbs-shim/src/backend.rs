@@ -35,13 +35,14 @@ use std::time::Duration;
 
 use crate::address::InterfaceAddress;
 use crate::cm::{ConnParams, Event};
-use crate::completion::{CompletionBatch, Woken};
+use crate::completion::Woken;
 use crate::device::{DeviceLimits, Gid, PortAttr};
 use crate::error::{Result, VerbsError};
 use crate::fabric::FabricKind;
 use crate::memory::Access;
 use crate::qp::QpCaps;
-use crate::work::RemoteMemory;
+use crate::types::{BATCH, Completion};
+use crate::work::{Operation, SendFlags};
 
 pub(crate) trait Fabric: Send + Sync {
     fn kind(&self) -> FabricKind;
@@ -127,8 +128,12 @@ pub(crate) trait Sleeper: Send + Sync {
 }
 
 pub(crate) trait CompletionQueue: Downcast {
-    /// Appends to `batch` until it is full or the queue is empty; how many were added.
-    fn poll(&self, batch: &mut CompletionBatch) -> Result<usize>;
+    /// Writes completions to `entries` from the front, until they are full or the queue is empty; how
+    /// many. Negative: the queue is broken. A number as verbs have it, since it is asked for far
+    /// more often than there is something.
+    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32;
+    /// What a negative number of [`CompletionQueue::poll`] means.
+    fn poll_error(&self) -> VerbsError;
     /// One event on the channel with the next completion, or the next solicited one.
     fn request_notify(&self, solicited_only: bool) -> Result<()>;
     /// How many entries were granted.
@@ -146,6 +151,7 @@ pub(crate) trait QueuePair: Send + Sync {
     fn qp_num(&self) -> u32;
     /// What was granted.
     fn caps(&self) -> QpCaps;
+    fn post_one_send(&self, wr: &SendWr<'_>) -> PostResult;
     /// Posts the chain in order, with one doorbell; on failure says how many of them were taken.
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult;
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;
@@ -159,7 +165,7 @@ pub(crate) trait QueuePair: Send + Sync {
         access: Access,
     ) -> Result<Box<dyn MemoryWindow>>;
     /// Posts the signaled request that opens a window of this queue pair.
-    fn post_bind(&self, window: &dyn MemoryWindow, wr_id: u64) -> Result<()>;
+    fn post_bind(&self, window: &dyn MemoryWindow, wr_id: u64) -> PostResult;
     /// To the error state: what is posted gets flushed.
     fn to_error(&self) -> Result<()>;
     fn destroy(&self) -> Result<()>;
@@ -216,8 +222,9 @@ pub(crate) enum CmOption {
     AckTimeout(u8),
 }
 
-/// A local piece of registered memory.
+/// A local piece of registered memory, in the layout of `struct ibv_sge`.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub(crate) struct Sge {
     pub(crate) addr: u64,
     pub(crate) length: u32,
@@ -233,23 +240,11 @@ pub(crate) enum WrData<'a> {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum WrOp {
-    Send,
-    SendWithImm(u32),
-    SendWithInvalidate(u32),
-    Write(RemoteMemory),
-    WriteWithImm(RemoteMemory, u32),
-    Read(RemoteMemory),
-}
-
-#[derive(Debug, Clone, Copy)]
 pub(crate) struct SendWr<'a> {
     pub(crate) wr_id: u64,
-    pub(crate) op: WrOp,
+    pub(crate) operation: Operation,
     pub(crate) data: WrData<'a>,
-    pub(crate) signaled: bool,
-    pub(crate) solicited: bool,
-    pub(crate) fence: bool,
+    pub(crate) flags: SendFlags,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -258,25 +253,27 @@ pub(crate) struct RecvWr {
     pub(crate) sge: Sge,
 }
 
-/// `Err` holds how many of the chain were taken, and why the next one was not.
-pub(crate) type PostResult = std::result::Result<(), (usize, VerbsError)>;
+/// Of posting. Its failure is a box, so that success costs one register.
+pub(crate) type PostResult = std::result::Result<(), Box<PostFailure>>;
+
+/// A chain that was not posted as a whole.
+#[derive(Debug)]
+pub(crate) struct PostFailure {
+    /// How many the device has, or may have: all of them, if the backend cannot tell.
+    pub(crate) taken: usize,
+    /// Why the next one was not taken.
+    pub(crate) error: VerbsError,
+}
+
+impl PostFailure {
+    #[cold]
+    pub(crate) fn new(taken: usize, error: VerbsError) -> Box<Self> {
+        Box::new(Self { taken, error })
+    }
+}
 
 /// The longest chain that is posted at once.
 pub(crate) const MAX_CHAIN: usize = 16;
-
-/// A work completion as the backends report it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RawCompletion {
-    pub(crate) wr_id: u64,
-    /// IBTA's number.
-    pub(crate) status: u32,
-    pub(crate) vendor_error: u32,
-    pub(crate) byte_len: u32,
-    pub(crate) qp_num: u32,
-    pub(crate) imm: Option<u32>,
-    /// The completion of a receive that an RDMA WRITE with immediate consumed.
-    pub(crate) by_write: bool,
-}
 
 /// Lets a backend recognise its own objects among the arguments of a call.
 pub(crate) trait Downcast: Any + Send + Sync {

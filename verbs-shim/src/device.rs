@@ -202,7 +202,7 @@ impl Device {
     ) -> Result<CompletionQueue> {
         let channel = channel.map(CompletionChannel::backend);
         let cq = Arc::clone(&self.backend).create_cq(depth, channel)?;
-        Ok(CompletionQueue::from_backend(cq))
+        CompletionQueue::from_backend(cq)
     }
 }
 

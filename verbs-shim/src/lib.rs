@@ -105,8 +105,8 @@ mod soft;
 mod srq;
 #[cfg(test)]
 mod testing;
+mod types;
 mod work;
-mod wr_id;
 
 #[cfg(feature = "witness")]
 #[doc(hidden)]
@@ -119,10 +119,7 @@ pub use cm::{
     ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, ConnParams, ConnectionDetails, Event,
     EventChannel, PrivateData, REJECT_PRIVATE_DATA, RejectReason, Request,
 };
-pub use completion::{
-    BATCH, Completion, CompletionBatch, CompletionChannel, CompletionQueue, Sleeper, WcStatus,
-    Woken,
-};
+pub use completion::{CompletionChannel, CompletionQueue, Sleeper, Woken};
 pub use device::{Device, DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 pub use error::{OpenError, Result, VerbsError};
 pub use fabric::{Fabric, FabricKind};
@@ -134,7 +131,8 @@ pub use memory::{
 pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QpCaps, QueuePair};
 pub use soft::SoftConfig;
 pub use srq::SharedReceiveQueue;
+pub use types::{BATCH, Completion, CompletionBatch, WcStatus};
 pub use work::{
-    MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RecvPostError, RemoteMemory,
-    SendRequest,
+    BufferPostError, MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RemoteMemory,
+    SendFlags, SendRequest,
 };

@@ -8,18 +8,17 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrayvec::ArrayVec;
+use parking_lot::Mutex;
 
-use crate::backend::{self, MAX_CHAIN, RecvWr};
-use crate::completion::Completion;
+use crate::backend;
 use crate::error::{Result, VerbsError};
 use crate::memory::{ProtectionDomain, RegisteredBuffer};
-use crate::qp::check_recv;
-use crate::work::{RecvPostError, RecvTable};
-use crate::wr_id::{Kind, Life, MAX_SLOTS, WrId};
+use crate::types::{Completion, Epoch, Generation, Kind, MAX_SLOTS, QueueId};
+use crate::work::{BufferPostError, ReceiveQueue};
 
 /// A shared receive queue. Cheap to clone; any thread may post and claim.
 #[derive(Clone)]
@@ -29,10 +28,12 @@ pub struct SharedReceiveQueue {
 
 struct SrqShared {
     backend: Arc<dyn backend::SharedReceiveQueue>,
-    life: LiveLife,
-    table: ManuallyDrop<Mutex<RecvTable>>,
+    /// When it was made.
+    epoch: Epoch,
+    receives: ReceiveQueue,
     unknown: AtomicU64,
-    pd: ProtectionDomain,
+    generation: LiveGeneration,
+    _pd: ProtectionDomain,
 }
 
 impl SharedReceiveQueue {
@@ -48,15 +49,18 @@ impl SharedReceiveQueue {
                 format!("max_wr {max_wr}, 1 to {MAX_SLOTS}"),
             ));
         }
-        let life = LiveLife::take().ok_or_else(|| VerbsError::from_errno(CALL, libc::ENOSPC))?;
+        let generation =
+            LiveGeneration::take().ok_or_else(|| VerbsError::from_errno(CALL, libc::ENOSPC))?;
+        let id = QueueId::new(Kind::SharedReceive, generation.number);
         let backend = pd.backend().create_srq(max_wr, 1)?;
         Ok(Self {
             shared: Arc::new(SrqShared {
                 backend,
-                life,
-                table: ManuallyDrop::new(Mutex::new(RecvTable::new(max_wr))),
+                epoch: Epoch::begin(),
+                receives: ReceiveQueue::new("ibv_post_srq_recv", id, pd.serial(), max_wr),
                 unknown: AtomicU64::new(0),
-                pd: pd.clone(),
+                generation,
+                _pd: pd.clone(),
             }),
         })
     }
@@ -66,19 +70,14 @@ impl SharedReceiveQueue {
     /// # Errors
     /// Gives the buffer back. `ENOMEM`: the queue is full. `EINVAL`: a buffer of another
     /// protection domain.
-    #[allow(clippy::result_large_err)]
     pub fn post(
         &self,
         token: u32,
         buffer: RegisteredBuffer,
-    ) -> std::result::Result<(), RecvPostError> {
-        let mut one = ArrayVec::<_, 1>::new();
-        one.push(buffer);
-        self.post_chain(token, &mut one)
-            .map_err(|error| RecvPostError {
-                buffer: one.remove(0),
-                error,
-            })
+    ) -> std::result::Result<(), BufferPostError> {
+        let srq = &*self.shared;
+        let post = |wrs: &[backend::RecvWr]| srq.backend.post_recv(wrs);
+        srq.receives.post(token, buffer, post)
     }
 
     /// Posts receives in order, with one doorbell for up to 16 of them. Those that were posted
@@ -91,8 +90,10 @@ impl SharedReceiveQueue {
         token: u32,
         buffers: &mut ArrayVec<RegisteredBuffer, N>,
     ) -> Result<()> {
+        let srq = &*self.shared;
         while !buffers.is_empty() {
-            self.post_chain(token, buffers)?;
+            let post = |wrs: &[backend::RecvWr]| srq.backend.post_recv(wrs);
+            srq.receives.post_chain(token, buffers, post)?;
         }
         Ok(())
     }
@@ -100,15 +101,19 @@ impl SharedReceiveQueue {
     /// Takes the buffer of a finished receive back, its length set to what came.
     ///
     /// `None`, and counted: the completion is not of this queue, or was claimed before.
+    #[inline]
     pub fn claim(&self, completion: &Completion) -> Option<RegisteredBuffer> {
-        let buffer = self.try_claim(completion);
-        match buffer {
-            Some(_) => completion.set_claimed(),
-            None => {
-                self.shared.unknown.fetch_add(1, Ordering::Relaxed);
+        let srq = &*self.shared;
+        if completion.queue() != srq.receives.id() || !completion.is_since(srq.epoch) {
+            return srq.refuse();
+        }
+        match srq.receives.claim(completion) {
+            None => srq.refuse(),
+            buffer => {
+                completion.set_claimed();
+                buffer
             }
         }
-        buffer
     }
 
     /// How many claims were refused.
@@ -126,107 +131,34 @@ impl SharedReceiveQueue {
     /// How many receives can be posted now. Slots come back when completions are claimed.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.table().room()
+        self.shared.receives.room()
     }
 
     pub(crate) fn backend(&self) -> Arc<dyn backend::SharedReceiveQueue> {
         Arc::clone(&self.shared.backend)
     }
+}
 
-    fn table(&self) -> MutexGuard<'_, RecvTable> {
-        self.shared
-            .table
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn try_claim(&self, completion: &Completion) -> Option<RegisteredBuffer> {
-        let wr = completion.wr()?;
-        let ours = wr.kind == Kind::SharedReceive
-            && wr.life == self.shared.life.life
-            && !completion.is_claimed();
-        if !ours {
-            return None;
-        }
-        let mut buffer = self.table().take(wr.slot)?;
-        let filled = completion.filled(buffer.capacity());
-        buffer.set_len(filled);
-        Some(buffer)
-    }
-
-    /// Posts up to `MAX_CHAIN` buffers from the front, and removes those that were posted.
-    fn post_chain<const N: usize>(
-        &self,
-        token: u32,
-        buffers: &mut ArrayVec<RegisteredBuffer, N>,
-    ) -> Result<()> {
-        const CALL: &str = "ibv_post_srq_recv";
-        let mut refused = None;
-        let mut slots = ArrayVec::<u16, MAX_CHAIN>::new();
-        let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
-        {
-            let mut table = self.table();
-            while slots.len() < MAX_CHAIN && !buffers.is_empty() {
-                if let Err(error) = check_recv(CALL, &buffers[0], &self.shared.pd) {
-                    refused = Some(error);
-                    break;
-                }
-                let sge = buffers[0].receive_sge();
-                match table.push(buffers.remove(0)) {
-                    Ok(slot) => {
-                        let (kind, life) = (Kind::SharedReceive, self.shared.life.life);
-                        let wr_id = WrId {
-                            token,
-                            kind,
-                            life,
-                            slot,
-                        }
-                        .pack();
-                        slots.push(slot);
-                        wrs.push(RecvWr { wr_id, sge });
-                    }
-                    Err(buffer) => {
-                        buffers.insert(0, buffer);
-                        refused = Some(VerbsError::from_errno(CALL, libc::ENOMEM));
-                        break;
-                    }
-                }
-            }
-        }
-        let posted = match wrs.is_empty() {
-            true => Ok(()),
-            false => self.shared.backend.post_recv(&wrs),
-        };
-        if let Err((taken, error)) = posted {
-            let mut table = self.table();
-            for &slot in slots.iter().skip(taken).rev() {
-                if let Some(buffer) = table.take(slot) {
-                    buffers.insert(0, buffer);
-                }
-            }
-            return Err(error);
-        }
-        refused.map_or(Ok(()), Err)
+impl SrqShared {
+    #[cold]
+    fn refuse(&self) -> Option<RegisteredBuffer> {
+        self.unknown.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 
 impl Drop for SrqShared {
     fn drop(&mut self) {
+        let posted = ManuallyDrop::new(self.receives.take_all());
         if let Err(error) = self.backend.destroy() {
             // The device may still use the posted memory: it stays where it is for ever.
+            self.generation.kept = true;
             tracing::error!(%error, "a shared receive queue could not be destroyed");
-            self.life.kept = true;
             return;
         }
-        drop_table(self);
+        // What was never claimed is freed, now that the device has let go of it.
+        drop(ManuallyDrop::into_inner(posted));
     }
-}
-
-/// Frees what was never claimed, now that the queue is destroyed.
-#[allow(unsafe_code)]
-fn drop_table(srq: &mut SrqShared) {
-    // SAFETY: called once, at the end of drop; the table is not used after.
-    unsafe { ManuallyDrop::drop(&mut srq.table) };
 }
 
 impl fmt::Debug for SharedReceiveQueue {
@@ -238,43 +170,48 @@ impl fmt::Debug for SharedReceiveQueue {
     }
 }
 
-/// A life that no other shared receive queue of the process has at the same time, handed out in
-/// turn, so that one comes back only after 16,383 others: completions of a shared receive queue
-/// name the queue pair they came through, not the queue, so this is what tells queues apart.
-struct LiveLife {
-    life: Life,
+/// A generation that no other shared receive queue of the process has at the same time: completions
+/// of a shared receive queue name the queue pair they came through, not the queue, so this is what
+/// tells queues apart. It comes back after 16,383 others; what was polled before then is told apart
+/// by its epoch.
+struct LiveGeneration {
+    number: Generation,
     /// Not to be given out again.
     kept: bool,
 }
 
-static IN_USE: Mutex<Option<(Life, HashSet<Life>)>> = Mutex::new(None);
+struct InUse {
+    last: Generation,
+    /// None at first.
+    all: Option<HashSet<Generation>>,
+}
 
-impl LiveLife {
+static IN_USE: Mutex<InUse> = Mutex::new(InUse {
+    last: Generation::FIRST,
+    all: None,
+});
+
+impl LiveGeneration {
     /// `None`: all are in use.
     fn take() -> Option<Self> {
-        let mut guard = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, used) = guard.get_or_insert_with(|| (Life::default(), HashSet::new()));
-        for _ in 0..1 << 14 {
-            *last = last.next();
-            if used.insert(*last) {
-                return Some(Self {
-                    life: *last,
-                    kept: false,
-                });
-            }
-        }
-        None
+        let mut guard = IN_USE.lock();
+        let in_use = &mut *guard;
+        let all = in_use.all.get_or_insert_default();
+        let number = in_use.last.others().find(|number| all.insert(*number))?;
+        in_use.last = number;
+        Some(Self {
+            number,
+            kept: false,
+        })
     }
 }
 
-impl Drop for LiveLife {
+impl Drop for LiveGeneration {
     fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        let mut guard = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, used)) = guard.as_mut() {
-            used.remove(&self.life);
+        if !self.kept
+            && let Some(all) = &mut IN_USE.lock().all
+        {
+            all.remove(&self.number);
         }
     }
 }

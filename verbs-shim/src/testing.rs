@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{self, PostResult, RawCompletion, RecvWr, SendWr};
-use crate::completion::{CompletionBatch, CompletionQueue};
+use crate::backend::{self, PostFailure, PostResult, RecvWr, SendWr};
+use crate::completion::CompletionQueue;
 use crate::device::{Device, DeviceLimits, Gid, PortAttr};
 use crate::error::{Result, VerbsError};
 use crate::memory::{Access, ProtectionDomain};
 use crate::qp::{Parts, PreparedQp, QpCaps};
 use crate::srq::SharedReceiveQueue;
+use crate::types::{BATCH, Completion, CompletionBatch};
 
 /// What the test steers, and sees.
 #[derive(Default)]
@@ -19,11 +20,13 @@ pub(crate) struct Notes {
     pub(crate) refuse_destroy: AtomicBool,
     /// How many of a chain are taken before it fails; none: it does not.
     pub(crate) fail_post_after: Mutex<Option<usize>>,
+    /// A failing post may have taken all, as far as the backend knows.
+    pub(crate) fail_strangely: AtomicBool,
     pub(crate) registered: AtomicUsize,
     pub(crate) windows: AtomicUsize,
     /// What was posted, in order.
     pub(crate) posted: Mutex<Vec<u64>>,
-    pub(crate) completions: Mutex<VecDeque<RawCompletion>>,
+    pub(crate) completions: Mutex<VecDeque<Completion>>,
 }
 
 impl Notes {
@@ -39,7 +42,14 @@ impl Notes {
         let mut posted = self.posted.lock().unwrap();
         for (n, wr_id) in wr_ids.enumerate() {
             if limit == Some(n) {
-                return Err((n, VerbsError::from_errno("post", libc::ENOMEM)));
+                let taken = match self.fail_strangely.load(Ordering::SeqCst) {
+                    true => usize::MAX,
+                    false => n,
+                };
+                return Err(PostFailure::new(
+                    taken,
+                    VerbsError::from_errno("post", libc::ENOMEM),
+                ));
             }
             posted.push(wr_id);
         }
@@ -49,14 +59,12 @@ impl Notes {
     /// Completes the `nth` request that was posted.
     pub(crate) fn complete(&self, nth: usize, qp_num: u32, status: u32) {
         let wr_id = self.posted.lock().unwrap()[nth];
-        self.completions.lock().unwrap().push_back(RawCompletion {
+        self.completions.lock().unwrap().push_back(Completion {
             wr_id,
             status,
-            vendor_error: 0,
             byte_len: 3,
             qp_num,
-            imm: None,
-            by_write: false,
+            ..Completion::none()
         });
     }
 }
@@ -207,11 +215,16 @@ impl backend::MemoryWindow for FakeWindow {
 struct FakeCq(Arc<Notes>);
 
 impl backend::CompletionQueue for FakeCq {
-    fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
+    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32 {
         let mut waiting = self.0.completions.lock().unwrap();
-        let count = waiting.len().min(batch.room());
-        waiting.drain(..count).for_each(|raw| batch.push(raw));
-        Ok(count)
+        let count = waiting.len().min(BATCH);
+        for (entry, completion) in entries.iter_mut().zip(waiting.drain(..count)) {
+            *entry = completion;
+        }
+        count as i32
+    }
+    fn poll_error(&self) -> VerbsError {
+        VerbsError::from_errno("poll", libc::EIO)
     }
     fn request_notify(&self, _: bool) -> Result<()> {
         Ok(())
@@ -244,6 +257,9 @@ impl backend::QueuePair for FakeQp {
     fn caps(&self) -> QpCaps {
         self.2
     }
+    fn post_one_send(&self, wr: &SendWr<'_>) -> PostResult {
+        self.0.post(std::iter::once(wr.wr_id))
+    }
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult {
         self.0.post(wrs.iter().map(|wr| wr.wr_id))
     }
@@ -260,8 +276,8 @@ impl backend::QueuePair for FakeQp {
         self.0.windows.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(FakeWindow(Arc::clone(&self.0))))
     }
-    fn post_bind(&self, _: &dyn backend::MemoryWindow, wr_id: u64) -> Result<()> {
-        self.0.post(std::iter::once(wr_id)).map_err(|(_, e)| e)
+    fn post_bind(&self, _: &dyn backend::MemoryWindow, wr_id: u64) -> PostResult {
+        self.0.post(std::iter::once(wr_id))
     }
     fn to_error(&self) -> Result<()> {
         Ok(())

@@ -40,6 +40,7 @@
 //! copies::<verbs_shim::Completion>();
 //! ```
 
+mod post;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -51,15 +52,16 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 
 use self::shared::QpShared;
-pub(crate) use self::shared::check_recv;
 pub use self::window::{Binding, MemoryWindow};
 use crate::backend;
-use crate::completion::{Completion, CompletionQueue};
+use crate::completion::CompletionQueue;
 use crate::error::{Result, VerbsError};
 use crate::memory::{Access, ProtectionDomain, RegionSlice, RegisteredBuffer};
 use crate::srq::SharedReceiveQueue;
-use crate::work::{MAX_PIECES, Piece, Pieces, PostError, RecvPostError, SendRequest};
-use crate::wr_id::MAX_SLOTS;
+use crate::types::{Completion, MAX_SLOTS};
+use crate::work::{
+    BufferPostError, MAX_PIECES, Operation, Piece, Pieces, PostError, SendFlags, SendRequest,
+};
 
 /// The size of a queue pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,12 +164,11 @@ macro_rules! common {
             /// # Errors
             /// Gives the buffer back. `ENOMEM`: the queue is full. `EINVAL`: the queue pair takes
             /// its receives from a shared queue, or the buffer is of another protection domain.
-            #[allow(clippy::result_large_err)]
             pub fn post_recv(
                 &self,
                 token: u32,
                 buffer: RegisteredBuffer,
-            ) -> std::result::Result<(), RecvPostError> {
+            ) -> std::result::Result<(), BufferPostError> {
                 self.shared.post_recv(token, buffer)
             }
 
@@ -178,6 +179,13 @@ macro_rules! common {
             /// shared queue is claimed there), or was claimed before.
             pub fn claim(&self, completion: &Completion) -> Option<Claim> {
                 self.shared.claim(completion)
+            }
+
+            /// The same for a send whose memory is not wanted back: it is freed, and the answer is
+            /// [`Claim::freed`].
+            #[inline]
+            pub fn complete_send(&self, completion: &Completion) -> Option<u32> {
+                self.shared.complete_send(completion)
             }
 
             /// How many claims were refused.
@@ -209,12 +217,37 @@ impl QueuePair {
     /// READ is registered without [`Access::LOCAL_WRITE`], or READ with inline bytes.
     #[allow(clippy::result_large_err)] // the request travels back as it came, without allocation
     pub fn post<'a>(&self, request: SendRequest<'a>) -> std::result::Result<(), PostError<'a>> {
-        let mut one = ArrayVec::<_, 1>::new();
-        one.push(request);
-        self.shared.post_chain(&mut one).map_err(|error| PostError {
-            request: one.remove(0),
-            error,
-        })
+        self.shared.post(request)
+    }
+
+    /// Posts a request with bytes that are copied while posting, the shortest way.
+    ///
+    /// # Errors
+    /// As [`QueuePair::post`].
+    #[inline]
+    pub fn post_inline(
+        &self,
+        token: u32,
+        operation: Operation,
+        bytes: &[u8],
+        flags: SendFlags,
+    ) -> Result<()> {
+        self.shared.post_inline(token, operation, bytes, flags)
+    }
+
+    /// Posts a request with one buffer, the shortest way.
+    ///
+    /// # Errors
+    /// Gives the buffer back. As [`QueuePair::post`].
+    #[inline]
+    pub fn post_buffer(
+        &self,
+        token: u32,
+        operation: Operation,
+        buffer: RegisteredBuffer,
+        flags: SendFlags,
+    ) -> std::result::Result<(), BufferPostError> {
+        self.shared.post_buffer(token, operation, buffer, flags)
     }
 
     /// Posts requests in order, with one doorbell for up to 16 of them. Those that were posted
@@ -255,7 +288,7 @@ impl QueuePair {
     /// How many requests can be posted now. Slots come back when completions are claimed.
     #[must_use]
     pub fn send_room(&self) -> u32 {
-        self.shared.sends().room()
+        self.shared.sends.lock().room()
     }
 }
 

@@ -3,11 +3,10 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 
 use super::*;
-use crate::completion::WcStatus;
 use crate::memory::{Access, BufferPool};
 use crate::testing::{Bench, bench};
+use crate::types::WcStatus;
 use crate::work::{Operation, Payload};
-use crate::wr_id::WrId;
 
 const LOC: Access = Access::LOCAL_WRITE;
 
@@ -52,7 +51,7 @@ fn a_chain_that_fails_half_way_gives_the_rest_back() {
         .lock()
         .unwrap()
         .iter()
-        .map(|&id| WrId::unpack(id).unwrap().token)
+        .map(|&id| (id >> 32) as u32)
         .collect();
     assert_eq!(order, [0, 1, 2, 3]);
 }
@@ -118,7 +117,7 @@ fn unclaimed_buffers_are_freed_with_the_queue_pair() {
 
 /// A completion of a queue pair that is gone frees nothing of one that got its number.
 #[test]
-fn a_number_that_comes_back_is_another_life() {
+fn a_number_that_comes_back_is_another_generation() {
     let bench = bench();
     let pool = pool(&bench);
     let first = bench.qp(5, None).established();
@@ -137,21 +136,21 @@ fn a_number_that_comes_back_is_another_life() {
     assert_eq!(second.unknown_claims(), 1);
 }
 
-/// Lives wrap after 16,384 queue pairs; one that left work behind is skipped over.
+/// Generations wrap after 16,384 queue pairs; one that left work behind is skipped over.
 #[test]
-fn a_life_that_left_work_behind_is_not_given_again() {
+fn a_generation_that_left_work_behind_is_not_given_again() {
     let bench = bench();
     let pool = pool(&bench);
     let first = bench.qp(5, None).established();
-    let life = first.shared.life;
+    let generation = first.shared.generation;
     first.post(chain(&pool, 1).remove(0)).unwrap();
     drop(first);
-    // Twice the lives there are, since other tests draw from the same counter.
+    // Twice the generations there are, since other tests draw from the same counter.
     for _ in 0..2 << 14 {
-        assert_ne!(bench.qp(5, None).shared.life, life);
+        assert_ne!(bench.qp(5, None).shared.generation, generation);
     }
     // Under another number there is nothing to mix up.
-    assert!((0..2 << 14).any(|_| bench.qp(6, None).shared.life == life));
+    assert!((0..2 << 14).any(|_| bench.qp(6, None).shared.generation == generation));
 }
 
 /// A completion that was polled and kept while its queue pair went and another came.
@@ -163,10 +162,11 @@ fn a_completion_from_before_is_not_taken() {
     first.post(chain(&pool, 1).remove(0)).unwrap();
     bench.notes.complete(0, 5, 0);
     let kept = bench.poll();
+    let first_id = first.shared.send_id;
     drop(first);
     let mut second = bench.qp(5, None).established();
     // As after 16,384 others.
-    second.shared.life = kept.iter().next().unwrap().wr().unwrap().life;
+    second.shared.send_id = first_id;
     second.post(chain(&pool, 1).remove(0)).unwrap();
     assert!(second.claim(kept.iter().next().unwrap()).is_none());
     bench.notes.complete(1, 5, 0);
@@ -328,4 +328,138 @@ fn windows_that_cannot_be_are_refused() {
     assert_eq!(errno(&readable, 10, Access::REMOTE_READ), libc::ENOMEM);
     assert_eq!(qp.send_room(), 4);
     assert_eq!(bench.notes.windows.load(Ordering::SeqCst), 0);
+}
+
+/// The same with a shared receive queue, whose generation comes back after 16,383 others.
+#[test]
+fn a_completion_of_a_shared_queue_that_is_gone_is_not_taken() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let first = bench.pd.create_srq(4).unwrap();
+    first.post(1, pool.take().unwrap()).unwrap();
+    bench.notes.complete(0, 5, 0);
+    let kept = bench.poll();
+    let kept = kept.iter().next().unwrap();
+    drop(first);
+    // Twice as many as there are generations, since other tests draw from the same ones.
+    let taken = (0..2 << 14).any(|_| {
+        let other = bench.pd.create_srq(1).unwrap();
+        other.post(1, pool.take().unwrap()).unwrap();
+        other.claim(kept).is_some()
+    });
+    assert!(!taken, "a buffer that the device has was given out");
+}
+
+#[test]
+fn memory_that_the_device_may_have_does_not_come_back() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let srq = bench.pd.create_srq(4).unwrap();
+    let qp = bench.qp(5, None).established();
+    *bench.notes.fail_post_after.lock().unwrap() = Some(0);
+    bench.notes.fail_strangely.store(true, Ordering::SeqCst);
+    let mut sends = chain(&pool, 2);
+    let mut receives: ArrayVec<RegisteredBuffer, 2> = ArrayVec::new();
+    receives.extend(std::iter::repeat_with(|| pool.take().unwrap()).take(2));
+    let flags = SendFlags::SIGNALED;
+
+    qp.post_batch(&mut sends).unwrap_err();
+    srq.post_batch(1, &mut receives).unwrap_err();
+    assert!(sends.is_empty() && receives.is_empty());
+    let one = qp.post(chain(&pool, 1).remove(0)).unwrap_err();
+    assert!(matches!(one.request.payload, Payload::Pieces(pieces) if pieces.is_empty()));
+    let buffer = pool.take().unwrap();
+    let one = qp
+        .post_buffer(1, Operation::Send, buffer, flags)
+        .unwrap_err();
+    assert!(one.buffer.is_none());
+    let one = qp.post_recv(1, pool.take().unwrap()).unwrap_err();
+    assert!(one.buffer.is_none());
+    assert_eq!((pool.free(), qp.send_room(), srq.room()), (1, 0, 2));
+
+    drop((qp, srq));
+    assert_eq!(pool.free(), 8);
+}
+
+#[test]
+fn the_short_ways_post_and_complete() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let qp = bench.qp(5, None).established();
+    let errno = |result: Result<()>| result.unwrap_err().errno();
+    let nowhere = crate::RemoteMemory { addr: 0, rkey: 0 };
+    let (quiet, told) = (SendFlags::NONE, SendFlags::SIGNALED);
+    qp.post_inline(1, Operation::SendWithImm(7), b"x", quiet)
+        .unwrap();
+    let buffer = pool.take().unwrap();
+    qp.post_buffer(2, Operation::Send, buffer, quiet).unwrap();
+    qp.post_inline(3, Operation::Send, b"", told | SendFlags::FENCED)
+        .unwrap();
+    assert_eq!((qp.send_room(), pool.free()), (1, 7));
+    assert_eq!(
+        errno(qp.post_inline(4, Operation::Send, b"nine byte", told)),
+        libc::EINVAL
+    );
+    assert_eq!(
+        errno(qp.post_inline(4, Operation::Read(nowhere), b"x", told)),
+        libc::EINVAL
+    );
+
+    bench.notes.complete(2, 5, 0);
+    let batch = bench.poll();
+    let completion = batch.iter().next().unwrap();
+    assert_eq!(qp.complete_send(completion), Some(3));
+    assert_eq!(qp.complete_send(completion), None);
+    assert_eq!(
+        (qp.send_room(), pool.free(), qp.unknown_claims()),
+        (4, 8, 1)
+    );
+
+    for token in 0..4 {
+        qp.post_inline(token, Operation::Send, b"", told).unwrap();
+    }
+    assert_eq!(
+        errno(qp.post_inline(4, Operation::Send, b"", told)),
+        libc::ENOMEM
+    );
+    let full = qp
+        .post_buffer(4, Operation::Send, pool.take().unwrap(), told)
+        .unwrap_err();
+    assert_eq!(
+        (full.error.errno(), full.buffer.is_some()),
+        (libc::ENOMEM, true)
+    );
+}
+
+/// Memory is checked on every way to post.
+#[test]
+fn foreign_memory_is_refused() {
+    let bench = bench();
+    let other = crate::testing::bench();
+    let qp = bench.qp(5, None).established();
+    let srq = bench.pd.create_srq(4).unwrap();
+    let foreign = pool(&other);
+    let constant = BufferPool::new(&bench.pd, 16, 8, Access::READ_ONLY).unwrap();
+    let nowhere = crate::RemoteMemory { addr: 0, rkey: 0 };
+    let refused = |pool: &BufferPool, operation| {
+        let post = |buffer| qp.post_buffer(1, operation, buffer, SendFlags::SIGNALED);
+        let short = post(pool.take().unwrap()).unwrap_err();
+        let long = SendRequest::piece(1, operation, pool.take().unwrap());
+        let long = qp.post(long).unwrap_err();
+        assert!(short.buffer.is_some());
+        (short.error.errno(), long.error.errno())
+    };
+    let both = (libc::EINVAL, libc::EINVAL);
+    assert_eq!(refused(&foreign, Operation::Send), both);
+    assert_eq!(refused(&constant, Operation::Read(nowhere)), both);
+    let mut mixed: ArrayVec<RegisteredBuffer, 3> = ArrayVec::new();
+    mixed.push(pool(&bench).take().unwrap());
+    mixed.push(constant.take().unwrap());
+    mixed.push(foreign.take().unwrap());
+    for left in [2, 1] {
+        let error = srq.post_batch(1, &mut mixed).unwrap_err();
+        assert_eq!((error.errno(), mixed.len()), (libc::EINVAL, left));
+        mixed.remove(0);
+    }
+    assert_eq!(srq.room(), 3);
 }

@@ -1,7 +1,7 @@
 //! Completion channels and completion queues of the rdma backend.
 
 use std::ffi::c_int;
-use std::mem::MaybeUninit;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use rustix::io::Errno;
 use super::device::{RdmaDevice, set_nonblocking};
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use crate::backend::{self, RawCompletion};
-use crate::completion::{BATCH, CompletionBatch, Woken};
+use crate::backend;
+use crate::completion::Woken;
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
+use crate::types::{BATCH, Completion, RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
 
 pub(super) struct RdmaCompletionChannel {
     device: Arc<RdmaDevice>,
@@ -199,8 +200,12 @@ impl backend::Sleeper for RdmaSleeper {
 
 /// Rounded up, as epoll counts; `None`: longer than it can say, which is without end.
 fn whole_milliseconds(timeout: Duration) -> Option<Timespec> {
-    let milliseconds = i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).ok()?;
-    Timespec::try_from(Duration::from_millis(u64::try_from(milliseconds).ok()?)).ok()
+    const LONGEST: u64 = i32::MAX as u64 / 1000;
+    let (seconds, nanos) = (timeout.as_secs(), timeout.subsec_nanos());
+    (seconds < LONGEST).then(|| Timespec {
+        tv_sec: seconds as i64,
+        tv_nsec: i64::from(nanos.div_ceil(1_000_000) * 1_000_000),
+    })
 }
 
 impl Drop for RdmaCompletionChannel {
@@ -283,29 +288,33 @@ impl RdmaCq {
     }
 }
 
+/// The driver writes entries where they are read.
+const _: () = {
+    assert!(size_of::<Completion>() == size_of::<ibv_wc>());
+    assert!(align_of::<Completion>() == align_of::<ibv_wc>());
+    assert!(offset_of!(Completion, wr_id) == offset_of!(ibv_wc, wr_id));
+    assert!(offset_of!(Completion, status) == offset_of!(ibv_wc, status));
+    assert!(offset_of!(Completion, opcode) == offset_of!(ibv_wc, opcode));
+    assert!(offset_of!(Completion, vendor_error) == offset_of!(ibv_wc, vendor_err));
+    assert!(offset_of!(Completion, byte_len) == offset_of!(ibv_wc, byte_len));
+    assert!(offset_of!(Completion, imm) == offset_of!(ibv_wc, imm_data));
+    assert!(offset_of!(Completion, qp_num) == offset_of!(ibv_wc, qp_num));
+    assert!(offset_of!(Completion, flags) == offset_of!(ibv_wc, wc_flags));
+    assert!(SUCCESS == IBV_WC_SUCCESS);
+    assert!(WITH_IMM == IBV_WC_WITH_IMM && RECEIVED_BY_WRITE == IBV_WC_RECV_RDMA_WITH_IMM);
+};
+
 impl backend::CompletionQueue for RdmaCq {
-    fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
-        let mut wcs = [const { MaybeUninit::<ibv_wc>::uninit() }; BATCH];
-        let room = batch.room().min(BATCH);
-        // SAFETY: the queue lives, and there is room for `room` entries.
-        let polled = unsafe {
-            (self.poll)(
-                self.cq.as_ptr(),
-                room as c_int,
-                wcs.as_mut_ptr().cast::<ibv_wc>(),
-            )
-        };
-        let Ok(count) = usize::try_from(polled) else {
-            // A negative number, and what it is differs between drivers: the queue is broken.
-            return Err(VerbsError::from_errno("ibv_poll_cq", libc::EIO));
-        };
-        let count = count.min(room);
-        for wc in &wcs[..count] {
-            // SAFETY: the driver has filled in the first `count` entries.
-            let wc = unsafe { wc.assume_init_ref() };
-            batch.push(completion(wc));
-        }
-        Ok(count)
+    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32 {
+        let first = entries.as_mut_ptr().cast::<ibv_wc>();
+        // SAFETY: the queue lives, and there is room for `BATCH` entries of this layout, in which
+        // every bit pattern is valid.
+        unsafe { (self.poll)(self.cq.as_ptr(), BATCH as c_int, first) }
+    }
+
+    fn poll_error(&self) -> VerbsError {
+        // What the negative number is differs between drivers.
+        VerbsError::from_errno("ibv_poll_cq", libc::EIO)
     }
 
     fn request_notify(&self, solicited_only: bool) -> Result<()> {
@@ -322,21 +331,6 @@ impl backend::CompletionQueue for RdmaCq {
     }
 }
 
-/// Of a failed completion only the id, the status, the queue pair and the vendor's code are
-/// defined.
-fn completion(wc: &ibv_wc) -> RawCompletion {
-    let success = wc.status == IBV_WC_SUCCESS;
-    RawCompletion {
-        wr_id: wc.wr_id,
-        status: wc.status,
-        vendor_error: wc.vendor_err,
-        byte_len: if success { wc.byte_len } else { 0 },
-        qp_num: wc.qp_num,
-        imm: (success && wc.wc_flags & IBV_WC_WITH_IMM != 0).then(|| u32::from_be(wc.imm_data)),
-        by_write: success && wc.opcode == IBV_WC_RECV_RDMA_WITH_IMM,
-    }
-}
-
 impl Drop for RdmaCq {
     fn drop(&mut self) {
         // Waits for events that are read and not acknowledged: `consume` never leaves any.
@@ -345,69 +339,5 @@ impl Drop for RdmaCq {
         if let Err(error) = check_ibv("ibv_destroy_cq", ret) {
             tracing::error!(%error, "a completion queue is lost");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wc() -> ibv_wc {
-        ibv_wc {
-            wr_id: 7,
-            status: 0,
-            opcode: 128,
-            vendor_err: 9,
-            byte_len: 10,
-            imm_data: 0x0102_0304_u32.to_be(),
-            qp_num: 11,
-            src_qp: 0,
-            wc_flags: IBV_WC_WITH_IMM,
-            pkey_index: 0,
-            slid: 0,
-            sl: 0,
-            dlid_path_bits: 0,
-        }
-    }
-
-    #[test]
-    fn immediate_data_is_in_host_order() {
-        let c = completion(&wc());
-        assert_eq!(
-            (c.imm, c.byte_len, c.by_write),
-            (Some(0x0102_0304), 10, false)
-        );
-    }
-
-    #[test]
-    fn no_flag_no_immediate_data() {
-        // An invalidated key lies in the same place.
-        let c = completion(&ibv_wc {
-            wc_flags: 8,
-            ..wc()
-        });
-        assert_eq!(c.imm, None);
-    }
-
-    #[test]
-    fn of_a_failure_the_undefined_fields_are_not_read() {
-        let failed = ibv_wc {
-            status: 5,
-            opcode: IBV_WC_RECV_RDMA_WITH_IMM,
-            ..wc()
-        };
-        let c = completion(&failed);
-        assert_eq!((c.wr_id, c.status, c.qp_num, c.vendor_error), (7, 5, 11, 9));
-        assert_eq!((c.imm, c.byte_len, c.by_write), (None, 0, false));
-    }
-
-    #[test]
-    fn unknown_numbers_are_numbers() {
-        let c = completion(&ibv_wc {
-            status: 77,
-            opcode: 4000,
-            ..wc()
-        });
-        assert_eq!((c.status, c.by_write), (77, false));
     }
 }

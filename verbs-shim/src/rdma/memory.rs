@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::device::RdmaDevice;
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use super::qp::post_recv_chain;
+use super::post::post_receives;
 use crate::backend::{self, PostResult, RecvWr};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
@@ -190,7 +190,7 @@ impl backend::SharedReceiveQueue for RdmaSrq {
     }
 
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
-        post_recv_chain("ibv_post_srq_recv", wrs, |first, bad| {
+        post_receives("ibv_post_srq_recv", wrs, |first, bad| {
             // SAFETY: the queue lives, the chain outlives the call, and its buffers stay in place
             // until they complete or the queue is destroyed.
             unsafe { (self.post)(self.srq.as_ptr(), first, bad) }

@@ -17,6 +17,7 @@ mod device;
 pub mod ffi;
 mod id;
 mod memory;
+mod post;
 mod qp;
 mod sockaddr;
 mod window;

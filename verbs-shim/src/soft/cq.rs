@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use soft_roce::endpoint::{CompletionChannel, CompletionQueue};
-use soft_roce::rc::{Completion, Notify, WorkKind};
+use soft_roce::rc::{self, Notify, WorkKind};
 
 use super::device::SoftDevice;
-use crate::backend::{self, RawCompletion};
-use crate::completion::{CompletionBatch, Woken};
+use crate::backend;
+use crate::completion::Woken;
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
+use crate::types::{BATCH, Completion, RECEIVED_BY_WRITE, WITH_IMM};
 
 /// Completions that are taken at a time.
 const CHUNK: usize = 16;
@@ -111,25 +112,28 @@ impl SoftCq {
 }
 
 impl backend::CompletionQueue for SoftCq {
-    fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
-        let mut taken = 0;
-        let mut found = [Completion::default(); CHUNK];
-        while batch.room() > 0 {
-            let room = batch.room().min(CHUNK);
-            // Working the sockets again for a second piece would be for others, not for us.
-            let n = self.cq.poll(&mut found[..room]).map_err(|error| {
-                tracing::error!(%error, "completions are lost");
-                VerbsError::from_errno("ibv_poll_cq", libc::EOVERFLOW)
-            })?;
-            for completion in &found[..n] {
-                batch.push(raw(completion));
+    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32 {
+        let mut polled = 0;
+        let mut found = [rc::Completion::default(); CHUNK];
+        // Working the sockets again for a second piece would be for others, not for us.
+        for piece in entries.chunks_mut(CHUNK) {
+            let Ok(count) = self.cq.poll(&mut found[..piece.len()]) else {
+                tracing::error!("completions are lost: the queue has overflowed");
+                return -1;
+            };
+            for (entry, completion) in piece.iter_mut().zip(&found[..count]) {
+                *entry = translated(completion);
             }
-            taken += n;
-            if n < room {
+            polled += count;
+            if count < piece.len() {
                 break;
             }
         }
-        Ok(taken)
+        polled as i32
+    }
+
+    fn poll_error(&self) -> VerbsError {
+        VerbsError::from_errno("ibv_poll_cq", libc::EOVERFLOW)
     }
 
     fn request_notify(&self, solicited_only: bool) -> Result<()> {
@@ -145,14 +149,22 @@ impl backend::CompletionQueue for SoftCq {
     }
 }
 
-fn raw(completion: &Completion) -> RawCompletion {
-    RawCompletion {
+fn translated(completion: &rc::Completion) -> Completion {
+    Completion {
         wr_id: completion.wr_id,
         status: completion.status.number(),
-        vendor_error: 0,
+        opcode: match completion.kind {
+            WorkKind::ReceiveWriteImm => RECEIVED_BY_WRITE,
+            _ => 0,
+        },
         byte_len: completion.byte_len,
+        imm: completion.imm.unwrap_or(0).to_be(),
         qp_num: completion.qpn,
-        imm: completion.imm,
-        by_write: completion.kind == WorkKind::ReceiveWriteImm,
+        flags: if completion.imm.is_some() {
+            WITH_IMM
+        } else {
+            0
+        },
+        ..Completion::none()
     }
 }

@@ -14,7 +14,7 @@ use soft_roce::memory::Memory;
 use soft_roce::rc::{self, Pd, RecvRequest, SharedReceiveQueue};
 
 use super::device::{SoftDevice, narrow};
-use super::qp::{post_error, sge};
+use super::qp::{post_failure, sge};
 use crate::backend::{self, PostResult, RecvWr};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
@@ -244,14 +244,13 @@ impl backend::SharedReceiveQueue for SoftSrq {
     }
 
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
-        for (done, wr) in wrs.iter().enumerate() {
+        for (taken, wr) in wrs.iter().enumerate() {
             let request = RecvRequest {
                 wr_id: wr.wr_id,
                 sges: &[sge(wr.sge)],
             };
-            self.srq
-                .post(&request)
-                .map_err(|error| (done, post_error("ibv_post_srq_recv", error)))?;
+            let posted = self.srq.post(&request);
+            posted.map_err(|error| post_failure(taken, "ibv_post_srq_recv", error))?;
         }
         Ok(())
     }

@@ -9,12 +9,14 @@ use soft_roce::rc::{Payload, PostError, RecvRequest, Remote, SendOp, SendRequest
 use super::cm::SoftCmId;
 use super::cq::SoftCq;
 use super::memory::{SoftMr, SoftPd, SoftSrq, SoftWindow, all_rights, max_pieces, take};
-use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, WrOp, same_kind};
+use crate::backend::{self, MAX_CHAIN, PostFailure, PostResult, RecvWr, SendWr, WrData, same_kind};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
 use crate::memory::Access;
 use crate::qp::QpCaps;
-use crate::work::{MAX_PIECES, RemoteMemory};
+use crate::work::{MAX_PIECES, Operation, RemoteMemory, SendFlags};
+
+const POST_SEND: &str = "ibv_post_send";
 
 pub(super) struct SoftQp {
     pub(super) qp: QueuePair,
@@ -79,46 +81,42 @@ impl backend::QueuePair for SoftQp {
         self.caps
     }
 
-    fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult {
-        let mut pieces = [[Sge::default(); MAX_PIECES]; MAX_CHAIN];
-        for (pieces, wr) in pieces.iter_mut().zip(wrs) {
-            if let WrData::Sges(sges) = wr.data {
-                for (to, from) in pieces.iter_mut().zip(sges) {
-                    *to = sge(*from);
-                }
-            }
-        }
-        let requests: ArrayVec<SendRequest<'_>, MAX_CHAIN> = wrs
-            .iter()
-            .zip(&pieces)
-            .map(|(wr, pieces)| SendRequest {
-                wr_id: wr.wr_id,
-                op: operation(wr.op),
-                payload: match wr.data {
-                    WrData::Inline(bytes) => Payload::Inline(bytes),
-                    WrData::Sges(sges) => Payload::Sges(&pieces[..sges.len()]),
-                },
-                signaled: wr.signaled,
-                fence: wr.fence,
-                solicited: wr.solicited,
-            })
-            .collect();
-        let posted = match &requests[..] {
-            [one] => self.qp.post_send(one).map_err(|error| (0, error)),
-            all => self.qp.post_sends(all),
+    fn post_one_send(&self, wr: &SendWr<'_>) -> PostResult {
+        let (request, mut sges) = (request(wr), [Sge::default(); MAX_PIECES]);
+        let posted = match wr.data {
+            WrData::Inline(_) => self.qp.post_send(&request),
+            WrData::Sges(pieces) => self.qp.post_send(&SendRequest {
+                payload: Payload::Sges(translated(pieces, &mut sges)),
+                ..request
+            }),
         };
-        posted.map_err(|(taken, error)| (taken, post_error("ibv_post_send", error)))
+        posted.map_err(|error| post_failure(0, POST_SEND, error))
+    }
+
+    fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult {
+        let mut sges = [[Sge::default(); MAX_PIECES]; MAX_CHAIN];
+        let mut requests = ArrayVec::<SendRequest<'_>, MAX_CHAIN>::new();
+        for (wr, sges) in wrs.iter().zip(&mut sges) {
+            requests.push(match wr.data {
+                WrData::Inline(_) => request(wr),
+                WrData::Sges(pieces) => SendRequest {
+                    payload: Payload::Sges(translated(pieces, sges)),
+                    ..request(wr)
+                },
+            });
+        }
+        let posted = self.qp.post_sends(&requests);
+        posted.map_err(|(taken, error)| post_failure(taken, POST_SEND, error))
     }
 
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
-        for (done, wr) in wrs.iter().enumerate() {
+        for (taken, wr) in wrs.iter().enumerate() {
             let request = RecvRequest {
                 wr_id: wr.wr_id,
                 sges: &[sge(wr.sge)],
             };
-            self.qp
-                .post_receive(&request)
-                .map_err(|error| (done, post_error("ibv_post_recv", error)))?;
+            let posted = self.qp.post_receive(&request);
+            posted.map_err(|error| post_failure(taken, "ibv_post_recv", error))?;
         }
         Ok(())
     }
@@ -135,7 +133,7 @@ impl backend::QueuePair for SoftQp {
         Ok(Box::new(window))
     }
 
-    fn post_bind(&self, _: &dyn backend::MemoryWindow, _: u64) -> Result<()> {
+    fn post_bind(&self, _: &dyn backend::MemoryWindow, _: u64) -> PostResult {
         // Windows of this fabric are open when they are made.
         Ok(())
     }
@@ -160,25 +158,49 @@ pub(super) fn sge(sge: backend::Sge) -> Sge {
     }
 }
 
-/// The errno that a verbs provider would give.
-pub(super) fn post_error(call: &'static str, error: PostError) -> VerbsError {
-    match error {
+/// With the errno that a verbs provider would give.
+#[cold]
+pub(super) fn post_failure(taken: usize, call: &'static str, error: PostError) -> Box<PostFailure> {
+    let error = match error {
         PostError::QueueFull => VerbsError::from_errno(call, libc::ENOMEM),
         other => VerbsError::invalid(call, other.to_string()),
+    };
+    PostFailure::new(taken, error)
+}
+
+/// The request with its inline bytes, or else none yet.
+fn request<'a>(wr: &SendWr<'a>) -> SendRequest<'a> {
+    SendRequest {
+        wr_id: wr.wr_id,
+        op: send_op(wr.operation),
+        payload: match wr.data {
+            WrData::Inline(bytes) => Payload::Inline(bytes),
+            WrData::Sges(_) => Payload::Sges(&[]),
+        },
+        signaled: wr.flags.contains(SendFlags::SIGNALED),
+        fence: wr.flags.contains(SendFlags::FENCED),
+        solicited: wr.flags.contains(SendFlags::SOLICITED),
     }
 }
 
-fn operation(op: WrOp) -> SendOp {
+fn translated<'a>(pieces: &[backend::Sge], room: &'a mut [Sge; MAX_PIECES]) -> &'a [Sge] {
+    for (to, from) in room.iter_mut().zip(pieces) {
+        *to = sge(*from);
+    }
+    &room[..pieces.len().min(MAX_PIECES)]
+}
+
+fn send_op(operation: Operation) -> SendOp {
     let remote = |memory: RemoteMemory| Remote {
         va: memory.addr,
         rkey: memory.rkey,
     };
-    match op {
-        WrOp::Send => SendOp::Send,
-        WrOp::SendWithImm(imm) => SendOp::SendImm(imm),
-        WrOp::SendWithInvalidate(rkey) => SendOp::SendInvalidate(rkey),
-        WrOp::Write(to) => SendOp::Write(remote(to)),
-        WrOp::WriteWithImm(to, imm) => SendOp::WriteImm(remote(to), imm),
-        WrOp::Read(from) => SendOp::Read(remote(from)),
+    match operation {
+        Operation::Send => SendOp::Send,
+        Operation::SendWithImm(imm) => SendOp::SendImm(imm),
+        Operation::SendWithInvalidate(rkey) => SendOp::SendInvalidate(rkey),
+        Operation::Write(to) => SendOp::Write(remote(to)),
+        Operation::WriteWithImm(to, imm) => SendOp::WriteImm(remote(to), imm),
+        Operation::Read(from) => SendOp::Read(remote(from)),
     }
 }

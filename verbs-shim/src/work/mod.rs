@@ -1,12 +1,16 @@
 //! Work requests, and the tables that own their buffers from post to completion.
 
+mod receives;
 mod request;
-mod table;
+mod sends;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::receives::ReceiveQueue;
+#[cfg(test)]
+use self::receives::RecvTable;
 pub use self::request::{
-    MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RecvPostError, RemoteMemory,
-    SendRequest,
+    BufferPostError, MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RemoteMemory,
+    SendFlags, SendRequest,
 };
-pub(crate) use self::table::{RecvTable, SendTable};
+pub(crate) use self::sends::SendTable;

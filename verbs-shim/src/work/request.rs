@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::backend::{Sge, WrOp};
+use crate::backend::Sge;
 use crate::error::VerbsError;
 use crate::memory::{Access, RegionSlice, RegisteredBuffer};
 
@@ -92,15 +92,53 @@ pub enum Operation {
 }
 
 impl Operation {
-    pub(crate) fn to_wr(self) -> WrOp {
-        match self {
-            Self::Send => WrOp::Send,
-            Self::SendWithImm(imm) => WrOp::SendWithImm(imm),
-            Self::SendWithInvalidate(rkey) => WrOp::SendWithInvalidate(rkey),
-            Self::Write(remote) => WrOp::Write(remote),
-            Self::WriteWithImm(remote, imm) => WrOp::WriteWithImm(remote, imm),
-            Self::Read(remote) => WrOp::Read(remote),
+    #[inline]
+    pub(crate) fn is_read(self) -> bool {
+        matches!(self, Self::Read(_))
+    }
+}
+
+/// How a request is posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SendFlags(u32);
+
+impl SendFlags {
+    /// Without a completion if it succeeds; see [`SendRequest::signaled`].
+    pub const NONE: Self = Self(0);
+    /// Waits for earlier RDMA READs.
+    pub const FENCED: Self = Self(1);
+    /// Success makes a completion, too.
+    pub const SIGNALED: Self = Self(2);
+    /// Wakes a peer that asked for solicited completions only.
+    pub const SOLICITED: Self = Self(4);
+
+    /// Whether all flags of `other` are among these.
+    #[inline]
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// By verbs' numbers.
+    #[inline]
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    #[inline]
+    fn only_if(self, condition: bool) -> Self {
+        match condition {
+            true => self,
+            false => Self::NONE,
         }
+    }
+}
+
+impl std::ops::BitOr for SendFlags {
+    type Output = Self;
+    #[inline]
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 
@@ -161,6 +199,12 @@ impl<'a> SendRequest<'a> {
         }
     }
 
+    pub(crate) fn flags(&self) -> SendFlags {
+        SendFlags::SIGNALED.only_if(self.signaled)
+            | SendFlags::SOLICITED.only_if(self.solicited)
+            | SendFlags::FENCED.only_if(self.fence)
+    }
+
     /// The same, without a completion if it succeeds.
     #[must_use]
     pub fn unsignaled(mut self) -> Self {
@@ -187,18 +231,19 @@ impl<'a> SendRequest<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct PostError<'a> {
-    /// The request, with its buffers.
+    /// The request, with its buffers. Without, if the device may have taken it all the same: they
+    /// are freed with the queue then.
     pub request: SendRequest<'a>,
     /// Why it was not posted.
     pub error: VerbsError,
 }
 
-/// A receive that was not posted. `ENOMEM`: the queue is full.
+/// A buffer that was not posted. `ENOMEM`: the queue is full.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
-pub struct RecvPostError {
-    /// The buffer.
-    pub buffer: RegisteredBuffer,
+pub struct BufferPostError {
+    /// The buffer. `None`: the device may have taken it all the same; it is freed with the queue.
+    pub buffer: Option<RegisteredBuffer>,
     /// Why it was not posted.
     pub error: VerbsError,
 }

@@ -1,0 +1,12 @@
+//! The values that handles and backends have in common. They know neither.
+
+mod completion;
+mod epoch;
+mod queue_id;
+mod status;
+
+pub use self::completion::{BATCH, Completion, CompletionBatch};
+pub(crate) use self::completion::{RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
+pub(crate) use self::epoch::Epoch;
+pub(crate) use self::queue_id::{Generation, Kind, MAX_SLOTS, QueueId};
+pub use self::status::WcStatus;
