@@ -20,6 +20,7 @@ fn world(seed: u64, terms: impl Fn(&mut Terms)) -> World {
     let mut weather = Weather::random(&mut rng);
     // A gale could end a connection before its time.
     weather.loss = weather.loss.min(0.02);
+    weather.answer_loss = 0.0;
     weather.corruption = 0.0;
     weather.delay = weather.delay.min(100_000);
     let mut world = World::new(weather, &mut rng);

@@ -16,6 +16,7 @@ fn managed(seed: u64, gale: f64, timeout: u8) -> (Managed, Rng) {
     let mut rng = Rng::new(seed);
     let mut weather = Weather::random(&mut rng);
     weather.loss = weather.loss.min(gale);
+    weather.answer_loss = weather.answer_loss.min(gale);
     weather.corruption = weather.corruption.min(gale);
     weather.queue = weather.queue.max(64);
     let mut world = Managed::new(weather, &mut rng);

@@ -13,6 +13,7 @@ mod net;
 mod rng;
 mod script;
 mod side;
+mod witness;
 mod world;
 
 mod delivery;

@@ -4,6 +4,7 @@
 use std::collections::BinaryHeap;
 
 use soft_roce::time::Time;
+use soft_roce::wire::{Opcode, Operation};
 
 use crate::rng::Rng;
 
@@ -19,6 +20,8 @@ pub struct Weather {
     /// Packets that wait for the wire; more are dropped.
     pub queue: u64,
     pub loss: f64,
+    /// ACKs and responses are lost besides.
+    pub answer_loss: f64,
     pub duplication: f64,
     /// Held back by several delays.
     pub reorder: f64,
@@ -38,6 +41,7 @@ impl Weather {
         nanos_per_kb: 800,
         queue: 10_000,
         loss: 0.0,
+        answer_loss: 0.0,
         duplication: 0.0,
         reorder: 0.0,
         corruption: 0.0,
@@ -53,12 +57,14 @@ impl Weather {
             _ => most,
         };
         let (loss, duplication, reorder, corruption) = (p(0.1), p(0.1), p(0.1), p(0.05));
+        let answer_loss = p(0.3);
         Self {
             delay: rng.pick(&[1_000, 10_000, 100_000, 1_000_000]),
             jitter: rng.pick(&[0, 0, 500, 20_000]),
             nanos_per_kb: rng.pick(&[80, 800, 8_000]),
             queue: rng.pick(&[16, 64, 1_000]),
             loss,
+            answer_loss,
             duplication,
             reorder,
             corruption,
@@ -150,7 +156,13 @@ impl Net {
         let cut = w.cut_at.is_some_and(|at| self.now >= at)
             || w.outage
                 .is_some_and(|(from, to)| self.now >= from && self.now < to);
-        if waiting >= w.queue || cut || self.rng.chance(w.loss) {
+        let loss = w.loss
+            + if is_answer(&datagram) {
+                w.answer_loss
+            } else {
+                0.0
+            };
+        if waiting >= w.queue || cut || self.rng.chance(loss) {
             self.lost += 1;
             return;
         }
@@ -189,4 +201,10 @@ impl Net {
             what,
         });
     }
+}
+
+/// Whether it is an ACK, a NAK or a part of a READ's response.
+fn is_answer(datagram: &[u8]) -> bool {
+    Opcode::from_byte(datagram[0])
+        .is_ok_and(|o| matches!(o.operation(), Operation::ReadResponse | Operation::Ack))
 }

@@ -12,6 +12,7 @@ use crate::net::{Net, Weather, What};
 use crate::rng::Rng;
 use crate::script::Script;
 use crate::side::{Shared, Side, Terms};
+use crate::witness::Witness;
 
 const ADDRESSES: [&str; 2] = ["[fd00::1]:4791", "[fd00::2]:4791"];
 
@@ -38,7 +39,11 @@ pub struct World {
     pub room: Option<usize>,
     /// Datagrams that no queue pair took.
     pub unreadable: u64,
+    pub witness: Witness,
 }
+
+/// Between the numbers of a connection's queue pairs at host 0 and at host 1.
+const APART: u32 = 1000;
 
 /// Memory for packets that wait, per host.
 pub const REORDER_LIMIT: usize = 1 << 20;
@@ -67,6 +72,7 @@ impl World {
             sloth: 1_000,
             room: None,
             unreadable: 0,
+            witness: Witness::default(),
         }
     }
 
@@ -76,6 +82,7 @@ impl World {
         scripts[0].aim(rng, lens[1]);
         scripts[1].aim(rng, lens[0]);
         let number = 100 + self.hosts[0].sides.len() as u32;
+        self.witness.connected(number, terms.mtu.bytes());
         let psn = [0, 1].map(|_| {
             // Often just before the numbers begin anew.
             let near = 0xff_ffff - rng.below(200) as u32;
@@ -94,7 +101,7 @@ impl World {
             a.clone(),
             b.clone(),
         );
-        let mut y = Side::new(rng, &self.hosts[1].shared, number + 1000, terms, b, a);
+        let mut y = Side::new(rng, &self.hosts[1].shared, number + APART, terms, b, a);
         x.connect(&y, psn[1], psn[0]);
         y.connect(&x, psn[0], psn[1]);
         x.begin();
@@ -207,7 +214,10 @@ impl World {
                 };
                 let blocked = side.qp.transmit(now, &mut sink) == Transmitted::Blocked;
                 let sent = sink.packets.len();
+                let number = side.qp.qpn() % APART;
                 for mut packet in sink.packets {
+                    let parsed = Packet::parse(&packet[..packet.len() - ICRC_LEN]);
+                    self.witness.sees(index, number, &parsed.unwrap());
                     host.outgoing.seal(0, &mut packet);
                     self.net.send(index, packet);
                 }

@@ -353,6 +353,29 @@ fn anybody_is_asked_from_the_first_gap_to_the_end() {
     assert_eq!(rig.bytes(5000, data.len()), data);
 }
 
+/// An ACK says nothing of an RDMA READ's data, even with one of its numbers: the
+/// READ is asked for again, and complete when all of it has come.
+#[test]
+fn no_ack_completes_a_read() {
+    for choice in [ANYBODY, OURS] {
+        for acked in [3, 5, 6] {
+            let (mut rig, data) = read_six(choice);
+            rig.ack(psn(acked));
+            assert_eq!(rig.send_done(), [], "{acked}");
+            rig.sleep();
+            assert_eq!(asked(&mut rig).0, 0, "{acked}");
+            for n in 0..6 {
+                assert_eq!(rig.send_done(), [], "{acked} {n}");
+                respond(&mut rig, &data, n);
+            }
+            rig.ack(psn(6));
+            let ok = Status::Success;
+            assert_eq!(rig.send_done(), [(1, ok), (2, ok)], "{acked}");
+            assert_eq!(rig.bytes(5000, data.len()), data);
+        }
+    }
+}
+
 #[test]
 fn a_response_of_the_wrong_length_is_a_bad_response() {
     let mut rig = Rig::new(ANYBODY);

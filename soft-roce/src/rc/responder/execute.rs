@@ -244,6 +244,9 @@ impl Responder {
             active.msn,
             true,
         ));
+        active
+            .reads
+            .remember((active.expected, packets), reth, core.peer.mtu);
         active.expected += u64::from(packets);
         core.counters.requests_received += 1;
         Ok(())

@@ -3,9 +3,12 @@
 //! What it does: takes requests strictly in the order of their PSNs, each packet
 //! once; places SENDs in posted receives and RDMA WRITEs in registered memory,
 //! answers RDMA READs, and acknowledges what asks for it, once for many. A
-//! missing packet is told of once a gap; a duplicate is answered with where the
-//! connection stands. A request that breaks a rule gets the NAK that
-//! IBTA table 61 names for it, and ends the connection.
+//! missing packet is told of once a gap. A request that breaks a rule gets the
+//! NAK that IBTA table 61 names for it, and ends the connection.
+//!
+//! Duplicates (IBTA 9.7.5.1): a SEND or an RDMA WRITE is acknowledged again,
+//! together with those that follow it up to the next RDMA READ; an RDMA READ, or
+//! a part of it, is answered again; anything else is dropped.
 //!
 //! From a peer of our kind, packets behind a missing one are kept, bounded, and
 //! told of (see `sack`).
@@ -14,12 +17,14 @@
 
 mod execute;
 mod out;
+mod reads;
 mod reorder;
 #[cfg(test)]
 mod tests;
 
 use self::execute::Current;
 use self::out::{Answer, OutQueue, ReadJob};
+use self::reads::Reads;
 use self::reorder::Reorder;
 use super::attr::RtrAttr;
 use super::core::{Core, Failure};
@@ -28,7 +33,6 @@ use super::mr::{Access, Span};
 use super::psn::{self, Seq};
 use super::requester::Sent;
 use super::srq::{Receive, ReceiveQueue};
-use super::wr::MAX_MESSAGE;
 use crate::sink::PacketSink;
 use crate::time::Time;
 use crate::wire::{NakCode, Operation, Packet, Syndrome, aeth};
@@ -55,6 +59,7 @@ struct Active {
     msn: u32,
     /// RDMA READs that the peer may have under way.
     resources: usize,
+    reads: Reads,
     rnr_timer: u8,
     current: Current,
     missing: Missing,
@@ -97,10 +102,13 @@ impl Responder {
 
     /// Ready to receive.
     pub(crate) fn start(&mut self, core: &Core, attr: &RtrAttr) {
+        let expected = psn::start(attr.rq_psn);
+        let resources = granted(attr.responder_resources);
         self.active = Some(Active {
-            expected: psn::start(attr.rq_psn),
+            expected,
             msn: 0,
-            resources: attr.responder_resources.into(),
+            resources,
+            reads: Reads::new(resources, expected),
             rnr_timer: attr.min_rnr_timer,
             current: Current::None,
             missing: Missing::No,
@@ -223,18 +231,27 @@ impl Responder {
 impl Active {
     /// A packet that was carried out before.
     fn repeat(&mut self, core: &Core, seq: Seq, packet: &Packet<'_>) {
-        if packet.bth.opcode.operation() != Operation::ReadRequest {
-            self.tell(core);
-            return;
+        match packet.bth.opcode.operation() {
+            Operation::ReadRequest => self.repeat_read(core, seq, packet),
+            Operation::Send | Operation::Write if self.keeps_some(core) => self.tell(core),
+            Operation::Send | Operation::Write => {
+                if let Some(end) = self.reads.run_end(seq, self.expected) {
+                    self.acknowledge(end);
+                }
+            }
+            // No atomic was ever carried out.
+            _ => {}
         }
+    }
+
+    fn repeat_read(&mut self, core: &Core, seq: Seq, packet: &Packet<'_>) {
         let Some(reth) = packet.reth else {
             return;
         };
         let packets = psn::packets(reth.len, core.peer.mtu);
-        // It must lie in what was asked for before. If it opens no memory any
-        // more it is a late copy of a READ long complete: no reason to break off.
-        if reth.len > MAX_MESSAGE
-            || seq + u64::from(packets) > self.expected
+        // If it opens no memory any more it is a late copy of a READ long
+        // complete: no reason to break off.
+        if !self.reads.repeats((seq, packets), reth, core.peer.mtu)
             || !core.access.allows(Access::REMOTE_READ)
         {
             return;
@@ -242,14 +259,29 @@ impl Active {
         let Ok(span) = read_span(core, reth.va, reth.rkey, reth.len) else {
             return;
         };
-        if !core.peer.ours {
-            // It goes back to here and asks for all that follows again; what
-            // was to come is of no use to it (IBTA 9.7.5.1.5).
-            self.out.cut(seq);
-        }
         let job = ReadJob::new(span, seq, reth.len, packets, self.msn, false);
-        self.out
-            .repeat_read(job, MAX_REPEATED_READS, core.peer.ours);
+        if core.peer.ours {
+            self.out.repeat_read(job, MAX_REPEATED_READS, true);
+            return;
+        }
+        // It goes back to here and asks for all that follows again; what was to
+        // come is of no use to it (IBTA 9.7.5.1.5).
+        let told = self.out.cut(seq);
+        self.out.repeat_read(job, MAX_REPEATED_READS, false);
+        // Unless the request was doubled on the way: then nobody asks again for
+        // the answers that were to come.
+        let Some(told) = told else {
+            return;
+        };
+        if self.missing == Missing::Packet {
+            self.missing = Missing::No;
+        }
+        let behind = seq + u64::from(packets);
+        if told >= behind
+            && let Some(end) = self.reads.run_end(behind, self.expected)
+        {
+            self.acknowledge(end.min(told));
+        }
     }
 
     /// A packet ahead of the one expected.
@@ -283,17 +315,28 @@ impl Active {
 
     /// Answers with where the connection stands.
     fn tell(&mut self, core: &Core) {
-        let answer = if core.peer.ours && !self.reorder.is_empty() {
+        if self.keeps_some(core) {
             self.missing = Missing::Packet;
-            self.gap()
-        } else {
-            Answer {
-                seq: self.expected - 1,
-                msn: self.msn,
-                syndrome: Syndrome::Ack(Syndrome::NO_CREDITS),
-            }
-        };
-        self.out.answer(answer);
+            self.out.answer(self.gap());
+        } else if self.reads.last_before(self.expected) == Some(self.expected - 1) {
+            self.acknowledge(self.expected - 1);
+        }
+        // An RDMA READ is answered by its response.
+    }
+
+    /// Acknowledges all up to `seq`, which is no RDMA READ's.
+    fn acknowledge(&mut self, seq: Seq) {
+        self.out.answer(Answer {
+            seq,
+            msn: self.msn,
+            syndrome: Syndrome::Ack(Syndrome::NO_CREDITS),
+        });
+    }
+
+    /// Whether packets wait for a missing one, of which a peer of our kind is to
+    /// be told.
+    fn keeps_some(&self, core: &Core) -> bool {
+        core.peer.ours && !self.reorder.is_empty()
     }
 
     fn gap(&self) -> Answer {
@@ -302,6 +345,15 @@ impl Active {
             msn: self.msn,
             syndrome: Syndrome::Nak(NakCode::SequenceError),
         }
+    }
+}
+
+/// How many RDMA READs a peer that was granted `resources` may have under way.
+/// `rdma_rxe` rounds what it was granted up to a power of two.
+fn granted(resources: u8) -> usize {
+    match resources {
+        0 => 0,
+        n => usize::from(n).next_power_of_two(),
     }
 }
 

@@ -32,6 +32,14 @@ impl Answer {
             Syndrome::Ack(_) | Syndrome::Nak(NakCode::SequenceError)
         )
     }
+
+    /// Up to where it says that all was carried out.
+    fn carried_out(&self) -> Seq {
+        match self.syndrome {
+            Syndrome::Ack(_) => self.seq,
+            Syndrome::Rnr(_) | Syndrome::Nak(_) => self.seq - 1,
+        }
+    }
 }
 
 /// An RDMA READ that is being answered.
@@ -100,6 +108,9 @@ impl OutQueue {
             // It says already that all before it was carried out. If the packet
             // itself has come again since, the new answer is the better one.
             Syndrome::Rnr(_) if answer.seq <= last.seq && answer.is_superseded() => {}
+            // To a duplicate; what waits to be sent says more.
+            Syndrome::Ack(_) | Syndrome::Nak(NakCode::SequenceError)
+                if answer.seq < last.seq && answer.is_superseded() => {}
             Syndrome::Ack(_) | Syndrome::Rnr(_) | Syndrome::Nak(NakCode::SequenceError) => {
                 *last = answer;
             }
@@ -131,11 +142,17 @@ impl OutQueue {
         self.queue.insert(at, Out::Read(job));
     }
 
-    /// Drops everything from `seq` on.
-    pub(super) fn cut(&mut self, seq: Seq) {
+    /// Drops everything from `seq` on. Says up to where it would have told that
+    /// all was carried out.
+    pub(super) fn cut(&mut self, seq: Seq) -> Option<Seq> {
         let (originals, repeated) = (&mut self.originals, &mut self.repeated);
+        let mut told = None;
         self.queue.retain_mut(|out| match out {
-            Out::Answer(answer) => answer.seq < seq || !answer.is_superseded(),
+            Out::Answer(answer) if answer.seq < seq || !answer.is_superseded() => true,
+            Out::Answer(answer) => {
+                told = told.max(Some(answer.carried_out()));
+                false
+            }
             Out::Read(job) => {
                 let wanted = seq.saturating_sub(job.first).min(job.end.into());
                 job.end = wanted as u32;
@@ -151,6 +168,7 @@ impl OutQueue {
                 keep
             }
         });
+        told
     }
 
     /// Whether it holds acknowledgements and nothing else.
@@ -181,54 +199,61 @@ impl Active {
         core: &mut Core,
         sink: &mut impl PacketSink,
     ) -> Result<Sent, Failure> {
-        match self.out.queue.front_mut() {
-            None => Ok(Sent::Nothing),
-            Some(Out::Answer(answer)) => {
-                let answer = *answer;
-                let sent = self.transmit_answer(core, answer, sink);
-                if sent == Sent::One {
-                    self.out.queue.pop_front();
+        loop {
+            match self.out.queue.front_mut() {
+                None => return Ok(Sent::Nothing),
+                Some(Out::Answer(answer)) => {
+                    let answer = *answer;
+                    let Some(answer) = self.brought_up(answer) else {
+                        self.out.queue.pop_front();
+                        continue;
+                    };
+                    let sent = self.transmit_answer(core, answer, sink);
+                    if sent == Sent::One {
+                        self.out.queue.pop_front();
+                    }
+                    return Ok(sent);
                 }
-                Ok(sent)
-            }
-            Some(Out::Read(job)) => {
-                let seq = job.first + u64::from(job.next);
-                match job.transmit(core, seq, sink) {
-                    Ok(Sent::One) => {
-                        if job.next >= job.end {
-                            self.out.pop_read();
+                Some(Out::Read(job)) => {
+                    let seq = job.first + u64::from(job.next);
+                    match job.transmit(core, seq, sink) {
+                        Ok(Sent::One) if job.next < job.end => {}
+                        Ok(Sent::One) => self.out.pop_read(),
+                        Ok(other) => return Ok(other),
+                        // Asked for again, but the memory is gone since: a late
+                        // copy, or else the peer hears of it by nothing.
+                        Err(()) if !job.original => self.out.pop_read(),
+                        Err(()) => {
+                            core.counters.access_denied += 1;
+                            self.out.clear();
+                            self.end(seq, NakCode::RemoteAccess);
+                            return Err(Failure::Responder(NakCode::RemoteAccess));
                         }
-                        Ok(Sent::One)
                     }
-                    Ok(other) => Ok(other),
-                    Err(()) => {
-                        core.counters.access_denied += 1;
-                        self.out.clear();
-                        self.end(seq, NakCode::RemoteAccess);
-                        Err(Failure::Responder(NakCode::RemoteAccess))
-                    }
+                    return Ok(Sent::One);
                 }
             }
         }
     }
 
-    fn transmit_answer(
-        &self,
-        core: &mut Core,
-        mut answer: Answer,
-        sink: &mut impl PacketSink,
-    ) -> Sent {
-        let mut kept = 0;
-        if answer.syndrome == Syndrome::Nak(NakCode::SequenceError) {
-            if answer.seq < self.expected {
-                // It has come meanwhile.
-                answer.seq -= 1;
-                answer.syndrome = Syndrome::Ack(Syndrome::NO_CREDITS);
-            } else {
-                let room = core.peer.mtu as usize;
-                kept = self.reorder.bitmap_len(answer.seq, room);
-            }
+    /// What an answer says now. A packet that was missing may have come since:
+    /// then all before it is acknowledged, unless nothing there may be.
+    fn brought_up(&self, mut answer: Answer) -> Option<Answer> {
+        if answer.syndrome == Syndrome::Nak(NakCode::SequenceError) && answer.seq < self.expected {
+            answer.seq = self.reads.last_before(answer.seq)?;
+            answer.syndrome = Syndrome::Ack(Syndrome::NO_CREDITS);
         }
+        Some(answer)
+    }
+
+    fn transmit_answer(&self, core: &mut Core, answer: Answer, sink: &mut impl PacketSink) -> Sent {
+        let kept = match answer.syndrome {
+            Syndrome::Nak(NakCode::SequenceError) => {
+                let room = core.peer.mtu as usize;
+                self.reorder.bitmap_len(answer.seq, room)
+            }
+            _ => 0,
+        };
         let packet = Packet {
             aeth: Some(Aeth {
                 syndrome: answer.syndrome,

@@ -87,6 +87,44 @@ fn duplicates_get_the_latest_number_and_do_nothing() {
     assert_eq!(rig.qp.counters().duplicates, 1);
 }
 
+/// An ACK with the PSN of an RDMA READ says to others that its data has come.
+#[test]
+fn no_acknowledgement_has_the_number_of_a_read() {
+    let write = |r: &mut Rig| r.rdma(WriteOnly, 0, (0, 4), b"data");
+    let send = |r: &mut Rig| r.request(SendOnly, 0, b"data");
+    for (name, first) in [("WRITE", &write as &dyn Fn(&mut Rig)), ("SEND", &send)] {
+        for choice in [ANYBODY, OURS] {
+            let mut rig = Rig::new(choice);
+            rig.post_receive(1, 0, 10);
+            first(&mut rig);
+            rig.rdma(ReadRequest, 1, (0, 64), &[]);
+            rig.sent();
+            first(&mut rig);
+            assert_eq!(rig.answers(), [(RQ_PSN, ACK)], "{name}");
+        }
+    }
+}
+
+/// The packet that was told as missing is an RDMA READ's: nothing is told when
+/// it has come, but its response.
+#[test]
+fn a_gap_that_a_read_closes() {
+    for choice in [ANYBODY, OURS] {
+        let mut rig = Rig::new(choice);
+        rig.post_receive(1, 0, 10);
+        rig.post_receive(2, 0, 10);
+        rig.rdma(ReadRequest, 0, (0, 64), &[]);
+        rig.sent();
+        rig.request(SendOnly, 2, b"c");
+        let mut late = request(SendOnly, 1, b"b");
+        late.bth.ack_req = false;
+        // The NAK for 1 is not sent yet when 1 comes.
+        rig.take(&late);
+        let answers: Vec<u32> = rig.answers().iter().map(|a| a.0).collect();
+        assert!(!answers.contains(&RQ_PSN), "{answers:?}");
+    }
+}
+
 #[test]
 fn no_receive_posted() {
     let mut rig = Rig::new(ANYBODY);
