@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use verbs_shim::{CmId, EventChannel, Fabric, VerbsError};
 
 use crate::address_list::{self, SanAddress};
-use crate::cm_thread::Control;
+use crate::cm::thread::Control;
 use crate::config::ProviderConfig;
 use crate::counters::{ControlCounters, Counters};
 use crate::device_context::DeviceTable;

@@ -1,34 +1,23 @@
 //! A SAN service provider: sockets on RDMA, as the Windows Sockets Direct SPI asks for them.
 #![forbid(unsafe_code)]
 
-mod accept;
 mod address_list;
-/// Not an interface: the benches measure it.
-#[doc(hidden)]
-pub mod backlog;
-mod close;
-mod cm_thread;
+mod cm;
 mod config;
-mod connect;
 mod core;
 mod counters;
 mod data_path;
 mod device_context;
-mod duplicate;
 mod error;
 mod event;
-mod listen;
 mod memlock;
 /// Not an interface: the benches measure the cache.
 #[doc(hidden)]
 pub mod memory;
-mod network_events;
-mod options;
 mod progress;
 mod provider;
 mod rdma;
 mod socket;
-mod state;
 mod statistics;
 mod sync;
 mod time;
@@ -37,14 +26,18 @@ mod transfers;
 mod upcalls;
 pub mod wire;
 
-pub use accept::{AcceptOptions, Accepted, ConnectionRequest, Decision, Rejection};
+// Paths of before, for the data path.
+use cm::thread as cm_thread;
+use socket::state;
+
+/// Not an interface: the benches measure it.
+#[doc(hidden)]
+pub use socket::backlog;
+
 pub use address_list::SanAddress;
-pub use backlog::SOMAXCONN;
 pub use config::{ConfigError, ProviderConfig};
-pub use connect::ConnectOptions;
 pub use counters::Counters;
 pub use data_path::DataPath;
-pub use duplicate::{BadDuplicate, Duplicate};
 pub use error::{
     AcceptError, BindError, CloseError, ConnectError, ConnectFailure, DuplicateError, ListenError,
     OptionError, QueryError, RegisterError, ResultError, SelectError, SocketError, StartupError,
@@ -52,9 +45,13 @@ pub use error::{
 };
 pub use event::EventObject;
 pub use memory::{MemoryAccess, MemoryHandle, Segment};
-pub use network_events::{NetworkEventRecord, NetworkEvents};
-pub use options::SocketOption;
 pub use provider::{Provider, ProviderData, SpiVersion};
+pub use socket::accept::{AcceptOptions, Accepted, ConnectionRequest, Decision, Rejection};
+pub use socket::backlog::SOMAXCONN;
+pub use socket::connect::ConnectOptions;
+pub use socket::duplicate::{BadDuplicate, Duplicate};
+pub use socket::network_events::{NetworkEventRecord, NetworkEvents};
+pub use socket::options::SocketOption;
 pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use statistics::{ConnectionStats, ListenStats, SocketStats};
 pub use transfer::{

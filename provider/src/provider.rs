@@ -8,14 +8,14 @@ use std::thread::JoinHandle;
 use verbs_shim::{AddressWatch, Fabric, FabricKind};
 
 use crate::address_list::SanAddress;
-use crate::cm_thread::{self, Control};
+use crate::cm::thread::{self, Control};
 use crate::config::{ConfigError, ProviderConfig};
 use crate::core::Core;
 use crate::counters::Counters;
-use crate::duplicate::{self, Duplicate};
 use crate::error::{QueryError, SocketError, StartupError, TakeUpError};
 use crate::memory::store::RegistrationStore;
 use crate::progress::Progress;
+use crate::socket::duplicate::{self, Duplicate};
 use crate::socket::{AddressFamily, Protocol, Socket, SocketType};
 use crate::statistics::SocketStats;
 use crate::sync::lock;
@@ -315,7 +315,7 @@ impl Shared {
         };
         let core = Arc::clone(&running.core);
         let cm = std::thread::Builder::new().name("san-cm".into());
-        let cm = cm.spawn(move || cm_thread::run(&core, watch.as_ref()));
+        let cm = cm.spawn(move || thread::run(&core, watch.as_ref()));
         let progress = Arc::clone(&running.core.progress);
         let san_progress = std::thread::Builder::new().name("san-progress".into());
         let san_progress = san_progress.spawn(move || progress.run());

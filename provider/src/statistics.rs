@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 use crate::counters::Counter;
 use crate::error::QueryError;
+use crate::socket::state::Phase;
 use crate::socket::{Socket, SocketShared};
-use crate::state::Phase;
 use crate::sync::lock;
 use crate::wire::RefusalReason;
 

@@ -2,8 +2,8 @@
 //! connects at their deadline, follows address changes, and lets go of registrations whose memory
 //! is gone.
 //!
-//! It is the only reader of the event channel. What an event means is decided in `listen.rs`,
-//! `connect.rs` and `socket.rs`; here is only the way there.
+//! It is the only reader of the event channel. What an event means is decided in
+//! `socket/`; here is only the way there.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -16,11 +16,11 @@ use rustix::event::{PollFd, PollFlags};
 use verbs_shim::{AddressWatch, Event, EventChannel};
 
 use crate::core::{Core, IdOwner};
-use crate::duplicate;
 use crate::error::ConnectFailure;
 use crate::event::EventObject;
-use crate::listen;
 use crate::socket::SocketShared;
+use crate::socket::duplicate;
+use crate::socket::listen;
 use crate::sync::lock;
 use crate::time::Deadline;
 use crate::transfer::Ending;

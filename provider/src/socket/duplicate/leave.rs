@@ -3,8 +3,8 @@
 use super::form::{Contents, Duplicate};
 use super::process::Process;
 use crate::error::DuplicateError;
+use crate::socket::state::{Happening, Phase};
 use crate::socket::{Socket, SocketShared};
-use crate::state::{Happening, Phase};
 use crate::sync::lock;
 
 impl Socket {

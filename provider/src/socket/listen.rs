@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 
 use verbs_shim::{CmId, Request};
 
-use crate::backlog::{self, Backlog, NoPlace, Withdrawn};
 use crate::core::{Core, IdOwner};
 use crate::error::ListenError;
 use crate::memlock;
+use crate::socket::backlog::{self, Backlog, NoPlace, Withdrawn};
+use crate::socket::state::{Happening, Misfit, Phase};
 use crate::socket::{Socket, SocketShared};
-use crate::state::{Happening, Misfit, Phase};
 use crate::sync::lock;
 use crate::wire::{Hello, HelloKind, Malformed, Refusal, RefusalReason};
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use verbs_shim::{CmId, RejectReason, VerbsError};
 
-use crate::accept::{own_hello, prepare, set_ack_timeout, transport};
 use crate::core::IdOwner;
 use crate::error::{ConnectError, ConnectFailure, WsaCode};
-use crate::socket::{AddressFamily, Socket, SocketShared, SocketState};
-use crate::state::{Happening, Misfit, Phase};
+use crate::socket::accept::{own_hello, prepare, set_ack_timeout, transport};
+use crate::socket::shared::{AddressFamily, Socket, SocketShared, SocketState};
+use crate::socket::state::{Happening, Misfit, Phase};
 use crate::sync::lock;
 use crate::transfer::Ending;
 use crate::wire::{Hello, HelloKind, Refusal, RefusalReason, Session};

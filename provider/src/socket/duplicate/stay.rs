@@ -12,11 +12,11 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use verbs_shim::{CmId, Request, VerbsError};
 
-use crate::accept::{own_hello, set_ack_timeout, transport};
 use crate::core::{Core, IdOwner};
-use crate::listen;
 use crate::socket::SocketShared;
-use crate::state::{Happening, Phase};
+use crate::socket::accept::{own_hello, set_ack_timeout, transport};
+use crate::socket::listen;
+use crate::socket::state::{Happening, Phase};
 use crate::sync::lock;
 use crate::transfer::Ending;
 use crate::wire::{Hello, HelloKind, Malformed, RefusalReason, Resumption, Session};

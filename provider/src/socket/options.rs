@@ -2,7 +2,7 @@
 
 use crate::error::OptionError;
 use crate::socket::Socket;
-use crate::state::Phase;
+use crate::socket::state::Phase;
 use crate::sync::lock;
 
 /// An option of a socket. Values are numbers; a switch is 0 or 1.

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use verbs_shim::{CmId, ConnParams, VerbsError};
 
-use crate::backlog::{Backlog, Standing, Ticket};
 use crate::config::ProviderConfig;
 use crate::core::IdOwner;
 use crate::error::AcceptError;
-use crate::listen::{self, Pending};
+use crate::socket::backlog::{Backlog, Standing, Ticket};
+use crate::socket::listen::{self, Pending};
+use crate::socket::state::{Happening, Phase};
 use crate::socket::{Socket, SocketShared};
-use crate::state::{Happening, Phase};
 use crate::sync::lock;
 use crate::transfer::{Connection, Ingredients};
 use crate::wire::{Features, Hello, HelloKind, RefusalReason, Session};

@@ -19,7 +19,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::process::Process;
-use crate::options::Options;
+use crate::socket::options::Options;
 use crate::transfer::Carried;
 use crate::wire::{Malformed, Resumption};
 

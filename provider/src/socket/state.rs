@@ -2,7 +2,7 @@
 //!
 //! [`Phase::after`] is the whole machine: what happened moves a phase to the next, and anything
 //! else is a [`Misfit`], never a crash. It does nothing itself; the data that belongs to a phase
-//! is in `socket.rs`.
+//! is in `shared.rs`.
 
 use std::fmt;
 

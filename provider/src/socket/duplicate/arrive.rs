@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::form::Duplicate;
 use super::process::Process;
-use crate::connect::ConnectOptions;
 use crate::core::Core;
 use crate::error::{ConnectError, ConnectFailure, TakeUpError};
 use crate::event::EventObject;
-use crate::network_events::{EventRecorder, NetworkEvents};
+use crate::socket::connect::ConnectOptions;
+use crate::socket::network_events::{EventRecorder, NetworkEvents};
 use crate::socket::{AddressFamily, Socket};
 use crate::sync::lock;
 use crate::transfer::{Carried, Connection};

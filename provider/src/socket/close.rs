@@ -4,11 +4,11 @@
 //! not yet acknowledged may be lost; a switch that wants more has its own protocol for that.
 
 use crate::error::CloseError;
-use crate::listen;
-use crate::network_events::EventRecorder;
 use crate::progress::Upcall;
+use crate::socket::listen;
+use crate::socket::network_events::EventRecorder;
+use crate::socket::state::Happening;
 use crate::socket::{Socket, SocketShared};
-use crate::state::Happening;
 use crate::sync::lock;
 use crate::time::Deadline;
 use crate::wire::RefusalReason;

@@ -1,0 +1,3 @@
+//! RDMA CM: the thread that reads its events.
+
+pub(crate) mod thread;
