@@ -8,8 +8,8 @@ use std::sync::{Arc, MutexGuard};
 
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion as WorkCompletion, Operation as Verb, QueuePair, RegisteredBuffer, SendRequest,
-    WcStatus,
+    Completion as WorkCompletion, Operation as Verb, QueuePair, RegisteredBuffer, SendFlags,
+    SendRequest, WcStatus,
 };
 
 use super::{Connection, Parts, Qp, State};
@@ -35,11 +35,10 @@ impl Member for Connection {
             self.lane.receives.repost(buffer);
             return;
         }
-        let status = completion.status();
-        if status != WcStatus::Success {
+        if !completion.is_success() {
             // Posted again, so that what is counted as posted for the connection is.
             self.lane.receives.repost(buffer);
-            state.engine.receive_failed(ending_of(status, completion));
+            state.engine.receive_failed(ending_of(completion));
             return;
         }
         // A message proves that the peer knows of the connection, should its own word be late.
@@ -70,20 +69,17 @@ impl Member for Connection {
     }
 
     fn sent(&self, state: &mut State, completion: &WorkCompletion) {
-        let claim = match &state.qp {
-            Qp::Connected(qp) => qp.claim(completion),
-            Qp::Prepared(qp) => qp.claim(completion),
+        // The memory is free before its operation ends.
+        let freed = match &state.qp {
+            Qp::Connected(qp) => qp.complete_send(completion),
+            Qp::Prepared(qp) => qp.complete_send(completion),
             Qp::Gone => None,
         };
-        let Some(claim) = claim else {
+        let Some(freed) = freed else {
             self.lane.counted().stray_completions.raise();
             return;
         };
-        let freed = claim.freed;
-        // The memory is free before its operation ends.
-        drop(claim);
-        let status = completion.status();
-        let failed = (status != WcStatus::Success).then(|| ending_of(status, completion));
+        let failed = (!completion.is_success()).then(|| ending_of(completion));
         state
             .engine
             .request_completed(completion.token(), freed, failed);
@@ -208,6 +204,7 @@ impl Connection {
 }
 
 /// Posts a message whose bytes travel in the work request.
+#[inline]
 pub(super) fn post_inline(
     qp: &QueuePair,
     token: u32,
@@ -216,12 +213,8 @@ pub(super) fn post_inline(
     fence: bool,
 ) -> Result<(), Ending> {
     let verb = Verb::SendWithImm(plan.immediate);
-    post(
-        qp,
-        SendRequest::inline(token, verb, bytes),
-        plan.signaled,
-        fence,
-    )
+    qp.post_inline(token, verb, bytes, flags(plan, fence))
+        .map_err(|error| refusal(qp, &error))
 }
 
 /// Posts a message from a registered buffer.
@@ -233,12 +226,20 @@ pub(super) fn post_buffer(
     fence: bool,
 ) -> Result<(), Ending> {
     let verb = Verb::SendWithImm(plan.immediate);
-    post(
-        qp,
-        SendRequest::piece(token, verb, buffer),
-        plan.signaled,
-        fence,
-    )
+    qp.post_buffer(token, verb, buffer, flags(plan, fence))
+        .map_err(|refused| refusal(qp, &refused.error))
+}
+
+#[inline]
+fn flags(plan: MessagePlan, fence: bool) -> SendFlags {
+    let signaled = match plan.signaled {
+        true => SendFlags::SIGNALED,
+        false => SendFlags::NONE,
+    };
+    match fence {
+        true => signaled | SendFlags::FENCED,
+        false => signaled,
+    }
 }
 
 /// Posts a request.
@@ -265,8 +266,9 @@ pub(super) fn refusal(qp: &QueuePair, error: &verbs_shim::VerbsError) -> Ending 
 }
 
 /// What a failed work request says about the connection.
-fn ending_of(status: WcStatus, completion: &WorkCompletion) -> Ending {
-    match status {
+#[cold]
+fn ending_of(completion: &WorkCompletion) -> Ending {
+    match completion.status() {
         WcStatus::RetryExceeded | WcStatus::RnrRetryExceeded | WcStatus::ResponseTimeout => {
             Ending::TimedOut
         }
