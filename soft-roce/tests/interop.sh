@@ -7,7 +7,9 @@
 # A NAME is part of a case's name. The endpoint lives in a network namespace, whose port 4791 is free; the originals
 # (rping, ucmatose, ib_send_lat, ib_send_bw) on the device rxe_c at the other end of a wire. `captured` runs rping once
 # more while tcpdump looks on, and has the capture checked: by tshark, which must decode every packet without finding
-# one malformed, and by scapy's RoCE layer, which computes every ICRC. It talks like a program of Rust's test harness, so
+# one malformed, and by scapy's RoCE layer, which computes every ICRC. `lossy` cases run rping, which compares what comes
+# back, while packets of one kind are lost on the wire, one of four: answers (ACKs, NAKs, READ responses) or requests, of
+# one side or of both. It talks like a program of Rust's test harness, so
 # that ci/test can run it as one: --list, `--exact NAME...`, the last lines. Exit status 0: all passed, 101: not all.
 #
 # Settings: SAN_INTEROP and SAN_PROGRAM, the programs (default: those in target/debug); what they say when a case fails is shown.
@@ -18,6 +20,8 @@ san=${SAN_PROGRAM:-$top/target/debug/san}
 cases=(rping-to-soft rping-from-soft rping6-to-soft rping6-from-soft cmatose-to-soft cmatose-from-soft
     cmatose6-to-soft cmatose6-from-soft send-lat-to-soft send-lat-from-soft send-lat6-to-soft send-lat6-from-soft
     send-bw-to-soft send-bw-from-soft send-bw6-to-soft send-bw6-from-soft
+    lossy-answers-of-soft-to-soft lossy-answers-of-soft-from-soft lossy-answers-of-rxe-to-soft
+    lossy-answers-of-rxe-from-soft lossy-requests-to-soft lossy-requests-from-soft lossy-all-to-soft lossy-all-from-soft
     san-to-soft san-from-soft san6-to-soft san6-from-soft captured-by-tshark captured-by-scapy)
 wanted=() list=0 exact=0
 while [ $# -gt 0 ]; do
@@ -145,6 +149,55 @@ san_case() {
     fi
 }
 
+# lose NAMESPACE LINK FROM TO: of the RoCEv2 packets that come in over LINK with an opcode of FROM..TO one of four is lost.
+lose() {
+    local run=() opcode
+    [ "$1" = . ] || run=(ip netns exec "$1")
+    "${run[@]}" tc qdisc replace dev "$2" clsact || return 1
+    for ((opcode = $3; opcode <= $4; opcode++)); do
+        # The byte behind the headers of IPv4 (no options) and UDP.
+        "${run[@]}" tc filter add dev "$2" ingress protocol ip prio 1 u32 match ip protocol 17 0xff \
+            match u16 4791 0xffff at 22 match u8 "$opcode" 0xff at 28 \
+            action pass random netrand drop 4 || return 1
+    done
+}
+
+lossless() {
+    tc qdisc del dev s0 clsact 2>/dev/null
+    ip netns exec soft tc qdisc del dev s1 clsact 2>/dev/null
+}
+
+# lossy_case NAME COUNT SIDE...: COUNT pings. A client of the kernel waits two seconds for each packet lost; a server as
+# long as the endpoint asked for when it connected, and it is the server who READs and WRITEs. SIDE is answers-of-soft, answers-of-rxe, requests-of-soft or requests-of-rxe.
+lossy_case() {
+    local name=$1 count=$2 side status=0 size=1000
+    is_wanted "$name" || return 0
+    shift 2
+    # Packets go alone over the wire, not joined for an offload.
+    ip -n soft link set s1 gso_max_segs 1
+    for side in "$@"; do
+        case $side in
+            answers-of-soft) lose . s0 13 17 ;;
+            answers-of-rxe) lose soft s1 13 17 ;;
+            requests-of-soft) lose . s0 0 12 ;;
+            requests-of-rxe) lose soft s1 0 12 ;;
+        esac >"$work/tc" 2>&1 || status=1
+    done
+    if [ "$status" != 0 ]; then
+        sed 's/^/  tc: /' "$work/tc"
+    elif [[ $name == *-to-soft ]]; then
+        pair "$name" in_soft "$interop" rping-server "$soft" count=$count size=$size -- \
+            original rping -c -a "$soft" -C $count -S $size -V
+        status=$?
+    else
+        pair "$name" original rping -s -a "$rxe" -C $count -S $size -- \
+            in_soft "$interop" rping-client "$rxe" count=$count size=$size
+        status=$?
+    fi
+    lossless
+    if [ "$status" = 0 ]; then passes "$name"; else fails "$name"; fi
+}
+
 # Takes $work/pcap, once.
 capture() {
     [ ! -e "$work/pcap" ] || return 0
@@ -225,6 +278,14 @@ for v in "" 6; do
     case_ "send-bw$v-to-soft" in_soft "$interop" send-bw-server "$s" size=65536 count=200 -- original ib_send_bw -R "${family[@]}" -d rxe_c -s 65536 -n 200 "$s"
     case_ "send-bw$v-from-soft" original ib_send_bw -R "${family[@]}" -d rxe_c -s 65536 -n 200 -- in_soft "$interop" send-bw-client "$r" size=65536 count=200
 done
+lossy_case lossy-answers-of-soft-to-soft 6 answers-of-soft
+lossy_case lossy-answers-of-soft-from-soft 60 answers-of-soft
+lossy_case lossy-answers-of-rxe-to-soft 6 answers-of-rxe
+lossy_case lossy-answers-of-rxe-from-soft 6 answers-of-rxe
+lossy_case lossy-requests-to-soft 6 requests-of-soft requests-of-rxe
+lossy_case lossy-requests-from-soft 6 requests-of-soft requests-of-rxe
+lossy_case lossy-all-to-soft 6 answers-of-soft answers-of-rxe requests-of-soft requests-of-rxe
+lossy_case lossy-all-from-soft 6 answers-of-soft answers-of-rxe requests-of-soft requests-of-rxe
 san_case san-to-soft "$soft:7300" in_soft original
 san_case san-from-soft "$rxe:7300" original in_soft
 san_case san6-to-soft "[$soft6]:7300" in_soft original

@@ -220,6 +220,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Refuses a request for packets larger than our way to the peer takes. There
+    /// is no agreeing on less: the REQ alone says how large they are.
+    ///
+    /// # Errors
+    /// [`CmError`], as for [`Engine::reject`].
+    pub fn refuse_mtu(&mut self, now: Time, key: ConnKey) -> Result<(), CmError> {
+        self.counters.mtu_too_large += 1;
+        self.reject(now, key, RejReason::INVALID_MTU, &[])
+    }
+
     /// Active side: the queue pair is ready to send. The connection stands.
     ///
     /// # Errors

@@ -282,6 +282,8 @@ pub struct Counters {
     pub backlog_full: u64,
     /// Requests refused because of [`Config::max_connections`].
     pub table_full: u64,
+    /// Requests refused because of packets larger than the way to the peer takes.
+    pub mtu_too_large: u64,
     /// Connections ended because the peer reused its queue pair.
     pub stale: u64,
     /// Messages repeated because no answer came.

@@ -69,8 +69,8 @@ pub(super) enum Phase {
     RouteResolved(Route, Arc<Port>),
     /// Active, the peer's answer is awaited.
     Connecting(Attempt),
-    /// Passive, the user's answer is awaited.
-    Requested(Peer, Request),
+    /// Passive, the user's answer is awaited. The way to the peer, if there is one.
+    Requested(Peer, Request, Option<Route>),
     /// Passive, the peer's RTU is awaited.
     Accepted,
     Connected,
@@ -287,9 +287,16 @@ impl Inner {
             cm.engine.destroy(now, conn);
             return;
         };
+        let route = Route::to(peer.path.remote, Some(peer.path.local.ip())).ok();
+        if route.is_some_and(|route| request.mtu > route.mtu.code()) {
+            tracing::info!(peer = %request.src, mtu = request.mtu, "request for too large packets");
+            // The engine has just told of the request.
+            let _ = cm.engine.refuse_mtu(now, conn);
+            return;
+        }
         let token = cm.new_id(channel.clone());
         if let Some(id) = cm.ids.get_mut(&token) {
-            id.phase = Phase::Requested(*peer, *request);
+            id.phase = Phase::Requested(*peer, *request, route);
             id.local = Some(request.dst);
             id.peer = Some(request.src);
             id.conn = Some(conn);

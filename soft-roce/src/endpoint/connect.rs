@@ -223,7 +223,7 @@ impl Inner {
         check(params, ACCEPT_DATA)?;
         // A peer that has withdrawn is not accepted.
         let peer = match lock(&self.cm).id(token).map(|id| &id.phase) {
-            Some(Phase::Requested(peer, _)) => Some(peer.path.local),
+            Some(Phase::Requested(peer, ..)) => Some(peer.path.local),
             _ => None,
         };
         if let Some(local) = peer {
@@ -232,8 +232,8 @@ impl Inner {
         let mut guard = lock(&self.cm);
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
-        let (peer, request) = match &id.phase {
-            Phase::Requested(peer, request) => (*peer, *request),
+        let (peer, request, route) = match &id.phase {
+            Phase::Requested(peer, request, route) => (*peer, *request, *route),
             Phase::Ended => return Err(Errno::NOTCONN.into()),
             _ => return Err(Errno::INVAL.into()),
         };
@@ -251,9 +251,7 @@ impl Inner {
             ack_timeout: request.ack_timeout,
             features: match peer.extension {
                 Some(theirs) if theirs.features & BUNDLES != 0 => {
-                    let path = peer.path;
-                    let route = Route::to(path.remote, Some(path.local.ip()));
-                    self.features(route.is_ok_and(|route| route.takes_bundles))
+                    self.features(route.is_some_and(|route| route.takes_bundles))
                 }
                 _ => 0,
             },

@@ -5,3 +5,4 @@ mod util;
 mod bulk;
 mod connect;
 mod hosts;
+mod namespace;
