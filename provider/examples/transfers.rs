@@ -327,7 +327,7 @@ struct Upcalls {
 }
 
 impl SwitchUpcalls for Upcalls {
-    fn create_socket_handle(&self, _: &Socket) -> io::Result<SwitchHandle> {
+    fn create_socket_handle(&self, _: u64) -> io::Result<SwitchHandle> {
         Ok(SwitchHandle(self.next.fetch_add(1, Ordering::SeqCst)))
     }
 

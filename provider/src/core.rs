@@ -12,13 +12,14 @@ use rustix::io::Errno;
 use verbs_shim::{CmId, EventChannel, Fabric, VerbsError};
 
 use crate::address_list::{self, SanAddress};
-use crate::cm::thread::Control;
 use crate::config::ProviderConfig;
+use crate::control::Control;
 use crate::counters::{ControlCounters, Counters};
 use crate::device_context::DeviceTable;
 use crate::memory::MemoryStore;
+use crate::owners::Owners;
 use crate::progress::{Progress, Upcall};
-use crate::socket::SocketShared;
+use crate::statistics::SocketStats;
 use crate::sync::lock;
 
 pub(crate) struct Core {
@@ -31,23 +32,21 @@ pub(crate) struct Core {
     pub(crate) memory: Arc<MemoryStore>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) control: Arc<Control>,
-    owners: Mutex<HashMap<u64, IdOwner>>,
-    sockets: Mutex<HashMap<u64, Weak<SocketShared>>>,
+    pub(crate) owners: Owners,
+    sockets: Mutex<HashMap<u64, Weak<dyn OpenSocket>>>,
     socket_count: AtomicU32,
     next_number: AtomicU64,
     addresses: Mutex<Vec<SanAddress>>,
     stopped: AtomicBool,
 }
 
-/// Whom the events of a CM id go to.
-#[derive(Debug, Clone)]
-pub(crate) enum IdOwner {
-    /// A socket: it listens, connects, or is connected.
-    Socket(Weak<SocketShared>),
-    /// A request in the backlog of this socket.
-    Request(Weak<SocketShared>),
-    /// Where this socket waits for its peer, which moves to another process.
-    Move(Weak<SocketShared>),
+/// What the provider asks of any socket that is open.
+pub(crate) trait OpenSocket: Send + Sync {
+    /// Closes it.
+    fn shut(&self);
+
+    /// Its statistics now, whatever state it is in.
+    fn stats(&self) -> SocketStats;
 }
 
 /// A place among the sockets, given back when dropped.
@@ -78,7 +77,7 @@ impl Core {
             memory,
             progress,
             control,
-            owners: Mutex::new(HashMap::new()),
+            owners: Owners::default(),
             sockets: Mutex::new(HashMap::new()),
             socket_count: AtomicU32::new(0),
             next_number: AtomicU64::new(1),
@@ -103,33 +102,20 @@ impl Core {
         self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn add_socket(&self, number: u64, socket: &Arc<SocketShared>) {
-        lock(&self.sockets).insert(number, Arc::downgrade(socket));
+    pub(crate) fn add_socket<S: OpenSocket + 'static>(&self, number: u64, socket: &Arc<S>) {
+        let socket = Arc::downgrade(socket);
+        lock(&self.sockets).insert(number, socket);
     }
 
     pub(crate) fn remove_socket(&self, number: u64) {
         lock(&self.sockets).remove(&number);
     }
 
-    pub(crate) fn sockets(&self) -> Vec<Arc<SocketShared>> {
+    pub(crate) fn sockets(&self) -> Vec<Arc<dyn OpenSocket>> {
         lock(&self.sockets)
             .values()
             .filter_map(Weak::upgrade)
             .collect()
-    }
-
-    /// From now on the events of the id go to `owner`.
-    pub(crate) fn set_owner(&self, token: u64, owner: IdOwner) {
-        lock(&self.owners).insert(token, owner);
-    }
-
-    /// Events of the id that still come are nobody's.
-    pub(crate) fn remove_owner(&self, token: u64) {
-        lock(&self.owners).remove(&token);
-    }
-
-    pub(crate) fn owner(&self, token: u64) -> Option<IdOwner> {
-        lock(&self.owners).get(&token).cloned()
     }
 
     /// The provider went down: every call says so from now on.

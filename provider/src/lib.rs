@@ -4,16 +4,19 @@
 mod address_list;
 mod cm;
 mod config;
+mod control;
 mod core;
 mod counters;
 mod data_path;
 mod device_context;
 mod error;
 mod event;
+mod handles;
 mod memlock;
 /// Not an interface: the benches measure the cache.
 #[doc(hidden)]
 pub mod memory;
+mod owners;
 mod progress;
 mod provider;
 mod rdma;
@@ -25,10 +28,6 @@ mod transfer;
 mod transfers;
 mod upcalls;
 pub mod wire;
-
-// Paths of before, for the data path.
-use cm::thread as cm_thread;
-use socket::state;
 
 /// Not an interface: the benches measure it.
 #[doc(hidden)]
@@ -44,6 +43,7 @@ pub use error::{
     SystemError, TakeUpError, TransferError, WsaCode,
 };
 pub use event::EventObject;
+pub use handles::SwitchHandle;
 pub use memory::{MemoryAccess, MemoryHandle, Segment};
 pub use provider::{Provider, ProviderData, SpiVersion};
 pub use socket::accept::{AcceptOptions, Accepted, ConnectionRequest, Decision, Rejection};
@@ -58,5 +58,5 @@ pub use transfer::{
     Completion, Fence, MAX_SEGMENTS, Message, Operation, OverlappedResult, Readiness, ReadySink,
     Received, Transferred,
 };
-pub use upcalls::{NoUpcalls, SwitchHandle, SwitchUpcalls};
+pub use upcalls::{NoUpcalls, SwitchUpcalls};
 pub use verbs_shim::{AppMemory, Fabric, RegisteredBuffer, SharedMemory, SoftConfig};

@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use verbs_shim::{AddressWatch, Fabric, FabricKind};
 
 use crate::address_list::SanAddress;
-use crate::cm::thread::{self, Control};
+use crate::cm::thread;
 use crate::config::{ConfigError, ProviderConfig};
+use crate::control::Control;
 use crate::core::Core;
 use crate::counters::Counters;
 use crate::error::{QueryError, SocketError, StartupError, TakeUpError};

@@ -1,16 +1,12 @@
 //! Statistics of one socket: what it is now, and what it has counted since it was made.
 //!
-//! A socket's data path counts under the lock it holds anyway, a listener in numbers of its own;
+//! Only the numbers are here; `socket/stats.rs` reads them. A socket's data path counts under the lock it holds anyway, a listener in numbers of its own;
 //! reading takes each lock for a moment. The provider's totals are in `counters.rs`. Nothing here
 //! is formatted or sent anywhere: a switch does that.
 
 use std::net::SocketAddr;
 
 use crate::counters::Counter;
-use crate::error::QueryError;
-use crate::socket::state::Phase;
-use crate::socket::{Socket, SocketShared};
-use crate::sync::lock;
 use crate::wire::RefusalReason;
 
 /// One socket's statistics.
@@ -100,7 +96,7 @@ macro_rules! listen_counters {
         }
 
         impl ListenCounters {
-            fn snapshot(&self, backlog: usize, held: usize) -> ListenStats {
+            pub(crate) fn snapshot(&self, backlog: usize, held: usize) -> ListenStats {
                 ListenStats { backlog, held, $( $name: self.$name.value(), )* }
             }
         }
@@ -193,45 +189,5 @@ impl ConnectionStats {
             ("window", u64::from(window)),
         ]
         .into_iter()
-    }
-}
-
-impl Socket {
-    /// The socket's statistics now.
-    ///
-    /// # Errors
-    /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
-    pub fn stats(&self) -> Result<SocketStats, QueryError> {
-        if self.shared.core.is_stopped() {
-            return Err(QueryError::NotInitialised);
-        }
-        if lock(&self.shared.state).phase == Phase::Closed {
-            return Err(QueryError::NotSocket);
-        }
-        Ok(self.shared.stats())
-    }
-}
-
-impl SocketShared {
-    /// The statistics now, whatever state it is in.
-    pub(crate) fn stats(&self) -> SocketStats {
-        let (state, local, peer) = {
-            let state = lock(&self.state);
-            (state.phase.to_string(), state.local, state.peer)
-        };
-        let connection = self.connection();
-        let places = self.backlog.get().map(|backlog| {
-            let backlog = lock(backlog);
-            (backlog.limit(), backlog.held())
-        });
-        SocketStats {
-            number: self.number,
-            state,
-            local,
-            peer,
-            device: connection.as_ref().map(|c| c.device_name().to_owned()),
-            listen: places.map(|(backlog, held)| self.listened.snapshot(backlog, held)),
-            connection: connection.map(|connection| connection.stats()),
-        }
     }
 }

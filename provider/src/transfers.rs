@@ -7,8 +7,8 @@ use verbs_shim::RegisteredBuffer;
 
 use crate::error::{ResultError, TransferError};
 use crate::event::EventObject;
+use crate::socket::state::Phase;
 use crate::socket::{Socket, SocketShared};
-use crate::state::Phase;
 use crate::sync::lock;
 use crate::transfer::{
     Completion, Connection, Direction, Fence, Message, Operation, OverlappedResult, Payload,

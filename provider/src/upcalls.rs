@@ -6,22 +6,20 @@
 
 use std::io;
 
-use crate::socket::Socket;
 use crate::transfer::OverlappedResult;
 
-/// The switch's own handle of a socket. The provider only hands it back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SwitchHandle(pub u64);
+pub(crate) use crate::handles::SwitchHandle;
 
 /// The upcall table that startup takes (duties 60, 67).
 pub trait SwitchUpcalls: Send + Sync {
     /// A socket was made, by `Provider::socket` or by accept after the condition function said yes
-    /// (duties 67, 87). The answer goes with all later upcalls about it.
+    /// (duties 67, 87). `number` is [`crate::Socket::number`]. The answer goes with all later
+    /// upcalls about it.
     ///
     /// # Errors
     /// The socket is not made then.
     #[doc(alias = "WPUCreateSocketHandle")]
-    fn create_socket_handle(&self, socket: &Socket) -> io::Result<SwitchHandle>;
+    fn create_socket_handle(&self, number: u64) -> io::Result<SwitchHandle>;
 
     /// An operation ended that was started with `Completion::Upcall` (duty 95).
     #[doc(alias = "WPUCompleteOverlappedRequest")]
@@ -41,8 +39,8 @@ pub trait SwitchUpcalls: Send + Sync {
 pub struct NoUpcalls;
 
 impl SwitchUpcalls for NoUpcalls {
-    fn create_socket_handle(&self, socket: &Socket) -> io::Result<SwitchHandle> {
-        Ok(SwitchHandle(socket.number()))
+    fn create_socket_handle(&self, number: u64) -> io::Result<SwitchHandle> {
+        Ok(SwitchHandle(number))
     }
 
     fn complete_overlapped(&self, _: SwitchHandle, _: OverlappedResult) {}

@@ -4,7 +4,7 @@
 //! work.
 
 use crate::core::Signals;
-use san_provider::{OverlappedResult, Socket, SwitchHandle, SwitchUpcalls};
+use san_provider::{OverlappedResult, SwitchHandle, SwitchUpcalls};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ impl Upcalls {
 }
 
 impl SwitchUpcalls for Upcalls {
-    fn create_socket_handle(&self, _socket: &Socket) -> io::Result<SwitchHandle> {
+    fn create_socket_handle(&self, _number: u64) -> io::Result<SwitchHandle> {
         Ok(SwitchHandle(
             self.next_handle.fetch_add(1, Ordering::Relaxed),
         ))

@@ -1,8 +1,10 @@
 //! Why a connect failed, and whether TCP may be tried.
 //!
-//! It does not look at bytes or CM events; `connect.rs` turns those into a [`ConnectFailure`].
+//! It does not look at bytes or CM events; `cm/refusal.rs` and `socket/life_cycle.rs` turn those into a [`ConnectFailure`].
 
 use std::fmt;
+
+use verbs_shim::VerbsError;
 
 use super::{SystemError, WsaCode};
 
@@ -86,6 +88,15 @@ pub struct ConnectError {
 }
 
 impl ConnectError {
+    /// Something that a connect needs could not be had.
+    pub(crate) fn of_resources(error: VerbsError) -> Self {
+        let failure = match WsaCode::from_errno(error.errno()) {
+            WsaCode::NetDown => ConnectFailure::NetDown,
+            _ => ConnectFailure::OutOfResources,
+        };
+        Self::with_source(failure, error)
+    }
+
     pub(crate) fn with_source(failure: ConnectFailure, source: impl Into<SystemError>) -> Self {
         Self {
             failure,

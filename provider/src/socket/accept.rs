@@ -1,19 +1,16 @@
 //! Accept: the condition function, and the answer to the peer (duties 27 to 30, 84 to 90).
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use verbs_shim::{CmId, ConnParams, VerbsError};
-
-use crate::config::ProviderConfig;
-use crate::core::IdOwner;
+use super::backlog::{Backlog, Standing, Ticket};
+use super::shared::{QueuedRequest, Socket, SocketShared};
+use super::state::{Happening, Phase};
+use crate::cm::negotiation::{own_hello, prepare, set_ack_timeout, transport};
+use crate::cm::refusal::refuse;
 use crate::error::AcceptError;
-use crate::socket::backlog::{Backlog, Standing, Ticket};
-use crate::socket::listen::{self, Pending};
-use crate::socket::state::{Happening, Phase};
-use crate::socket::{Socket, SocketShared};
+use crate::owners::Role;
 use crate::sync::lock;
-use crate::transfer::{Connection, Ingredients};
 use crate::wire::{Features, Hello, HelloKind, RefusalReason, Session};
 
 /// What a condition function decides about.
@@ -169,7 +166,7 @@ impl Socket {
 
 impl SocketShared {
     /// Duty 88: the event is reset, and set again while requests are queued.
-    fn accept_returns(&self, backlog: &Mutex<Backlog<Pending>>) {
+    fn accept_returns(&self, backlog: &Mutex<Backlog<QueuedRequest>>) {
         let backlog = lock(backlog);
         lock(&self.events).accept_returns(backlog.queued() > 0);
     }
@@ -179,8 +176,8 @@ impl SocketShared {
 /// of the condition function does, it is rejected.
 struct Undecided<'a> {
     socket: &'a SocketShared,
-    backlog: &'a Mutex<Backlog<Pending>>,
-    request: Option<(Ticket, Pending)>,
+    backlog: &'a Mutex<Backlog<QueuedRequest>>,
+    request: Option<(Ticket, QueuedRequest)>,
 }
 
 impl Undecided<'_> {
@@ -209,15 +206,15 @@ impl Undecided<'_> {
                 drop(pending);
                 false
             }
-            _ => listen::refuse(
+            _ => refuse(
                 &self.socket.core,
-                Some(self.socket),
+                Some(&self.socket.listened),
                 pending.id,
                 reason,
                 backlog,
             ),
         };
-        self.socket.core.remove_owner(token);
+        self.socket.core.owners.remove(token);
         self.answered(ticket);
         told
     }
@@ -237,9 +234,15 @@ impl Undecided<'_> {
         let result = match deferred {
             Ok(()) => Err(AcceptError::Deferred),
             Err((Standing::Closed, pending)) => {
-                self.socket.core.remove_owner(token);
+                self.socket.core.owners.remove(token);
                 let reason = RefusalReason::Closing;
-                listen::refuse(&self.socket.core, Some(self.socket), pending.id, reason, 0);
+                refuse(
+                    &self.socket.core,
+                    Some(&self.socket.listened),
+                    pending.id,
+                    reason,
+                    0,
+                );
                 Err(AcceptError::NotSocket)
             }
             Err((_, pending)) => {
@@ -296,7 +299,7 @@ impl Undecided<'_> {
         if answer.is_err() {
             self.socket.core.counters.withdrawn.raise();
             self.socket.listened.withdrawn.raise();
-            self.socket.core.remove_owner(token);
+            self.socket.core.owners.remove(token);
             socket.shared.shut();
         }
         self.answered(ticket);
@@ -309,23 +312,28 @@ impl Undecided<'_> {
     /// The socket of the connection, with its queue pair and posted receives, and the reply.
     fn make_socket(
         &self,
-        pending: &Pending,
+        pending: &QueuedRequest,
         options: &AcceptOptions,
     ) -> Result<(Socket, Hello), AcceptError> {
         let core = &self.socket.core;
         let config = &core.config;
         let limit = config.max_sockets;
         let place = core.socket_place().ok_or(AcceptError::TooMany { limit })?;
-        let connection = prepare(self.socket, &pending.id)?;
+        let connection = prepare(core, &pending.id)?;
         connection.negotiated(&pending.hello);
         let socket = Socket::new(core, self.socket.family, place);
-        let hello = own_hello(self.socket, &connection, options.session);
+        let hello = own_hello(config, &connection, options.session);
         *lock(&socket.shared.connection) = Some(connection);
         Ok((socket, hello))
     }
 
     /// Tells the peer. From here on the id is the new socket's.
-    fn answer(&self, socket: &Socket, pending: Pending, reply: &Hello) -> Result<(), AcceptError> {
+    fn answer(
+        &self,
+        socket: &Socket,
+        pending: QueuedRequest,
+        reply: &Hello,
+    ) -> Result<(), AcceptError> {
         let shared = &socket.shared;
         let config = &shared.core.config;
         let mut state = lock(&shared.state);
@@ -335,9 +343,8 @@ impl Undecided<'_> {
         state.local = pending.local;
         state.peer = pending.peer;
         state.peer_session = Some(pending.hello.session);
-        shared
-            .core
-            .set_owner(pending.id.token(), IdOwner::Socket(Arc::downgrade(shared)));
+        let token = pending.id.token();
+        shared.core.owners.set(token, Role::Own, shared);
         set_ack_timeout(&pending.id, config.ack_timeout);
         let private_data = reply.emit(HelloKind::Reply);
         let accepted = pending.id.accept(&transport(config, &private_data));
@@ -353,65 +360,5 @@ impl Undecided<'_> {
 impl Drop for Undecided<'_> {
     fn drop(&mut self) {
         self.refuse(RefusalReason::Condition, 0);
-    }
-}
-
-/// What this side says in a request or a reply.
-pub(crate) fn own_hello(socket: &SocketShared, connection: &Connection, session: Session) -> Hello {
-    let config = &socket.core.config;
-    let max_rdma_size = connection.own_rdma_limit();
-    Hello {
-        features: Features {
-            rdma_read: max_rdma_size > 0,
-            send_with_invalidate: false,
-            moving: true,
-        },
-        credits: config.initial_window,
-        max_message_size: config.max_message_size,
-        max_rdma_size,
-        session,
-    }
-}
-
-/// The data path of a connection on `id`.
-pub(crate) fn prepare(socket: &SocketShared, id: &CmId) -> Result<Arc<Connection>, VerbsError> {
-    let core = &socket.core;
-    let no_device =
-        || VerbsError::from_errno("rdma_create_qp", rustix::io::Errno::NODEV.raw_os_error());
-    let device = id.device().ok_or_else(no_device)?;
-    let lane = core.devices.lane(&device, &core.config, &core.progress)?;
-    let parts = Ingredients {
-        lane,
-        progress: &core.progress,
-        control: &core.control,
-        config: &core.config,
-        memory: &core.memory,
-        id,
-    };
-    let no_receives = || {
-        VerbsError::from_errno(
-            "ibv_post_srq_recv",
-            rustix::io::Errno::NOBUFS.raw_os_error(),
-        )
-    };
-    Connection::prepare(parts)?.ok_or_else(no_receives)
-}
-
-/// What both sides ask of the transport.
-pub(crate) fn transport<'a>(config: &ProviderConfig, private_data: &'a [u8]) -> ConnParams<'a> {
-    ConnParams {
-        private_data,
-        retry_count: config.retry_count,
-        // For ever. Between two that keep to the protocol it never happens. But a peer that does not
-        // may use up the receives that others were promised, until somebody polls and finds it out.
-        rnr_retry: 7,
-        ..ConnParams::default()
-    }
-}
-
-/// Not every device can, and a connection without is better than none.
-pub(crate) fn set_ack_timeout(id: &CmId, code: u8) {
-    if let Err(error) = id.set_ack_timeout(code) {
-        tracing::debug!(%error, "the ACK timeout stays as it is");
     }
 }

@@ -3,12 +3,13 @@
 //! It never waits for a peer: the peer is told, and all that is ours is freed. What was sent and
 //! not yet acknowledged may be lost; a switch that wants more has its own protocol for that.
 
+use super::duplicate::awaited::await_no_longer;
+use super::network_events::EventRecorder;
+use super::shared::{Socket, SocketShared};
+use super::state::Happening;
+use crate::cm::refusal::refuse;
 use crate::error::CloseError;
 use crate::progress::Upcall;
-use crate::socket::listen;
-use crate::socket::network_events::EventRecorder;
-use crate::socket::state::Happening;
-use crate::socket::{Socket, SocketShared};
 use crate::sync::lock;
 use crate::time::Deadline;
 use crate::wire::RefusalReason;
@@ -40,23 +41,23 @@ impl SocketShared {
             self.cancel_deadline(&mut state);
             (state.id.take(), state.place.take(), state.awaited.take())
         };
-        self.core.await_no_longer(awaited);
+        await_no_longer(&self.core, awaited);
         if let Some(backlog) = self.backlog.get() {
             // Whatever arrives from now on finds the backlog closed, or no listener.
             let queued = lock(backlog).close();
             let deadline = Deadline::after(self.core.config.close_deadline);
             for (token, pending) in queued {
-                self.core.remove_owner(token);
+                self.core.owners.remove(token);
                 // Past the deadline the kernel rejects by itself, without our data: the same to
                 // the peers.
                 if !deadline.is_over() {
                     let reason = RefusalReason::Closing;
-                    listen::refuse(&self.core, Some(self), pending.id, reason, 0);
+                    refuse(&self.core, Some(&self.listened), pending.id, reason, 0);
                 }
             }
         }
         if let Some(id) = &id {
-            self.core.remove_owner(id.token());
+            self.core.owners.remove(id.token());
         }
         let connection = lock(&self.connection).take();
         if let Some(connection) = connection {

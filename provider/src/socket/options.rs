@@ -1,8 +1,9 @@
 //! Socket options (duties 13, 15, 39, 40, 97).
 
+use super::settings::Options;
+use super::shared::Socket;
+use super::state::Phase;
 use crate::error::OptionError;
-use crate::socket::Socket;
-use crate::socket::state::Phase;
 use crate::sync::lock;
 
 /// An option of a socket. Values are numbers; a switch is 0 or 1.
@@ -33,26 +34,6 @@ pub enum SocketOption {
     /// The type of service of the connection's packets. Before connect.
     #[doc(alias = "IP_TOS")]
     TypeOfService,
-}
-
-/// What can be set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Options {
-    pub(crate) reuse_addr: bool,
-    pub(crate) v6_only: bool,
-    pub(crate) tos: Option<u8>,
-    pub(crate) rdma_threshold: Option<u32>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            reuse_addr: false,
-            v6_only: true,
-            tos: None,
-            rdma_threshold: None,
-        }
-    }
 }
 
 impl Socket {

@@ -6,33 +6,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::super::connect::ConnectOptions;
+use super::super::network_events::{EventRecorder, NetworkEvents};
+use super::super::shared::Socket;
+use super::super::types::AddressFamily;
+use super::arrival::Arrival;
 use super::form::Duplicate;
 use super::process::Process;
 use crate::core::Core;
 use crate::error::{ConnectError, ConnectFailure, TakeUpError};
 use crate::event::EventObject;
-use crate::socket::connect::ConnectOptions;
-use crate::socket::network_events::{EventRecorder, NetworkEvents};
-use crate::socket::{AddressFamily, Socket};
 use crate::sync::lock;
-use crate::transfer::{Carried, Connection};
-use crate::wire::{Hello, Resumption};
-
-/// What a connect that takes a connection up has beyond others.
-#[derive(Debug)]
-pub(crate) struct Arrival {
-    resumption: Resumption,
-    messages: Vec<Carried>,
-}
-
-impl Arrival {
-    /// Puts the right to the connection into its request, and what came before to where it is
-    /// received first.
-    pub(crate) fn into_request(self, hello: &mut Hello, connection: &Connection) {
-        hello.session = self.resumption.session();
-        connection.carry(self.messages);
-    }
-}
 
 /// Takes the connection up; waits for it as long as a connect may take.
 pub(crate) fn socket_from(core: &Arc<Core>, duplicate: &Duplicate) -> Result<Socket, TakeUpError> {

@@ -18,8 +18,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use super::super::settings::Options;
 use super::process::Process;
-use crate::socket::options::Options;
 use crate::transfer::Carried;
 use crate::wire::{Malformed, Resumption};
 

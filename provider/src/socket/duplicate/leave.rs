@@ -1,10 +1,10 @@
 //! The end that moves, in the process that has it.
 
+use super::super::shared::{Socket, SocketShared};
+use super::super::state::{Happening, Phase};
 use super::form::{Contents, Duplicate};
 use super::process::Process;
 use crate::error::DuplicateError;
-use crate::socket::state::{Happening, Phase};
-use crate::socket::{Socket, SocketShared};
 use crate::sync::lock;
 
 impl Socket {

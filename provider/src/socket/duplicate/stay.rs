@@ -12,29 +12,23 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use verbs_shim::{CmId, Request, VerbsError};
 
-use crate::core::{Core, IdOwner};
-use crate::socket::SocketShared;
-use crate::socket::accept::{own_hello, set_ack_timeout, transport};
-use crate::socket::listen;
-use crate::socket::state::{Happening, Phase};
+use super::super::shared::SocketShared;
+use super::super::state::{Happening, Phase};
+use super::awaited::{Awaited, await_no_longer};
+use crate::cm::negotiation::{own_hello, set_ack_timeout, transport};
+use crate::cm::refusal::{reason_for, reject};
+use crate::core::Core;
+use crate::owners::Role;
 use crate::sync::lock;
 use crate::transfer::Ending;
-use crate::wire::{Hello, HelloKind, Malformed, RefusalReason, Resumption, Session};
+use crate::wire::{Hello, HelloKind, RefusalReason, Resumption, Session};
 
 /// Requests that may be unread at a time. The thread reads them at once.
 const KERNEL_BACKLOG: u32 = 16;
 
-/// A peer that is awaited. Whoever drops it lets it go first.
-#[derive(Debug)]
-pub(crate) struct Awaited {
-    id: CmId,
-    resumption: Resumption,
-    deadline: Option<Instant>,
-}
-
 impl SocketShared {
     /// The peer has asked to move.
-    pub(crate) fn peer_moves(self: &Arc<Self>) {
+    pub(crate) fn wait_for_peer(self: &Arc<Self>) {
         let Some(connection) = self.connection() else {
             return;
         };
@@ -56,10 +50,10 @@ impl SocketShared {
             id.set_v6_only(true)?;
         }
         id.bind(with_any_port(local))?;
-        core.set_owner(token, IdOwner::Move(Arc::downgrade(self)));
+        core.owners.set(token, Role::Move, self);
         let listening = id.listen(KERNEL_BACKLOG);
         let resumption = listening.and_then(|()| resumption(&id));
-        let resumption = resumption.inspect_err(|_| core.remove_owner(token))?;
+        let resumption = resumption.inspect_err(|_| core.owners.remove(token))?;
         let deadline = Instant::now().checked_add(core.config.move_deadline);
         let awaited = Awaited {
             id,
@@ -70,7 +64,7 @@ impl SocketShared {
             let mut state = lock(&self.state);
             if !matches!(state.phase, Phase::Accepted | Phase::Connected) {
                 drop(state);
-                core.remove_owner(token);
+                core.owners.remove(token);
                 return Err(not_connected());
             }
             state.awaited.replace(Box::new(awaited))
@@ -78,7 +72,7 @@ impl SocketShared {
         if let Some(when) = deadline {
             core.control.set_deadline(when, token);
         }
-        core.await_no_longer(before);
+        await_no_longer(core, before);
         tracing::debug!(socket = self.number, ?local, "the peer moves");
         Ok(resumption)
     }
@@ -107,6 +101,17 @@ impl SocketShared {
     }
 
     /// A request came, to where a peer is awaited.
+    pub(crate) fn take_up(self: &Arc<Self>, request: Request) {
+        let id = request.id;
+        match Hello::parse(HelloKind::Request, &request.private_data) {
+            Ok(hello) => self.peer_arrived(id, &hello),
+            Err(malformed) => {
+                let reason = reason_for(malformed, &id);
+                refuse(&self.core, id, reason);
+            }
+        }
+    }
+
     fn peer_arrived(self: &Arc<Self>, id: CmId, hello: &Hello) {
         let core = &self.core;
         let is_expected = lock(&self.state)
@@ -133,7 +138,7 @@ impl SocketShared {
         let reply = Hello {
             credits,
             session: Session::with_id(hello.session.id),
-            ..own_hello(self, &connection, Session::NONE)
+            ..own_hello(&core.config, &connection, Session::NONE)
         };
         self.take_back(id, &reply);
     }
@@ -146,19 +151,19 @@ impl SocketShared {
         if awaited.is_none() || self.step(&mut state, Happening::Resume).is_err() {
             // Closed at this moment; the kernel refuses the request.
             drop(state);
-            core.await_no_longer(awaited);
+            await_no_longer(core, awaited);
             return;
         }
-        core.set_owner(id.token(), IdOwner::Socket(Arc::downgrade(self)));
+        core.owners.set(id.token(), Role::Own, self);
         let private_data = reply.emit(HelloKind::Reply);
         let accepted = id.accept(&transport(&core.config, &private_data));
         let old = state.id.replace(id);
         drop(state);
         if let Some(old) = &old {
-            core.remove_owner(old.token());
+            core.owners.remove(old.token());
         }
         drop(old);
-        core.await_no_longer(awaited);
+        await_no_longer(core, awaited);
         match accepted {
             Ok(()) => {
                 core.counters.resumes_accepted.raise();
@@ -172,42 +177,9 @@ impl SocketShared {
     }
 }
 
-impl Core {
-    /// Nobody is awaited any more.
-    pub(crate) fn await_no_longer(&self, awaited: Option<Box<Awaited>>) {
-        let Some(awaited) = awaited else {
-            return;
-        };
-        let token = awaited.id.token();
-        self.remove_owner(token);
-        if let Some(when) = awaited.deadline {
-            self.control.cancel_deadline(when, token);
-        }
-    }
-}
-
-/// A request came, to where the peer of `socket` is awaited.
-pub(crate) fn request_arrived(core: &Core, socket: Option<&Arc<SocketShared>>, request: Request) {
-    let id = request.id;
-    let Some(socket) = socket else {
-        return refuse(core, id, RefusalReason::Closing);
-    };
-    match Hello::parse(HelloKind::Request, &request.private_data) {
-        Ok(hello) => socket.peer_arrived(id, &hello),
-        Err(malformed) => {
-            tracing::debug!(why = %malformed, peer = ?id.peer_addr(), "not our request");
-            let reason = match malformed {
-                Malformed::Version(_) => RefusalReason::Version,
-                _ => RefusalReason::NotOurProtocol,
-            };
-            refuse(core, id, reason);
-        }
-    }
-}
-
 fn refuse(core: &Core, id: CmId, reason: RefusalReason) {
     core.counters.resumes_refused.raise();
-    listen::reject(id, reason, 0);
+    reject(id, reason, 0);
 }
 
 /// Where `id` listens, with a session and a secret that nobody can guess.

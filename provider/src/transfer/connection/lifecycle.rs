@@ -7,8 +7,8 @@ use verbs_shim::{CmId, VerbsError};
 
 use super::settle::Followed;
 use super::{Connection, Place, Qp, State, queue_pair};
-use crate::cm_thread::Control;
 use crate::config::ProviderConfig;
+use crate::control::Control;
 use crate::memory::{MemoryStore, Registrations};
 use crate::progress::Progress;
 use crate::sync::lock;

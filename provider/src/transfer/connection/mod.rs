@@ -30,12 +30,12 @@ pub(crate) use self::send::Payload;
 use self::settle::Followed;
 use super::Lane;
 use super::engine::{Ending, Engine, Payloads};
-use crate::cm_thread::{Command, Control};
+use crate::control::{Command, Control};
+use crate::handles::SwitchHandle;
 use crate::memory::Registrations;
 use crate::progress::Progress;
 use crate::statistics::ConnectionStats;
 use crate::sync::lock;
-use crate::upcalls::SwitchHandle;
 
 pub(crate) struct Connection {
     lane: Arc<Lane>,

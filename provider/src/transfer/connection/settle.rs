@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard};
 use verbs_shim::RegisteredBuffer;
 
 use super::{Connection, Parts, State};
-use crate::cm_thread::Command;
+use crate::control::Command;
 use crate::event::EventObject;
 use crate::progress::Upcall;
 use crate::sync::lock;
