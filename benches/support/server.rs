@@ -33,8 +33,17 @@ impl Server {
     pub fn start<S: AsRef<str>>(args: &[S]) -> Result<(Self, String)> {
         let args: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
         let mut command = Command::new(std::env::current_exe()?);
+        command.args(&args);
+        Self::start_as(command, args.join(" "))
+    }
+
+    /// The same with another command, as this program under a tool that watches it; `name` is for
+    /// errors.
+    ///
+    /// # Errors
+    /// When it does not become ready in time.
+    pub fn start_as(mut command: Command, name: String) -> Result<(Self, String)> {
         let mut child = command
-            .args(&args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -51,7 +60,6 @@ impl Server {
             }
         });
         let input = child.stdin.take();
-        let name = args.join(" ");
         let server = Self {
             child,
             input,

@@ -135,6 +135,18 @@ stage_guest() {
     [ "$status" = 0 ] || result_failed "the guest (status $status)" "ci/rxe true"
 }
 
+# A message, a connect and an accept cost no more instructions than is written down.
+stage_instructions() {
+    local log=$results/instructions.log
+    if "$top/ci/bench" --instructions --no-rsockets --ceiling "$top/ci/instructions-ceiling.txt" >"$log" 2>&1; then
+        passed=$((passed + 1))
+        grep 'can be lowered' "$log" || true
+    else
+        result_failed "instructions" "ci/bench --instructions --no-rsockets --ceiling ci/instructions-ceiling.txt"
+        tail -n 40 "$log"
+    fi
+}
+
 # run_list NAME RUNNER...: gives the runner the list and the folder for logs, then reads what came of it. Boots nothing
 # when nothing of the list fits the filter.
 run_list() {
