@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
@@ -198,7 +198,7 @@ impl Pinned {
 /// One test at a time: they count what the process has.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    san_base::lock(&ONE)
 }
 
 type Store = Arc<RegistrationStore<Arc<Pinned>>>;

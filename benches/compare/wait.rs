@@ -1,10 +1,11 @@
 //! Waiting for descriptors, with a deadline.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use san_base::Deadline;
 use san_benches::Result;
 
 /// Waits until `fd` is readable.
@@ -17,16 +18,12 @@ pub(crate) fn readable(fd: impl AsFd, patience: Duration) -> Result<()> {
 
 /// Waits until `fd` is readable; whether it is.
 pub(crate) fn readable_within(fd: impl AsFd, patience: Duration) -> Result<bool> {
-    let end = Instant::now() + patience;
-    let mut left = patience;
+    let deadline = Deadline::after(patience);
     loop {
-        let timeout = Timespec {
-            tv_sec: i64::try_from(left.as_secs())?,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, deadline.timespec().as_ref()) {
             Ok(found) => return Ok(found > 0),
-            Err(Errno::INTR) => left = end.saturating_duration_since(Instant::now()),
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -11,7 +11,7 @@ use san_provider::{
 use san_switch::{FabricChoice, ListenOptions, Switch, SwitchConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long anything may take.
@@ -169,7 +169,7 @@ fn serve_provider(fabric: Fabric, ip: IpAddr, open: &Arc<Open>) -> Result<u16> {
             let _provider = provider;
             loop {
                 let is_set = event.wait(Duration::from_millis(100));
-                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut held = san_base::lock(&held);
                 while is_set && let Ok(accepted) = socket.accept(|_| Decision::Accept) {
                     held.push(accepted.socket);
                     open.count.store(held.len(), Ordering::Release);

@@ -4,73 +4,15 @@
 //! is there now. Those that move with every message lie in the lanes (`transfer/lane/`), so that
 //! connections of different lanes share no cache line; the snapshot adds them up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use san_base::Counter;
 
-/// One number that only grows.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+san_base::counters! {
+    /// The provider's counters, all at one time.
+    #[non_exhaustive]
+    pub struct Counters;
 
-impl Counter {
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub(crate) fn raise(&self) {
-        self.add(1);
-    }
-
-    pub(crate) fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-macro_rules! counters {
-    (
-        control { $( $(#[$doc:meta])* $name:ident, )* }
-        data { $( $(#[$ddoc:meta])* $dname:ident, )* }
-    ) => {
-        /// The provider's counters, all at one time.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        #[non_exhaustive]
-        pub struct Counters {
-            $( $(#[$doc])* pub $name: u64, )*
-            $( $(#[$ddoc])* pub $dname: u64, )*
-        }
-
-        impl Counters {
-            /// Names and values, in the order of the fields.
-            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$( (stringify!($name), self.$name), )* $( (stringify!($dname), self.$dname), )*]
-                    .into_iter()
-            }
-
-            pub(crate) fn add_data(&mut self, data: &DataCounters) {
-                $( self.$dname += data.$dname.value(); )*
-            }
-        }
-
-        /// What the control path counts.
-        #[derive(Debug, Default)]
-        pub(crate) struct ControlCounters {
-            $( pub(crate) $name: Counter, )*
-        }
-
-        impl ControlCounters {
-            pub(crate) fn snapshot(&self) -> Counters {
-                Counters { $( $name: self.$name.value(), )* ..Counters::default() }
-            }
-        }
-
-        /// What the data path of one lane counts.
-        #[derive(Debug, Default)]
-        pub(crate) struct DataCounters {
-            $( pub(crate) $dname: Counter, )*
-        }
-    };
-}
-
-counters! {
-    control {
+    /// What the control path counts.
+    pub(crate) struct ControlCounters {
         /// Sockets made, those for accepted connections among them.
         sockets_opened,
         /// Sockets closed.
@@ -146,7 +88,9 @@ counters! {
         /// no room.
         cache_bypasses,
     }
-    data {
+
+    /// What the data path of one lane counts.
+    pub(crate) struct DataCounters {
         /// Data messages sent.
         messages_sent,
         /// Data messages received.
@@ -175,6 +119,12 @@ counters! {
         windows_grown,
         /// Completions that belonged to no known connection.
         stray_completions,
+    }
+}
+
+impl Counters {
+    pub(crate) fn add_data(&mut self, data: &DataCounters) {
+        data.add_to(self);
     }
 }
 

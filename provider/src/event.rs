@@ -9,15 +9,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
-use rustix::io::Errno;
+use san_base::Signal;
 
 use crate::time::Deadline;
 
 /// A manual-reset event. Clones stand for the same event.
 #[derive(Debug, Clone)]
 pub struct EventObject {
-    fd: Arc<OwnedFd>,
+    signal: Arc<Signal>,
 }
 
 impl EventObject {
@@ -27,70 +26,57 @@ impl EventObject {
     /// `EMFILE` and its kin: no descriptor is left.
     #[doc(alias = "WSACreateEvent")]
     pub fn new() -> io::Result<Self> {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { fd: Arc::new(fd) })
+        Ok(Self {
+            signal: Arc::new(Signal::new()?),
+        })
     }
 
     /// Sets the event; setting it again changes nothing.
     #[doc(alias = "SetEvent")]
     pub fn set(&self) {
-        // The only failure is a counter at its limit (EAGAIN), and then the event is set.
-        let _ = rustix::io::write(&*self.fd, &1u64.to_ne_bytes());
+        self.signal.set();
     }
 
     /// Resets the event.
     #[doc(alias = "ResetEvent")]
     pub fn reset(&self) {
-        // The only failure is a counter at 0 (EAGAIN), and then the event is not set.
-        let _ = rustix::io::read(&*self.fd, &mut [0u8; 8]);
+        self.signal.reset();
     }
 
     /// Whether the event is set now.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.poll(Deadline::passed())
+        self.signal.is_set()
     }
 
     /// Waits until the event is set, at most `timeout`; whether it is.
     #[doc(alias = "WSAWaitForMultipleEvents")]
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> bool {
-        self.poll(Deadline::after(timeout))
+        self.signal.wait(Deadline::after(timeout))
     }
 
     /// Whether both stand for the same event.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.fd, &other.fd)
+        Arc::ptr_eq(&self.signal, &other.signal)
     }
 
     /// A descriptor of its own for the same event.
     pub(crate) fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        self.fd.try_clone()
-    }
-
-    fn poll(&self, deadline: Deadline) -> bool {
-        let mut fds = [PollFd::new(&*self.fd, PollFlags::IN)];
-        loop {
-            match rustix::event::poll(&mut fds, deadline.timespec().as_ref()) {
-                Ok(n) => return n > 0,
-                Err(Errno::INTR) => {}
-                // Neither a bad descriptor nor a bad address can be: the event is not known set.
-                Err(_) => return false,
-            }
-        }
+        self.signal.try_clone_fd()
     }
 }
 
 impl AsFd for EventObject {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.signal.as_fd()
     }
 }
 
 impl AsRawFd for EventObject {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.signal.as_raw_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Statistics of one socket: what it is now, and what it has counted since it was made.
 //!
-//! Only the numbers are here; `socket/stats.rs` reads them. A socket's data path counts under the lock it holds anyway, a listener in numbers of its own;
-//! reading takes each lock for a moment. The provider's totals are in `counters.rs`. Nothing here
+//! Only the numbers are here; `socket/stats.rs` reads them. A socket's data path counts under the lock
+//! it holds anyway, a listener in numbers of its own; reading takes each lock for a moment. The provider's totals are in `counters.rs`. Nothing here
 //! is formatted or sent anywhere: a switch does that.
 
 use std::net::SocketAddr;
@@ -69,65 +69,43 @@ pub struct ConnectionStats {
     pub window: u32,
 }
 
-macro_rules! listen_counters {
-    ($( $(#[$doc:meta])* $name:ident, )*) => {
-        /// A listener's statistics.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        #[non_exhaustive]
-        pub struct ListenStats {
-            /// How many requests it holds.
-            pub backlog: usize,
-            /// Requests that it holds now, queued or being decided about.
-            pub held: usize,
-            $( $(#[$doc])* pub $name: u64, )*
-        }
-
-        impl ListenStats {
-            /// Names and values of what was counted, in the order of the fields.
-            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$( (stringify!($name), self.$name), )*].into_iter()
-            }
-        }
-
-        /// What a listener counts.
-        #[derive(Debug, Default)]
-        pub(crate) struct ListenCounters {
-            $( pub(crate) $name: Counter, )*
-        }
-
-        impl ListenCounters {
-            pub(crate) fn snapshot(&self, backlog: usize, held: usize) -> ListenStats {
-                ListenStats { backlog, held, $( $name: self.$name.value(), )* }
-            }
-        }
+san_base::counters! {
+    /// A listener's statistics.
+    #[non_exhaustive]
+    pub struct ListenStats {
+        /// How many requests it holds.
+        backlog: usize,
+        /// Requests that it holds now, queued or being decided about.
+        held: usize,
     };
-}
 
-listen_counters! {
-    /// Requests that arrived.
-    requests,
-    /// Requests accepted.
-    accepted,
-    /// Requests refused because the backlog was full (reason 1).
-    refused_backlog,
-    /// Requests refused by the condition function (reason 2).
-    refused_condition,
-    /// Requests refused because their private data is not of this protocol (reason 3).
-    refused_foreign,
-    /// Requests refused because their version is not spoken (reason 4).
-    refused_version,
-    /// Requests refused because the listener was closing (reason 5).
-    refused_closing,
-    /// Requests refused for want of resources (reason 6).
-    refused_resources,
-    /// Requests refused because the switch's ready queue was full (reason 7).
-    refused_ready_queue,
-    /// Requests refused by the condition function for now (reason 8).
-    refused_not_now,
-    /// Requests about a connection that the condition function does not know (reason 9).
-    refused_no_connection,
-    /// Requests that their peer withdrew before they were answered.
-    withdrawn,
+    /// What a listener counts.
+    pub(crate) struct ListenCounters {
+        /// Requests that arrived.
+        requests,
+        /// Requests accepted.
+        accepted,
+        /// Requests refused because the backlog was full (reason 1).
+        refused_backlog,
+        /// Requests refused by the condition function (reason 2).
+        refused_condition,
+        /// Requests refused because their private data is not of this protocol (reason 3).
+        refused_foreign,
+        /// Requests refused because their version is not spoken (reason 4).
+        refused_version,
+        /// Requests refused because the listener was closing (reason 5).
+        refused_closing,
+        /// Requests refused for want of resources (reason 6).
+        refused_resources,
+        /// Requests refused because the switch's ready queue was full (reason 7).
+        refused_ready_queue,
+        /// Requests refused by the condition function for now (reason 8).
+        refused_not_now,
+        /// Requests about a connection that the condition function does not know (reason 9).
+        refused_no_connection,
+        /// Requests that their peer withdrew before they were answered.
+        withdrawn,
+    }
 }
 
 impl ListenCounters {

@@ -11,9 +11,9 @@ use crate::core::{Companion, Core, Source, WAKE};
 use crate::listener::{Decision, IncomingRequest, ListenerShared, Pending, Side};
 use crate::provider_socket::UNKNOWN;
 use crate::tcp;
-use crate::wait::timespec;
 use rustix::event::epoll;
 use rustix::io::Errno;
+use san_base::timespec;
 use san_provider::{Decision as Answers, Rejection, WsaCode};
 use std::io;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Worker {
     /// (duty 88), so the next round goes on.
     fn serve(&mut self, listener: &Arc<ListenerShared>, companion: &Arc<Companion>) {
         match companion.socket.network_events(&companion.event) {
-            Ok(record) if record.accept => listener.counters.accept_signals.up(),
+            Ok(record) if record.accept => listener.counters.accept_signals.raise(),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "a listening companion is gone");
@@ -176,7 +176,7 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
     let mut descriptor = None;
     let outcome = companion.socket.accept(|request| {
         if !listener.has_room() {
-            listener.counters.refused_backlog.up();
+            listener.counters.refused_backlog.raise();
             let backlog = listener.backlog;
             return Answers::Reject(Rejection::BacklogFull { backlog });
         }
@@ -187,7 +187,7 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
             side: Side::San,
         };
         if listener.ask(&request) == Decision::Reject {
-            listener.counters.refused_condition.up();
+            listener.counters.refused_condition.raise();
             return Answers::Reject(Rejection::Unwanted);
         }
         // Duty 10: the application's descriptor, before the peer is promised anything. Where none
@@ -199,7 +199,7 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
             }
             Err(error) => {
                 tracing::warn!(%error, "no descriptor for a SAN connection");
-                listener.counters.put_off.up();
+                listener.counters.put_off.raise();
                 Answers::Defer
             }
         }
@@ -210,7 +210,7 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
             // Room cannot have gone: only this thread fills the queue. A listener that was closed
             // meanwhile gives the connection back, and dropping it closes it (duty 32).
             if listener.push_san(pending).is_ok() {
-                listener.counters.san_queued.up();
+                listener.counters.san_queued.raise();
             }
             Answer::Answered
         }
@@ -222,7 +222,7 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
             WsaCode::NotSocket | WsaCode::NotInitialised | WsaCode::Invalid => Answer::Gone,
             _ => {
                 // The provider has refused it, or the peer has given up.
-                listener.counters.accept_failures.up();
+                listener.counters.accept_failures.raise();
                 tracing::debug!(%error, "a SAN request came to nothing");
                 Answer::Answered
             }

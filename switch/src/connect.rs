@@ -6,15 +6,15 @@
 //! the SAN has connected, TCP is out of the question for that connection.
 
 use crate::connection::Connection;
-use crate::core::lock;
 use crate::error::{ConnectError, FallbackReason};
 use crate::provider_socket::{ProviderSocket, Registered};
 use crate::switch::Inner;
 use crate::table::RouteQuery;
-use crate::wait::{CancelToken, Deadline, is_readable, wait_readable};
+use crate::wait::{CancelToken, is_readable, wait_readable};
 use crate::{companions, tcp};
 use rustix::event::epoll;
 use rustix::io::Errno;
+use san_base::{Deadline, lock};
 use san_provider::{
     ConnectError as SpiConnectError, ConnectFailure, EventObject, NetworkEvents, SocketOption,
 };
@@ -101,7 +101,7 @@ impl PendingConnect {
         let mut connect = PendingConnect {
             inner,
             destination,
-            deadline: Deadline::after(Some(timeout)),
+            deadline: Deadline::after(timeout),
             tcp: Some(tcp),
             stage: Stage::Over,
             fallback: None,
@@ -127,7 +127,7 @@ impl PendingConnect {
     pub fn poll(&mut self) -> Result<Option<Connection>, ConnectError> {
         if let Stage::San(attempt) = &mut self.stage {
             let outcome = match attempt.outcome() {
-                None if self.deadline.passed() => {
+                None if self.deadline.is_over() => {
                     self.stage = Stage::Over;
                     return Err(self.timed_out());
                 }
@@ -158,7 +158,7 @@ impl PendingConnect {
                     Err(error) => Err(self.tcp_failed(error)),
                 }
             }
-            Stage::Tcp { connected: false } if self.deadline.passed() => {
+            Stage::Tcp { connected: false } if self.deadline.is_over() => {
                 self.stage = Stage::Over;
                 Err(self.timed_out())
             }
@@ -231,7 +231,7 @@ impl PendingConnect {
         };
         let remembered = lock(&core.negative).lookup(destination, Instant::now());
         if let Some(reason) = remembered {
-            core.counters.remembered.up();
+            core.counters.remembered.raise();
             self.fallback = Some(FallbackReason::Remembered(Box::new(reason)));
             return Ok(None);
         }
@@ -239,7 +239,7 @@ impl PendingConnect {
         // gets the NIC's.
         let from = SocketAddr::new(entry.ip, local.map_or(0, |address| address.port()));
         let budget = core.config.fabric_connect_timeout;
-        let budget = budget.min(self.deadline.remaining().unwrap_or(budget));
+        let budget = budget.min(self.deadline.left().unwrap_or(budget));
         let device = entry.device.clone();
         let tos = options.type_of_service;
         match SanAttempt::start(provider, device, from, destination, budget, tos) {
@@ -266,7 +266,7 @@ impl PendingConnect {
     fn san_failed(&mut self, error: SpiConnectError) -> Result<(), ConnectError> {
         let core = &self.inner.core;
         if !error.may_try_tcp() {
-            core.counters.refused.up();
+            core.counters.refused.raise();
             return Err(ConnectError::San {
                 destination: self.destination,
                 error,
@@ -301,7 +301,7 @@ impl PendingConnect {
 
     fn connected_san(&mut self, attempt: SanAttempt) -> Result<Connection, ConnectError> {
         let core = &self.inner.core;
-        core.counters.connected_san.up();
+        core.counters.connected_san.raise();
         // The event object's descriptor is not needed any more, and the selection holds it.
         let _ = attempt
             .companion
@@ -327,8 +327,8 @@ impl PendingConnect {
         let counters = &self.inner.core.counters;
         let fallback = self.fallback.take();
         match fallback {
-            Some(_) => counters.fallbacks.up(),
-            None => counters.connected_tcp.up(),
+            Some(_) => counters.fallbacks.raise(),
+            None => counters.connected_tcp.raise(),
         }
         let inner = Arc::clone(&self.inner);
         Ok(Connection::from_tcp(
@@ -409,7 +409,7 @@ impl SanAttempt {
             companion,
             event,
             connected,
-            deadline: Deadline::after(Some(budget + GRACE)),
+            deadline: Deadline::after(budget + GRACE),
         })
     }
 
@@ -429,7 +429,7 @@ impl SanAttempt {
             }
         }
         self.deadline
-            .passed()
+            .is_over()
             .then(|| Err(ConnectFailure::TimedOut.into()))
     }
 }

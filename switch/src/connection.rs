@@ -4,13 +4,13 @@
 //! It knows which way was taken and why. The SAN's part is in `san_stream.rs`; TCP's is the
 //! kernel's. The addresses come from a cache of its own (duty 49).
 
-use crate::core::lock;
 use crate::counters::TcpCounters;
 use crate::error::FallbackReason;
 use crate::listener::Pending;
 use crate::provider_socket::{ProviderSocket, Registered};
 use crate::san_stream::SanStream;
 use crate::switch::Inner;
+use san_base::lock;
 use socket2::Socket;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -176,7 +176,7 @@ impl Connection {
             Stream::San(stream) => stream.send(bytes),
             Stream::Tcp => {
                 let sent = self.tcp.send(bytes)?;
-                self.info.tcp.messages_sent.up();
+                self.info.tcp.messages_sent.raise();
                 self.info.tcp.bytes_sent.add(sent as u64);
                 Ok(sent)
             }
@@ -192,7 +192,7 @@ impl Connection {
             Stream::San(stream) => stream.receive(bytes),
             Stream::Tcp => {
                 let received = (&self.tcp).read(bytes)?;
-                self.info.tcp.messages_received.up();
+                self.info.tcp.messages_received.raise();
                 self.info.tcp.bytes_received.add(received as u64);
                 Ok(received)
             }

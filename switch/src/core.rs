@@ -14,24 +14,18 @@ use crate::listener::ListenerShared;
 use crate::negative_cache::NegativeCache;
 use crate::provider_socket::{ProviderSocket, Registered};
 use crate::table::{SanEntry, SanTable};
-use crate::wait::Signal;
 use rustix::event::epoll;
+use san_base::{Signal, lock};
 use san_provider::{EventObject, NetworkEvents, SocketOption};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 /// The token of the wake-up signal in the epoll set.
 pub(crate) const WAKE: u64 = 0;
-
-/// Takes a lock. A panic elsewhere under it cannot leave these small books half written, so
-/// poisoning is not passed on.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// How the accept thread is told things from outside, upcalls included.
 #[derive(Debug)]
@@ -182,9 +176,9 @@ impl Core {
             for place in plan.make {
                 let outcome = self.make_companion(listener, place, &providers[place.provider]);
                 match &outcome {
-                    Ok(_) => self.counters.companions_made.up(),
+                    Ok(_) => self.counters.companions_made.raise(),
                     Err(failure) => {
-                        self.counters.companions_failed.up();
+                        self.counters.companions_failed.raise();
                         tracing::warn!(
                             address = %place.address, step = failure.step, reason = failure.reason,
                             "no companion; TCP goes on without it"
@@ -281,7 +275,7 @@ impl Core {
         );
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
         lock(&self.negative).clear();
-        self.counters.table_rebuilds.up();
+        self.counters.table_rebuilds.raise();
     }
 
     /// Duties 13-16, 24-26: socket, bind, event object, listen; then the accept thread watches.

@@ -1,59 +1,16 @@
-//! Counters that are always on and readable without stopping anything.
+//! What the switch, a listener and a connection over TCP count.
 //!
-//! One relaxed addition each; nobody orders memory by them.
+//! Always on, and read without stopping anything. What the SAN carries is counted by its provider.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A count that only grows.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn up(&self) {
-        self.add(1);
-    }
-
-    pub(crate) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-macro_rules! counters {
-    ($(#[$doc:meta])* $public:ident of $inner:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub struct $public {
-            $($(#[$field_doc])* pub $field: u64,)*
-        }
-
-        impl $public {
-            /// Names and values, in the order of the fields.
-            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$((stringify!($field), self.$field),)*].into_iter()
-            }
-        }
-
-        #[derive(Debug, Default)]
-        pub(crate) struct $inner {
-            $(pub(crate) $field: Counter,)*
-        }
-
-        impl $inner {
-            pub(crate) fn snapshot(&self) -> $public {
-                $public { $($field: self.$field.count(),)* }
-            }
-        }
-    };
-}
+use san_base::counters;
 
 counters! {
     /// What a listener has seen so far.
-    ListenerStats of ListenerCounters {
+    #[non_exhaustive]
+    pub struct ListenerStats;
+
+    /// What a listener counts.
+    pub(crate) struct ListenerCounters {
         /// FD_ACCEPT signals of its companions that the accept thread read.
         accept_signals,
         /// SAN connections that the accept thread took into the ready queue.
@@ -75,7 +32,11 @@ counters! {
 
 counters! {
     /// What a switch has done so far.
-    SwitchStats of SwitchCounters {
+    #[non_exhaustive]
+    pub struct SwitchStats;
+
+    /// What a switch counts.
+    pub(crate) struct SwitchCounters {
         /// Connects that ended on the SAN.
         connected_san,
         /// Connects that ended on TCP, since the SAN has no way there.
@@ -95,24 +56,20 @@ counters! {
     }
 }
 
-/// What one connection over TCP counts.
-#[derive(Debug, Default)]
-pub(crate) struct TcpCounters {
-    pub(crate) messages_sent: Counter,
-    pub(crate) messages_received: Counter,
-    pub(crate) bytes_sent: Counter,
-    pub(crate) bytes_received: Counter,
-}
+counters! {
+    /// What one connection over TCP has moved so far.
+    pub struct TcpStats;
 
-impl TcpCounters {
-    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-        [
-            ("messages_sent", self.messages_sent.count()),
-            ("messages_received", self.messages_received.count()),
-            ("bytes_sent", self.bytes_sent.count()),
-            ("bytes_received", self.bytes_received.count()),
-        ]
-        .into_iter()
+    /// What one connection over TCP counts.
+    pub(crate) struct TcpCounters {
+        /// Times that bytes were sent.
+        messages_sent,
+        /// Times that bytes were received, or the end.
+        messages_received,
+        /// Bytes sent.
+        bytes_sent,
+        /// Bytes received.
+        bytes_received,
     }
 }
 
@@ -123,9 +80,9 @@ mod tests {
     #[test]
     fn a_snapshot_shows_what_was_counted() {
         let counters = ListenerCounters::default();
-        counters.san_accepted.up();
-        counters.san_accepted.up();
-        counters.refused_backlog.up();
+        counters.san_accepted.raise();
+        counters.san_accepted.raise();
+        counters.refused_backlog.raise();
         let stats = counters.snapshot();
         assert_eq!(
             (

@@ -8,15 +8,16 @@
 use crate::companions::{CompanionStatus, Companions};
 use crate::config::SOMAXCONN;
 use crate::connection::Connection;
-use crate::core::{Companion, Core, lock};
+use crate::core::{Companion, Core};
 use crate::counters::{ListenerCounters, ListenerStats};
 use crate::error::{AcceptError, ListenError};
 use crate::provider_socket::{AcceptedSocket, ProviderSocket, Registered};
 use crate::ready_queue::{ReadyQueue, Turn};
 use crate::switch::Inner;
 use crate::tcp;
-use crate::wait::{CancelToken, Deadline, Signal, wait_readable};
+use crate::wait::{CancelToken, wait_readable};
 use rustix::event::epoll;
+use san_base::{Deadline, Signal, lock};
 use socket2::Socket;
 use std::fmt;
 use std::io;
@@ -150,7 +151,7 @@ impl Listener {
     /// # Errors
     /// [`AcceptError::TimedOut`] and the others of [`Listener::accept`].
     pub fn accept_timeout(&self, timeout: Duration) -> Result<Connection, AcceptError> {
-        self.accept_until(Deadline::after(Some(timeout)), None)
+        self.accept_until(Deadline::after(timeout), None)
     }
 
     /// Waits until a connection comes, the time is over, or the token is cancelled.
@@ -198,7 +199,7 @@ impl Listener {
                 },
             };
             self.shared.lower_flag();
-            self.shared.counters.san_accepted.up();
+            self.shared.counters.san_accepted.raise();
             return Ok(Some(Connection::from_pending(
                 pending,
                 Arc::clone(&self.inner),
@@ -260,7 +261,7 @@ impl Listener {
             if let Some(connection) = self.try_accept()? {
                 return Ok(connection);
             }
-            if deadline.passed() {
+            if deadline.is_over() {
                 return Err(AcceptError::TimedOut);
             }
             let readiness = self.readiness();
@@ -284,12 +285,12 @@ impl Listener {
         let local = tcp::local_addr(&socket)?;
         let side = Side::Tcp;
         if self.shared.ask(&IncomingRequest { peer, local, side }) == Decision::Reject {
-            self.shared.counters.refused_condition.up();
+            self.shared.counters.refused_condition.raise();
             // A linger time of zero has close send a reset.
             socket.set_linger(Some(Duration::ZERO))?;
             return Ok(None);
         }
-        self.shared.counters.tcp_accepted.up();
+        self.shared.counters.tcp_accepted.raise();
         let inner = Arc::clone(&self.inner);
         Ok(Some(Connection::from_tcp(socket, local, peer, None, inner)))
     }

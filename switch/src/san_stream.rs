@@ -7,11 +7,10 @@
 //!
 //! One lock for each direction: a connection's sender and receiver do not meet.
 
-use crate::core::lock;
 use crate::provider_socket::ProviderSocket;
 use crate::session::{MessageKind, ReceiveState};
-use crate::wait::Deadline;
 use rustix::io::Errno;
+use san_base::{Deadline, lock};
 use san_provider::{Completion, Message, Operation, ResultError, TransferError, WsaCode};
 use std::collections::VecDeque;
 use std::io;
@@ -223,7 +222,7 @@ impl Drop for SanStream {
     /// As TCP's close: what was sent still arrives, and then the end of the stream. A peer that
     /// takes nothing in for [`LINGER`] is not waited for.
     fn drop(&mut self) {
-        let linger = || Deadline::after(Some(LINGER));
+        let linger = || Deadline::after(LINGER);
         let mut sending = lock(&self.sending);
         if sending.state == SendState::Open {
             let end = MessageKind::EndOfStream;
@@ -246,7 +245,7 @@ enum Outcome {
 }
 
 fn left(deadline: Deadline) -> Duration {
-    deadline.remaining().unwrap_or(Duration::MAX)
+    deadline.left().unwrap_or(Duration::MAX)
 }
 
 impl Sending {
@@ -321,7 +320,7 @@ impl Timeout {
     fn deadline(&self) -> Deadline {
         match self.0.load(Ordering::Relaxed) {
             0 => Deadline::NEVER,
-            nanoseconds => Deadline::after(Some(Duration::from_nanos(nanoseconds))),
+            nanoseconds => Deadline::after(Duration::from_nanos(nanoseconds)),
         }
     }
 }

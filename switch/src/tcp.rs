@@ -141,11 +141,12 @@ fn is_about_the_peer(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wait::{Deadline, wait_readable};
+    use crate::wait::wait_readable;
+    use san_base::Deadline;
     use std::time::Duration;
 
     fn soon() -> Deadline {
-        Deadline::after(Some(Duration::from_secs(10)))
+        Deadline::after(Duration::from_secs(10))
     }
 
     fn outcome(client: &Socket) -> io::Result<()> {

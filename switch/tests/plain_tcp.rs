@@ -181,14 +181,11 @@ fn an_accept_ends_by_time_by_token_and_by_close() {
 
 #[test]
 fn readiness_shows_what_accept_would_find() {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::event::{PollFd, PollFlags, poll};
     let switch = switch();
     let listener = listen(&switch, 4);
-    let readable = |milliseconds: i64| {
-        let time = Timespec {
-            tv_sec: milliseconds / 1000,
-            tv_nsec: milliseconds % 1000 * 1_000_000,
-        };
+    let readable = |milliseconds: u64| {
+        let time = san_base::timespec(Duration::from_millis(milliseconds));
         let mut fds = [PollFd::from_borrowed_fd(
             listener.readiness(),
             PollFlags::IN,

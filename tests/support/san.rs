@@ -6,9 +6,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use san_base::lock;
 use san_provider::{
     AcceptError, Accepted, AddressFamily, Completion, ConnectError, ConnectOptions, Counters,
     Decision, EventObject, NetworkEvents, Operation, OverlappedResult, Protocol, Provider,
@@ -404,10 +405,7 @@ impl Recorder {
     /// All upcalls, in order.
     #[must_use]
     pub fn told(&self) -> Vec<Upcall> {
-        self.told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.told).clone()
     }
 
     /// The upcalls about one handle, in order.
@@ -423,10 +421,7 @@ impl Recorder {
     }
 
     fn tell(&self, upcall: Upcall) {
-        self.told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(upcall);
+        lock(&self.told).push(upcall);
     }
 }
 

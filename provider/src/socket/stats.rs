@@ -4,7 +4,7 @@ use super::shared::{Socket, SocketShared};
 use super::state::Phase;
 use crate::core::OpenSocket;
 use crate::error::QueryError;
-use crate::statistics::SocketStats;
+use crate::statistics::{ListenStats, SocketStats};
 use crate::sync::lock;
 
 impl Socket {
@@ -44,7 +44,11 @@ impl OpenSocket for SocketShared {
             local,
             peer,
             device: connection.as_ref().map(|c| c.device_name().to_owned()),
-            listen: places.map(|(backlog, held)| self.listened.snapshot(backlog, held)),
+            listen: places.map(|(backlog, held)| ListenStats {
+                backlog,
+                held,
+                ..self.listened.snapshot()
+            }),
             connection: connection.map(|connection| connection.stats()),
         }
     }

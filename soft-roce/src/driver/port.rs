@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn_udp::{Transmit, UdpSocketState};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt;
+use san_base::timespec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::receive::Receiver;
@@ -175,12 +176,5 @@ fn grow(socket: &Socket) {
     }
     if sockopt::set_socket_send_buffer_size_force(fd.as_fd(), BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
-    }
-}
-
-pub(crate) fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: duration.as_secs().cast_signed(),
-        tv_nsec: duration.subsec_nanos().into(),
     }
 }

@@ -9,18 +9,19 @@
 //! which endpoint has port 4791 of an address.
 //!
 //! The directory is `soft-roce` in `$XDG_RUNTIME_DIR`, or else
-//! `/tmp/soft-roce-<uid>`, and belongs to the user: endpoints of different users
-//! meet at port 4791 only.
+//! `/tmp/soft-roce-<uid>`, and is its user's alone ([`runtime_dir`]): endpoints of
+//! different users meet at port 4791 only.
 //!
 //! What it does not do: reach other hosts. They know port 4791 alone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use san_base::runtime_dir;
 
 /// The directory.
 #[derive(Clone, Debug)]
@@ -56,30 +57,18 @@ impl Rendezvous {
     /// The user's directory, made if it is not there.
     ///
     /// # Errors
-    /// It cannot be made, or belongs to somebody else.
+    /// It cannot be made, or is not this user's alone.
     pub(crate) fn open() -> io::Result<Self> {
-        let uid = rustix::process::getuid().as_raw();
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir());
-        let dir = match runtime {
-            Some(dir) => Path::new(&dir).join("soft-roce"),
-            None => PathBuf::from(format!("/tmp/soft-roce-{uid}")),
-        };
-        Self::at(dir)
+        let dir = runtime_dir::open("soft-roce")?;
+        Ok(Self { dir })
     }
 
     /// A directory of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Rendezvous::open`].
     pub(crate) fn at(dir: PathBuf) -> io::Result<Self> {
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
-            _ => {}
-        }
-        // In /tmp anybody could have made it, or a link, before us.
-        let meta = fs::symlink_metadata(&dir)?;
-        let uid = rustix::process::geteuid().as_raw();
-        if !meta.is_dir() || meta.uid() != uid || meta.mode() & 0o022 != 0 {
-            let text = format!("{} is not a directory of this user alone", dir.display());
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-        }
+        runtime_dir::prepare(&dir)?;
         Ok(Self { dir })
     }
 

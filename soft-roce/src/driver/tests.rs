@@ -188,13 +188,15 @@ fn services_are_found_while_their_listener_lives() {
 }
 
 #[test]
-fn a_directory_that_others_can_write_is_refused() {
+fn a_directory_that_is_open_to_others_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let dir = TempDir::new("foreign");
     std::fs::create_dir(&dir.0).unwrap();
-    std::fs::set_permissions(&dir.0, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let why = Rendezvous::at(dir.0.clone()).unwrap_err();
-    assert_eq!(why.kind(), std::io::ErrorKind::PermissionDenied);
+    for mode in [0o777, 0o755, 0o701] {
+        std::fs::set_permissions(&dir.0, std::fs::Permissions::from_mode(mode)).unwrap();
+        let why = Rendezvous::at(dir.0.clone()).unwrap_err();
+        assert_eq!(why.kind(), std::io::ErrorKind::PermissionDenied, "{mode:o}");
+    }
 }
 
 #[test]

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use san_base::timespec;
 
 use super::inner::{Inner, Leader};
-use crate::driver::port::timespec;
 use crate::driver::wake::Wake;
 use crate::rc::{self, Completion, Notify, Overrun};
 

@@ -9,11 +9,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+pub(super) use san_base::lock;
 
 use super::cm::CmState;
 use super::config::{Config, Counters, OpenError};
@@ -136,11 +137,6 @@ impl Drop for Leader<'_> {
     fn drop(&mut self) {
         self.0.led.store(false, Ordering::Release);
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is left whole wherever code may panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Inner {

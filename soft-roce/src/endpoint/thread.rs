@@ -10,11 +10,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use san_base::timespec;
 
 use super::config::OpenError;
 use super::cq::Seen;
 use super::inner::{Inner, Waiter, lock};
-use crate::driver::port::timespec;
 
 /// How often it looks while others poll.
 const TICK: Duration = Duration::from_millis(1);

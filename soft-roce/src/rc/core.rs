@@ -71,67 +71,48 @@ impl Core {
     }
 }
 
-macro_rules! counters {
-    ($( $(#[$doc:meta])* $name:ident, )*) => {
-        /// What a queue pair has counted since it was made.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Counters {
-            $( $(#[$doc])* pub $name: u64, )*
-        }
-
-        impl Counters {
-            /// Names and values, in the order of the fields.
-            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$( (stringify!($name), self.$name), )*].into_iter()
-            }
-
-            /// Adds what another queue pair has counted.
-            pub(crate) fn add(&mut self, other: &Self) {
-                $( self.$name += other.$name; )*
-            }
-        }
-    };
-}
-
-counters! {
-    /// Packets of requests sent for the first time.
-    requests_sent,
-    /// Packets of requests sent again.
-    retransmitted,
-    /// Times that nothing was heard in time.
-    timeouts,
-    /// ACKs and NAKs sent.
-    acks_sent,
-    /// ACKs and NAKs taken.
-    acks_received,
-    /// NAKs for a missing packet taken.
-    sequence_naks,
-    /// NAKs for a missing receive taken.
-    rnr_naks,
-    /// NAKs for a missing packet sent.
-    sequence_naks_sent,
-    /// NAKs for a missing receive sent.
-    rnr_naks_sent,
-    /// Packets of requests carried out.
-    requests_received,
-    /// Packets of requests that had been carried out before.
-    duplicates,
-    /// Packets of requests ahead of a missing one that were dropped.
-    out_of_order,
-    /// Packets of requests ahead of a missing one that were kept.
-    reordered,
-    /// Packets of RDMA READ responses sent.
-    responses_sent,
-    /// Packets of RDMA READ responses taken.
-    responses_received,
-    /// Answers to nothing that is under way.
-    stale_answers,
-    /// Packets that the state does not take.
-    wrong_state,
-    /// Packets that belong to no reliable connection.
-    wrong_opcode,
-    /// Requests refused for a wrong key, range or right.
-    access_denied,
-    /// Requests refused because they break the rules.
-    invalid_requests,
+san_base::counters! {
+    /// What a queue pair has counted since it was made.
+    pub struct Counters {
+        /// Packets of requests sent for the first time.
+        requests_sent,
+        /// Packets of requests sent again.
+        retransmitted,
+        /// Times that nothing was heard in time.
+        timeouts,
+        /// ACKs and NAKs sent.
+        acks_sent,
+        /// ACKs and NAKs taken.
+        acks_received,
+        /// NAKs for a missing packet taken.
+        sequence_naks,
+        /// NAKs for a missing receive taken.
+        rnr_naks,
+        /// NAKs for a missing packet sent.
+        sequence_naks_sent,
+        /// NAKs for a missing receive sent.
+        rnr_naks_sent,
+        /// Packets of requests carried out.
+        requests_received,
+        /// Packets of requests that had been carried out before.
+        duplicates,
+        /// Packets of requests ahead of a missing one that were dropped.
+        out_of_order,
+        /// Packets of requests ahead of a missing one that were kept.
+        reordered,
+        /// Packets of RDMA READ responses sent.
+        responses_sent,
+        /// Packets of RDMA READ responses taken.
+        responses_received,
+        /// Answers to nothing that is under way.
+        stale_answers,
+        /// Packets that the state does not take.
+        wrong_state,
+        /// Packets that belong to no reliable connection.
+        wrong_opcode,
+        /// Requests refused for a wrong key, range or right.
+        access_denied,
+        /// Requests refused because they break the rules.
+        invalid_requests,
+    }
 }

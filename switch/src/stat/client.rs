@@ -5,10 +5,11 @@
 
 use super::place;
 use super::report::Report;
+use san_base::{Deadline, runtime_dir};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -69,9 +70,9 @@ impl Report {
         if uid != own.as_raw() && !own.is_root() {
             return Err(StatError::Foreign { pid, program, uid });
         }
-        let paths: Vec<PathBuf> = place::directories_of(uid)
+        let paths: Vec<PathBuf> = runtime_dir::of_user(place::DIRECTORY, uid)
             .iter()
-            .filter(|directory| place::check(directory, uid).is_ok())
+            .filter(|directory| runtime_dir::check(directory, uid).is_ok())
             .flat_map(|directory| place::sockets(directory))
             .filter_map(|(named, path)| (named == pid).then_some(path))
             .collect();
@@ -94,9 +95,9 @@ impl Report {
     #[must_use]
     pub fn processes() -> Vec<u32> {
         let uid = rustix::process::geteuid().as_raw();
-        let mut all: Vec<u32> = place::directories_of(uid)
+        let mut all: Vec<u32> = runtime_dir::of_user(place::DIRECTORY, uid)
             .iter()
-            .filter(|directory| place::check(directory, uid).is_ok())
+            .filter(|directory| runtime_dir::check(directory, uid).is_ok())
             .flat_map(|directory| place::sockets(directory))
             .filter(|(pid, path)| place::is_there(*pid) && !place::is_dead(path))
             .map(|(pid, _)| pid)
@@ -116,11 +117,11 @@ fn ask(pid: u32, path: &Path) -> io::Result<Report> {
     if u32::try_from(answers) != Ok(pid) {
         return Err(invalid(format!("process {answers} answers for it")));
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Deadline::after(PATIENCE);
     let mut text = Vec::new();
     let mut chunk = vec![0; 64 * 1024];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.left().unwrap_or_default();
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }

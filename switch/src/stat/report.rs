@@ -6,9 +6,10 @@
 //! know.
 
 use crate::connection::{ConnectionInfo, Route};
-use crate::core::{Companion, Core, lock};
+use crate::core::{Companion, Core};
 use crate::listener::ListenerShared;
 use crate::provider_socket::Registered;
+use san_base::lock;
 use san_provider::SocketStats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -231,7 +232,7 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
         Route::Tcp { why } => report.why = why.as_ref().map(ToString::to_string),
     }
     report.counters = match &info.san {
-        None => numbers(info.tcp.rows()),
+        None => numbers(info.tcp.snapshot().rows()),
         // One that is being closed has nothing to tell any more.
         Some(socket) => socket
             .stats()

@@ -7,9 +7,10 @@
 use super::place;
 use super::report::Report;
 use crate::core::Core;
-use crate::wait::{Deadline, Signal, timespec, wait_readable};
+use crate::wait::wait_readable;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use san_base::{Deadline, Signal, runtime_dir};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -83,7 +84,7 @@ impl Drop for StatThread {
 fn bind() -> io::Result<(UnixListener, PathBuf)> {
     let nth = SWITCHES.fetch_add(1, Ordering::Relaxed) + 1;
     let mut failure = None;
-    for directory in place::own_directories() {
+    for directory in runtime_dir::own(place::DIRECTORY) {
         let path = directory.join(place::name(std::process::id(), nth));
         match bind_at(&directory, &path) {
             Ok(listener) => return Ok((listener, path)),
@@ -97,7 +98,7 @@ fn bind() -> io::Result<(UnixListener, PathBuf)> {
 }
 
 fn bind_at(directory: &Path, path: &Path) -> io::Result<UnixListener> {
-    place::prepare(directory)?;
+    runtime_dir::prepare(directory)?;
     place::clean(directory);
     // An earlier process of the same number left it.
     if place::is_dead(path) {
@@ -127,7 +128,7 @@ fn serve(core: &Core, listener: &UnixListener, stop: &Signal) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::debug!(%error, "no descriptor to answer with");
-                let _ = wait_readable([stop.as_fd()], Deadline::after(Some(REST)));
+                let _ = wait_readable([stop.as_fd()], Deadline::after(REST));
             }
         }
     }
@@ -147,7 +148,7 @@ fn answer(core: &Core, client: UnixStream, stop: &Signal) -> io::Result<()> {
 #[expect(clippy::needless_pass_by_value, reason = "the stream ends here")]
 fn deliver(text: &[u8], client: UnixStream, stop: &Signal, patience: Duration) -> io::Result<()> {
     client.set_nonblocking(true)?;
-    let deadline = Deadline::after(Some(patience));
+    let deadline = Deadline::after(patience);
     let mut left = text;
     while !left.is_empty() {
         match (&client).write(left) {
@@ -170,8 +171,7 @@ fn wait_writable(client: &UnixStream, stop: &Signal, deadline: Deadline) -> io::
         PollFd::new(client, PollFlags::OUT),
         PollFd::new(stop, PollFlags::IN),
     ];
-    let timeout = deadline.remaining().map(timespec);
-    match poll(&mut fds, timeout.as_ref()) {
+    match poll(&mut fds, deadline.timespec().as_ref()) {
         Ok(0) => Ok(false),
         Ok(_) => Ok(fds[1].revents().is_empty()),
         Err(Errno::INTR) => Ok(true),

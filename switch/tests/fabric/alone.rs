@@ -8,7 +8,7 @@ use san_tests::net::{addr_a, addr_b, switch_config};
 use san_tests::program::must;
 use san_tests::time::{eventually, within};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -25,7 +25,7 @@ fn switch() -> Switch {
 /// Runs a test's body while no other one of this process runs.
 fn alone(body: impl FnOnce() + Send + 'static) {
     static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = san_base::lock(&TURN);
     within(Duration::from_secs(120), body);
 }
 

@@ -1,0 +1,18 @@
+//! What several crates of San Direct need and none of them is about: locks without poison,
+//! deadlines, an eventfd as a flag, counters, and the directory of a user's own.
+//!
+//! Each is written here once. The crate knows nothing of sockets, fabrics or protocols, starts no
+//! thread, and depends on no other crate of the workspace. What one crate alone needs stays there.
+
+#![forbid(unsafe_code)]
+
+mod counters;
+pub mod runtime_dir;
+mod signal;
+mod sync;
+mod time;
+
+pub use counters::Counter;
+pub use signal::Signal;
+pub use sync::{lock, try_lock};
+pub use time::{Deadline, timespec};
