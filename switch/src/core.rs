@@ -2,18 +2,18 @@
 //! epoll set.
 //!
 //! It makes and retires companions and rebuilds the table; when that is due is decided by
-//! `listener.rs` (listen), `switch.rs` (a new provider) and `accept_thread.rs` (a change of
+//! `net/listener.rs` (listen), `switch.rs` (a new provider) and `companion/accept_thread.rs` (a change of
 //! addresses). No lock is held across a call to a provider.
 
-use crate::companions::{CompanionFailure, Place, wanted};
+use crate::companion::plan::{CompanionFailure, Place, wanted};
 use crate::config::SwitchConfig;
-use crate::connection::OpenConnections;
 use crate::counters::SwitchCounters;
 use crate::error::FallbackReason;
-use crate::listener::ListenerShared;
-use crate::negative_cache::NegativeCache;
-use crate::provider_socket::{ProviderSocket, Registered};
-use crate::table::{SanEntry, SanTable};
+use crate::net::connection::OpenConnections;
+use crate::net::listener::ListenerShared;
+use crate::route::negative_cache::NegativeCache;
+use crate::route::table::{SanEntry, SanTable};
+use crate::san::provider::{ProviderSocket, Registered};
 use rustix::event::epoll;
 use san_base::{Signal, lock};
 use san_provider::{EventObject, NetworkEvents, SocketOption};

@@ -45,37 +45,31 @@
 
 #![forbid(unsafe_code)]
 
-mod accept_thread;
-mod companions;
+mod carrier;
+mod companion;
 mod config;
-mod connect;
-mod connection;
 mod core;
 mod counters;
 mod error;
-mod listener;
-mod negative_cache;
-mod provider_socket;
-mod ready_queue;
-mod san_stream;
+mod net;
+mod route;
+mod san;
 pub mod session;
 pub mod stat;
 mod switch;
-mod table;
 mod tcp;
-mod upcalls;
 mod wait;
 
-pub use companions::{CompanionState, CompanionStatus};
+pub use companion::plan::{CompanionState, CompanionStatus};
 pub use config::{ConfigError, FabricChoice, NegativeCacheConfig, SOMAXCONN, SwitchConfig};
-pub use connect::{ConnectOptions, PendingConnect};
-pub use connection::{Connection, Route};
 pub use counters::{ListenerStats, SwitchStats};
 pub use error::{AcceptError, ConnectError, FallbackReason, ListenError, OpenError};
-pub use listener::{Condition, Decision, IncomingRequest, ListenOptions, Listener, Side};
+pub use net::connect::{ConnectOptions, PendingConnect};
+pub use net::connection::{Connection, Route};
+pub use net::listener::{Condition, Decision, IncomingRequest, ListenOptions, Listener, Side};
+pub use route::table::{RouteQuery, SanEntry, SanTable};
 pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};
-pub use table::{RouteQuery, SanEntry, SanTable};
 pub use wait::CancelToken;
 
 /// The examples of the project's README, so that they stay true.

@@ -1,19 +1,19 @@
 //! The switch itself: TCP and all providers as one (duties 1, 4-8, 51).
 //!
 //! It owns the providers' startup and cleanup and the accept thread. Listening and connecting are
-//! in `listener.rs` and `connect.rs`.
+//! in `net/listener.rs` and `net/connect.rs`.
 
-use crate::accept_thread::AcceptThread;
+use crate::companion::accept_thread::AcceptThread;
 use crate::config::{FabricChoice, SwitchConfig};
-use crate::connect::{ConnectOptions, PendingConnect};
-use crate::connection::Connection;
 use crate::core::Core;
 use crate::counters::SwitchStats;
 use crate::error::{ConnectError, ListenError, OpenError};
-use crate::listener::{ListenOptions, Listener};
-use crate::provider_socket::Registered;
+use crate::net::connect::{ConnectOptions, PendingConnect};
+use crate::net::connection::Connection;
+use crate::net::listener::{ListenOptions, Listener};
+use crate::route::table::{SanEntry, SanTable};
+use crate::san::provider::Registered;
 use crate::stat::{Report, StatThread};
-use crate::table::{SanEntry, SanTable};
 use san_base::lock;
 use san_provider::{Counters, Provider, WsaCode};
 use std::net::SocketAddr;

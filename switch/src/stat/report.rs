@@ -5,10 +5,10 @@
 //! The form is JSON with `format` in it; fields may be added, and readers ignore those they do not
 //! know.
 
-use crate::connection::{ConnectionInfo, Route};
 use crate::core::{Companion, Core};
-use crate::listener::ListenerShared;
-use crate::provider_socket::Registered;
+use crate::net::connection::{ConnectionInfo, Route};
+use crate::net::listener::ListenerShared;
+use crate::san::provider::Registered;
 use san_base::lock;
 use san_provider::SocketStats;
 use serde::{Deserialize, Serialize};

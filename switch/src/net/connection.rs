@@ -1,14 +1,14 @@
 //! A connection: a byte stream over the SAN or over TCP, which the caller uses alike (duties 1,
 //! 10, 17).
 //!
-//! It knows which way was taken and why. The SAN's part is in `san_stream.rs`; TCP's is the
+//! It knows which way was taken and why. The SAN's part is in `carrier/san.rs`; TCP's is the
 //! kernel's. The addresses come from a cache of its own (duty 49).
 
+use crate::carrier::san::SanStream;
 use crate::counters::TcpCounters;
 use crate::error::FallbackReason;
-use crate::listener::Pending;
-use crate::provider_socket::{ProviderSocket, Registered};
-use crate::san_stream::SanStream;
+use crate::net::listener::Pending;
+use crate::san::provider::{ProviderSocket, Registered};
 use crate::switch::Inner;
 use san_base::lock;
 use socket2::Socket;

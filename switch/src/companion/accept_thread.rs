@@ -8,8 +8,8 @@
 //! the application's condition function.
 
 use crate::core::{Companion, Core, Source, WAKE};
-use crate::listener::{Decision, IncomingRequest, ListenerShared, Pending, Side};
-use crate::provider_socket::UNKNOWN;
+use crate::net::listener::{Decision, IncomingRequest, ListenerShared, Pending, Side};
+use crate::san::provider::UNKNOWN;
 use crate::tcp;
 use rustix::event::epoll;
 use rustix::io::Errno;

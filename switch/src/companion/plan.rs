@@ -5,7 +5,7 @@
 //! calls the provider, so the listener does it without holding the lock around this book;
 //! a slot marked `Making` keeps two threads from making the same companion.
 
-use crate::table::SanTable;
+use crate::route::table::SanTable;
 use san_provider::WsaCode;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -259,7 +259,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::SanEntry;
+    use crate::route::table::SanEntry;
 
     fn entry(provider: usize, ip: &str) -> SanEntry {
         SanEntry {

@@ -5,13 +5,14 @@
 //! it. The TCP socket is there first and is the application's descriptor in either case. Once
 //! the SAN has connected, TCP is out of the question for that connection.
 
-use crate::connection::Connection;
+use crate::companion::plan as companions;
 use crate::error::{ConnectError, FallbackReason};
-use crate::provider_socket::{ProviderSocket, Registered};
+use crate::net::connection::Connection;
+use crate::route::table::RouteQuery;
+use crate::san::provider::{ProviderSocket, Registered};
 use crate::switch::Inner;
-use crate::table::RouteQuery;
+use crate::tcp;
 use crate::wait::{CancelToken, is_readable, wait_readable};
-use crate::{companions, tcp};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use san_base::{Deadline, lock};

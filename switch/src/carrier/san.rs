@@ -7,7 +7,7 @@
 //!
 //! One lock for each direction: a connection's sender and receiver do not meet.
 
-use crate::provider_socket::ProviderSocket;
+use crate::san::provider::ProviderSocket;
 use crate::session::{MessageKind, ReceiveState};
 use rustix::io::Errno;
 use san_base::{Deadline, lock};

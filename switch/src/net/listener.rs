@@ -5,14 +5,14 @@
 //! SAN side; the TCP side stays in the kernel until it is the application's turn. Making and
 //! retiring companions is `core.rs`'s business.
 
-use crate::companions::{CompanionStatus, Companions};
+use crate::companion::plan::{CompanionStatus, Companions};
+use crate::companion::ready_queue::{ReadyQueue, Turn};
 use crate::config::SOMAXCONN;
-use crate::connection::Connection;
 use crate::core::{Companion, Core};
 use crate::counters::{ListenerCounters, ListenerStats};
 use crate::error::{AcceptError, ListenError};
-use crate::provider_socket::{AcceptedSocket, ProviderSocket, Registered};
-use crate::ready_queue::{ReadyQueue, Turn};
+use crate::net::connection::Connection;
+use crate::san::provider::{AcceptedSocket, ProviderSocket, Registered};
 use crate::switch::Inner;
 use crate::tcp;
 use crate::wait::{CancelToken, wait_readable};

@@ -3,11 +3,11 @@
 //! Thin: it turns the provider's errors, one enum per operation, into what a companion's failure
 //! needs to say, and makes sure that every socket is closed whichever way it is let go.
 
-use crate::companions::CompanionFailure;
+use crate::companion::plan::CompanionFailure;
 use crate::config::{FabricChoice, SwitchConfig};
 use crate::core::Signals;
 use crate::error::{FallbackReason, OpenError};
-use crate::upcalls::Upcalls;
+use crate::san::upcalls::Upcalls;
 use san_provider::{
     AcceptError, AddressFamily, ConnectError, ConnectOptions, ConnectionRequest, Decision,
     EventObject, Fabric, NetworkEventRecord, NetworkEvents, Protocol, Provider, ProviderConfig,
