@@ -3,6 +3,7 @@
 //! The server sends back what it gets on one connection after the other. The client knows `open`, `ping SIZE COUNT`,
 //! `close` and `connects COUNT`; the server `ended COUNT`: wait until so many connections ended. Both know `mark`.
 
+use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use san_benches::Result;
 use san_benches::server::{answer, commands, say_ready};
 use san_provider::{
-    AddressFamily, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls, Protocol,
-    Provider, ProviderConfig, Socket, SocketType, SpiVersion,
+    AddressFamily, ConnectOptions, DataPath, Decision, EventObject, NetworkEvents, NoUpcalls,
+    Protocol, Provider, ProviderConfig, Socket, SocketType, SpiVersion,
 };
 use san_switch::{Connection, ListenOptions, Switch, SwitchConfig};
 
@@ -51,29 +52,34 @@ impl Stream for Connection {
 }
 
 /// A socket of the provider; dropping it closes it.
-struct Plain(Socket);
+struct Plain {
+    socket: Socket,
+    data: DataPath,
+}
+
+impl Plain {
+    fn of(socket: Socket) -> Result<Self> {
+        let data = socket.data_path()?;
+        Ok(Self { socket, data })
+    }
+}
 
 impl Stream for Plain {
     fn send(&self, bytes: &[u8]) -> Result<()> {
-        Ok(self.0.try_send(bytes, 0)?)
+        Ok(self.data.try_send(bytes, 0)?)
     }
 
     fn receive(&self, bytes: &mut [u8]) -> Result<usize> {
         // As a socket without a timeout: a deadline would cost a timer each time.
-        let message = self.0.receive_within(Duration::MAX)?;
-        let length = message.len();
-        bytes
-            .get_mut(..length)
-            .ok_or("a longer message than any that was sent")?
-            .copy_from_slice(&message);
-        Ok(length)
+        let mut buffers = [IoSliceMut::new(bytes)];
+        Ok(self.data.receive_into(&mut buffers, Duration::MAX)?.bytes)
     }
 }
 
 impl Drop for Plain {
     fn drop(&mut self) {
         // Closed already is as good.
-        let _ = self.0.close();
+        let _ = self.socket.close();
     }
 }
 
@@ -109,7 +115,7 @@ pub(crate) fn server(layer: Layer, address: IpAddr) -> Result<()> {
                 if !event.wait(Duration::from_secs(1_000_000)) {
                     return Err("nobody came".into());
                 }
-                Ok(Plain(socket.accept(|_| Decision::Accept)?.socket))
+                Plain::of(socket.accept(|_| Decision::Accept)?.socket)
             })
         }
         Layer::Switch => {
@@ -248,19 +254,20 @@ fn new_socket(provider: &Provider, address: &SocketAddr) -> Result<Socket> {
 }
 
 fn connect_plain(provider: &Provider, event: &EventObject, to: SocketAddr) -> Result<Plain> {
-    let socket = Plain(new_socket(provider, &to)?);
-    socket.0.event_select(event, NetworkEvents::CONNECT)?;
+    let socket = new_socket(provider, &to)?;
+    socket.event_select(event, NetworkEvents::CONNECT)?;
     let options = ConnectOptions {
         deadline: Some(PATIENCE),
+        ..ConnectOptions::default()
     };
-    match socket.0.connect(to, options) {
+    match socket.connect(to, options) {
         Err(error) if !error.is_in_progress() => return Err(error.into()),
         _ => {}
     }
     if !event.wait(PATIENCE) {
         return Err("no FD_CONNECT".into());
     }
-    let record = socket.0.enum_network_events(Some(event))?;
+    let record = socket.enum_network_events(Some(event))?;
     record.connect.ok_or("an event without FD_CONNECT")??;
-    Ok(socket)
+    Plain::of(socket)
 }

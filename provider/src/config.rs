@@ -54,8 +54,11 @@ pub struct ProviderConfig {
     pub lane_send_buffers: u32,
     /// Lanes among which the first connections of a device are spread.
     pub spread: u32,
-    /// How long a waiting thread polls before it sleeps.
+    /// How long a waiting thread polls before it sleeps, at most. It polls less, or not at all, where
+    /// the last waits show that it does not pay.
     pub spin: Duration,
+    /// Within what time a peer is missed that has vanished while nothing is sent to it. Zero: never.
+    pub keepalive: Duration,
     /// The ACK timeout code of a connection: 4.096 us * 2^n until the transport repeats.
     pub ack_timeout: u8,
     /// How often the transport repeats, at most 6.
@@ -89,6 +92,7 @@ impl Default for ProviderConfig {
             lane_send_buffers: 2048,
             spread: 1,
             spin: Duration::from_micros(20),
+            keepalive: Duration::from_secs(20),
             ack_timeout: 14,
             retry_count: 6,
             strict: false,
@@ -244,6 +248,13 @@ impl ProviderConfig {
             ),
             ("spread", u64::from(self.spread), 1, 64, "1 to 64"),
             ("spin (ms)", millis(self.spin), 0, 1000, "at most 1 s"),
+            (
+                "keepalive (ms)",
+                millis(self.keepalive),
+                0,
+                86_400_000,
+                "at most 24 h",
+            ),
             ("ack_timeout", u64::from(self.ack_timeout), 1, 31, "1 to 31"),
             ("retry_count", u64::from(self.retry_count), 0, 6, "0 to 6"),
         ];

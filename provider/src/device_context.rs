@@ -2,7 +2,9 @@
 //!
 //! A lane is made when the first connection needs it and kept until the provider goes down. The
 //! first connections are spread over a few lanes, so that threads which wait on different
-//! connections need not poll for each other; further lanes come when those are full.
+//! connections need not poll for each other; further lanes come when those are full. A connection
+//! with a hint gets a lane of those of that hint: one for each thread or event loop, so that they
+//! share nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -24,8 +26,12 @@ pub(crate) struct DeviceTable {
 pub(crate) struct DeviceContext {
     device: Device,
     pd: ProtectionDomain,
-    lanes: Mutex<Vec<Arc<Lane>>>,
+    /// With the hint that each was made for.
+    lanes: Mutex<Vec<(Option<u32>, Arc<Lane>)>>,
 }
+
+/// Hints beyond so many lanes are not heeded.
+const MOST_HINTED: usize = 256;
 
 impl DeviceTable {
     /// A lane of `device` with a place taken for one more connection.
@@ -34,8 +40,9 @@ impl DeviceTable {
         device: &Device,
         config: &ProviderConfig,
         progress: &Arc<Progress>,
+        hint: Option<u32>,
     ) -> Result<Arc<Lane>, VerbsError> {
-        self.context(device)?.lane(config, progress)
+        self.context(device)?.lane(config, progress, hint)
     }
 
     /// The device is gone: nothing new is made on it.
@@ -69,14 +76,27 @@ impl DeviceContext {
         &self,
         config: &ProviderConfig,
         progress: &Arc<Progress>,
+        hint: Option<u32>,
     ) -> Result<Arc<Lane>, VerbsError> {
         let mut lanes = lock(&self.lanes);
-        let emptiest = lanes
+        let hint = hint.filter(|hint| {
+            let is_known = lanes.iter().any(|(other, _)| *other == Some(*hint));
+            is_known || lanes.len() < MOST_HINTED
+        });
+        let spread = match hint {
+            Some(_) => 1,
+            None => config.spread as usize,
+        };
+        let fitting = lanes
             .iter()
-            .filter(|l| l.has_place())
-            .min_by_key(|l| l.connections());
+            .filter(|(other, _)| *other == hint)
+            .map(|(_, lane)| lane);
+        let count = fitting.clone().count();
+        let emptiest = fitting
+            .filter(|lane| lane.has_place())
+            .min_by_key(|lane| lane.connections());
         if let Some(lane) = emptiest
-            && (lane.connections() == 0 || lanes.len() >= config.spread as usize)
+            && (lane.connections() == 0 || count >= spread)
             && lane.join()
         {
             return Ok(Arc::clone(lane));
@@ -89,7 +109,7 @@ impl DeviceContext {
             ));
         }
         progress.add_lane(&lane);
-        lanes.push(Arc::clone(&lane));
+        lanes.push((hint, Arc::clone(&lane)));
         Ok(lane)
     }
 }

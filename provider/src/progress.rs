@@ -9,6 +9,8 @@
 //! channels of those lanes. Twice a second it looks at what became of their sends, and has a thread
 //! do so that polls another lane and has slept that long. It never takes the polling role from a
 //! thread that waits.
+//!
+//! Three times in the keepalive time it has every lane ask idle peers whether they are still there.
 
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
@@ -43,6 +45,10 @@ pub(crate) trait Served: Send + Sync {
     /// Has a thread that polls and has slept since the last call look at the sends.
     fn disturb_sleep(&self);
 
+    /// Asks the peers of connections on which nothing has moved since the last call; the answers are
+    /// seen by whoever polls.
+    fn probe_idle(&self);
+
     /// Readable when there is something to poll.
     fn channel_fd(&self) -> BorrowedFd<'_>;
 
@@ -60,6 +66,8 @@ pub(crate) struct Progress {
     lanes: Mutex<Vec<Weak<dyn Served>>>,
     wake: EventObject,
     stopping: AtomicBool,
+    /// How long after the last one idle peers are asked again, if they are.
+    probe_every: Option<Duration>,
     /// The thread looks every millisecond at lanes with queued sends.
     ticking: AtomicBool,
     made: Counter,
@@ -84,9 +92,13 @@ pub(crate) enum Upcall {
 }
 
 impl Progress {
-    pub(crate) fn new(upcalls: Arc<dyn SwitchUpcalls>) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        upcalls: Arc<dyn SwitchUpcalls>,
+        keepalive: Duration,
+    ) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             upcalls,
+            probe_every: (!keepalive.is_zero()).then_some(keepalive / 3),
             queue: SegQueue::new(),
             lanes: Mutex::new(Vec::new()),
             wake: EventObject::new()?,
@@ -151,6 +163,7 @@ impl Progress {
     pub(crate) fn run(&self) {
         let mut ticks = 0;
         let mut looked = Instant::now();
+        let mut probed = looked;
         loop {
             self.make_upcalls();
             if self.stopping.load(Ordering::SeqCst) && self.queue.is_empty() {
@@ -159,8 +172,19 @@ impl Progress {
             let mut lanes = self.lanes();
             ticks = self.tick(&lanes, ticks);
             if looked.elapsed() >= SENDS_UNSEEN {
-                lanes.iter().for_each(|lane| lane.disturb_sleep());
+                for lane in &lanes {
+                    lane.disturb_sleep();
+                    // Nobody else may look at what a probe says.
+                    lane.poll_if_free();
+                }
                 looked = Instant::now();
+            }
+            if self
+                .probe_every
+                .is_some_and(|every| probed.elapsed() >= every)
+            {
+                lanes.iter().for_each(|lane| lane.probe_idle());
+                probed = Instant::now();
             }
             let timeout = match ticks {
                 0 => (!lanes.is_empty()).then_some(SENDS_UNSEEN),

@@ -281,7 +281,7 @@ impl Shared {
             None => Fabric::rdma().map_err(|e| not_ready(&e))?,
         };
         let channel = fabric.event_channel()?;
-        let progress = Progress::new(upcalls).map_err(|e| not_ready(&e))?;
+        let progress = Progress::new(upcalls, self.config.keepalive).map_err(|e| not_ready(&e))?;
         let control = Control::new().map_err(|e| not_ready(&e))?;
         let kind = fabric.kind();
         let changed = Arc::clone(&control);

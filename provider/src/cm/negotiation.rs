@@ -30,12 +30,18 @@ pub(crate) fn own_hello(
     }
 }
 
-/// The data path of a connection on `id`.
-pub(crate) fn prepare(core: &Core, id: &CmId) -> Result<Arc<Connection>, VerbsError> {
+/// The data path of a connection on `id`, in a lane of this hint.
+pub(crate) fn prepare(
+    core: &Core,
+    id: &CmId,
+    hint: Option<u32>,
+) -> Result<Arc<Connection>, VerbsError> {
     let no_device =
         || VerbsError::from_errno("rdma_create_qp", rustix::io::Errno::NODEV.raw_os_error());
     let device = id.device().ok_or_else(no_device)?;
-    let lane = core.devices.lane(&device, &core.config, &core.progress)?;
+    let lane = core
+        .devices
+        .lane(&device, &core.config, &core.progress, hint)?;
     let parts = Ingredients {
         lane,
         progress: &core.progress,

@@ -59,13 +59,25 @@ pub enum Decision {
 pub struct AcceptOptions {
     /// What the reply says of a session.
     pub session: Session,
+    /// Which completion queues the connection shares with others: those of connections with the same
+    /// number on the same device. One number for each thread or event loop, so that they share nothing.
+    /// `None`: the provider chooses.
+    pub lane: Option<u32>,
 }
 
 impl AcceptOptions {
     /// The same with this session in the reply.
     #[must_use]
-    pub const fn session(self, session: Session) -> Self {
-        Self { session }
+    pub const fn session(mut self, session: Session) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// The same with this hint.
+    #[must_use]
+    pub const fn lane(mut self, lane: u32) -> Self {
+        self.lane = Some(lane);
+        self
     }
 }
 
@@ -319,7 +331,7 @@ impl Undecided<'_> {
         let config = &core.config;
         let limit = config.max_sockets;
         let place = core.socket_place().ok_or(AcceptError::TooMany { limit })?;
-        let connection = prepare(core, &pending.id)?;
+        let connection = prepare(core, &pending.id, options.lane)?;
         connection.negotiated(&pending.hello);
         let socket = Socket::new(core, self.socket.family, place);
         let hello = own_hello(config, &connection, options.session);

@@ -26,6 +26,10 @@ pub struct ConnectOptions {
     /// What the request says of a session. The accepting side's condition function sees it; what
     /// that side answers is [`Socket::peer_session`].
     pub session: Session,
+    /// Which completion queues the connection shares with others: those of connections with the same
+    /// number on the same device. One number for each thread or event loop, so that they share nothing.
+    /// `None`: the provider chooses.
+    pub lane: Option<u32>,
 }
 
 impl Socket {
@@ -86,6 +90,7 @@ impl Socket {
         state.peer = Some(addr);
         state.deadline = deadline;
         state.session = options.session;
+        state.lane = options.lane;
         let _ = socket.step(&mut state, Happening::Connect);
         drop(state);
         if let Some(when) = deadline {

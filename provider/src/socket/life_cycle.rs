@@ -85,7 +85,7 @@ impl SocketShared {
         let Some(id) = &state.id else {
             return Err(ConnectFailure::System.into());
         };
-        let connection = prepare(&self.core, id).map_err(ConnectError::of_resources)?;
+        let connection = prepare(&self.core, id, state.lane).map_err(ConnectError::of_resources)?;
         if let Some(handle) = self.handle.get() {
             connection.set_handle(*handle);
         }

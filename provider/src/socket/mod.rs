@@ -13,6 +13,7 @@ pub(crate) mod accept;
 pub mod backlog;
 mod close;
 pub(crate) mod connect;
+mod disconnect;
 pub(crate) mod duplicate;
 mod handler;
 mod life_cycle;

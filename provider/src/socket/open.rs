@@ -63,6 +63,7 @@ impl Socket {
                 deadline: None,
                 options: Options::default(),
                 session: Session::NONE,
+                lane: None,
                 peer_session: None,
                 arrival: None,
                 awaited: None,

@@ -55,6 +55,8 @@ pub(crate) struct SocketState {
     pub(crate) options: Options,
     /// What its connect says of a session.
     pub(crate) session: Session,
+    /// Which lane its connect asks for.
+    pub(crate) lane: Option<u32>,
     /// What the peer has said, once it has.
     pub(crate) peer_session: Option<Session>,
     /// What its connect brings along from another process.

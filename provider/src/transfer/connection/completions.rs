@@ -3,17 +3,17 @@
 //! Everything here runs under the connection's lock and allocates nothing once its queues have
 //! grown to their use.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 
+use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion as WorkCompletion, Operation as Verb, QueuePair, RegisteredBuffer, SendFlags,
-    SendRequest, WcStatus,
+    Completion as WorkCompletion, Operation as Verb, QueuePair, RegisteredBuffer, RemoteMemory,
+    SendFlags, SendRequest, WcStatus,
 };
 
 use super::{Connection, Parts, Qp, State};
-use crate::sync::lock;
 use crate::transfer::engine::{Came, Ending, Link, MessagePlan, NOBODYS, Post};
 use crate::transfer::lane::Member;
 use crate::wire::{Resumption, Violation};
@@ -26,7 +26,7 @@ impl Member for Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock()
     }
 
     fn received(&self, state: &mut State, completion: &WorkCompletion, buffer: RegisteredBuffer) {
@@ -93,15 +93,33 @@ impl Member for Connection {
     }
 
     fn finish(self: &Arc<Self>, ending: Ending) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.engine.finish(ending);
         self.settle(state);
     }
 
     fn leave(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let held = state.engine.held();
         state.place.leave(held);
+    }
+
+    /// By an RDMA WRITE of no bytes: the peer's transport answers it, no receive and no program of the
+    /// peer's takes part. Of no bytes, address and key are not looked at (IBTA C9-88).
+    fn probe(&self) {
+        let mut state = self.state.lock();
+        let State { engine, qp, .. } = &mut *state;
+        if let Qp::Connected(qp) = qp
+            && engine.probe_is_due()
+        {
+            let nowhere = RemoteMemory { addr: 0, rkey: 0 };
+            let request = SendRequest::inline(NOBODYS, Verb::Write(nowhere), &[]);
+            engine.post_other();
+            if let Err(ending) = post(qp, request, true, false) {
+                engine.post_failed(NOBODYS, ending);
+            }
+        }
+        self.settle(state);
     }
 }
 

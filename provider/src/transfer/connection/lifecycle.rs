@@ -1,8 +1,9 @@
 //! Beginning and end of a connection's data path.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use verbs_shim::{CmId, VerbsError};
 
 use super::settle::Followed;
@@ -11,7 +12,6 @@ use crate::config::ProviderConfig;
 use crate::control::Control;
 use crate::memory::{MemoryStore, Registrations};
 use crate::progress::Progress;
-use crate::sync::lock;
 use crate::transfer::Lane;
 use crate::transfer::engine::{Ending, Engine, Settings};
 use crate::transfer::lane::Change;
@@ -87,7 +87,7 @@ impl Connection {
         // What the peer takes, and what fits into a send buffer of ours.
         let send = hello.max_message_size.min(self.receive_limit) as usize;
         let rdma = hello.max_rdma_size.min(self.lane.rdma_limit) as usize;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let came = state
             .engine
             .negotiated((send, rdma), hello.credits, hello.features.moving);
@@ -99,7 +99,7 @@ impl Connection {
 
     /// The peer knows of the connection: sends may go out.
     pub(crate) fn established(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.bring_up();
         self.pump(&mut state);
         self.settle(state);
@@ -113,14 +113,14 @@ impl Connection {
 
     /// The owner is about to close: what the disconnect flushes was aborted.
     pub(crate) fn abort(&self) {
-        lock(&self.state).engine.abort();
+        self.state.lock().engine.abort();
     }
 
     /// Closes: the queue pair is destroyed, its memory freed, and only then every pending
     /// operation is told (duties 106, 113).
     pub(crate) fn close(self: &Arc<Self>) {
         let qp = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if !state.engine.begin_close() {
                 return;
             }
@@ -128,10 +128,10 @@ impl Connection {
         };
         drop(qp);
         // The memory is free before anybody hears of the end.
-        lock(&self.state).engine.drop_memory();
+        self.state.lock().engine.drop_memory();
         self.memory.close();
         self.lane.change(Change::Remove(Arc::clone(self)));
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.followed.forget();
         state.engine.end_close();
         // What is posted for it stays posted, for others.
@@ -154,7 +154,7 @@ impl State {
 
 impl Holder for Connection {
     fn let_go(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.engine.let_go();
         if !state.place.taken {
             state.place.give_back();
@@ -171,7 +171,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Messages hold the connection, so all its receives are free or posted by now, or in
         // operations whose end nobody asked for.
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.get_mut();
         if state.engine.begin_close() {
             state.qp = Qp::Gone;
             self.lane.receives.abandon(state.engine.posted_receives());

@@ -16,10 +16,12 @@ mod settle;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crossbeam::sync::Unparker;
+// Without poison: to look for it costs as much as the lock.
+use parking_lot::Mutex;
 use verbs_shim::{CmId, PreparedQp, ProtectionDomain, QpCaps, QueuePair, RegisteredBuffer};
 
 pub(crate) use self::lifecycle::Ingredients;
@@ -35,7 +37,6 @@ use crate::handles::SwitchHandle;
 use crate::memory::Registrations;
 use crate::progress::Progress;
 use crate::statistics::ConnectionStats;
-use crate::sync::lock;
 
 pub(crate) struct Connection {
     lane: Arc<Lane>,
@@ -172,13 +173,13 @@ impl Connection {
 
     /// Bytes that a message to the peer may have; 0 until the peer has said so.
     pub(crate) fn send_limit(&self) -> usize {
-        lock(&self.state).engine.send_limit()
+        self.state.lock().engine.send_limit()
     }
 
     /// Bytes of an RDMA operation that both sides and the device allow; 0 until the peer has said
     /// so.
     pub(crate) fn rdma_limit(&self) -> usize {
-        lock(&self.state).engine.rdma_limit()
+        self.state.lock().engine.rdma_limit()
     }
 
     /// What this side says of it in the negotiation.
@@ -194,7 +195,7 @@ impl Connection {
     /// What it has counted, and what is pending now.
     pub(crate) fn stats(&self) -> ConnectionStats {
         let (cache_hits, registrations) = self.memory.counts();
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let totals = state.engine.totals();
         let (messages_sent, messages_received) = state.engine.messages();
         let (sends_waiting, messages_waiting, window) = state.engine.waiting();

@@ -16,7 +16,6 @@ use super::completions::post;
 use super::{Connection, Qp, State};
 use crate::error::{RegisterError, TransferError};
 use crate::memory::Segment;
-use crate::sync::lock;
 use crate::time::Deadline;
 use crate::transfer::engine::{Completion, Ending, Operation};
 use crate::wire::Descriptor;
@@ -70,7 +69,7 @@ impl Connection {
         completion: Completion,
     ) -> Result<Operation, TransferError> {
         let job = self.rdma_job(direction, segments, (descriptor, offset), fence)?;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.engine.has_room_to_start() {
             state = self.after_a_look(state);
         }
@@ -232,7 +231,7 @@ impl Connection {
         slice: &RegionSlice,
         access: Access,
     ) -> Result<Option<(MemoryWindow, Option<Operation>)>, RegisterError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state
             .engine
             .check_outgoing()
@@ -265,7 +264,8 @@ impl Connection {
 
     /// Whether memory can be registered.
     pub(crate) fn check_open(&self) -> Result<(), RegisterError> {
-        lock(&self.state)
+        self.state
+            .lock()
             .engine
             .check()
             .map_err(|error| not_open(&error))

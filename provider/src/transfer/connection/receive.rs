@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam::sync::Unparker;
+use parking_lot::MutexGuard;
 use verbs_shim::RegisteredBuffer;
 
 use super::{Connection, State};
 use crate::error::{ResultError, TransferError};
-use crate::sync::lock;
 use crate::transfer::Lane;
 use crate::transfer::engine::{Arrived, Completion, Direction, Look, Operation, Outcome, Received};
 use crate::transfer::lane::Wanted;
@@ -21,7 +21,7 @@ type Taken = Result<Arrived<RegisteredBuffer>, TransferError>;
 impl Connection {
     /// Starts to receive a message. One that is here already is taken at once.
     pub(crate) fn start_receive(&self, completion: Completion) -> Result<Operation, TransferError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let operation = state.engine.start_receive(completion)?;
         self.work_and_settle(state);
         Ok(operation)
@@ -72,7 +72,7 @@ impl Connection {
         operation: Operation,
         wait: Option<Duration>,
     ) -> Result<OverlappedResult, ResultError> {
-        let direction = match lock(&self.state).engine.look(operation) {
+        let direction = match self.state.lock().engine.look(operation) {
             Look::Done(outcome) => return Ok(OverlappedResult::new(operation, outcome, self)),
             Look::Unknown => return Err(ResultError::UnknownOperation),
             Look::Pending(direction) => direction,
@@ -105,7 +105,7 @@ impl Connection {
         self.readable.load(Ordering::Acquire)
     }
 
-    fn work_and_settle(&self, mut state: std::sync::MutexGuard<'_, State>) {
+    fn work_and_settle(&self, mut state: MutexGuard<'_, State>) {
         if state.engine.has_work() {
             self.pump(&mut state);
         }
@@ -145,7 +145,7 @@ impl Wanted<Lane> for NextMessage<'_> {
         if waker.is_none() && !self.connection.may_have_something() {
             return None;
         }
-        let mut state = lock(&self.connection.state);
+        let mut state = self.connection.state.lock();
         let taken = state.engine.take_message();
         state.wait_for_arrival(taken.is_none(), waker);
         self.connection.work_and_settle(state);
@@ -177,7 +177,7 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
         if waker.is_none() && !self.connection.may_have_something() {
             return None;
         }
-        let mut state = lock(&self.connection.state);
+        let mut state = self.connection.state.lock();
         let read = state.engine.read_into(self.buffers);
         state.wait_for_arrival(read.is_none(), waker);
         self.connection.work_and_settle(state);
@@ -230,7 +230,7 @@ impl Wanted<Lane> for Ended<'_> {
     }
 
     fn check(&mut self, waker: Option<&Unparker>) -> Option<Self::Found> {
-        let mut state = lock(&self.connection.state);
+        let mut state = self.connection.state.lock();
         self.look(&mut state, waker.cloned())
     }
 }

@@ -1,14 +1,13 @@
 //! Calls that send messages.
 
 use std::io::IoSlice;
-use std::sync::MutexGuard;
 
+use parking_lot::MutexGuard;
 use verbs_shim::RegisteredBuffer;
 
 use super::completions::{post_buffer, post_inline};
 use super::{Connection, Fence, Qp, State};
 use crate::error::TransferError;
-use crate::sync::lock;
 use crate::transfer::engine::{Completion, Ending, NOBODYS, Operation};
 
 /// The bytes of a message to send.
@@ -39,7 +38,7 @@ impl Connection {
         self.lane.poll_once();
         self.lane.send_buffer()?.ok_or_else(|| {
             // Who has sends under way is told when it may go on.
-            match lock(&self.state).engine.has_nothing_under_way() {
+            match self.state.lock().engine.has_nothing_under_way() {
                 true => TransferError::NoBuffers,
                 false => TransferError::WouldBlock,
             }
@@ -74,7 +73,7 @@ impl Connection {
             }
             payload => payload,
         };
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.engine.has_room_to_start() {
             state = self.after_a_look(state);
         }
@@ -98,7 +97,21 @@ impl Connection {
     }
 
     /// Sends a message if it can go out at once; no operation stands for it.
+    #[inline]
     pub(crate) fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+        if bytes.len() <= self.inline {
+            let mut state = self.state.lock();
+            if state.engine.can_send(bytes.len()) {
+                let payload = Payload::Bytes(bytes);
+                let posted = self.post_now(&mut state, NOBODYS, payload, kind, false);
+                self.settle(state);
+                return posted.map_err(TransferError::from);
+            }
+        }
+        self.try_send_slowly(bytes, kind)
+    }
+
+    fn try_send_slowly(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         let mut state = self.room_to_send(bytes.len())?;
         let payload = if bytes.len() <= self.inline {
             Payload::Bytes(bytes)
@@ -134,7 +147,7 @@ impl Connection {
 
     /// The lock, once a message of `length` bytes can go out at once.
     fn room_to_send(&self, length: usize) -> Result<MutexGuard<'_, State>, TransferError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.engine.can_send_now() {
             // Completions and credits may be waiting to be seen.
             state = self.after_a_look(state);
@@ -154,10 +167,11 @@ impl Connection {
     ) -> MutexGuard<'a, State> {
         drop(state);
         self.lane.poll_once();
-        lock(&self.state)
+        self.state.lock()
     }
 
     /// Posts a message; the engine has said that it may go.
+    #[inline]
     fn post_now(
         &self,
         state: &mut State,
@@ -219,12 +233,12 @@ impl Connection {
     }
 
     fn check_length(&self, length: usize) -> Result<(), TransferError> {
-        lock(&self.state).engine.check_send(length)
+        self.state.lock().engine.check_send(length)
     }
 
     /// Data messages that the transport may not have acknowledged yet.
     pub(crate) fn unacknowledged(&self) -> u32 {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if state.engine.unacknowledged() == 0 {
             return 0;
         }

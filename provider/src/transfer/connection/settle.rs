@@ -1,16 +1,16 @@
 //! Letting the lock go: what others have to hear of, and what the lane is told of the connection's
 //! wishes.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 
+use parking_lot::MutexGuard;
 use verbs_shim::RegisteredBuffer;
 
 use super::{Connection, Parts, State};
 use crate::control::Command;
 use crate::event::EventObject;
 use crate::progress::Upcall;
-use crate::sync::lock;
 use crate::transfer::Lane;
 use crate::transfer::engine::{Direction, Effects};
 use crate::transfer::message::OverlappedResult;
@@ -86,7 +86,7 @@ struct News {
 impl Connection {
     /// Has an event follow whether something can be received, or a message would go out at once.
     pub(crate) fn select_ready(&self, direction: Direction, event: Option<&EventObject>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         // Begins as not set, so that it is set when it should be.
         let event = event.map(|event| (event.clone(), false));
         match direction {
@@ -99,7 +99,7 @@ impl Connection {
 
     /// Has a sink follow both, and gives it control messages.
     pub(crate) fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>, polled_by_caller: bool) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if sink.is_some() {
             state.engine.set_control_aside();
         }
@@ -208,7 +208,7 @@ impl Connection {
             news.sink.ready(news.token, Readiness::Writable);
         }
         if had_control {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             for buffer in free {
                 state.engine.recycle(buffer);
             }

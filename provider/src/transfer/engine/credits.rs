@@ -144,9 +144,13 @@ impl Credits {
         self.owed
     }
 
-    /// So many receives are worth a call of the driver: a quarter of the window.
+    /// So many receives are worth a call of the driver: a quarter of the window, and two at least
+    /// where the window is large enough.
     fn chain(&self) -> u32 {
-        (self.window / 4).max(1)
+        match self.window {
+            0..4 => 1,
+            window => (window / 4).max(2),
+        }
     }
 
     /// `n` of the receives that were due are posted.
@@ -156,12 +160,12 @@ impl Credits {
         self.untold += n;
     }
 
-    /// Whether credits have to go out by themselves now: half the window waits to be given, or the
-    /// peer can send nothing and there is nothing left here (`drained`) by whose consumption more
+    /// Whether credits have to go out by themselves now: more than half of the window waits to be given
+    /// (half of a small one), or the peer can send nothing and there is nothing left here (`drained`) by whose consumption more
     /// would.
     pub(crate) fn must_return(&self, drained: bool) -> bool {
         let back = self.owed + self.untold;
-        let enough = back >= (self.window / 2).max(1);
+        let enough = back >= self.window / 2 + u32::from(self.window != 2);
         let stuck = drained && back > 0 && self.outstanding() == 0;
         (enough || stuck)
             && self

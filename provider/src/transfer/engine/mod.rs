@@ -238,6 +238,8 @@ pub(crate) struct Engine<P: Payloads> {
     answer_receive: bool,
     /// Messages of kinds for the layer above are given out as they come ([`Came::Control`]).
     control_aside: bool,
+    /// How much had moved when [`Engine::probe_is_due`] was last asked.
+    moved_at_probe: u64,
     /// Buffers of receives that are owed.
     spent: Vec<P::Buffer>,
     effects: Effects<P>,
@@ -262,6 +264,7 @@ impl<P: Payloads> Engine<P> {
             peer_takes_moves: false,
             answer_receive: false,
             control_aside: false,
+            moved_at_probe: u64::MAX,
             spent: Vec::new(),
             effects: Effects::default(),
         }

@@ -44,7 +44,17 @@ impl<P: Payloads> Engine<P> {
         self.link == Link::Up && self.credits.may_send() && self.queue.has_room()
     }
 
+    /// Whether a data message of `length` bytes would go out at once, and nothing is wrong with it.
+    #[inline]
+    pub(crate) fn can_send(&self, length: usize) -> bool {
+        self.can_send_now()
+            && self.ending.is_none()
+            && self.handover.is_none()
+            && length <= self.send_limit
+    }
+
     /// Whether a data message would go out at once.
+    #[inline]
     pub(crate) fn can_send_now(&self) -> bool {
         self.sends.is_empty() && self.may_post()
     }
@@ -170,6 +180,19 @@ impl<P: Payloads> Engine<P> {
     /// It was not posted after all.
     pub(crate) fn take_back_other(&mut self) {
         self.queue.take_back();
+    }
+
+    /// Whether to ask the peer if it is there: nothing has moved since the last call, and nothing is on
+    /// its way that would tell.
+    pub(crate) fn probe_is_due(&mut self) -> bool {
+        let moved = self.credits.sent()
+            + self.credits.received()
+            + self.totals.credit_messages_sent
+            + self.totals.credit_messages_received
+            + self.totals.rdma_reads
+            + self.totals.rdma_writes;
+        let is_idle = std::mem::replace(&mut self.moved_at_probe, moved) == moved;
+        is_idle && self.link == Link::Up && self.ending.is_none() && self.queue.is_empty()
     }
 
     /// An RDMA operation was posted.

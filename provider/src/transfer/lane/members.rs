@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard};
 
 use crossbeam::queue::SegQueue;
+use parking_lot::MutexGuard;
 use verbs_shim::{Completion, CompletionBatch, RegisteredBuffer};
 
 use crate::transfer::engine::Ending;
@@ -38,6 +39,9 @@ pub(crate) trait Member: Sized {
 
     /// Nothing can complete for it any more.
     fn leave(&self);
+
+    /// Asks the peer whether it is there, if nothing has moved since the last call.
+    fn probe(&self);
 }
 
 /// How the table changes.
@@ -62,6 +66,7 @@ pub(crate) struct Members<M> {
     pub(super) batch: CompletionBatch,
     /// The one that had the last completion; most have the next one as well.
     last: Option<Arc<M>>,
+    last_number: u32,
     /// Connections that are no longer in the table, and still have their place.
     pub(super) leaving: Vec<Arc<M>>,
 }
@@ -72,6 +77,7 @@ impl<M> Default for Members<M> {
             table: Table::default(),
             batch: CompletionBatch::new(),
             last: None,
+            last_number: 0,
             leaving: Vec::new(),
         }
     }
@@ -105,22 +111,18 @@ impl<M: Member> Members<M> {
         stray: impl Fn(Option<RegisteredBuffer>),
         see: &mut impl FnMut(&M, &mut M::State),
     ) {
-        let mut completions = self.batch.iter().peekable();
-        while let Some(first) = completions.peek() {
-            let qp_num = first.qp_num();
-            if self
-                .last
-                .as_ref()
-                .is_none_or(|last| last.qp_num() != qp_num)
-            {
-                self.last = self.table.get(&qp_num).cloned();
+        let mut rest = self.batch.iter().as_slice();
+        while let Some(first) = rest.first() {
+            let number = first.qp_num();
+            let run = rest.iter().take_while(|c| c.qp_num() == number).count();
+            let (run, behind) = rest.split_at(run);
+            rest = behind;
+            if self.last_number != number || self.last.is_none() {
+                self.last = self.table.get(&number).cloned();
+                self.last_number = number;
             }
-            let run = std::iter::from_fn(|| completions.next_if(|c| c.qp_num() == qp_num));
             let Some(member) = &self.last else {
-                for completion in run {
-                    let buffer = completion.is_shared_recv().then(|| claim(completion));
-                    stray(buffer.flatten());
-                }
+                hand_to_nobody(run, &claim, &stray);
                 continue;
             };
             let mut state = member.lock();
@@ -137,6 +139,18 @@ impl<M: Member> Members<M> {
             see(member, &mut state);
             member.release(state);
         }
+    }
+}
+
+#[cold]
+fn hand_to_nobody(
+    run: &[Completion],
+    claim: &impl Fn(&Completion) -> Option<RegisteredBuffer>,
+    stray: &impl Fn(Option<RegisteredBuffer>),
+) {
+    for completion in run {
+        let buffer = completion.is_shared_recv().then(|| claim(completion));
+        stray(buffer.flatten());
     }
 }
 

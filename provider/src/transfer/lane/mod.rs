@@ -219,6 +219,40 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         self.poller.serve_lazily(wanted);
     }
 
+    /// The descriptors that are readable when there is something to poll: the completion channel, and
+    /// what others ring.
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.channel.as_fd(), self.wake.as_fd()]
+    }
+
+    /// Takes what was announced, if no other thread polls, and polls until nothing is left; how much
+    /// came.
+    pub(crate) fn poll_announced(&self) -> usize {
+        self.wake.reset();
+        self.poller.poll_announced(self, || self.consume())
+    }
+
+    /// A thread is about to sleep outside, on [`Lane::fds`]: asks for notification and polls once
+    /// more. How much came: if nothing, it may sleep.
+    pub(crate) fn arm_outside(&self) -> usize {
+        self.poller.arm_outside(self)
+    }
+
+    /// That thread does not sleep any more.
+    pub(crate) fn disarm_outside(&self) {
+        self.poller.disarm_outside();
+    }
+
+    pub(crate) fn is_armed_outside(&self) -> bool {
+        self.poller.is_armed_outside()
+    }
+
+    fn consume(&self) {
+        if let Err(error) = self.channel.consume() {
+            self.break_down(&error);
+        }
+    }
+
     /// The queues cannot be used any more: all connections of the lane are over.
     fn break_down(&self, error: &VerbsError) {
         if !self.broken.swap(true, Ordering::SeqCst) {
@@ -400,11 +434,7 @@ impl<M: Member + Send + Sync + 'static> Served for Lane<M> {
     }
 
     fn serve(&self) -> bool {
-        self.poller.serve(self, || {
-            if let Err(error) = self.channel.consume() {
-                self.break_down(&error);
-            }
-        })
+        self.poller.serve(self, || self.consume())
     }
 
     fn poll_if_free(&self) {
@@ -413,6 +443,14 @@ impl<M: Member + Send + Sync + 'static> Served for Lane<M> {
 
     fn disturb_sleep(&self) {
         self.poller.disturb_sleep(self);
+    }
+
+    fn probe_idle(&self) {
+        self.poller.with_role_if_free(self, |members| {
+            for member in members.table.values() {
+                member.probe();
+            }
+        });
     }
 
     fn channel_fd(&self) -> BorrowedFd<'_> {

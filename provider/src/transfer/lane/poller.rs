@@ -113,6 +113,8 @@ pub(crate) struct Poller<R> {
     lazy_interest: AtomicUsize,
     /// The progress thread wants to know when nobody polls any more.
     progress_waits: AtomicBool,
+    /// Threads that sleep outside, on the channel's descriptor.
+    outside: AtomicUsize,
 }
 
 /// The threads that wait for somebody else to poll.
@@ -186,6 +188,7 @@ impl<R> Poller<R> {
             async_interest: AtomicUsize::new(0),
             lazy_interest: AtomicUsize::new(0),
             progress_waits: AtomicBool::new(false),
+            outside: AtomicUsize::new(0),
         }
     }
 
@@ -419,10 +422,14 @@ impl<R> Poller<R> {
     fn let_go<S: Source<Role = R>>(&self, source: &S, mut role: MutexGuard<'_, Role<R>>) {
         // The progress thread sleeps on the same channel: it hears of what comes from now on, and
         // is woken for what may have come before.
-        let more = self.async_interest.load(Ordering::SeqCst) > 0
+        let mut more = self.async_interest.load(Ordering::SeqCst) > 0
             && !self.progress_waits.load(Ordering::SeqCst)
             && self.arm(source)
             && poll(source, &mut role, &mut |_, _| {}) > 0;
+        if self.outside.load(Ordering::SeqCst) > 0 && !self.arm_until_empty(source, &mut role) {
+            source.wake();
+            more = true;
+        }
         drop(role);
         fence(Ordering::SeqCst);
         self.serve_mail(source);
@@ -454,6 +461,79 @@ impl<R> Poller<R> {
             }
         }
         false
+    }
+
+    /// Asks for notification and polls until nothing has come since; `false`: it goes on coming.
+    fn arm_until_empty<S: Source<Role = R>>(&self, source: &S, role: &mut Role<R>) -> bool {
+        for _ in 0..POLLS_AT_A_TIME {
+            if !self.arm(source) || poll(source, role, &mut |_, _| {}) == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A thread is about to sleep outside; how much came. If another thread polls, that one sees to it
+    /// when it stops: it looks whether somebody sleeps outside, and this has said so before it looked
+    /// whether somebody polls.
+    pub(super) fn arm_outside<S: Source<Role = R>>(&self, source: &S) -> usize {
+        self.outside.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let Some(mut role) = try_lock(&self.role) else {
+            return 0;
+        };
+        let came = match self.arm(source) {
+            true => poll(source, &mut role, &mut |_, _| {}),
+            false => 0,
+        };
+        drop(role);
+        fence(Ordering::SeqCst);
+        self.serve_mail(source);
+        self.hand_over(source);
+        came
+    }
+
+    /// That thread does not sleep any more.
+    pub(super) fn disarm_outside(&self) {
+        self.outside.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_armed_outside(&self) -> bool {
+        self.outside.load(Ordering::SeqCst) > 0
+    }
+
+    /// Takes the events that were announced, and polls until nothing is left, if nobody else polls;
+    /// how much came.
+    pub(super) fn poll_announced<S: Source<Role = R>>(
+        &self,
+        source: &S,
+        consume: impl Fn(),
+    ) -> usize {
+        let Some(mut role) = try_lock(&self.role) else {
+            return 0;
+        };
+        consume();
+        let mut all = 0;
+        for _ in 0..POLLS_AT_A_TIME {
+            match poll(source, &mut role, &mut |_, _| {}) {
+                0 => break,
+                came => all += came,
+            }
+        }
+        self.let_go(source, role);
+        all
+    }
+
+    /// Does something with what the holder of the role has, if nobody else holds it.
+    pub(super) fn with_role_if_free<S: Source<Role = R>>(
+        &self,
+        source: &S,
+        work: impl FnOnce(&mut R),
+    ) {
+        if let Some(mut role) = try_lock(&self.role) {
+            work(&mut role.source);
+            self.let_go(source, role);
+        }
     }
 
     fn hand_over<S: Source<Role = R>>(&self, source: &S) {
