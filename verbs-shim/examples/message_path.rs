@@ -15,7 +15,6 @@
 //! every seventh send is signaled.
 
 use std::error::Error;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
@@ -137,8 +136,7 @@ impl End<verbs_shim::PreparedQp> {
             inline: 64,
         };
         let qp = id.create_qp(&pd, caps, &send_cq, &recv_cq, Some(&srq))?;
-        let (_, other) = rustix::pipe::pipe()?;
-        let other: OwnedFd = other;
+        let other = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         let sleeper = channel.sleeper(other)?;
         Ok(Self {
             qp,

@@ -28,6 +28,7 @@
 //! It holds no policy and no state of its own.
 
 use std::any::Any;
+use std::ffi::{c_int, c_void};
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -118,7 +119,7 @@ pub(crate) trait CompletionChannel: Downcast {
     fn as_fd(&self) -> BorrowedFd<'_>;
     /// Takes and acknowledges what has been announced; how many events that were.
     fn consume(&self) -> Result<usize>;
-    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Arc<dyn Sleeper>>;
+    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Box<dyn Sleeper>>;
 }
 
 pub(crate) trait Sleeper: Send + Sync {
@@ -128,11 +129,9 @@ pub(crate) trait Sleeper: Send + Sync {
 }
 
 pub(crate) trait CompletionQueue: Downcast {
-    /// Writes completions to `entries` from the front, until they are full or the queue is empty; how
-    /// many. Negative: the queue is broken. A number as verbs have it, since it is asked for far
-    /// more often than there is something.
-    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32;
-    /// What a negative number of [`CompletionQueue::poll`] means.
+    /// How it is polled.
+    fn raw_poller(&self) -> RawPoller;
+    /// What a negative number of polling means.
     fn poll_error(&self) -> VerbsError;
     /// One event on the channel with the next completion, or the next solicited one.
     fn request_notify(&self, solicited_only: bool) -> Result<()>;
@@ -202,7 +201,7 @@ pub(crate) trait CmId: Send + Sync {
     fn peer_addr(&self) -> Option<SocketAddr>;
     fn device(&self) -> Option<Arc<dyn Device>>;
     fn port(&self) -> u8;
-    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Arc<dyn QueuePair>>;
+    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Box<dyn QueuePair>>;
 }
 
 /// What a queue pair is made of.
@@ -274,6 +273,62 @@ impl PostFailure {
 
 /// The longest chain that is posted at once.
 pub(crate) const MAX_CHAIN: usize = 16;
+
+/// Writes completions to the room for `room` entries, oldest first; how many. Negative: the queue is
+/// broken.
+pub(crate) type PollFn =
+    unsafe extern "C" fn(queue: *mut c_void, room: c_int, entries: *mut Completion) -> c_int;
+
+/// A function that polls, and for which queue.
+#[derive(Clone, Copy)]
+pub(crate) struct RawPoller {
+    poll: PollFn,
+    queue: *mut c_void,
+}
+
+impl RawPoller {
+    /// # Safety
+    /// While the [`CompletionQueue`] that gives this out lives, any thread may call `poll` with
+    /// `queue` and room for so many entries; it writes valid ones there, and nothing else.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn new(poll: PollFn, queue: *mut c_void) -> Self {
+        Self { poll, queue }
+    }
+}
+
+/// Polls a completion queue by a call to where the entries come from. It is asked far more often
+/// than anything else, and mostly in vain, so a table of functions in between would be felt.
+pub(crate) struct Poller {
+    raw: RawPoller,
+    queue: Arc<dyn CompletionQueue>,
+}
+
+// SAFETY: the contract of RawPoller::new allows any thread, and the queue is held.
+#[allow(unsafe_code)]
+unsafe impl Send for Poller {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl Sync for Poller {}
+
+impl Poller {
+    pub(crate) fn new(queue: Arc<dyn CompletionQueue>) -> Self {
+        let raw = queue.raw_poller();
+        Self { raw, queue }
+    }
+
+    pub(crate) fn queue(&self) -> &Arc<dyn CompletionQueue> {
+        &self.queue
+    }
+
+    /// Fills in entries from the front, until they are full or the queue is empty; how many.
+    /// Negative: the queue is broken.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn poll(&self, entries: &mut [Completion; BATCH]) -> c_int {
+        // SAFETY: the queue that gave it out is held, and there is room for `BATCH` entries.
+        unsafe { (self.raw.poll)(self.raw.queue, BATCH as c_int, entries.as_mut_ptr()) }
+    }
+}
 
 /// Lets a backend recognise its own objects among the arguments of a call.
 pub(crate) trait Downcast: Any + Send + Sync {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::backend;
+use crate::backend::{self, Poller};
 use crate::error::{Result, VerbsError};
 use crate::types::{BATCH, CompletionBatch, Generation};
 
@@ -56,7 +56,7 @@ impl CompletionChannel {
 /// Sleeps on a completion channel and one other descriptor, with as few system calls as that
 /// takes.
 pub struct Sleeper {
-    backend: Arc<dyn backend::Sleeper>,
+    backend: Box<dyn backend::Sleeper>,
 }
 
 impl Sleeper {
@@ -112,7 +112,7 @@ pub struct CompletionQueue {
 }
 
 struct CqShared {
-    backend: Arc<dyn backend::CompletionQueue>,
+    backend: Poller,
     /// No other queue of the process has or had it.
     serial: u32,
     /// Whether `retired` has any.
@@ -137,7 +137,7 @@ impl CompletionQueue {
             .map_err(|_| VerbsError::from_errno("ibv_create_cq", libc::ENOSPC))?;
         Ok(Self {
             shared: Arc::new(CqShared {
-                backend,
+                backend: Poller::new(backend),
                 serial,
                 has_retired: AtomicBool::new(false),
                 retired: Mutex::new(RetiredQps::default()),
@@ -167,7 +167,7 @@ impl CompletionQueue {
             // Whose completions they are had been made before they were polled, so it counts as
             // older than this moment.
             found @ 1.. => Ok(batch.polled(found as usize, cq.serial)),
-            _ => Err(cq.backend.poll_error()),
+            _ => Err(cq.backend.queue().poll_error()),
         }
     }
 
@@ -193,7 +193,7 @@ impl CompletionQueue {
     /// When the device refuses.
     #[inline]
     pub fn request_notify(&self) -> Result<()> {
-        self.shared.backend.request_notify(false)
+        self.shared.backend.queue().request_notify(false)
     }
 
     /// As [`CompletionQueue::request_notify`], only for receives of messages that the peer sent
@@ -202,17 +202,17 @@ impl CompletionQueue {
     /// # Errors
     /// When the device refuses.
     pub fn request_notify_solicited(&self) -> Result<()> {
-        self.shared.backend.request_notify(true)
+        self.shared.backend.queue().request_notify(true)
     }
 
     /// How many completions it can hold.
     #[must_use]
     pub fn depth(&self) -> u32 {
-        self.shared.backend.depth()
+        self.shared.backend.queue().depth()
     }
 
     pub(crate) fn backend(&self) -> Arc<dyn backend::CompletionQueue> {
-        Arc::clone(&self.shared.backend)
+        Arc::clone(self.shared.backend.queue())
     }
 
     #[inline]

@@ -2,17 +2,18 @@
 //! one does. What works is tested on a real fabric, in `tests/`.
 
 use std::collections::VecDeque;
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{self, PostFailure, PostResult, RecvWr, SendWr};
+use crate::backend::{self, PostFailure, PostResult, RawPoller, RecvWr, SendWr};
 use crate::completion::CompletionQueue;
 use crate::device::{Device, DeviceLimits, Gid, PortAttr};
 use crate::error::{Result, VerbsError};
 use crate::memory::{Access, ProtectionDomain};
 use crate::qp::{Parts, PreparedQp, QpCaps};
 use crate::srq::SharedReceiveQueue;
-use crate::types::{BATCH, Completion, CompletionBatch};
+use crate::types::{Completion, CompletionBatch};
 
 /// What the test steers, and sees.
 #[derive(Default)]
@@ -98,7 +99,7 @@ impl Bench {
             srq,
         };
         PreparedQp::new(
-            Arc::new(FakeQp(Arc::clone(&self.notes), qp_num, caps)),
+            Box::new(FakeQp(Arc::clone(&self.notes), qp_num, caps)),
             &parts,
         )
     }
@@ -214,14 +215,27 @@ impl backend::MemoryWindow for FakeWindow {
 
 struct FakeCq(Arc<Notes>);
 
+/// # Safety
+/// `queue` are the [`Notes`], and at `entries` there are `room` of them.
+#[allow(unsafe_code)]
+unsafe extern "C" fn poll(queue: *mut c_void, room: c_int, entries: *mut Completion) -> c_int {
+    // SAFETY: the caller says so.
+    let notes = unsafe { &*queue.cast_const().cast::<Notes>() };
+    // SAFETY: as above.
+    let entries = unsafe { std::slice::from_raw_parts_mut(entries, room as usize) };
+    let mut waiting = notes.completions.lock().unwrap();
+    let count = waiting.len().min(entries.len());
+    for (entry, completion) in entries.iter_mut().zip(waiting.drain(..count)) {
+        *entry = completion;
+    }
+    count as c_int
+}
+
+#[allow(unsafe_code)]
 impl backend::CompletionQueue for FakeCq {
-    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32 {
-        let mut waiting = self.0.completions.lock().unwrap();
-        let count = waiting.len().min(BATCH);
-        for (entry, completion) in entries.iter_mut().zip(waiting.drain(..count)) {
-            *entry = completion;
-        }
-        count as i32
+    fn raw_poller(&self) -> RawPoller {
+        // SAFETY: `poll` reads the notes as such, which live as long as this.
+        unsafe { RawPoller::new(poll, Arc::as_ptr(&self.0).cast_mut().cast()) }
     }
     fn poll_error(&self) -> VerbsError {
         VerbsError::from_errno("poll", libc::EIO)

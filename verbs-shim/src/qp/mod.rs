@@ -46,7 +46,6 @@ mod shared;
 mod tests;
 mod window;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
@@ -128,7 +127,7 @@ impl Claim {
 }
 
 impl PreparedQp {
-    pub(crate) fn new(backend: Arc<dyn backend::QueuePair>, parts: &Parts<'_>) -> Self {
+    pub(crate) fn new(backend: Box<dyn backend::QueuePair>, parts: &Parts<'_>) -> Self {
         Self {
             shared: QpShared::new(backend, parts),
         }

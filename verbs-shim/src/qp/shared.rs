@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -21,7 +21,7 @@ use crate::work::{BufferPostError, Piece, Pieces, ReceiveQueue, SendTable};
 const POST_RECV: &str = "ibv_post_recv";
 
 pub(super) struct QpShared {
-    pub(super) backend: Arc<dyn backend::QueuePair>,
+    pub(super) backend: Box<dyn backend::QueuePair>,
     pub(super) qp_num: u32,
     pub(super) caps: QpCaps,
     pub(super) generation: Generation,
@@ -43,7 +43,7 @@ pub(super) struct QpShared {
 }
 
 impl QpShared {
-    pub(super) fn new(backend: Arc<dyn backend::QueuePair>, parts: &Parts<'_>) -> Self {
+    pub(super) fn new(backend: Box<dyn backend::QueuePair>, parts: &Parts<'_>) -> Self {
         static GENERATIONS: AtomicU32 = AtomicU32::new(0);
         let (qp_num, caps) = (backend.qp_num(), backend.caps());
         let mut generation = Generation::new(GENERATIONS.fetch_add(1, Ordering::Relaxed));

@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use super::device::{RdmaDevice, set_nonblocking};
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use crate::backend;
+use crate::backend::{self, PollFn, RawPoller};
 use crate::completion::Woken;
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
-use crate::types::{BATCH, Completion, RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
+use crate::types::{Completion, RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
 
 pub(super) struct RdmaCompletionChannel {
     device: Arc<RdmaDevice>,
@@ -82,30 +82,26 @@ impl RdmaCompletionChannel {
         }
     }
 
-    /// Notes that an event was read; whether all that are due have been.
+    /// Notes that an event was read; whether all that are due have been. Two readers at once may
+    /// count one too many: then one of the next reads until nothing is left, which corrects it.
+    #[inline]
     fn has_read_all(&self) -> bool {
-        let less = |due: u32| due.checked_sub(1);
-        let before = self
-            .due
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        before.unwrap_or(0) <= 1
+        self.due.load(Ordering::Relaxed) == 0 || self.due.fetch_sub(1, Ordering::Relaxed) <= 1
     }
 
+    #[inline]
     fn ack(&self, cq: NonNull<ibv_cq>, events: u32) {
         // SAFETY: the queue has this many unacknowledged events, so it is not destroyed yet.
         unsafe { (self.device.api.ibv_ack_cq_events)(cq.as_ptr(), events) };
     }
 }
 
-impl backend::CompletionChannel for RdmaCompletionChannel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd()
-    }
-
-    fn consume(&self) -> Result<usize> {
-        let mut total = 0;
+impl RdmaCompletionChannel {
+    /// Reads on after an event of `first`, and acknowledges all.
+    fn consume_more(&self, first: NonNull<ibv_cq>) -> Result<usize> {
+        let mut total = 1;
         // Acknowledging takes a mutex of the queue's: once for a run of events of one queue.
-        let mut run: Option<(NonNull<ibv_cq>, u32)> = None;
+        let mut run = (first, 1);
         let end = loop {
             let cq = match self.event() {
                 Ok(Some(cq)) => cq,
@@ -116,26 +112,41 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
                 Err(error) => break Err(error),
             };
             total += 1;
-            run = match run {
-                Some((same, events)) if same == cq => Some((cq, events + 1)),
-                other => {
-                    if let Some((cq, events)) = other {
-                        self.ack(cq, events);
-                    }
-                    Some((cq, 1))
-                }
-            };
+            if run.0 == cq {
+                run.1 += 1;
+            } else {
+                self.ack(run.0, run.1);
+                run = (cq, 1);
+            }
             if self.has_read_all() {
                 break Ok(());
             }
         };
-        if let Some((cq, events)) = run {
-            self.ack(cq, events);
-        }
+        self.ack(run.0, run.1);
         end.map(|()| total)
     }
+}
 
-    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Arc<dyn backend::Sleeper>> {
+impl backend::CompletionChannel for RdmaCompletionChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+
+    fn consume(&self) -> Result<usize> {
+        match self.event()? {
+            Some(cq) if self.has_read_all() => {
+                self.ack(cq, 1);
+                Ok(1)
+            }
+            Some(cq) => self.consume_more(cq),
+            None => {
+                self.due.store(0, Ordering::Relaxed);
+                Ok(0)
+            }
+        }
+    }
+
+    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Box<dyn backend::Sleeper>> {
         let failed = |error: Errno| VerbsError::from_errno("epoll_create", error.raw_os_error());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
         let sources = [
@@ -151,7 +162,7 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
         for (fd, source, flags) in sources {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(source), flags).map_err(failed)?;
         }
-        Ok(Arc::new(RdmaSleeper {
+        Ok(Box::new(RdmaSleeper {
             epoll,
             channel: self,
             _other: other,
@@ -177,24 +188,22 @@ impl backend::Sleeper for RdmaSleeper {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(OTHER),
         };
-        let mut found = [none; 2];
+        // One at a time: the other source comes with the next call.
+        let mut found = [none];
         let timeout = timeout.and_then(whole_milliseconds);
         let count = match epoll::wait(&self.epoll, &mut found, timeout.as_ref()) {
             Ok(count) => count,
             Err(Errno::INTR) => 0,
             Err(error) => return Err(VerbsError::from_errno("epoll_wait", error.raw_os_error())),
         };
-        let mut woken = Woken {
-            events: 0,
-            other: false,
-        };
-        for event in found.iter().take(count) {
-            match event.data.u64() {
-                CHANNEL => woken.events = backend::CompletionChannel::consume(&*self.channel)?,
-                _ => woken.other = true,
-            }
-        }
-        Ok(woken)
+        let source = (count > 0).then(|| found[0].data.u64());
+        Ok(Woken {
+            events: match source {
+                Some(CHANNEL) => backend::CompletionChannel::consume(&*self.channel)?,
+                _ => 0,
+            },
+            other: source == Some(OTHER),
+        })
     }
 }
 
@@ -305,11 +314,13 @@ const _: () = {
 };
 
 impl backend::CompletionQueue for RdmaCq {
-    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32 {
-        let first = entries.as_mut_ptr().cast::<ibv_wc>();
-        // SAFETY: the queue lives, and there is room for `BATCH` entries of this layout, in which
-        // every bit pattern is valid.
-        unsafe { (self.poll)(self.cq.as_ptr(), BATCH as c_int, first) }
+    fn raw_poller(&self) -> RawPoller {
+        // SAFETY: both are pointers to what has the same layout, in which every bit pattern is
+        // valid.
+        let poll = unsafe { std::mem::transmute::<PollCq, PollFn>(self.poll) };
+        // SAFETY: libibverbs allows any thread to poll, with room for as many entries as are said,
+        // while the queue lives, which is as long as this object.
+        unsafe { RawPoller::new(poll, self.cq.as_ptr().cast()) }
     }
 
     fn poll_error(&self) -> VerbsError {

@@ -272,7 +272,7 @@ impl backend::CmId for RdmaCmId {
         unsafe { (*self.ptr()).port_num }
     }
 
-    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Arc<dyn backend::QueuePair>> {
+    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Box<dyn backend::QueuePair>> {
         const CALL: &str = "rdma_create_qp";
         let parts = Parts {
             pd: same_fabric::<RdmaPd>(CALL, attr.pd.into_any())?,
@@ -306,7 +306,7 @@ impl backend::CmId for RdmaCmId {
         };
         let id = Arc::clone(&self);
         // SAFETY: just made on this id of these parts, and no other object stands for it.
-        Ok(Arc::new(unsafe { RdmaQp::new(qp, caps, id, parts) }))
+        Ok(Box::new(unsafe { RdmaQp::new(qp, caps, id, parts) }))
     }
 }
 

@@ -239,7 +239,7 @@ impl backend::CmId for SoftCmId {
         u8::from(self.device().is_some())
     }
 
-    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Arc<dyn backend::QueuePair>> {
+    fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Box<dyn backend::QueuePair>> {
         const CALL: &str = "rdma_create_qp";
         let parts = Parts {
             pd: same_fabric::<SoftPd>(CALL, attr.pd.into_any())?,
@@ -269,7 +269,7 @@ impl backend::CmId for SoftCmId {
         }
         let qp = Arc::new(SoftQp::new(Arc::clone(&self), attr.caps, parts)?);
         *place = Arc::downgrade(&qp);
-        Ok(qp)
+        Ok(Box::new(qp))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Completion channels and completion queues of the soft backend.
 
+use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use soft_roce::endpoint::{CompletionChannel, CompletionQueue};
 use soft_roce::rc::{self, Notify, WorkKind};
 
 use super::device::SoftDevice;
-use crate::backend;
+use crate::backend::{self, RawPoller};
 use crate::completion::Woken;
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
-use crate::types::{BATCH, Completion, RECEIVED_BY_WRITE, WITH_IMM};
+use crate::types::{Completion, RECEIVED_BY_WRITE, WITH_IMM};
 
 /// Completions that are taken at a time.
 const CHUNK: usize = 16;
@@ -51,9 +52,9 @@ impl backend::CompletionChannel for SoftCompletionChannel {
         Ok(usize::try_from(self.channel.consume()).unwrap_or(usize::MAX))
     }
 
-    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Arc<dyn backend::Sleeper>> {
+    fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Box<dyn backend::Sleeper>> {
         let channel = self;
-        Ok(Arc::new(SoftSleeper { channel, other }))
+        Ok(Box::new(SoftSleeper { channel, other }))
     }
 }
 
@@ -111,8 +112,8 @@ impl SoftCq {
     }
 }
 
-impl backend::CompletionQueue for SoftCq {
-    fn poll(&self, entries: &mut [Completion; BATCH]) -> i32 {
+impl SoftCq {
+    fn poll(&self, entries: &mut [Completion]) -> c_int {
         let mut polled = 0;
         let mut found = [rc::Completion::default(); CHUNK];
         // Working the sockets again for a second piece would be for others, not for us.
@@ -129,7 +130,26 @@ impl backend::CompletionQueue for SoftCq {
                 break;
             }
         }
-        polled as i32
+        polled as c_int
+    }
+}
+
+/// # Safety
+/// `queue` is a [`SoftCq`], and at `entries` there are `room` of them.
+#[allow(unsafe_code)]
+unsafe extern "C" fn poll(queue: *mut c_void, room: c_int, entries: *mut Completion) -> c_int {
+    // SAFETY: the caller says so.
+    let cq = unsafe { &*queue.cast_const().cast::<SoftCq>() };
+    // SAFETY: as above.
+    let entries = unsafe { std::slice::from_raw_parts_mut(entries, room as usize) };
+    cq.poll(entries)
+}
+
+impl backend::CompletionQueue for SoftCq {
+    #[allow(unsafe_code)]
+    fn raw_poller(&self) -> RawPoller {
+        // SAFETY: `poll` reads this object as such, which any thread may, and fills in a slice.
+        unsafe { RawPoller::new(poll, (&raw const *self).cast_mut().cast()) }
     }
 
     fn poll_error(&self) -> VerbsError {

@@ -72,7 +72,7 @@ impl SoftQp {
     }
 }
 
-impl backend::QueuePair for SoftQp {
+impl backend::QueuePair for Arc<SoftQp> {
     fn qp_num(&self) -> u32 {
         self.qp.qpn()
     }

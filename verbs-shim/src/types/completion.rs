@@ -156,6 +156,12 @@ impl Completion {
     }
 
     #[inline]
+    fn stamp(&mut self, cq: u32, polled: Epoch) {
+        self.cq = cq;
+        self.polled.set(polled);
+    }
+
+    #[inline]
     pub(crate) fn set_claimed(&self) {
         self.polled.set(Epoch::BEFORE_ALL);
     }
@@ -238,15 +244,17 @@ impl CompletionBatch {
         &mut self.entries
     }
 
-    /// The first `len` entries have been polled from the completion queue with this serial number;
+    /// The first `len` entries, at least one, have been polled from the completion queue with this serial number;
     /// how many there are.
     #[inline]
     pub(crate) fn polled(&mut self, len: usize, cq: u32) -> usize {
         let now = Epoch::now();
         self.len = len.min(BATCH);
-        for entry in &mut self.entries[..self.len] {
-            entry.cq = cq;
-            entry.polled.set(now);
+        let (first, others) = self.entries.split_at_mut(1);
+        // One is what a poll finds mostly, and then no loop is needed.
+        first[0].stamp(cq, now);
+        for entry in others.iter_mut().take(len - 1) {
+            entry.stamp(cq, now);
         }
         self.len
     }

@@ -10,33 +10,50 @@ use crate::work::{Piece, Pieces};
 /// The requests of one send queue.
 pub(crate) struct SendTable {
     places: Box<[Place]>,
-    /// Of the place with the same number; empty but for [`Place::Memory`].
+    /// Of the place with the same number; empty but for [`State::Memory`].
     memory: Box<[Pieces]>,
     /// The oldest that is not free.
     head: u32,
     /// From `head` to the newest, freed ones in between counted.
     len: u32,
+    /// How many of the newest are neither signaled nor hold memory.
+    quiet: u16,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    state: State,
+    /// Whether success makes a completion.
+    signaled: bool,
+    /// How many requests right before it are neither signaled nor hold memory; the largest number
+    /// for more.
+    quiet_before: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum State {
     Free,
-    /// A request that holds no memory.
-    Inline {
-        signaled: bool,
-    },
-    Memory {
-        signaled: bool,
-    },
+    /// Holds no memory.
+    Inline,
+    Memory,
+}
+
+impl Place {
+    const FREE: Self = Self {
+        state: State::Free,
+        signaled: false,
+        quiet_before: 0,
+    };
 }
 
 impl SendTable {
     pub(crate) fn new(capacity: u32) -> Self {
         Self {
-            places: (0..capacity).map(|_| Place::Free).collect(),
+            places: (0..capacity).map(|_| Place::FREE).collect(),
             memory: (0..capacity).map(|_| Pieces::new()).collect(),
             head: 0,
             len: 0,
+            quiet: 0,
         }
     }
 
@@ -62,7 +79,7 @@ impl SendTable {
 
     /// Notes a request that holds no memory; `None`: no room.
     pub(crate) fn push_inline(&mut self, signaled: bool) -> Option<u16> {
-        self.push(Place::Inline { signaled })
+        self.push(State::Inline, signaled)
     }
 
     /// Notes a request; `Err` gives the buffer back: no room.
@@ -71,7 +88,7 @@ impl SendTable {
         buffer: RegisteredBuffer,
         signaled: bool,
     ) -> Result<u16, RegisteredBuffer> {
-        let Some(slot) = self.push(Place::Memory { signaled }) else {
+        let Some(slot) = self.push(State::Memory, signaled) else {
             return Err(buffer);
         };
         self.memory[usize::from(slot)].push(Piece::Buffer(buffer));
@@ -80,18 +97,26 @@ impl SendTable {
 
     /// Notes a request and takes its pieces; `None`, and they stay where they are: no room.
     pub(crate) fn push_pieces(&mut self, pieces: &mut Pieces, signaled: bool) -> Option<u16> {
-        let slot = self.push(Place::Memory { signaled })?;
+        let slot = self.push(State::Memory, signaled)?;
         self.memory[usize::from(slot)] = std::mem::take(pieces);
         Some(slot)
     }
 
-    fn push(&mut self, place: Place) -> Option<u16> {
+    fn push(&mut self, state: State, signaled: bool) -> Option<u16> {
         if self.len == self.capacity() {
             return None;
         }
         let index = self.index(self.len);
-        self.places[index] = place;
+        self.places[index] = Place {
+            state,
+            signaled,
+            quiet_before: self.quiet,
+        };
         self.len += 1;
+        self.quiet = match state == State::Inline && !signaled {
+            true => self.quiet.saturating_add(1),
+            false => 0,
+        };
         Some(index as u16)
     }
 
@@ -99,8 +124,9 @@ impl SendTable {
     pub(crate) fn pop(&mut self) -> Option<Pieces> {
         let newest = self.index(self.len.checked_sub(1)?);
         self.len -= 1;
-        let place = std::mem::replace(&mut self.places[newest], Place::Free);
-        (place != Place::Free).then(|| std::mem::take(&mut self.memory[newest]))
+        let place = std::mem::replace(&mut self.places[newest], Place::FREE);
+        self.quiet = place.quiet_before;
+        (place.state != State::Free).then(|| std::mem::take(&mut self.memory[newest]))
     }
 
     /// The request in `slot` has completed. If it succeeded, so have all before it, and those of
@@ -122,32 +148,46 @@ impl SendTable {
     fn free(&mut self, slot: u16, success: bool) -> Option<u32> {
         let before = self.len;
         let slot = u32::from(slot);
-        let place = self.places.get_mut(slot as usize)?;
-        if std::mem::replace(place, Place::Free) == Place::Free {
+        let nth = match slot >= self.head {
+            true => slot - self.head,
+            false => (slot + self.capacity()).checked_sub(self.head)?,
+        };
+        if nth >= self.len {
             return None;
         }
-        if success {
-            let nth = match slot >= self.head {
-                true => slot - self.head,
-                false => slot + self.capacity() - self.head,
-            };
+        let place = self.places.get_mut(slot as usize)?;
+        let was = std::mem::replace(place, Place::FREE);
+        if was.state == State::Free {
+            return None;
+        }
+        if success && nth <= u32::from(was.quiet_before) {
+            // All before it are done with it, and nothing of theirs has to be looked at.
+            self.skip(nth + 1);
+        } else if success {
             for earlier in 0..nth {
                 self.free_unsignaled(self.index(earlier));
             }
         }
-        while self.len > 0 && self.places[self.head as usize] == Place::Free {
-            self.head = self.index(1) as u32;
-            self.len -= 1;
+        while self.len > 0 && self.places[self.head as usize].state == State::Free {
+            self.skip(1);
         }
         Some(before - self.len)
     }
 
+    /// The `n` oldest are free.
+    fn skip(&mut self, n: u32) {
+        self.head = self.index(n) as u32;
+        self.len -= n;
+    }
+
     fn free_unsignaled(&mut self, index: usize) {
-        match self.places[index] {
-            Place::Inline { signaled: false } => {}
-            Place::Memory { signaled: false } => self.memory[index].clear(),
-            _ => return,
+        let place = &mut self.places[index];
+        if place.signaled {
+            return;
         }
-        self.places[index] = Place::Free;
+        if place.state == State::Memory {
+            self.memory[index].clear();
+        }
+        *place = Place::FREE;
     }
 }
