@@ -275,6 +275,93 @@ fn what_is_kept_is_found_until_its_mapping_changes() {
     });
 }
 
+/// How many mappings this process has.
+fn mappings() -> usize {
+    let maps = std::fs::read("/proc/self/maps").expect("the list of mappings");
+    maps.iter().filter(|&&b| b == b'\n').count()
+}
+
+/// Registrations all over a mapping of which no page was ever there, each written while it lasts:
+/// when they have gone it is one mapping again.
+#[test]
+fn mappings_are_joined_again() {
+    const PAGES: usize = 1000;
+    const ENTRIES: usize = 16;
+    let _alone = alone();
+    within(Duration::from_secs(60), || {
+        let Some(store) = store(ENTRIES) else { return };
+        // An island, so that nothing was written beside it.
+        let all = Mapping::new(PAGES + 2);
+        for at in [all.at, all.at + all.len - PAGE] {
+            Mapping { at, len: PAGE }.unmap();
+        }
+        let before = mappings();
+        for round in 1..500 {
+            // All over the place, and no page twice.
+            let at = all.at + (round * 597 % PAGES + 1) * PAGE;
+            let page = Mapping { at, len: PAGE };
+            let registered = acquire(&store, &page);
+            page.write(1);
+            drop(registered);
+            if round % 50 == 0 {
+                let now = mappings();
+                assert!(now <= before + 2 * ENTRIES + 8, "from {before} to {now}");
+            }
+        }
+        store.close();
+        let now = mappings();
+        assert!(now <= before + 8, "from {before} to {now}");
+    });
+}
+
+/// Registrations of ever new memory, which the kernel maps beside what is watched. What is written
+/// there meanwhile is never joined with it; that happens a number of times, and no more. Memory
+/// inside of what is mapped goes on being kept.
+#[test]
+fn new_memory_does_not_use_up_mappings() {
+    const LOST: usize = 64;
+    const ENTRIES: usize = 16;
+    const ROUNDS: usize = 600;
+    let _alone = alone();
+    within(Duration::from_secs(60), || {
+        let Some(store) = store(ENTRIES) else { return };
+        let before = mappings();
+        let mut places = Vec::with_capacity(ROUNDS);
+        for round in 1..ROUNDS {
+            let mapping = Mapping::new(2);
+            let (at, len) = (mapping.at, PAGE);
+            if round % 2 == 0 {
+                mapping.write(1);
+            }
+            let registered = acquire(&store, &Mapping { at, len });
+            mapping.write(1);
+            drop(registered);
+            places.push(at);
+            if round % 50 == 0 {
+                let now = mappings();
+                let most = before + LOST + 2 * ENTRIES + 8;
+                assert!(now <= most, "from {before} to {now}, {round}");
+            }
+        }
+        let counts = store.counts();
+        assert!(counts.bypasses > 0, "{counts:?}");
+        // The one before the last has neighbours on both sides, where the kernel maps downwards.
+        let inside = |at: usize| places.contains(&(at - 2 * PAGE));
+        let at = *places
+            .iter()
+            .rev()
+            .find(|&&at| inside(at))
+            .expect("mapped in a row");
+        let inside = Mapping { at, len: PAGE };
+        check(&store, &inside, 1);
+        check(&store, &inside, 2);
+        assert_eq!(store.counts().hits, counts.hits + 1, "{counts:?}");
+        store.close();
+        let now = mappings();
+        assert!(now <= before + LOST + ENTRIES + 8, "from {before} to {now}");
+    });
+}
+
 /// Threads that map, register, change and unmap, where the kernel gives one the addresses that
 /// another has just left, with the allocator's traffic besides. A lock that is held in the wrong
 /// place would have them all wait for ever.

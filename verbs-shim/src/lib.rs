@@ -125,8 +125,8 @@ pub use error::{OpenError, Result, VerbsError};
 pub use fabric::{Fabric, FabricKind};
 pub use live::{LiveObjects, live_objects};
 pub use memory::{
-    Access, AppMemory, BufferPool, MappingChange, MappingWatch, MemoryRegion, ProtectionDomain,
-    RegionSlice, RegisteredBuffer, SharedMemory, WatchError,
+    Access, AppMemory, AtRim, BufferPool, MappingChange, MappingWatch, MemoryRegion,
+    ProtectionDomain, RegionSlice, RegisteredBuffer, SharedMemory, WatchError,
 };
 pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QpCaps, QueuePair};
 pub use soft::SoftConfig;

@@ -144,6 +144,12 @@ impl<R: Clone> RegistrationCache<R> {
         self.bytes
     }
 
+    /// The pages in which the range lies.
+    #[must_use]
+    pub fn pages(&self, range: &Range<usize>) -> Range<usize> {
+        pages(range, self.page_size)
+    }
+
     /// A registration of the domain that contains the range and has the rights. It is in use until
     /// it is released.
     pub fn find(

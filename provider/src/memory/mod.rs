@@ -6,7 +6,7 @@
 //! (duty 105); closing the socket withdraws everything.
 //!
 //! `cache.rs` keeps registrations beyond their use, `watch.rs` hears of mappings that change, and
-//! `store.rs` joins the two.
+//! `store.rs` joins the two; `rims.rs` bounds what the watching costs the program.
 //!
 //! The bytes are the application's all the time: nothing here reads or writes them.
 
@@ -14,6 +14,7 @@ pub mod cache;
 mod calls;
 mod handle;
 mod registration;
+mod rims;
 pub mod store;
 mod watch;
 

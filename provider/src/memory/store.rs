@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use verbs_shim::{Access, MappingChange, WatchError};
 
 use super::cache::{CacheLimits, EntryId, RegistrationCache, Removed};
+use super::rims::Rims;
 use super::watch::{Notice, Watch};
 use crate::counters::Counter;
 use crate::sync::lock;
@@ -58,10 +59,16 @@ pub struct StoreCounts {
 pub struct RegistrationStore<R> {
     limits: CacheLimits,
     /// Before the watch's lock, if both are taken. Memory may be allocated under it.
-    cache: Mutex<RegistrationCache<R>>,
+    cache: Mutex<Kept<R>>,
     watch: Watch,
     counters: StoreCounters,
     users: AtomicUsize,
+}
+
+/// What is kept, and what of its memory lies at the rim of a mapping.
+struct Kept<R> {
+    cache: RegistrationCache<R>,
+    rims: Rims,
 }
 
 /// One for whose sake registrations are kept, a connection; with the last one they go.
@@ -95,7 +102,10 @@ impl<R: Clone> RegistrationStore<R> {
     ) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             limits,
-            cache: Mutex::new(RegistrationCache::new(limits, rustix::param::page_size())),
+            cache: Mutex::new(Kept {
+                cache: RegistrationCache::new(limits, rustix::param::page_size()),
+                rims: Rims::default(),
+            }),
             watch: Watch::new(notify)?,
             counters: StoreCounters::default(),
             users: AtomicUsize::new(0),
@@ -167,25 +177,25 @@ impl<R: Clone> RegistrationStore<R> {
     /// what is in use when it is let go, and nothing of it is found again.
     pub fn invalidate(&self, range: &Range<usize>) {
         let mut removed = Removed::default();
-        let mut cache = self.up_to_date(&mut removed).0;
-        cache.changed(range, &mut removed);
-        self.finish(cache, removed);
+        let mut kept = self.up_to_date(&mut removed).0;
+        kept.cache.changed(range, &mut removed);
+        self.finish(kept, removed);
     }
 
     /// Takes in what changed, and lets go of what that concerns.
     pub fn tidy(&self) {
         let mut removed = Removed::default();
-        let cache = self.up_to_date(&mut removed).0;
-        self.finish(cache, removed);
+        let kept = self.up_to_date(&mut removed).0;
+        self.finish(kept, removed);
     }
 
     /// Drops what nobody uses; how many there were.
     pub fn shed(&self) -> u64 {
         let mut removed = Removed::default();
-        let mut cache = self.up_to_date(&mut removed).0;
-        cache.evict_idle(&mut removed);
+        let mut kept = self.up_to_date(&mut removed).0;
+        kept.cache.evict_idle(&mut removed);
         let shed = removed.evicted;
-        self.finish(cache, removed);
+        self.finish(kept, removed);
         shed
     }
 
@@ -193,9 +203,9 @@ impl<R: Clone> RegistrationStore<R> {
     pub fn close(&self) {
         self.watch.stop();
         let mut removed = Removed::default();
-        let mut cache = lock(&self.cache);
-        cache.clear(&mut removed);
-        self.finish(cache, removed);
+        let mut kept = lock(&self.cache);
+        kept.cache.clear(&mut removed);
+        self.finish(kept, removed);
     }
 
     fn look(&self, domain: u64, range: &Range<usize>, access: Access) -> Looked<R> {
@@ -205,16 +215,16 @@ impl<R: Clone> RegistrationStore<R> {
         let began = Instant::now();
         loop {
             let mut removed = Removed::default();
-            let (mut cache, notice) = self.up_to_date(&mut removed);
+            let (mut kept, notice) = self.up_to_date(&mut removed);
             let looked = match notice {
-                Notice::Complete => Some(match cache.find(domain, range, access) {
+                Notice::Complete => Some(match kept.cache.find(domain, range, access) {
                     Some((id, registration)) => Looked::Found(id, registration),
-                    None => self.reserve(&mut cache, domain, range, access, &mut removed),
+                    None => self.reserve(&mut kept, domain, range, access, &mut removed),
                 }),
                 Notice::Blind => Some(Looked::Bypass),
                 Notice::Pending => None,
             };
-            self.finish(cache, removed);
+            self.finish(kept, removed);
             match looked {
                 Some(looked) => return looked,
                 None if began.elapsed() > PATIENCE => return Looked::Bypass,
@@ -225,21 +235,24 @@ impl<R: Clone> RegistrationStore<R> {
 
     fn reserve(
         &self,
-        cache: &mut RegistrationCache<R>,
+        kept: &mut Kept<R>,
         domain: u64,
         range: &Range<usize>,
         access: Access,
         removed: &mut Removed<R>,
     ) -> Looked<R> {
-        let Some(id) = cache.reserve(domain, range, access, removed) else {
+        let Some(id) = kept.cache.reserve(domain, range, access, removed) else {
             return Looked::Bypass;
         };
-        self.watch.unwatch(&std::mem::take(&mut removed.unwatched));
-        match self.watch.watch(range) {
-            Ok(()) => Looked::Reserved(id),
+        self.unwatch(&mut kept.rims, &std::mem::take(&mut removed.unwatched));
+        match self.watch.watch(range, kept.rims.may_watch()) {
+            Ok(at_rim) => {
+                kept.rims.watched(&kept.cache.pages(range), at_rim);
+                Looked::Reserved(id)
+            }
             Err(why) => {
-                cache.cancel(id, removed);
-                if !matches!(why, WatchError::Kind) {
+                kept.cache.cancel(id, removed);
+                if !matches!(why, WatchError::Kind | WatchError::Rim) {
                     tracing::debug!(%why, "a registration is not kept");
                 }
                 Looked::Bypass
@@ -247,32 +260,41 @@ impl<R: Clone> RegistrationStore<R> {
         }
     }
 
-    /// The cache, after all changes that are known.
-    fn up_to_date(
-        &self,
-        removed: &mut Removed<R>,
-    ) -> (MutexGuard<'_, RegistrationCache<R>>, Notice) {
-        let mut cache = lock(&self.cache);
+    fn unwatch(&self, rims: &mut Rims, ranges: &[Range<usize>]) {
+        for pages in ranges {
+            self.watch.unwatch(pages);
+            rims.unwatched(pages, |at| self.watch.is_seam(at));
+        }
+    }
+
+    /// What is kept, after all changes that are known.
+    fn up_to_date(&self, removed: &mut Removed<R>) -> (MutexGuard<'_, Kept<R>>, Notice) {
+        let mut guard = lock(&self.cache);
+        let Kept { cache, rims } = &mut *guard;
         let (notice, changes) = self.watch.take();
         for change in changes {
             match change {
-                MappingChange::Unmapped(range) => cache.unmapped(&range, removed),
+                MappingChange::Unmapped(range) => {
+                    cache.unmapped(&range, removed);
+                    rims.unmapped(&range);
+                }
                 MappingChange::Discarded(range) => cache.changed(&range, removed),
                 MappingChange::Moved { from, to } => {
                     cache.unmapped(&from, removed);
+                    rims.unmapped(&from);
                     cache.watched(&(to..to.saturating_add(from.len())), removed);
                 }
                 _ => cache.clear(removed),
             }
         }
-        (cache, notice)
+        (guard, notice)
     }
 
     /// Lets go of the lock, then of what was removed.
-    fn finish(&self, cache: MutexGuard<'_, RegistrationCache<R>>, removed: Removed<R>) {
+    fn finish(&self, mut kept: MutexGuard<'_, Kept<R>>, removed: Removed<R>) {
         // Under the cache's lock, so that nobody has them watched anew in between.
-        self.watch.unwatch(&removed.unwatched);
-        drop(cache);
+        self.unwatch(&mut kept.rims, &removed.unwatched);
+        drop(kept);
         self.counters.evictions.add(removed.evicted);
         self.counters.invalidations.add(removed.invalidated);
         drop(removed);
@@ -305,7 +327,7 @@ impl<R: Clone> Drop for StoreUser<R> {
 impl<R: Clone> Drop for Registered<R> {
     fn drop(&mut self) {
         if let Some((store, id)) = self.kept.take() {
-            lock(&store.cache).release(id);
+            lock(&store.cache).cache.release(id);
         }
     }
 }
@@ -318,7 +340,7 @@ struct Place<'a, R: Clone> {
 
 impl<R: Clone> Place<'_, R> {
     fn fill(self, registration: &R) -> Option<EntryId> {
-        let kept = lock(&self.store.cache).fill(self.id, registration);
+        let kept = lock(&self.store.cache).cache.fill(self.id, registration);
         let id = self.id;
         std::mem::forget(self);
         kept.then_some(id)
@@ -328,9 +350,9 @@ impl<R: Clone> Place<'_, R> {
 impl<R: Clone> Drop for Place<'_, R> {
     fn drop(&mut self) {
         let mut removed = Removed::default();
-        let mut cache = lock(&self.store.cache);
-        cache.cancel(self.id, &mut removed);
-        self.store.finish(cache, removed);
+        let mut kept = lock(&self.store.cache);
+        kept.cache.cancel(self.id, &mut removed);
+        self.store.finish(kept, removed);
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags};
-use verbs_shim::{MappingChange, MappingWatch, WatchError};
+use verbs_shim::{AtRim, MappingChange, MappingWatch, WatchError};
 
 use crate::event::EventObject;
 use crate::sync::lock;
@@ -102,18 +102,31 @@ impl Watch {
         }
     }
 
-    /// Watches memory that is about to be registered.
-    pub(super) fn watch(&self, range: &Range<usize>) -> Result<(), WatchError> {
+    /// Watches memory that is about to be registered; `at_rims`: also where nothing is mapped
+    /// beside it.
+    pub(super) fn watch(&self, range: &Range<usize>, at_rims: bool) -> Result<AtRim, WatchError> {
+        const NOWHERE: AtRim = AtRim {
+            before: false,
+            behind: false,
+        };
         match &lock(&self.inner).mappings {
-            Some(mappings) => mappings.watch(range),
+            Some(mappings) if at_rims => mappings.watch(range),
+            Some(mappings) => mappings.watch_inside(range).map(|()| NOWHERE),
             None => Err(WatchError::Kind),
         }
     }
 
-    pub(super) fn unwatch(&self, ranges: &[Range<usize>]) {
+    pub(super) fn unwatch(&self, pages: &Range<usize>) {
         if let Some(mappings) = &lock(&self.inner).mappings {
-            ranges.iter().for_each(|range| mappings.unwatch(range));
+            mappings.unwatch(pages);
         }
+    }
+
+    /// Whether two mappings meet at this address that could be one.
+    pub(super) fn is_seam(&self, at: usize) -> bool {
+        let inner = lock(&self.inner);
+        let mappings = inner.mappings.as_ref();
+        mappings.is_some_and(|mappings| mappings.is_seam(at))
     }
 
     /// Takes what changed since the last call.

@@ -23,7 +23,7 @@ pub use self::app::{AppMemory, SharedMemory};
 pub(crate) use self::copy::{copy_in, copy_out};
 pub use self::pool::{BufferPool, RegisteredBuffer};
 pub use self::region::{MemoryRegion, RegionSlice};
-pub use self::watch::{MappingChange, MappingWatch, WatchError};
+pub use self::watch::{AtRim, MappingChange, MappingWatch, WatchError};
 use crate::backend;
 use crate::device::Device;
 use crate::error::{Result, VerbsError};

@@ -55,6 +55,9 @@ pub enum WatchError {
     /// The memory is not of a kind that can be watched, or another userfaultfd watches it.
     #[error("only mapped, private, anonymous memory can be watched, and by one userfaultfd")]
     Kind,
+    /// Nothing is mapped before the memory, or behind it.
+    #[error("the memory lies at the rim of what is mapped")]
+    Rim,
     /// The system had no means left.
     #[error("{call}: {source}")]
     System {
@@ -83,6 +86,15 @@ pub enum MappingChange {
     Unknown,
 }
 
+/// On which sides of memory nothing was mapped when its watch began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AtRim {
+    /// Before its first page.
+    pub before: bool,
+    /// Behind its last page.
+    pub behind: bool,
+}
+
 /// A watch over mappings of this process, and of no other: a child made by `fork` must not use it.
 #[derive(Debug)]
 pub struct MappingWatch {
@@ -109,30 +121,75 @@ impl MappingWatch {
         })
     }
 
-    /// Watches the pages in which the range lies. What is watched already stays so.
+    /// Watches the pages in which the range lies. What is watched already stays so. The result is
+    /// on which sides of them nothing was mapped.
     ///
     /// The kernel keeps watched pages as mappings of their own: `mremap` of a mapping of which
-    /// only a part is watched fails with `EFAULT` (before Linux 6.17).
+    /// only a part is watched fails with `EFAULT` (before Linux 6.17). It joins them with their
+    /// neighbours again when they are no longer watched, but for a neighbour that was mapped *and*
+    /// written meanwhile. That can come only where nothing was mapped beside them.
     ///
     /// # Errors
     /// [`WatchError::Kind`], [`WatchError::System`]: nothing more is watched than before.
-    pub fn watch(&self, range: &Range<usize>) -> Result<(), WatchError> {
+    pub fn watch(&self, range: &Range<usize>) -> Result<AtRim, WatchError> {
+        self.watch_where(range, true)
+    }
+
+    /// The same for memory that has neighbours on both sides.
+    ///
+    /// # Errors
+    /// As [`MappingWatch::watch`], and [`WatchError::Rim`].
+    pub fn watch_inside(&self, range: &Range<usize>) -> Result<(), WatchError> {
+        self.watch_where(range, false).map(|_| ())
+    }
+
+    fn watch_where(&self, range: &Range<usize>, at_rims: bool) -> Result<AtRim, WatchError> {
         let pages = self.pages(range).ok_or(WatchError::Kind)?;
+        let before = self.survey(&pages)?;
+        if !at_rims && (before.at_rim.before || before.at_rim.behind) {
+            return Err(WatchError::Rim);
+        }
+        self.prepare_to_join(&pages);
         // First watched, then looked at: what changes after the look is told.
         kernel::register(&self.userfaultfd, &pages).map_err(|errno| match errno {
             Errno::INVAL | Errno::BUSY | Errno::PERM => WatchError::Kind,
             errno => system("UFFDIO_REGISTER", errno),
         })?;
-        match maps::private_anonymous(&self.maps, &pages) {
-            Ok(true) => Ok(()),
-            looked => {
+        match self.survey(&pages) {
+            Ok(_) => Ok(before.at_rim),
+            Err(error) => {
                 self.unwatch(&pages);
-                match looked {
-                    Err(errno) => Err(system("read /proc/self/maps", errno)),
-                    Ok(_) => Err(WatchError::Kind),
-                }
+                Err(error)
             }
         }
+    }
+
+    fn survey(&self, pages: &Range<usize>) -> Result<maps::Survey, WatchError> {
+        match maps::survey(&self.maps, pages) {
+            Ok(survey) if survey.private_anonymous => Ok(survey),
+            Ok(_) => Err(WatchError::Kind),
+            Err(errno) => Err(system("read /proc/self/maps", errno)),
+        }
+    }
+
+    /// Pages of one mapping belong together for the kernel if the mapping had a page that was
+    /// written before it was cut; parts that got their first page apart are never joined. So the
+    /// mappings at both ends, which are about to be cut, get one. Their contents stay.
+    fn prepare_to_join(&self, pages: &Range<usize>) {
+        for page in [pages.start, pages.end - self.page_size] {
+            let at = std::ptr::with_exposed_provenance_mut(page);
+            // SAFETY: it fills a page as writing a byte of it would, and changes no byte. Where
+            // nothing is mapped or may be written it fails, and such memory gets no page at all.
+            let _ = unsafe {
+                rustix::mm::madvise(at, self.page_size, rustix::mm::Advice::LinuxPopulateWrite)
+            };
+        }
+    }
+
+    /// Whether two mappings meet at this address that the kernel could have joined, but did not.
+    #[must_use]
+    pub fn is_seam(&self, at: usize) -> bool {
+        maps::is_seam(&self.maps, at).unwrap_or(true)
     }
 
     /// Watches the pages in which the range lies no longer. Where nothing is mapped or watched any

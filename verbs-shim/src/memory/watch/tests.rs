@@ -351,17 +351,105 @@ fn the_list_says_the_same_as_the_kernel() {
         kinds.insert(mapping.private_anonymous);
     }
     assert_eq!(kinds.len(), 2, "both kinds are there: {text}");
+    let survey = |pages: Pages| {
+        let by_list = maps::by_list::survey(&maps, &pages.range()).unwrap();
+        assert_eq!(maps::survey(&maps, &pages.range()), Ok(by_list));
+        let AtRim { before, behind } = by_list.at_rim;
+        (by_list.private_anonymous, before, behind)
+    };
     for (pages, private) in kept.iter().zip([true, false]) {
-        let range = pages.range();
-        assert_eq!(maps::read_list(&maps, &range), Ok(private));
-        assert_eq!(maps::private_anonymous(&maps, &range), Ok(private));
+        assert_eq!(survey(pages.part(1..2)), (private, false, false));
+        assert_eq!(survey(*pages).0, private);
         pages.part(1..2).unmap();
-        assert_eq!(maps::read_list(&maps, &range), Ok(false));
-        assert_eq!(maps::private_anonymous(&maps, &range), Ok(false));
+        assert!(!survey(*pages).0);
+        assert_eq!(survey(pages.part(0..1)).0, private);
+        assert!(survey(pages.part(0..1)).2, "nothing is behind it");
+        assert!(survey(pages.part(2..3)).1, "nothing is before it");
+        assert_eq!(survey(pages.part(1..2)), (false, false, false));
     }
     assert_eq!(maps::parse(b"no mapping"), None);
     let line = b"7f0000000000-7f0000021000 rw-p 00000000 00:00 0 [anon: a name]";
     assert!(maps::parse(line).unwrap().private_anonymous);
     let line = b"7f0000000000-7f0000021000 rw-p 00000000 fe:01 77   /usr/lib/x y";
     assert!(!maps::parse(line).unwrap().private_anonymous);
+}
+
+/// How many mappings make up these pages.
+fn pieces(pages: Pages) -> usize {
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mappings = text
+        .lines()
+        .map(|line| maps::parse(line.as_bytes()).unwrap());
+    let inside = |m: &maps::Mapping| m.range.start < pages.range().end && m.range.end > pages.at;
+    mappings.filter(inside).count()
+}
+
+/// Pages with nothing mapped on either side, and none there yet.
+fn island(count: usize) -> Pages {
+    let pages = Pages::anonymous(count + 2);
+    pages.part(0..1).unmap();
+    pages.part(count + 1..count + 2).unmap();
+    pages.part(1..count + 1)
+}
+
+#[test]
+fn the_kernel_joins_what_is_watched_no_longer() {
+    let Some(watch) = watch() else { return };
+    let pages = island(64);
+    let watched = (1..64).step_by(4).map(|n| pages.part(n..n + 2));
+    for part in watched.clone() {
+        let at_rim = watch.watch(&part.range()).unwrap();
+        assert!(!at_rim.before && !at_rim.behind);
+        part.touch();
+    }
+    assert!(pieces(pages) > 16);
+    for part in watched {
+        watch.unwatch(&part.range());
+    }
+    assert_eq!(pieces(pages), 1);
+    pages.unmap();
+}
+
+#[test]
+fn what_lies_at_a_rim_is_told_and_refused() {
+    let Some(watch) = watch() else { return };
+    let pages = island(6);
+    for (rim, before, behind) in [(0..2, true, false), (4..6, false, true), (0..6, true, true)] {
+        let part = pages.part(rim);
+        let error = watch.watch_inside(&part.range()).unwrap_err();
+        assert!(matches!(error, WatchError::Rim), "{error}");
+        assert_eq!(pieces(pages), 1);
+        let at_rim = watch.watch(&part.range()).unwrap();
+        assert_eq!(at_rim, AtRim { before, behind });
+        watch.unwatch(&part.range());
+    }
+    watch.watch_inside(&pages.part(1..5).range()).unwrap();
+    watch.unwatch(&pages.range());
+    assert_eq!(pieces(pages), 1);
+    pages.unmap();
+}
+
+/// Pages that come beside watched ones and are written at once stay a mapping of their own: the
+/// one thing that watching does to a program, and it is seen.
+#[test]
+fn a_seam_is_seen() {
+    let Some(watch) = watch() else { return };
+    let maps = File::open("/proc/self/maps").unwrap();
+    let is_seam = |at| {
+        let seam = watch.is_seam(at);
+        assert_eq!(maps::by_list::is_seam(&maps, at), Ok(seam));
+        seam
+    };
+    let pages = island(4).touch();
+    pages.part(0..2).unmap();
+    let old = pages.part(2..4);
+    assert!(watch.watch(&old.range()).unwrap().before);
+    assert!(!is_seam(old.at), "nothing is there");
+    pages.part(0..2).map_over();
+    pages.part(0..2).touch();
+    watch.unwatch(&old.range());
+    assert!(is_seam(old.at));
+    assert!(!is_seam(old.at + PAGE), "inside");
+    assert!(!is_seam(old.range().end), "nothing is there");
+    pages.unmap();
 }
