@@ -6,6 +6,7 @@
 //! but a [`FallbackReason`].
 
 use crate::config::ConfigError;
+use crate::route::fallback::FallbackReason;
 use rustix::io::Errno;
 use san_provider::{ConnectError as SpiConnectError, WsaCode};
 use std::io;
@@ -138,38 +139,6 @@ pub enum ConnectError {
     /// The switch was shut down.
     #[error("the switch was shut down")]
     ShutDown,
-}
-
-/// Why TCP carries a connection whose destination lies in a SAN subnet.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum FallbackReason {
-    /// The SAN gave no connection, in a way that says nothing about TCP.
-    #[error("{0}")]
-    Connect(SpiConnectError),
-    /// The companion could not be made.
-    #[error("the companion socket cannot {step}: {reason}")]
-    Companion {
-        /// Which step failed.
-        step: &'static str,
-        /// What the provider said.
-        reason: String,
-        /// Its error code.
-        code: WsaCode,
-    },
-    /// The same destination failed so short a time ago that the SAN was not tried again.
-    #[error("not tried again so soon: {0}")]
-    Remembered(Box<FallbackReason>),
-}
-
-impl FallbackReason {
-    /// The first reason, without the "not tried again so soon".
-    pub fn root(&self) -> &FallbackReason {
-        match self {
-            FallbackReason::Remembered(first) => first.root(),
-            reason => reason,
-        }
-    }
 }
 
 impl OpenError {

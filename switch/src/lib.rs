@@ -39,8 +39,8 @@
 //! handles, listeners and connections, or with [`Switch::shutdown`].
 //!
 //! # Descriptors
-//! What an application holds is the TCP socket's descriptor ([`std::os::fd::AsFd`] of
-//! [`Listener`] and [`Connection`]). Whether an accept would find something is told by
+//! What an application holds is the TCP socket's descriptor ([`std::os::fd::AsFd`] of [`Listener`],
+//! [`Connection::companion_fd`]). Whether an accept would find something is told by
 //! [`Listener::readiness`].
 
 #![forbid(unsafe_code)]
@@ -48,7 +48,6 @@
 mod carrier;
 mod companion;
 mod config;
-mod core;
 mod counters;
 mod error;
 mod net;
@@ -60,13 +59,15 @@ mod switch;
 mod tcp;
 mod wait;
 
+pub use companion::condition::{Condition, Decision, IncomingRequest, Side};
 pub use companion::plan::{CompanionState, CompanionStatus};
 pub use config::{ConfigError, FabricChoice, NegativeCacheConfig, SOMAXCONN, SwitchConfig};
 pub use counters::{ListenerStats, SwitchStats};
-pub use error::{AcceptError, ConnectError, FallbackReason, ListenError, OpenError};
+pub use error::{AcceptError, ConnectError, ListenError, OpenError};
 pub use net::connect::{ConnectOptions, PendingConnect};
-pub use net::connection::{Connection, Route};
-pub use net::listener::{Condition, Decision, IncomingRequest, ListenOptions, Listener, Side};
+pub use net::connection::Connection;
+pub use net::listener::{ListenOptions, Listener};
+pub use route::fallback::{FallbackReason, Route};
 pub use route::table::{RouteQuery, SanEntry, SanTable};
 pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};

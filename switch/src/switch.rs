@@ -1,30 +1,31 @@
 //! The switch itself: TCP and all providers as one (duties 1, 4-8, 51).
 //!
 //! It owns the providers' startup and cleanup and the accept thread. Listening and connecting are
-//! in `net/listener.rs` and `net/connect.rs`.
+//! in `net/`.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use san_base::lock;
+use san_provider::{Counters, Provider, WsaCode};
 
 use crate::companion::accept_thread::AcceptThread;
 use crate::config::{FabricChoice, SwitchConfig};
-use crate::core::Core;
 use crate::counters::SwitchStats;
 use crate::error::{ConnectError, ListenError, OpenError};
 use crate::net::connect::{ConnectOptions, PendingConnect};
 use crate::net::connection::Connection;
 use crate::net::listener::{ListenOptions, Listener};
+use crate::net::rooms::{Lease, Rooms};
 use crate::route::table::{SanEntry, SanTable};
-use crate::san::provider::Registered;
+use crate::san::provider::StartedProvider;
 use crate::stat::{Report, StatThread};
-use san_base::lock;
-use san_provider::{Counters, Provider, WsaCode};
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 
 /// The switch. Clones are the same switch; it ends with the last of them and of its listeners
 /// and connections, or with [`Switch::shutdown`].
 #[derive(Debug, Clone)]
 pub struct Switch {
-    inner: Arc<Inner>,
+    running: Arc<Running>,
 }
 
 /// Makes a switch of providers that the caller has.
@@ -34,12 +35,12 @@ pub struct SwitchBuilder {
     providers: Vec<(String, Provider)>,
 }
 
-/// What switch, listeners and connections keep alive together.
+/// The rooms and the threads that serve them. Every [`Lease`] keeps it; dropped, it ends all.
 #[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) core: Arc<Core>,
-    thread: Mutex<Option<AcceptThread>>,
-    stat: Mutex<Option<StatThread>>,
+struct Running {
+    rooms: Arc<Rooms>,
+    accept_thread: Mutex<Option<AcceptThread>>,
+    stat_thread: Mutex<Option<StatThread>>,
 }
 
 impl Switch {
@@ -59,12 +60,12 @@ impl Switch {
                     loopback: true,
                     ..config.clone()
                 };
-                let provider = Registered::soft(&config)?;
+                let provider = StartedProvider::soft(&config)?;
                 let builder = builder.config(loopback).provider("soft", provider);
                 return builder.build();
             }
             FabricChoice::Auto | FabricChoice::Rdma => {
-                let provider = Registered::rdma(&config)?;
+                let provider = StartedProvider::rdma(&config)?;
                 match builder.provider("rdma", provider).build() {
                     Err(OpenError::Provider {
                         code: WsaCode::NotReady,
@@ -99,7 +100,7 @@ impl Switch {
         address: SocketAddr,
         options: ListenOptions,
     ) -> Result<Listener, ListenError> {
-        Listener::open(Arc::clone(&self.inner), address, options)
+        Listener::open(self.lease(), address, options)
     }
 
     /// Connects, over the SAN where it has a way there, else over TCP, and waits for the end.
@@ -124,7 +125,7 @@ impl Switch {
         destination: SocketAddr,
         options: &ConnectOptions,
     ) -> Result<PendingConnect, ConnectError> {
-        PendingConnect::start(Arc::clone(&self.inner), destination, options)
+        PendingConnect::start(self.lease(), destination, options)
     }
 
     /// Adds a provider to the running switch. It joins every listener that its addresses fit
@@ -134,60 +135,65 @@ impl Switch {
     /// [`OpenError::Provider`] when it does not start, [`OpenError::System`] when there is no
     /// thread for it.
     pub fn add_provider(&self, name: &str, provider: Provider) -> Result<(), OpenError> {
-        self.inner.add_provider(name, provider)?;
-        self.inner.core.refresh();
+        self.running.add_provider(name, provider)?;
+        self.running.rooms.companions.refresh();
         Ok(())
     }
 
     /// The addresses that the SAN serves on this host.
     pub fn san_addresses(&self) -> Vec<SanEntry> {
-        self.inner.core.table().entries().to_vec()
+        self.table().entries().to_vec()
     }
 
     /// The table of SAN subnets as it stands.
     pub fn table(&self) -> Arc<SanTable> {
-        self.inner.core.table()
+        self.running.rooms.routes.table()
     }
 
     /// The providers' names, in the order of their registration.
     pub fn providers(&self) -> Vec<String> {
-        let providers = self.inner.core.providers();
+        let providers = self.running.rooms.providers.all();
         providers.iter().map(|one| one.name.clone()).collect()
     }
 
     /// Why there is no SAN, where one was looked for in vain.
     pub fn no_san_reason(&self) -> Option<&str> {
-        self.inner.core.absent.as_deref()
+        self.running.rooms.absent.as_deref()
     }
 
     /// The settings in force.
     pub fn config(&self) -> &SwitchConfig {
-        &self.inner.core.config
+        &self.running.rooms.config
     }
 
     /// What was done so far.
     pub fn stats(&self) -> SwitchStats {
-        self.inner.core.counters.snapshot()
+        self.running.rooms.counters.snapshot()
     }
 
     /// What each provider has counted, by its name.
     pub fn provider_counters(&self) -> Vec<(String, Counters)> {
-        let providers = self.inner.core.providers();
-        let counters = |one: &Arc<Registered>| (one.name.clone(), one.provider.counters());
+        let providers = self.running.rooms.providers.all();
+        let counters = |one: &Arc<StartedProvider>| (one.name.clone(), one.provider.counters());
         providers.iter().map(counters).collect()
     }
 
     /// What the switch is doing and what it has counted: what `san stat` shows. Nothing is stopped
     /// for it.
     pub fn report(&self) -> Report {
-        Report::of(&self.inner.core)
+        Report::of(&self.running.rooms)
     }
 
     /// Closes all listeners, ends the accept thread and cleans up every provider (duty 51). SAN
     /// connections break; TCP connections stay, since they are the kernel's. Says whether the
     /// thread ended in time: it does not while the application's condition function has it.
     pub fn shutdown(&self) -> bool {
-        self.inner.shutdown()
+        self.running.shutdown()
+    }
+
+    fn lease(&self) -> Lease {
+        let running: Arc<Running> = Arc::clone(&self.running);
+        Lease::new(&self.running.rooms, running)
     }
 }
 
@@ -216,44 +222,45 @@ impl SwitchBuilder {
 
     fn finish(self, absent: Option<String>) -> Result<Switch, OpenError> {
         self.config.check()?;
-        let core = Core::new(self.config, absent).map_err(|source| OpenError::System {
+        let rooms = Rooms::new(self.config, absent).map_err(|source| OpenError::System {
             step: "make an epoll set",
             source,
         })?;
-        let inner = Inner {
-            core: Arc::new(core),
-            thread: Mutex::new(None),
-            stat: Mutex::new(None),
+        let running = Running {
+            rooms: Arc::new(rooms),
+            accept_thread: Mutex::new(None),
+            stat_thread: Mutex::new(None),
         };
         for (name, provider) in self.providers {
-            inner.add_provider(&name, provider)?;
+            running.add_provider(&name, provider)?;
         }
-        inner.core.refresh();
-        inner.start_stat();
+        running.rooms.companions.refresh();
+        running.start_stat();
         Ok(Switch {
-            inner: Arc::new(inner),
+            running: Arc::new(running),
         })
     }
 }
 
-impl Inner {
+impl Running {
     fn add_provider(&self, name: &str, provider: Provider) -> Result<(), OpenError> {
-        if self.core.is_closed() {
+        if self.rooms.is_closed() {
             return Err(OpenError::ShutDown);
         }
-        self.ensure_thread()?;
-        let registered = Registered::start(name, provider, Arc::clone(&self.core.signals))?;
+        self.ensure_accept_thread()?;
+        let signals = Arc::clone(self.rooms.companions.signals());
+        let started = StartedProvider::start(name, provider, signals)?;
         tracing::info!(provider = name, "provider started");
-        self.core.add_provider(Arc::new(registered));
+        self.rooms.providers.add(Arc::new(started));
         Ok(())
     }
 
     /// The accept thread runs as soon as there is a provider: a switch that is plain TCP has
     /// none.
-    fn ensure_thread(&self) -> Result<(), OpenError> {
-        let mut thread = lock(&self.thread);
+    fn ensure_accept_thread(&self) -> Result<(), OpenError> {
+        let mut thread = lock(&self.accept_thread);
         if thread.is_none() {
-            let started = AcceptThread::start(Arc::clone(&self.core));
+            let started = AcceptThread::start(Arc::clone(&self.rooms.companions));
             *thread = Some(started.map_err(|source| OpenError::System {
                 step: "start the accept thread",
                 source,
@@ -264,11 +271,11 @@ impl Inner {
 
     /// Statistics are a help: a process that cannot tell them goes on.
     fn start_stat(&self) {
-        if !self.core.config.stat {
+        if !self.rooms.config.stat {
             return;
         }
-        match StatThread::start(&self.core) {
-            Ok(thread) => *lock(&self.stat) = Some(thread),
+        match StatThread::start(&self.rooms) {
+            Ok(thread) => *lock(&self.stat_thread) = Some(thread),
             Err(error) => tracing::warn!(
                 %error, "san stat will not find this process (SAN_STAT=off says so less loudly)"
             ),
@@ -277,17 +284,17 @@ impl Inner {
 
     fn shutdown(&self) -> bool {
         // Each startup is undone once, whoever asks how often.
-        let first = !self.core.closed.swap(true, Ordering::AcqRel);
-        for listener in self.core.listeners() {
-            listener.close(&self.core);
+        let first = self.rooms.close();
+        for listener in self.rooms.companions.listeners() {
+            self.rooms.companions.close(&listener);
         }
-        let stat = lock(&self.stat).take();
+        let stat = lock(&self.stat_thread).take();
         drop(stat);
-        let thread = lock(&self.thread).take();
-        let timeout = self.core.config.shutdown_timeout;
-        let ended = thread.is_none_or(|thread| thread.stop(&self.core, timeout));
+        let thread = lock(&self.accept_thread).take();
+        let timeout = self.rooms.config.shutdown_timeout;
+        let ended = thread.is_none_or(|thread| thread.stop(timeout));
         if first {
-            for provider in self.core.providers() {
+            for provider in self.rooms.providers.all() {
                 provider.cleanup();
             }
         }
@@ -295,7 +302,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown();
     }

@@ -1,5 +1,31 @@
-//! What carries the bytes of a connection.
+//! What carries the bytes of a connection: the SAN or TCP, behind one contract.
 //!
 //! How a connection came about, and which way it took, is `net/`'s business.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
 pub(crate) mod san;
+pub(crate) mod tcp;
+
+/// What carries a connection. One thread may send while another receives.
+pub(crate) trait Carrier: Send + Sync {
+    /// Sends bytes and says how many were taken.
+    fn send(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Receives bytes; 0 means that the peer ended its stream.
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Ends our stream: everything sent is delivered, and then the end (TCP's FIN).
+    fn end(&self) -> io::Result<()>;
+
+    /// How long `send` waits; `None` = until something happens. Never zero.
+    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// How long `receive` waits; `None` = until something happens. Never zero.
+    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// The TCP socket of the connection, whether it carries anything or not (duty 10).
+    fn tcp_socket(&self) -> BorrowedFd<'_>;
+}

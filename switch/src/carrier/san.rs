@@ -7,16 +7,21 @@
 //!
 //! One lock for each direction: a connection's sender and receiver do not meet.
 
-use crate::san::provider::ProviderSocket;
-use crate::session::{MessageKind, ReceiveState};
-use rustix::io::Errno;
-use san_base::{Deadline, lock};
-use san_provider::{Completion, Message, Operation, ResultError, TransferError, WsaCode};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use san_base::{Deadline, lock};
+use san_provider::{Completion, Message, Operation, ResultError, TransferError, WsaCode};
+use socket2::Socket;
+
+use super::Carrier;
+use crate::san::socket::ProviderSocket;
+use crate::session::{MessageKind, ReceiveState};
 
 /// Sends under way at a time that had to wait for the peer; one more waits for the first to end.
 /// Below what the provider allows.
@@ -26,8 +31,10 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// The stream.
 #[derive(Debug)]
-pub(crate) struct SanStream {
+pub(crate) struct SanCarrier {
     socket: ProviderSocket,
+    /// The application's descriptor (duty 10). It is not connected.
+    companion: Socket,
     sending: Mutex<Sending>,
     receiving: Mutex<Receiving>,
     send_timeout: Timeout,
@@ -58,11 +65,16 @@ struct Receiving {
     rest: Option<(Message, usize)>,
 }
 
-impl SanStream {
-    pub(crate) fn new(socket: ProviderSocket, timeout: Option<Duration>) -> Self {
-        SanStream {
+impl SanCarrier {
+    pub(crate) fn new(
+        socket: ProviderSocket,
+        companion: Socket,
+        timeout: Option<Duration>,
+    ) -> Self {
+        SanCarrier {
             message_limit: socket.max_message_size(),
             socket,
+            companion,
             sending: Mutex::new(Sending {
                 under_way: VecDeque::with_capacity(WINDOW),
                 state: SendState::Open,
@@ -74,75 +86,6 @@ impl SanStream {
             send_timeout: Timeout::new(timeout),
             receive_timeout: Timeout::new(timeout),
         }
-    }
-
-    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sending = lock(&self.sending);
-        sending.may_send()?;
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        let deadline = self.send_timeout.deadline();
-        let mut sent = 0;
-        for chunk in bytes.chunks(self.message_limit) {
-            match self.send_data(&mut sending, chunk, deadline) {
-                Ok(()) => sent += chunk.len(),
-                // What was taken is taken: the error comes with the next call.
-                Err(_) if sent > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(sent)
-    }
-
-    pub(crate) fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut receiving = lock(&self.receiving);
-        let deadline = self.receive_timeout.deadline();
-        if bytes.is_empty() {
-            return Ok(0);
-        }
-        loop {
-            if let Some(taken) = receiving.take_rest(bytes) {
-                return Ok(taken);
-            }
-            match receiving.state {
-                ReceiveState::Open => {}
-                ReceiveState::Ended => return Ok(0),
-                ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
-            }
-            match self.socket.data().receive_within(left(deadline)) {
-                Ok(message) => receiving.take_in(message),
-                Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
-                Err(error) => {
-                    let error = receiving.failed(&error);
-                    if receiving.state == ReceiveState::Broken {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Ends our stream: everything sent is delivered, and then the end (TCP's FIN).
-    pub(crate) fn end(&self) -> io::Result<()> {
-        let mut sending = lock(&self.sending);
-        match sending.state {
-            SendState::Open => {}
-            SendState::Ended => return Ok(()),
-            SendState::Broken(code) => return Err(io::Error::from_raw_os_error(code.errno())),
-        }
-        let deadline = self.send_timeout.deadline();
-        self.send_message(&mut sending, &[], MessageKind::EndOfStream, deadline)?;
-        sending.state = SendState::Ended;
-        Ok(())
-    }
-
-    pub(crate) fn set_send_timeout(&self, timeout: Option<Duration>) {
-        self.send_timeout.set(timeout);
-    }
-
-    pub(crate) fn set_receive_timeout(&self, timeout: Option<Duration>) {
-        self.receive_timeout.set(timeout);
     }
 
     /// Sends bytes without waiting for them to arrive: the end of the stream, which comes after
@@ -190,35 +133,111 @@ impl SanStream {
             return Ok(());
         };
         match self.result(operation, deadline) {
-            Outcome::Done => {
+            Collected::Done => {
                 sending.under_way.pop_front();
                 Ok(())
             }
-            Outcome::Failed(error) => {
+            Collected::Failed(error) => {
                 sending.under_way.pop_front();
                 Err(sending.failed(&error))
             }
-            Outcome::NotYet => Err(Errno::AGAIN.into()),
+            Collected::NotYet => Err(Errno::AGAIN.into()),
         }
     }
 
-    fn result(&self, operation: Operation, deadline: Deadline) -> Outcome {
+    fn result(&self, operation: Operation, deadline: Deadline) -> Collected {
         match self
             .socket
             .data()
             .get_overlapped_result(operation, Some(left(deadline)))
         {
             Ok(result) => match result.outcome {
-                Ok(_) => Outcome::Done,
-                Err(error) => Outcome::Failed(error),
+                Ok(_) => Collected::Done,
+                Err(error) => Collected::Failed(error),
             },
-            Err(ResultError::Incomplete) => Outcome::NotYet,
-            Err(_) => Outcome::Failed(TransferError::NotSocket),
+            Err(ResultError::Incomplete) => Collected::NotYet,
+            Err(_) => Collected::Failed(TransferError::NotSocket),
         }
     }
 }
 
-impl Drop for SanStream {
+impl Carrier for SanCarrier {
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut sending = lock(&self.sending);
+        sending.may_send()?;
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let deadline = self.send_timeout.deadline();
+        let mut sent = 0;
+        for chunk in bytes.chunks(self.message_limit) {
+            match self.send_data(&mut sending, chunk, deadline) {
+                Ok(()) => sent += chunk.len(),
+                // What was taken is taken: the error comes with the next call.
+                Err(_) if sent > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut receiving = lock(&self.receiving);
+        let deadline = self.receive_timeout.deadline();
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if let Some(taken) = receiving.take_rest(bytes) {
+                return Ok(taken);
+            }
+            match receiving.state {
+                ReceiveState::Open => {}
+                ReceiveState::Ended => return Ok(0),
+                ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
+            }
+            match self.socket.data().receive_within(left(deadline)) {
+                Ok(message) => receiving.take_in(message),
+                Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
+                Err(error) => {
+                    let error = receiving.failed(&error);
+                    if receiving.state == ReceiveState::Broken {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&self) -> io::Result<()> {
+        let mut sending = lock(&self.sending);
+        match sending.state {
+            SendState::Open => {}
+            SendState::Ended => return Ok(()),
+            SendState::Broken(code) => return Err(io::Error::from_raw_os_error(code.errno())),
+        }
+        let deadline = self.send_timeout.deadline();
+        self.send_message(&mut sending, &[], MessageKind::EndOfStream, deadline)?;
+        sending.state = SendState::Ended;
+        Ok(())
+    }
+
+    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.send_timeout.set(timeout);
+        Ok(())
+    }
+
+    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.receive_timeout.set(timeout);
+        Ok(())
+    }
+
+    fn tcp_socket(&self) -> BorrowedFd<'_> {
+        self.companion.as_fd()
+    }
+}
+
+impl Drop for SanCarrier {
     /// As TCP's close: what was sent still arrives, and then the end of the stream. A peer that
     /// takes nothing in for [`LINGER`] is not waited for.
     fn drop(&mut self) {
@@ -238,7 +257,7 @@ impl Drop for SanStream {
     }
 }
 
-enum Outcome {
+enum Collected {
     Done,
     Failed(TransferError),
     NotYet,

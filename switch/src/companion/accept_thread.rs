@@ -7,20 +7,23 @@
 //! addresses. It does not read or write data, and it holds no lock while it calls the provider or
 //! the application's condition function.
 
-use crate::core::{Companion, Core, Source, WAKE};
-use crate::net::listener::{Decision, IncomingRequest, ListenerShared, Pending, Side};
-use crate::san::provider::UNKNOWN;
-use crate::tcp;
-use rustix::event::epoll;
-use rustix::io::Errno;
-use san_base::timespec;
-use san_provider::{Decision as Answers, Rejection, WsaCode};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use san_provider::{Decision as Answers, Rejection, WsaCode};
+
+use super::condition::{Decision, IncomingRequest, Side};
+use super::keeper::Keeper;
+use super::shared::{ListenerShared, ReadySan};
+use super::socket::Companion;
+use super::watch::{WAKE, Watched};
+use crate::san::signals::Signals;
+use crate::san::socket::UNKNOWN;
+use crate::tcp;
 
 /// The thread's name, as `ps -L` shows it.
 pub(crate) const THREAD_NAME: &str = "san-accept";
@@ -33,31 +36,37 @@ const REST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct AcceptThread {
     handle: JoinHandle<()>,
+    signals: Arc<Signals>,
     /// Closed when the thread ends.
     done: Receiver<()>,
 }
 
 impl AcceptThread {
-    pub(crate) fn start(core: Arc<Core>) -> io::Result<Self> {
+    pub(crate) fn start(keeper: Arc<Keeper>) -> io::Result<Self> {
+        let signals = Arc::clone(keeper.signals());
         let (alive, done) = mpsc::channel();
         let handle = std::thread::Builder::new()
             .name(THREAD_NAME.to_owned())
             .spawn(move || {
                 let _alive: mpsc::Sender<()> = alive;
                 Worker {
-                    core,
+                    keeper,
                     resting: Vec::new(),
                 }
                 .run();
             })?;
-        Ok(AcceptThread { handle, done })
+        Ok(Self {
+            handle,
+            signals,
+            done,
+        })
     }
 
     /// Has the thread end, and waits for it until the deadline. Says whether it ended: it does
     /// not while the application's condition function has it.
-    pub(crate) fn stop(self, core: &Core, timeout: Duration) -> bool {
-        core.signals.stop.store(true, Ordering::Release);
-        core.signals.wake.set();
+    pub(crate) fn stop(self, timeout: Duration) -> bool {
+        self.signals.stop.store(true, Ordering::Release);
+        self.signals.wake.set();
         if self.handle.thread().id() == std::thread::current().id() {
             // Dropped by the condition function itself: the thread ends when that returns.
             return true;
@@ -74,7 +83,7 @@ impl AcceptThread {
 }
 
 struct Worker {
-    core: Arc<Core>,
+    keeper: Arc<Keeper>,
     /// Companions whose events are not watched for now, and until when.
     resting: Vec<(Instant, Arc<Companion>)>,
 }
@@ -82,34 +91,29 @@ struct Worker {
 impl Worker {
     fn run(&mut self) {
         let mut events = Vec::with_capacity(64);
-        while !self.core.signals.stop.load(Ordering::Acquire) {
-            events.clear();
-            let timeout = self.wake_the_rested().map(timespec);
-            let spare = rustix::buffer::spare_capacity(&mut events);
-            match epoll::wait(&self.core.epoll, spare, timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => {
-                    tracing::error!(%error, "the accept thread cannot wait");
-                    return;
-                }
+        while !self.keeper.signals().stop.load(Ordering::Acquire) {
+            let timeout = self.wake_the_rested();
+            if let Err(error) = self.keeper.watch.wait(&mut events, timeout) {
+                tracing::error!(%error, "the accept thread cannot wait");
+                return;
             }
             for event in &events {
                 let token = event.data.u64();
                 if token == WAKE {
-                    self.core.signals.wake.reset();
+                    self.keeper.signals().wake.reset();
                     continue;
                 }
-                match self.core.source(token) {
-                    Some(Source::Tcp(listener)) => listener.tcp_arrived(),
-                    Some(Source::Companion(listener, companion)) => {
+                match self.keeper.watch.find(token) {
+                    Some(Watched::Tcp(listener)) => listener.tcp_arrived(),
+                    Some(Watched::Companion(listener, companion)) => {
                         self.serve(&listener, &companion);
                     }
                     None => {} // Retired since.
                 }
             }
-            let changed = &self.core.signals.addresses_changed;
+            let changed = &self.keeper.signals().addresses_changed;
             if changed.swap(false, Ordering::AcqRel) {
-                self.core.refresh();
+                self.keeper.refresh();
             }
         }
     }
@@ -122,7 +126,7 @@ impl Worker {
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(%error, "a listening companion is gone");
-                self.core.retire(companion);
+                self.keeper.retire(companion);
                 return;
             }
         }
@@ -131,14 +135,14 @@ impl Worker {
                 Answer::Answered => {}
                 Answer::NothingWaits => return,
                 Answer::CannotNow => {
-                    if self.core.watch_companion(companion, false).is_ok() {
+                    if self.keeper.watch.hear_companion(companion, false).is_ok() {
                         self.resting
                             .push((Instant::now() + REST, Arc::clone(companion)));
                     }
                     return;
                 }
                 Answer::Gone => {
-                    self.core.retire(companion);
+                    self.keeper.retire(companion);
                     return;
                 }
             }
@@ -148,13 +152,13 @@ impl Worker {
     /// Watches again the companions that have rested; says how long the next one still does.
     fn wake_the_rested(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        let core = &self.core;
+        let watch = &self.keeper.watch;
         self.resting.retain(|(until, companion)| {
             let due = *until <= now;
             // One that was retired meanwhile must not come back.
             if due
-                && core.source(companion.token).is_some()
-                && let Err(error) = core.watch_companion(companion, true)
+                && watch.find(companion.token).is_some()
+                && let Err(error) = watch.hear_companion(companion, true)
             {
                 tracing::error!(%error, "cannot watch a companion again");
             }
@@ -206,10 +210,10 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
     });
     match (outcome, descriptor) {
         (Ok(accepted), Some(tcp)) => {
-            let pending = Pending::new(companion, accepted, tcp);
+            let ready = ReadySan::new(companion, accepted, tcp);
             // Room cannot have gone: only this thread fills the queue. A listener that was closed
             // meanwhile gives the connection back, and dropping it closes it (duty 32).
-            if listener.push_san(pending).is_ok() {
+            if listener.push_san(ready).is_ok() {
                 listener.counters.san_queued.raise();
             }
             Answer::Answered

@@ -4,5 +4,13 @@
 //! Nothing here is what the application holds (`net/`), and nothing moves data (`carrier/`).
 
 pub(crate) mod accept_thread;
+pub(crate) mod condition;
+pub(crate) mod keeper;
 pub(crate) mod plan;
-pub(crate) mod ready_queue;
+mod ready_queue;
+pub(crate) mod shared;
+mod socket;
+mod watch;
+
+pub(crate) use ready_queue::Turn;
+pub(crate) use socket::Companion;

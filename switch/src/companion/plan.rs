@@ -6,13 +6,14 @@
 //! a slot marked `Making` keeps two threads from making the same companion.
 
 use crate::route::table::SanTable;
+use crate::san::failure::StepFailure;
 use san_provider::WsaCode;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A companion a listener should have: a provider, and the address to bind there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Place {
+pub(crate) struct Wanted {
     pub(crate) provider: usize,
     pub(crate) address: SocketAddr,
 }
@@ -54,14 +55,14 @@ pub(crate) fn wanted(
     providers: usize,
     address: SocketAddr,
     only_v6: bool,
-) -> Vec<Place> {
+) -> Vec<Wanted> {
     let port = address.port();
     let ip = address.ip().to_canonical();
     if !ip.is_unspecified() {
         // Duty 14: fully qualified, and only on a SAN NIC's own address.
         return table
             .own(ip)
-            .map(|entry| Place {
+            .map(|entry| Wanted {
                 provider: entry.provider,
                 address: canonical(address),
             })
@@ -71,12 +72,12 @@ pub(crate) fn wanted(
     let mut places = Vec::new();
     for provider in 0..providers {
         if ip.is_ipv6() && table.serves(provider, true) {
-            places.push(Place { provider, address });
+            places.push(Wanted { provider, address });
         }
         // An IPv6 wildcard takes IPv4 too, unless told otherwise, as on TCP.
         if (ip.is_ipv4() || !only_v6) && table.serves(provider, false) {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-            places.push(Place { provider, address });
+            places.push(Wanted { provider, address });
         }
     }
     places
@@ -91,7 +92,7 @@ pub(crate) struct Companions<C> {
 
 #[derive(Debug)]
 struct Slot<C> {
-    place: Place,
+    place: Wanted,
     state: SlotState<C>,
 }
 
@@ -99,22 +100,14 @@ struct Slot<C> {
 enum SlotState<C> {
     Making,
     Listening(C),
-    Failed(CompanionFailure),
-}
-
-/// Why a companion could not be made.
-#[derive(Debug, Clone)]
-pub(crate) struct CompanionFailure {
-    pub(crate) step: &'static str,
-    pub(crate) code: WsaCode,
-    pub(crate) reason: String,
+    Failed(StepFailure),
 }
 
 /// What is to be done now.
 #[derive(Debug)]
 pub(crate) struct Plan<C> {
     /// Make these, and report each with [`Companions::made`].
-    pub(crate) make: Vec<Place>,
+    pub(crate) make: Vec<Wanted>,
     /// Close these; they are out of the book already.
     pub(crate) close: Vec<C>,
 }
@@ -131,7 +124,7 @@ impl<C> Default for Companions<C> {
 impl<C> Companions<C> {
     /// What brings the companions in line with `wanted`. Places that failed are tried again only
     /// if `retry`.
-    pub(crate) fn plan(&mut self, wanted: &[Place], retry: bool) -> Plan<C> {
+    pub(crate) fn plan(&mut self, wanted: &[Wanted], retry: bool) -> Plan<C> {
         let mut plan = Plan {
             make: Vec::new(),
             close: Vec::new(),
@@ -162,7 +155,7 @@ impl<C> Companions<C> {
 
     /// Reports the outcome for a place of a plan. Gives the companion back, to be closed, when
     /// the listener was closed meanwhile.
-    pub(crate) fn made(&mut self, place: Place, outcome: Result<C, CompanionFailure>) -> Option<C> {
+    pub(crate) fn made(&mut self, place: Wanted, outcome: Result<C, StepFailure>) -> Option<C> {
         let slot = self.slots.iter_mut().find(|slot| slot.place == place);
         match (slot, outcome) {
             (Some(slot), Ok(companion)) => {
@@ -339,7 +332,7 @@ mod tests {
         let places = wanted(&table, 1, "0.0.0.0:80".parse().unwrap(), false);
         let mut companions = Companions::<u32>::default();
         let place = companions.plan(&places, true).make[0];
-        let failure = CompanionFailure {
+        let failure = StepFailure {
             step: "bind",
             code: WsaCode::AddrNotAvailable,
             reason: "the port is taken".into(),

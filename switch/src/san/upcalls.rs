@@ -3,11 +3,12 @@
 //! They run in the providers' threads, so they only count and signal: the accept thread does the
 //! work.
 
-use crate::core::Signals;
 use san_provider::{OverlappedResult, SwitchHandle, SwitchUpcalls};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::signals::Signals;
 
 /// The switch as one provider sees it.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 //! The answer comes from another process, perhaps of another user: its length is bounded, its
 //! sender checked, and the wait for it has a deadline.
 
-use super::place;
 use super::report::Report;
+use super::sockets;
 use san_base::{Deadline, runtime_dir};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -62,7 +62,7 @@ impl Report {
     /// # Errors
     /// [`StatError`].
     pub fn of_process(pid: u32) -> Result<Vec<Self>, StatError> {
-        if !place::is_there(pid) {
+        if !sockets::is_there(pid) {
             return Err(StatError::NoProcess { pid });
         }
         let (program, uid) = describe(pid);
@@ -70,10 +70,10 @@ impl Report {
         if uid != own.as_raw() && !own.is_root() {
             return Err(StatError::Foreign { pid, program, uid });
         }
-        let paths: Vec<PathBuf> = runtime_dir::of_user(place::DIRECTORY, uid)
+        let paths: Vec<PathBuf> = runtime_dir::of_user(sockets::DIRECTORY, uid)
             .iter()
             .filter(|directory| runtime_dir::check(directory, uid).is_ok())
-            .flat_map(|directory| place::sockets(directory))
+            .flat_map(|directory| sockets::in_directory(directory))
             .filter_map(|(named, path)| (named == pid).then_some(path))
             .collect();
         let mut reports = Vec::new();
@@ -95,11 +95,11 @@ impl Report {
     #[must_use]
     pub fn processes() -> Vec<u32> {
         let uid = rustix::process::geteuid().as_raw();
-        let mut all: Vec<u32> = runtime_dir::of_user(place::DIRECTORY, uid)
+        let mut all: Vec<u32> = runtime_dir::of_user(sockets::DIRECTORY, uid)
             .iter()
             .filter(|directory| runtime_dir::check(directory, uid).is_ok())
-            .flat_map(|directory| place::sockets(directory))
-            .filter(|(pid, path)| place::is_there(*pid) && !place::is_dead(path))
+            .flat_map(|directory| sockets::in_directory(directory))
+            .filter(|(pid, path)| sockets::is_there(*pid) && !sockets::is_dead(path))
             .map(|(pid, _)| pid)
             .collect();
         all.sort_unstable();

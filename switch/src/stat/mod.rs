@@ -1,6 +1,6 @@
 //! Statistics of a running process: the report of a switch, and the way to it from outside.
 //!
-//! A process that has a switch answers on a Unix socket of its own (`place.rs` says where). Whoever
+//! A process that has a switch answers on a Unix socket of its own (`sockets.rs` says where). Whoever
 //! connects, if it is the same user or root, gets one [`Report`] as JSON and then the end; nothing
 //! is asked, so nothing has to be parsed. The thread `san-stat` answers one client at a time, each
 //! within a deadline (`server.rs`). [`Report::of_process`] is the other end (`client.rs`), and
@@ -11,9 +11,9 @@
 //! written unless somebody asks. Counting costs the same either way.
 
 mod client;
-mod place;
 mod report;
 mod server;
+mod sockets;
 
 pub use client::StatError;
 pub use report::{

@@ -5,10 +5,12 @@
 //! The form is JSON with `format` in it; fields may be added, and readers ignore those they do not
 //! know.
 
-use crate::core::{Companion, Core};
-use crate::net::connection::{ConnectionInfo, Route};
-use crate::net::listener::ListenerShared;
-use crate::san::provider::Registered;
+use crate::companion::Companion;
+use crate::companion::shared::ListenerShared;
+use crate::net::registry::{ConnectionInfo, Counted};
+use crate::net::rooms::Rooms;
+use crate::route::fallback::Route;
+use crate::san::provider::StartedProvider;
 use san_base::lock;
 use san_provider::SocketStats;
 use serde::{Deserialize, Serialize};
@@ -132,34 +134,35 @@ impl Report {
     pub const FORMAT: u32 = 1;
 
     /// The report of a switch.
-    pub(crate) fn of(core: &Core) -> Self {
-        let mut listeners = core.listeners();
+    pub(crate) fn of(rooms: &Rooms) -> Self {
+        let mut listeners = rooms.companions.listeners();
         listeners.sort_unstable_by_key(|listener| listener.token);
-        let (infos, omitted) = core.connections.oldest(MOST_CONNECTIONS);
+        let (infos, omitted) = rooms.connections.oldest(MOST_CONNECTIONS);
         let now = Instant::now();
         Report {
             format: Self::FORMAT,
             pid: std::process::id(),
             program: program_name(),
-            uptime_ms: millis(now.saturating_duration_since(core.started)),
-            no_san: core.absent.clone(),
-            switch: numbers(core.counters.snapshot().rows()),
-            providers: core
-                .providers()
+            uptime_ms: millis(now.saturating_duration_since(rooms.started)),
+            no_san: rooms.absent.clone(),
+            switch: numbers(rooms.counters.snapshot().rows()),
+            providers: rooms
+                .providers
+                .all()
                 .iter()
                 .enumerate()
-                .map(|(index, one)| provider(core, index, one))
+                .map(|(index, one)| provider(rooms, index, one))
                 .collect(),
-            listeners: listeners.iter().map(|one| listener(core, one)).collect(),
+            listeners: listeners.iter().map(|one| listener(rooms, one)).collect(),
             connections: infos.iter().map(|info| connection(info, now)).collect(),
             omitted,
         }
     }
 }
 
-fn provider(core: &Core, index: usize, registered: &Registered) -> ProviderReport {
-    let stats = registered.provider.counters();
-    let table = core.table();
+fn provider(rooms: &Rooms, index: usize, started: &StartedProvider) -> ProviderReport {
+    let stats = started.provider.counters();
+    let table = rooms.routes.table();
     let entries = table.entries().iter();
     let mut names: Vec<String> = entries
         .filter(|entry| entry.provider == index)
@@ -168,7 +171,7 @@ fn provider(core: &Core, index: usize, registered: &Registered) -> ProviderRepor
     names.sort_unstable();
     names.dedup();
     let devices = names.into_iter().map(|name| DeviceReport {
-        counters: registered
+        counters: started
             .provider
             .device_counters(&name)
             .into_iter()
@@ -176,7 +179,7 @@ fn provider(core: &Core, index: usize, registered: &Registered) -> ProviderRepor
         name,
     });
     ProviderReport {
-        name: registered.name.clone(),
+        name: started.name.clone(),
         sockets: usize::try_from(stats.sockets_opened.saturating_sub(stats.sockets_closed))
             .unwrap_or(usize::MAX),
         counters: numbers(stats.rows()),
@@ -184,11 +187,8 @@ fn provider(core: &Core, index: usize, registered: &Registered) -> ProviderRepor
     }
 }
 
-fn listener(core: &Core, listener: &Arc<ListenerShared>) -> ListenerReport {
-    let name = |index| {
-        core.provider(index)
-            .map_or_else(String::new, |one| one.name.clone())
-    };
+fn listener(rooms: &Rooms, listener: &Arc<ListenerShared>) -> ListenerReport {
+    let name = |number| rooms.providers.name(number);
     let companions = lock(&listener.companions).each(name);
     ListenerReport {
         address: listener.address,
@@ -231,16 +231,18 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
         }
         Route::Tcp { why } => report.why = why.as_ref().map(ToString::to_string),
     }
-    report.counters = match &info.san {
-        None => numbers(info.tcp.snapshot().rows()),
+    report.counters = match &info.counted {
+        Counted::Tcp(counters) => numbers(counters.snapshot().rows()),
         // One that is being closed has nothing to tell any more.
-        Some(socket) => socket
-            .stats()
-            .ok()
-            .map_or_else(Numbers::new, |stats: SocketStats| {
-                let counted = stats.connection.map(|counted| numbers(counted.rows()));
-                counted.unwrap_or_default()
-            }),
+        Counted::San(socket) => {
+            socket
+                .stats()
+                .ok()
+                .map_or_else(Numbers::new, |stats: SocketStats| {
+                    let counted = stats.connection.map(|counted| numbers(counted.rows()));
+                    counted.unwrap_or_default()
+                })
+        }
     };
     report
 }

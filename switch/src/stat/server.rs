@@ -4,9 +4,9 @@
 //! answer after [`PATIENCE`]. Others wait in the kernel's queue meanwhile. The thread has no part
 //! in any connection, so whatever happens to it, they go on.
 
-use super::place;
 use super::report::Report;
-use crate::core::Core;
+use super::sockets;
+use crate::net::rooms::Rooms;
 use crate::wait::wait_readable;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -44,7 +44,7 @@ pub(crate) struct StatThread {
 
 impl StatThread {
     /// Makes the socket and starts the thread.
-    pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
+    pub(crate) fn start(rooms: &Arc<Rooms>) -> io::Result<Self> {
         let (listener, path) = bind()?;
         let stop = Arc::new(Signal::new()?);
         let mut this = StatThread {
@@ -54,11 +54,11 @@ impl StatThread {
             handle: None,
         };
         listener.set_nonblocking(true)?;
-        let core = Arc::clone(core);
+        let rooms = Arc::clone(rooms);
         let thread = std::thread::Builder::new()
             .name(THREAD_NAME.to_owned())
             .stack_size(STACK);
-        this.handle = Some(thread.spawn(move || serve(&core, &listener, &stop))?);
+        this.handle = Some(thread.spawn(move || serve(&rooms, &listener, &stop))?);
         tracing::debug!(path = %this.path.display(), "statistics");
         Ok(this)
     }
@@ -84,8 +84,8 @@ impl Drop for StatThread {
 fn bind() -> io::Result<(UnixListener, PathBuf)> {
     let nth = SWITCHES.fetch_add(1, Ordering::Relaxed) + 1;
     let mut failure = None;
-    for directory in runtime_dir::own(place::DIRECTORY) {
-        let path = directory.join(place::name(std::process::id(), nth));
+    for directory in runtime_dir::own(sockets::DIRECTORY) {
+        let path = directory.join(sockets::name(std::process::id(), nth));
         match bind_at(&directory, &path) {
             Ok(listener) => return Ok((listener, path)),
             Err(error) => {
@@ -99,9 +99,9 @@ fn bind() -> io::Result<(UnixListener, PathBuf)> {
 
 fn bind_at(directory: &Path, path: &Path) -> io::Result<UnixListener> {
     runtime_dir::prepare(directory)?;
-    place::clean(directory);
+    sockets::clean(directory);
     // An earlier process of the same number left it.
-    if place::is_dead(path) {
+    if sockets::is_dead(path) {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
@@ -109,7 +109,7 @@ fn bind_at(directory: &Path, path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn serve(core: &Core, listener: &UnixListener, stop: &Signal) {
+fn serve(rooms: &Rooms, listener: &UnixListener, stop: &Signal) {
     loop {
         match wait_readable([listener.as_fd(), stop.as_fd()], Deadline::NEVER) {
             Ok([_, true]) => return,
@@ -121,7 +121,7 @@ fn serve(core: &Core, listener: &UnixListener, stop: &Signal) {
         }
         match listener.accept() {
             Ok((client, _)) => {
-                if let Err(error) = answer(core, client, stop) {
+                if let Err(error) = answer(rooms, client, stop) {
                     tracing::debug!(%error, "statistics not delivered");
                 }
             }
@@ -134,13 +134,13 @@ fn serve(core: &Core, listener: &UnixListener, stop: &Signal) {
     }
 }
 
-fn answer(core: &Core, client: UnixStream, stop: &Signal) -> io::Result<()> {
+fn answer(rooms: &Rooms, client: UnixStream, stop: &Signal) -> io::Result<()> {
     let asks = rustix::net::sockopt::socket_peercred(&client)?.uid;
     if asks != rustix::process::geteuid() && !asks.is_root() {
         tracing::warn!(uid = asks.as_raw(), "another user asked for statistics");
         return Ok(());
     }
-    let text = serde_json::to_vec(&Report::of(core)).map_err(io::Error::from)?;
+    let text = serde_json::to_vec(&Report::of(rooms)).map_err(io::Error::from)?;
     deliver(&text, client, stop, PATIENCE)
 }
 

@@ -189,7 +189,7 @@ fn wsd_010_what_the_application_holds_is_a_tcp_socket() {
         let held = TcpListener::from(copy);
         assert_eq!(held.local_addr().unwrap(), listener.local_addr());
         for connection in [&client, &server] {
-            let held = TcpStream::from(connection.as_fd().try_clone_to_owned().unwrap());
+            let held = TcpStream::from(connection.companion_fd().try_clone_to_owned().unwrap());
             // TCP's socket, of the right family, and not connected: the bytes go elsewhere.
             assert!(held.nodelay().is_ok() && held.local_addr().unwrap().is_ipv4());
             assert_eq!(

@@ -17,7 +17,7 @@ const MOST_ENTRIES: usize = 4096;
 pub(super) const DIRECTORY: &str = "san";
 
 /// The sockets in a directory with the processes they are named after.
-pub(super) fn sockets(directory: &Path) -> Vec<(u32, PathBuf)> {
+pub(super) fn in_directory(directory: &Path) -> Vec<(u32, PathBuf)> {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return Vec::new();
     };
@@ -37,7 +37,7 @@ pub(super) fn name(pid: u32, nth: u32) -> String {
 
 /// Takes away the sockets of processes that are gone.
 pub(super) fn clean(directory: &Path) {
-    for (pid, path) in sockets(directory) {
+    for (pid, path) in in_directory(directory) {
         // In a container the process may be there, and not to be seen: then it answers.
         if !is_there(pid) && is_dead(&path) {
             tracing::debug!(path = %path.display(), "a dead process's socket removed");

@@ -1,0 +1,68 @@
+//! TCP as the carrier: the kernel's socket, with what it moves counted.
+
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::Carrier;
+use crate::counters::TcpCounters;
+
+/// A connected socket of the kernel's.
+#[derive(Debug)]
+pub(crate) struct TcpCarrier {
+    socket: Socket,
+    counters: Arc<TcpCounters>,
+}
+
+impl TcpCarrier {
+    pub(crate) fn new(socket: Socket, timeout: Option<Duration>) -> Self {
+        // These cannot fail on a socket of ours with a time in the checked range.
+        let _ = socket.set_read_timeout(timeout);
+        let _ = socket.set_write_timeout(timeout);
+        Self {
+            socket,
+            counters: Arc::default(),
+        }
+    }
+
+    /// What it counts.
+    pub(crate) fn counters(&self) -> &Arc<TcpCounters> {
+        &self.counters
+    }
+}
+
+impl Carrier for TcpCarrier {
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = self.socket.send(bytes)?;
+        self.counters.messages_sent.raise();
+        self.counters.bytes_sent.add(sent as u64);
+        Ok(sent)
+    }
+
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let received = (&self.socket).read(bytes)?;
+        self.counters.messages_received.raise();
+        self.counters.bytes_received.add(received as u64);
+        Ok(received)
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.socket.shutdown(Shutdown::Write)
+    }
+
+    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket.set_write_timeout(timeout)
+    }
+
+    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(timeout)
+    }
+
+    fn tcp_socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

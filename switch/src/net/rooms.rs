@@ -1,0 +1,99 @@
+//! The rooms of one switch, and what keeps them open.
+//!
+//! Each room has its own locks; nothing is decided here. The switch itself (`switch.rs`) owns the
+//! threads and ends with the last [`Lease`].
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::registry::OpenConnections;
+use crate::companion::keeper::Keeper;
+use crate::config::SwitchConfig;
+use crate::counters::SwitchCounters;
+use crate::route::Routes;
+use crate::san::providers::Providers;
+
+/// What listeners, connects and connections of one switch share.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    pub(crate) config: SwitchConfig,
+    pub(crate) counters: Arc<SwitchCounters>,
+    pub(crate) providers: Arc<Providers>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) companions: Arc<Keeper>,
+    pub(crate) connections: OpenConnections,
+    /// Why there is no provider, where one was looked for.
+    pub(crate) absent: Option<String>,
+    pub(crate) started: Instant,
+    closed: AtomicBool,
+}
+
+impl Rooms {
+    pub(crate) fn new(config: SwitchConfig, absent: Option<String>) -> io::Result<Self> {
+        let counters = Arc::new(SwitchCounters::default());
+        let providers = Arc::new(Providers::default());
+        let routes = Arc::new(Routes::new(config.negative_cache));
+        let companions = Keeper::new(
+            Arc::clone(&providers),
+            Arc::clone(&routes),
+            Arc::clone(&counters),
+            config.loopback,
+        )?;
+        Ok(Self {
+            config,
+            counters,
+            providers,
+            routes,
+            companions: Arc::new(companions),
+            connections: OpenConnections::default(),
+            absent,
+            started: Instant::now(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Closes the switch to everything new; whether it was open.
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// A hold on a switch: while there is one, its threads run and its providers stay started.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    rooms: Arc<Rooms>,
+    _switch: Arc<dyn Any + Send + Sync>,
+}
+
+impl Lease {
+    /// A lease of these rooms, which `switch` closes when it is dropped.
+    pub(crate) fn new(rooms: &Arc<Rooms>, switch: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            rooms: Arc::clone(rooms),
+            _switch: switch,
+        }
+    }
+}
+
+impl Deref for Lease {
+    type Target = Rooms;
+
+    fn deref(&self) -> &Rooms {
+        &self.rooms
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! Which way a connection took, and why it is not the SAN.
+
+use std::fmt;
+
+use san_provider::{ConnectError as SpiConnectError, ConnectFailure, WsaCode};
+
+/// Which way a connection took.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// Over the SAN.
+    San {
+        /// The provider's name.
+        provider: String,
+        /// The RDMA device's name.
+        device: String,
+    },
+    /// Over TCP.
+    Tcp {
+        /// Why, where the SAN was thought of.
+        why: Option<FallbackReason>,
+    },
+}
+
+/// Why TCP carries a connection whose destination lies in a SAN subnet.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum FallbackReason {
+    /// The SAN gave no connection, in a way that says nothing about TCP.
+    #[error("{0}")]
+    Connect(SpiConnectError),
+    /// The companion could not be made.
+    #[error("the companion socket cannot {step}: {reason}")]
+    Companion {
+        /// Which step failed.
+        step: &'static str,
+        /// What the provider said.
+        reason: String,
+        /// Its error code.
+        code: WsaCode,
+    },
+    /// The same destination failed so short a time ago that the SAN was not tried again.
+    #[error("not tried again so soon: {0}")]
+    Remembered(Box<FallbackReason>),
+}
+
+impl FallbackReason {
+    /// The first reason, without the "not tried again so soon".
+    pub fn root(&self) -> &FallbackReason {
+        match self {
+            FallbackReason::Remembered(first) => first.root(),
+            reason => reason,
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Route::San { provider, device } => write!(f, "SAN ({provider}, {device})"),
+            Route::Tcp { why: None } => f.write_str("TCP"),
+            Route::Tcp { why: Some(why) } => write!(f, "TCP, since {why}"),
+        }
+    }
+}
+
+/// Whether a failure costs time, and the next connect would meet it again.
+pub(crate) fn is_worth_remembering(failure: ConnectFailure) -> bool {
+    matches!(
+        failure,
+        ConnectFailure::TimedOut | ConnectFailure::Unreachable
+    )
+}
