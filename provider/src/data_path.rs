@@ -3,13 +3,15 @@
 //! The calls of [`Socket`] look the connection up each time. A [`DataPath`] has done so once. It starts
 //! no operation and makes no upcall.
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::TransferError;
 use crate::socket::Socket;
-use crate::transfer::{Connection, Message, ReadySink, Received};
+use crate::transfer::{Connection, Lane, Message, ReadySink, Received};
 
 /// The data path of a connected socket. Cheap to clone; any thread may use it.
 ///
@@ -86,10 +88,81 @@ impl DataPath {
         self.connection.unacknowledged()
     }
 
+    /// The lane of the connection: what it shares with others, and what an event loop polls.
+    #[must_use]
+    pub fn lane(&self) -> LaneHandle {
+        let lane = self.connection.lane();
+        LaneHandle { lane }
+    }
+
+    /// As [`DataPath::set_sink`], for a program whose own thread polls the lane ([`LaneHandle`]): the
+    /// thread `san-progress` leaves the connection alone.
+    pub fn set_polled_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
+        self.connection.set_sink(sink, true);
+    }
+
     /// Has `sink` hear, with this token, when the connection becomes readable or writable; `None` ends
     /// that. From then on messages of kind 16 and above go to the sink as they come, and not to
     /// receives. The thread `san-progress` polls for it while nobody else does.
     pub fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
         self.connection.set_sink(sink, false);
+    }
+}
+
+/// A lane: the completion queues that a connection shares with others, for a program that polls them
+/// in an event loop of its own.
+///
+/// The loop follows its connections by a [`ReadySink`], which hears of them whoever polls. Its round:
+/// [`LaneHandle::poll`]; if there is nothing to do, [`LaneHandle::arm`]; if that found nothing, sleep on
+/// [`LaneHandle::fds`] beside other descriptors; then [`LaneHandle::disarm`]. Between `arm` and `disarm`
+/// nothing is lost: what comes makes a descriptor readable, unless another thread polls at that moment.
+/// Then that thread tells the sink, which has to wake the loop (by a descriptor of the loop's own), and
+/// asks for notification again before it stops.
+#[derive(Clone)]
+pub struct LaneHandle {
+    lane: Arc<Lane>,
+}
+
+impl LaneHandle {
+    /// Polls until nothing is left, if no other thread does; how many completions that were.
+    #[must_use]
+    pub fn poll(&self) -> usize {
+        self.lane.poll_announced()
+    }
+
+    /// Asks for notification, and polls once more. 0: the caller may sleep. It is followed by
+    /// [`LaneHandle::disarm`] in either case.
+    #[must_use]
+    pub fn arm(&self) -> usize {
+        self.lane.arm_outside()
+    }
+
+    /// The caller does not sleep any more.
+    pub fn disarm(&self) {
+        self.lane.disarm_outside();
+    }
+
+    /// Whether some thread is between [`LaneHandle::arm`] and [`LaneHandle::disarm`].
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.lane.is_armed_outside()
+    }
+
+    /// Readable when there is something to poll. Level-triggered until [`LaneHandle::poll`].
+    #[must_use]
+    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+        self.lane.fds()
+    }
+
+    /// Whether both are the same lane.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.lane, &other.lane)
+    }
+}
+
+impl fmt::Debug for LaneHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LaneHandle").field(&self.lane.name).finish()
     }
 }

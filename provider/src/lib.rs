@@ -36,7 +36,7 @@ pub use socket::backlog;
 pub use address_list::SanAddress;
 pub use config::{ConfigError, ProviderConfig};
 pub use counters::Counters;
-pub use data_path::DataPath;
+pub use data_path::{DataPath, LaneHandle};
 pub use error::{
     AcceptError, BindError, CloseError, ConnectError, ConnectFailure, DuplicateError, ListenError,
     OptionError, QueryError, RegisterError, ResultError, SelectError, SocketError, StartupError,

@@ -8,7 +8,7 @@
 //! One lock for each direction: a connection's sender and receiver do not meet.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use san_base::{Deadline, lock};
-use san_provider::{Completion, Message, Operation, ResultError, TransferError, WsaCode};
+use san_provider::{
+    Completion, DataPath, Operation, Received, ResultError, TransferError, WsaCode,
+};
 use socket2::Socket;
 
 use super::Carrier;
@@ -33,10 +35,12 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct SanCarrier {
     socket: ProviderSocket,
+    /// Its data path; none if it was closed before it got here.
+    data: Option<DataPath>,
     /// The application's descriptor (duty 10). It is not connected.
     companion: Socket,
     sending: Mutex<Sending>,
-    receiving: Mutex<Receiving>,
+    receiving: Mutex<ReceiveState>,
     send_timeout: Timeout,
     receive_timeout: Timeout,
     /// Bytes of the largest message, by the negotiation.
@@ -58,13 +62,6 @@ enum SendState {
     Broken(WsaCode),
 }
 
-#[derive(Debug)]
-struct Receiving {
-    state: ReceiveState,
-    /// A message whose bytes were not all taken, and how many were.
-    rest: Option<(Message, usize)>,
-}
-
 impl SanCarrier {
     pub(crate) fn new(
         socket: ProviderSocket,
@@ -73,16 +70,14 @@ impl SanCarrier {
     ) -> Self {
         SanCarrier {
             message_limit: socket.max_message_size(),
+            data: socket.data().data_path().ok(),
             socket,
             companion,
             sending: Mutex::new(Sending {
                 under_way: VecDeque::with_capacity(WINDOW),
                 state: SendState::Open,
             }),
-            receiving: Mutex::new(Receiving {
-                state: ReceiveState::Open,
-                rest: None,
-            }),
+            receiving: Mutex::new(ReceiveState::Open),
             send_timeout: Timeout::new(timeout),
             receive_timeout: Timeout::new(timeout),
         }
@@ -92,11 +87,17 @@ impl SanCarrier {
     /// all of them, is waited for.
     fn send_data(&self, sending: &mut Sending, bytes: &[u8], deadline: Deadline) -> io::Result<()> {
         let kind = MessageKind::Data;
-        match self.socket.data().try_send(bytes, kind.number()) {
+        match self.data()?.try_send(bytes, kind.number()) {
             Ok(()) => Ok(()),
             Err(TransferError::WouldBlock) => self.send_message(sending, bytes, kind, deadline),
             Err(error) => Err(sending.failed(&error)),
         }
+    }
+
+    fn data(&self) -> io::Result<&DataPath> {
+        self.data
+            .as_ref()
+            .ok_or_else(|| io::Error::from_raw_os_error(TransferError::NotSocket.errno()))
     }
 
     fn send_message(
@@ -187,22 +188,24 @@ impl Carrier for SanCarrier {
         if bytes.is_empty() {
             return Ok(0);
         }
+        let mut buffers = [IoSliceMut::new(bytes)];
         loop {
-            if let Some(taken) = receiving.take_rest(bytes) {
-                return Ok(taken);
-            }
-            match receiving.state {
+            match *receiving {
                 ReceiveState::Open => {}
                 ReceiveState::Ended => return Ok(0),
                 ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
             }
-            match self.socket.data().receive_within(left(deadline)) {
-                Ok(message) => receiving.take_in(message),
+            match self.data()?.receive_into(&mut buffers, left(deadline)) {
+                Ok(received) => {
+                    if let Some(taken) = receiving.take_in(received) {
+                        return Ok(taken);
+                    }
+                }
                 Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
                 Err(error) => {
-                    let error = receiving.failed(&error);
-                    if receiving.state == ReceiveState::Broken {
-                        return Err(error);
+                    *receiving = receiving.on_disconnect();
+                    if *receiving == ReceiveState::Broken {
+                        return Err(io::Error::from_raw_os_error(error.errno()));
                     }
                 }
             }
@@ -284,37 +287,16 @@ impl Sending {
     }
 }
 
-impl Receiving {
-    /// Copies from the message at hand, and lets it go when it is used up.
-    fn take_rest(&mut self, bytes: &mut [u8]) -> Option<usize> {
-        let (message, at) = self.rest.as_mut()?;
-        let left = &message[*at..];
-        let taken = left.len().min(bytes.len());
-        bytes[..taken].copy_from_slice(&left[..taken]);
-        *at += taken;
-        if *at == message.len() {
-            self.rest = None;
-        }
-        (taken > 0).then_some(taken)
-    }
-
-    fn take_in(&mut self, message: Message) {
-        let kind = MessageKind::from(message.kind());
-        let (state, keep) = self.state.on_message(kind, message.len());
+impl ReceiveState {
+    /// What was read is in the caller's buffer; how many bytes of it are the stream's, if any are.
+    fn take_in(&mut self, received: Received) -> Option<usize> {
+        let kind = MessageKind::from(received.kind);
+        let (state, keep) = self.on_message(kind, received.bytes);
         if state == ReceiveState::Broken {
-            tracing::warn!(%kind, length = message.len(), "the peer broke the session protocol");
+            tracing::warn!(%kind, length = received.bytes, "the peer broke the session protocol");
         }
-        self.state = state;
-        if keep && !message.is_empty() {
-            self.rest = Some((message, 0));
-        }
-    }
-
-    fn failed(&mut self, error: &TransferError) -> io::Error {
-        if !matches!(error, TransferError::WouldBlock) {
-            self.state = self.state.on_disconnect();
-        }
-        io::Error::from_raw_os_error(error.errno())
+        *self = state;
+        (keep && received.bytes > 0).then_some(received.bytes)
     }
 }
 

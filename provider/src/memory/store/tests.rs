@@ -201,5 +201,9 @@ fn a_shortage_is_met_with_what_nobody_uses() {
         "nothing was there to drop, so it is not tried again"
     );
     assert_eq!((bench.alive(), tries.load(Ordering::SeqCst)), (0, 3));
-    assert_eq!(lock(&bench.store.cache).cache.len(), 0, "its place was given up");
+    assert_eq!(
+        lock(&bench.store.cache).cache.len(),
+        0,
+        "its place was given up"
+    );
 }

@@ -161,6 +161,10 @@ impl Connection {
         self.token.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn lane(&self) -> Arc<Lane> {
+        Arc::clone(&self.lane)
+    }
+
     pub(crate) fn device_name(&self) -> &str {
         let name = &self.lane.name;
         name.rsplit_once('/').map_or(name, |(device, _)| device)
