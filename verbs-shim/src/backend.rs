@@ -126,6 +126,12 @@ pub(crate) trait Sleeper: Send + Sync {
     /// Sleeps until there are events, the other descriptor is readable, a signal came, or the time
     /// is over, and takes the events. A fabric in user space works for the sleeper meanwhile.
     fn sleep(&self, timeout: Option<Duration>) -> Result<Woken>;
+    /// What becomes readable, for a set that somebody else sleeps on.
+    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+    /// Before such a sleep; `false`: there are events already.
+    fn before(&self) -> bool;
+    /// After it: does the fabric's work and takes the events; how many.
+    fn after(&self) -> Result<usize>;
 }
 
 pub(crate) trait CompletionQueue: Downcast {

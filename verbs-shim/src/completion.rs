@@ -73,6 +73,38 @@ impl Sleeper {
     pub fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
         self.backend.sleep(timeout)
     }
+
+    /// The descriptors to put into an epoll set of one's own (level-triggered, readable), to sleep
+    /// on them and on other things at once, in place of [`Sleeper::sleep`]. They stay the same. On
+    /// a fabric in user space its sockets are among them, so that no other thread has to read them
+    /// and hand over what came.
+    ///
+    /// A sleep is: ask every queue for notification; poll it once more; [`Sleeper::before`]; the
+    /// sleep, or only a look if that said `false`; [`Sleeper::after`]; poll. One thread does so at
+    /// a time, and does not use [`Sleeper::sleep`] in between.
+    #[must_use]
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.backend.fds()
+    }
+
+    /// To be called right before a sleep on [`Sleeper::fds`]. `false`: there are events already,
+    /// and nothing may wake it.
+    ///
+    /// From now on this may be the one who works the fabric's sockets, for all of the process. So
+    /// [`Sleeper::after`] has to follow as soon as the sleep is over, whatever ended it.
+    #[must_use]
+    pub fn before(&self) -> bool {
+        self.backend.before()
+    }
+
+    /// To be called right after a sleep: does what came in on the fabric, and takes the events as
+    /// [`CompletionChannel::consume`] does; how many.
+    ///
+    /// # Errors
+    /// When the channel is broken.
+    pub fn after(&self) -> Result<usize> {
+        self.backend.after()
+    }
 }
 
 impl fmt::Debug for Sleeper {

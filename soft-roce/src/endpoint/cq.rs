@@ -31,14 +31,14 @@ pub(super) struct CqShared {
 #[derive(Debug)]
 pub(super) struct ChannelShared {
     /// Readable while events are there; now and then without.
-    wake: Wake,
-    events: AtomicU64,
-    /// Whether its user sleeps in `wait` and so works the sockets itself.
-    waits: AtomicBool,
+    pub(super) wake: Wake,
+    pub(super) events: AtomicU64,
+    /// Whether its user sleeps in `wait`, or as `Outside`, and so works the sockets itself.
+    pub(super) waits: AtomicBool,
     /// Whether its user has the descriptor, too.
     has_descriptor: AtomicBool,
-    /// How many sleep in `wait`.
-    sleepers: AtomicUsize,
+    /// How many sleep in `wait`, or as `Outside`.
+    pub(super) sleepers: AtomicUsize,
 }
 
 impl ChannelShared {
@@ -173,8 +173,8 @@ impl CompletionQueue {
 /// all, and hands it on when it has what it waited for.
 #[derive(Clone, Debug)]
 pub struct CompletionChannel {
-    shared: Arc<ChannelShared>,
-    inner: Arc<Inner>,
+    pub(super) shared: Arc<ChannelShared>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl CompletionChannel {

@@ -33,6 +33,7 @@ mod event;
 mod id;
 mod inner;
 mod listen;
+mod outside;
 mod progress;
 mod qp;
 mod thread;
@@ -50,6 +51,7 @@ pub use config::{Config, Counters, Limits, OpenError};
 pub use cq::{CompletionChannel, CompletionQueue};
 pub use event::{CmEvent, CmEventKind, EventChannel, MAX_PRIVATE_DATA, PrivateData};
 pub use id::{CmId, ConnParams};
+pub use outside::Outside;
 pub use qp::{QpError, QpInit, QueuePair};
 
 use self::inner::Inner;

@@ -205,6 +205,19 @@ impl backend::Sleeper for RdmaSleeper {
             other: source == Some(OTHER),
         })
     }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.channel.fd()]
+    }
+
+    fn before(&self) -> bool {
+        // The kernel keeps what is announced.
+        true
+    }
+
+    fn after(&self) -> Result<usize> {
+        backend::CompletionChannel::consume(&*self.channel)
+    }
 }
 
 /// Rounded up, as epoll counts; `None`: longer than it can say, which is without end.

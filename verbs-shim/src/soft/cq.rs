@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use soft_roce::endpoint::{CompletionChannel, CompletionQueue};
+use soft_roce::endpoint::{CompletionChannel, CompletionQueue, Outside};
 use soft_roce::rc::{self, Notify, WorkKind};
 
 use super::device::SoftDevice;
@@ -54,13 +54,18 @@ impl backend::CompletionChannel for SoftCompletionChannel {
 
     fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Box<dyn backend::Sleeper>> {
         let channel = self;
-        Ok(Box::new(SoftSleeper { channel, other }))
+        Ok(Box::new(SoftSleeper {
+            outside: Outside::new(&channel.channel),
+            channel,
+            other,
+        }))
     }
 }
 
 struct SoftSleeper {
     channel: Arc<SoftCompletionChannel>,
     other: OwnedFd,
+    outside: Outside,
 }
 
 impl backend::Sleeper for SoftSleeper {
@@ -78,6 +83,18 @@ impl backend::Sleeper for SoftSleeper {
             // Not told apart from the end of the time; looking once more is cheap then.
             other: events == 0,
         })
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.outside.fds().into()
+    }
+
+    fn before(&self) -> bool {
+        self.outside.before()
+    }
+
+    fn after(&self) -> Result<usize> {
+        Ok(usize::try_from(self.outside.after()).unwrap_or(usize::MAX))
     }
 }
 
