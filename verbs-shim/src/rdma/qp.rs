@@ -144,6 +144,13 @@ impl backend::QueuePair for RdmaQp {
         check_ibv("ibv_modify_qp", ret)
     }
 
+    /// With a shared receive queue a device may still hold receives that it took before the error
+    /// state. It touches no memory of them once this returned, and their buffers stay with the
+    /// shared queue until that is destroyed, so they need not be waited for; but their completions
+    /// may come late, or not at all, so what was received is not final when a flushed send is
+    /// seen. IBTA has `LAST_WQE_REACHED` for that (11.6.3.2). It is not awaited: nothing tells
+    /// which drivers raise it (mlx5, hns, mthca and bnxt do; rxe of 6.1 does not), so a driver that
+    /// does not would cost the whole bound with every close.
     fn destroy(&self) -> Result<()> {
         self.id.detach_qp();
         // SAFETY: called once (the trait's rule); the id does not know it any more, so the
