@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::io::Errno;
+use verbs_shim::fork::Generation;
 use verbs_shim::{CmId, EventChannel, Fabric, VerbsError};
 
 use crate::address_list::{self, SanAddress};
@@ -16,6 +17,7 @@ use crate::config::ProviderConfig;
 use crate::control::Control;
 use crate::counters::{ControlCounters, Counters};
 use crate::device_context::DeviceTable;
+use crate::error::Unusable;
 use crate::memory::MemoryStore;
 use crate::owners::Owners;
 use crate::progress::{Progress, Upcall};
@@ -38,6 +40,7 @@ pub(crate) struct Core {
     next_number: AtomicU64,
     addresses: Mutex<Vec<SanAddress>>,
     stopped: AtomicBool,
+    made: Generation,
 }
 
 /// What the provider asks of any socket that is open.
@@ -83,6 +86,7 @@ impl Core {
             next_number: AtomicU64::new(1),
             addresses: Mutex::new(Vec::new()),
             stopped: AtomicBool::new(false),
+            made: Generation::now(),
         }
     }
 
@@ -135,8 +139,21 @@ impl Core {
         CmId::new(&self.channel().ok_or_else(gone)?)
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
+    /// Whether sockets can be used in this process. Asked before any lock is taken: in a forked
+    /// child nobody may be left to open it.
+    pub(crate) fn usable(&self) -> Result<(), Unusable> {
+        if self.made.is_past() {
+            return Err(Unusable::Inherited);
+        }
+        match self.stopped.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(Unusable::Stopped),
+        }
+    }
+
+    /// Whether it is another process's, which this one was forked from.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.made.is_past()
     }
 
     /// Counters of everything.

@@ -9,6 +9,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use verbs_shim::fork::ForkGuard;
+
 use crate::error::TransferError;
 use crate::socket::Socket;
 use crate::transfer::{Connection, Lane, Message, ReadySink, Received};
@@ -18,7 +20,7 @@ use crate::transfer::{Connection, Lane, Message, ReadySink, Received};
 /// It does not keep the socket open: once that is closed, every call says `WSAENOTSOCK`.
 #[derive(Debug, Clone)]
 pub struct DataPath {
-    connection: Arc<Connection>,
+    connection: ForkGuard<Arc<Connection>>,
 }
 
 impl Socket {
@@ -28,7 +30,9 @@ impl Socket {
     /// `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
     pub fn data_path(&self) -> Result<DataPath, TransferError> {
         let connection = self.shared.connected()?;
-        Ok(DataPath { connection })
+        Ok(DataPath {
+            connection: ForkGuard::new(connection),
+        })
     }
 }
 
@@ -39,7 +43,7 @@ impl DataPath {
     /// `WSAEWOULDBLOCK`: it would have to wait. `WSAEMSGSIZE`: more than the peer takes.
     /// `WSAENOTCONN`, `WSAECONNRESET`, `WSAENOTSOCK`.
     pub fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
-        self.connection.try_send(bytes, kind)
+        self.connection()?.try_send(bytes, kind)
     }
 
     /// As [`DataPath::try_send`], of bytes that lie in several places: one message, in their order.
@@ -47,7 +51,7 @@ impl DataPath {
     /// # Errors
     /// As [`DataPath::try_send`].
     pub fn try_send_gathered(&self, parts: &[IoSlice<'_>], kind: u8) -> Result<(), TransferError> {
-        self.connection.try_send_gathered(parts, kind)
+        self.connection()?.try_send_gathered(parts, kind)
     }
 
     /// A message that is here now.
@@ -56,7 +60,7 @@ impl DataPath {
     /// `WSAEWOULDBLOCK`: none is, or receives that were started come first. `WSAECONNRESET`: the peer
     /// ended the connection, and everything it had sent is received. `WSAENOTCONN`, `WSAENOTSOCK`.
     pub fn try_receive(&self) -> Result<Message, TransferError> {
-        self.connection.try_receive()
+        self.connection()?.try_receive()
     }
 
     /// A message that is here, or comes within `wait`.
@@ -64,7 +68,7 @@ impl DataPath {
     /// # Errors
     /// As [`DataPath::try_receive`].
     pub fn receive_within(&self, wait: Duration) -> Result<Message, TransferError> {
-        self.connection.receive_within(wait)
+        self.connection()?.receive_within(wait)
     }
 
     /// Copies messages that are here, or come within `wait`, into `buffers`, one after the other. It
@@ -78,14 +82,15 @@ impl DataPath {
         buffers: &mut [IoSliceMut<'_>],
         wait: Duration,
     ) -> Result<Received, TransferError> {
-        self.connection.receive_into(buffers, wait)
+        self.connection()?.receive_into(buffers, wait)
     }
 
     /// How many data messages the transport may not have acknowledged yet. What is not counted has
     /// arrived in the peer's memory.
     #[must_use]
     pub fn unacknowledged(&self) -> u32 {
-        self.connection.unacknowledged()
+        self.connection()
+            .map_or(0, |connection| connection.unacknowledged())
     }
 
     /// The lane of the connection: what it shares with others, and what an event loop polls.
@@ -105,7 +110,17 @@ impl DataPath {
     /// that. From then on messages of kind 16 and above go to the sink as they come, and not to
     /// receives. The thread `san-progress` polls for it while nobody else does.
     pub fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
-        self.connection.set_sink(sink, false);
+        if let Ok(connection) = self.connection() {
+            connection.set_sink(sink, false);
+        }
+    }
+
+    /// The connection, unless it is another process's, which this one was forked from.
+    fn connection(&self) -> Result<&Arc<Connection>, TransferError> {
+        match ForkGuard::is_inherited(&self.connection) {
+            false => Ok(&self.connection),
+            true => Err(TransferError::NotSocket),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use verbs_shim::fork::ForkGuard;
 use verbs_shim::{AddressWatch, Fabric, FabricKind};
 
 use crate::address_list::SanAddress;
@@ -58,7 +59,7 @@ pub struct ProviderData {
 /// A SAN service provider. Clones are the same provider.
 #[derive(Clone)]
 pub struct Provider {
-    shared: Arc<Shared>,
+    shared: ForkGuard<Arc<Shared>>,
 }
 
 struct Shared {
@@ -101,11 +102,11 @@ impl Provider {
         config.check()?;
         let started = Mutex::new(Started::default());
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: ForkGuard::new(Arc::new(Shared {
                 config,
                 fabric,
                 started,
-            }),
+            })),
         })
     }
 
@@ -126,6 +127,11 @@ impl Provider {
     ) -> Result<ProviderData, StartupError> {
         if version.major != SpiVersion::CURRENT.major {
             return Err(StartupError::VersionNotSupported { asked: version });
+        }
+        if self.is_inherited() {
+            return Err(StartupError::NotReady {
+                why: "this process was forked from the provider's".to_owned(),
+            });
         }
         let mut started = lock(&self.shared.started);
         let limit = self.shared.config.max_startups;
@@ -152,6 +158,9 @@ impl Provider {
     /// `WSANOTINITIALISED`: there was no startup.
     #[doc(alias = "WSPCleanup")]
     pub fn cleanup(&self) -> Result<(), QueryError> {
+        if self.is_inherited() {
+            return Err(QueryError::NotInitialised);
+        }
         let running = {
             let mut started = lock(&self.shared.started);
             started.count = started
@@ -253,13 +262,27 @@ impl Provider {
         stats
     }
 
+    /// From now on this process treats every provider it has, with all their sockets, as a forked
+    /// child does: drops and cleanup do nothing, calls fail with `WSAENOTSOCK`. `fork` is noticed by
+    /// itself. This is for a child that was made without it, by `clone`; it cannot be undone.
+    pub fn abandon() {
+        verbs_shim::fork::abandon();
+    }
+
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &ProviderConfig {
         &self.shared.config
     }
 
+    fn is_inherited(&self) -> bool {
+        ForkGuard::is_inherited(&self.shared)
+    }
+
     fn core(&self) -> Option<Arc<Core>> {
+        if self.is_inherited() {
+            return None;
+        }
         lock(&self.shared.started)
             .running
             .as_ref()
@@ -369,6 +392,9 @@ impl Drop for Shared {
 
 impl fmt::Debug for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_inherited() {
+            return f.write_str("Provider(another process's)");
+        }
         let started = lock(&self.shared.started);
         f.debug_struct("Provider")
             .field("started", &started.count)

@@ -135,6 +135,9 @@ impl Socket {
         operation: Operation,
         wait: Option<Duration>,
     ) -> Result<OverlappedResult, ResultError> {
+        if self.shared.core.is_inherited() {
+            return Err(ResultError::NotSocket);
+        }
         let connection = match self.shared.connection() {
             Some(connection) => connection,
             None if self.shared.is_closed() => return Err(ResultError::NotSocket),
@@ -164,9 +167,7 @@ impl Socket {
 
 impl SocketShared {
     pub(crate) fn connected(&self) -> Result<Arc<Connection>, TransferError> {
-        if self.core.is_stopped() {
-            return Err(TransferError::NotInitialised);
-        }
+        self.core.usable()?;
         match self.connection() {
             Some(connection) => Ok(connection),
             None if self.is_closed() => Err(TransferError::NotSocket),

@@ -97,6 +97,7 @@ mod completion;
 mod device;
 mod error;
 mod fabric;
+pub mod fork;
 mod live;
 mod memory;
 mod qp;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use verbs_shim::VerbsError;
 
-use super::{SystemError, WsaCode};
+use super::{SystemError, Unusable, WsaCode};
 
 /// Why a connect did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -183,6 +183,16 @@ impl ConnectError {
             WsaCode::ConnReset | WsaCode::ConnRefused | WsaCode::HostUnreachable
         );
         !misuse && !is_final
+    }
+}
+
+impl From<Unusable> for ConnectError {
+    fn from(why: Unusable) -> Self {
+        match why {
+            Unusable::Stopped => ConnectFailure::NotInitialised,
+            Unusable::Inherited => ConnectFailure::NotSocket,
+        }
+        .into()
     }
 }
 

@@ -140,6 +140,15 @@ impl fmt::Display for WsaCode {
     }
 }
 
+/// Why no socket of the provider can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    /// The provider went down.
+    Stopped,
+    /// The provider, and all its sockets, are another process's: this one was forked from it.
+    Inherited,
+}
+
 /// What the system said, kept inside an error. Cheap to clone, so that a result which is recorded
 /// can be reported.
 #[derive(Debug, Clone)]

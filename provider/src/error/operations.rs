@@ -3,7 +3,7 @@
 //!
 //! Connect has a file of its own, since its errors decide about TCP.
 
-use super::{SystemError, WsaCode};
+use super::{SystemError, Unusable, WsaCode};
 
 macro_rules! spi_error {
     (
@@ -246,4 +246,23 @@ spi_error! {
     /// Why a socket was not closed.
     CloseError, system = |_found| WsaCode::NetDown;
     NotSocket => NotSocket, "the socket is closed already";
+}
+
+macro_rules! says_unusable {
+    ($( $name:ident )*) => {
+        $(
+            impl From<Unusable> for $name {
+                fn from(why: Unusable) -> Self {
+                    match why {
+                        Unusable::Stopped => Self::NotInitialised,
+                        Unusable::Inherited => Self::NotSocket,
+                    }
+                }
+            }
+        )*
+    };
+}
+
+says_unusable! {
+    BindError ListenError SelectError QueryError AcceptError TransferError RegisterError OptionError DuplicateError
 }

@@ -142,9 +142,7 @@ impl Socket {
         F: FnOnce(&ConnectionRequest) -> Decision,
     {
         let socket = &*self.shared;
-        if socket.core.is_stopped() {
-            return Err(AcceptError::NotInitialised);
-        }
+        socket.core.usable()?;
         match lock(&socket.state).phase {
             Phase::Closed => return Err(AcceptError::NotSocket),
             Phase::Listening => {}

@@ -23,6 +23,9 @@ impl Socket {
     /// `WSAENOTSOCK`: closed already.
     #[doc(alias = "WSPCloseSocket")]
     pub fn close(&self) -> Result<(), CloseError> {
+        if self.shared.core.is_inherited() {
+            return Err(CloseError::NotSocket);
+        }
         match self.shared.shut() {
             true => Ok(()),
             false => Err(CloseError::NotSocket),

@@ -46,9 +46,7 @@ impl Socket {
     pub fn connect(&self, addr: SocketAddr, options: ConnectOptions) -> Result<(), ConnectError> {
         let socket = &self.shared;
         let core = &socket.core;
-        if core.is_stopped() {
-            return Err(ConnectFailure::NotInitialised.into());
-        }
+        core.usable()?;
         let mut state = lock(&socket.state);
         state
             .phase

@@ -29,9 +29,7 @@ impl Socket {
     #[doc(alias = "WSPListen")]
     pub fn listen(&self, backlog: u32) -> Result<(), ListenError> {
         let socket = &self.shared;
-        if socket.core.is_stopped() {
-            return Err(ListenError::NotInitialised);
-        }
+        socket.core.usable()?;
         let asked = backlog;
         let limit = backlog::granted(asked);
         let mut state = lock(&socket.state);

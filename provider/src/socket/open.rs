@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use rustix::io::Errno;
 use verbs_shim::VerbsError;
+use verbs_shim::fork::ForkGuard;
 
 use super::network_events::{EventRecorder, NetworkEventRecord, NetworkEvents};
 use super::settings::Options;
@@ -34,7 +35,7 @@ impl Socket {
         if protocol != Protocol::Tcp {
             return Err(SocketError::Protocol);
         }
-        if core.is_stopped() {
+        if core.usable().is_err() {
             return Err(SocketError::NotInitialised);
         }
         let limit = core.config.max_sockets;
@@ -77,7 +78,9 @@ impl Socket {
         core.add_socket(number, &shared);
         core.counters.sockets_opened.raise();
         tracing::debug!(socket = number, ?family, "socket opened");
-        Self { shared }
+        Self {
+            shared: ForkGuard::new(shared),
+        }
     }
 
     /// Gets the switch's handle; if there is none the socket is closed.
@@ -113,9 +116,7 @@ impl Socket {
     #[doc(alias = "WSPBind")]
     pub fn bind(&self, addr: SocketAddr) -> Result<(), BindError> {
         let socket = &*self.shared;
-        if socket.core.is_stopped() {
-            return Err(BindError::NotInitialised);
-        }
+        socket.core.usable()?;
         if AddressFamily::of(&addr) != socket.family {
             return Err(BindError::Family);
         }
@@ -209,9 +210,7 @@ impl Socket {
     }
 
     fn check_select(&self) -> Result<(), SelectError> {
-        if self.shared.core.is_stopped() {
-            return Err(SelectError::NotInitialised);
-        }
+        self.shared.core.usable()?;
         match lock(&self.shared.state).phase {
             Phase::Closed => Err(SelectError::NotSocket),
             _ => Ok(()),
@@ -219,9 +218,7 @@ impl Socket {
     }
 
     fn open_state(&self) -> Result<MutexGuard<'_, SocketState>, QueryError> {
-        if self.shared.core.is_stopped() {
-            return Err(QueryError::NotInitialised);
-        }
+        self.shared.core.usable()?;
         let state = lock(&self.shared.state);
         match state.phase {
             Phase::Closed => Err(QueryError::NotSocket),

@@ -114,9 +114,7 @@ impl Socket {
     }
 
     fn options(&self) -> Result<Options, OptionError> {
-        if self.shared.core.is_stopped() {
-            return Err(OptionError::NotInitialised);
-        }
+        self.shared.core.usable()?;
         let state = lock(&self.shared.state);
         match state.phase {
             Phase::Closed => Err(OptionError::NotSocket),

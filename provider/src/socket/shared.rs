@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use verbs_shim::CmId;
+use verbs_shim::fork::ForkGuard;
 
 use super::backlog::Backlog;
 use super::duplicate::arrival::Arrival;
@@ -27,7 +28,7 @@ use crate::wire::{Hello, Session};
 /// A socket of the provider.
 #[derive(Clone)]
 pub struct Socket {
-    pub(crate) shared: Arc<SocketShared>,
+    pub(crate) shared: ForkGuard<Arc<SocketShared>>,
 }
 
 pub(crate) struct SocketShared {
@@ -133,6 +134,9 @@ impl fmt::Debug for Socket {
 
 impl fmt::Debug for SocketShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.core.is_inherited() {
+            return f.write_str("Socket(another process's)");
+        }
         let state = lock(&self.state);
         f.debug_struct("Socket")
             .field("number", &self.number)

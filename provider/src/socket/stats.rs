@@ -13,9 +13,7 @@ impl Socket {
     /// # Errors
     /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
     pub fn stats(&self) -> Result<SocketStats, QueryError> {
-        if self.shared.core.is_stopped() {
-            return Err(QueryError::NotInitialised);
-        }
+        self.shared.core.usable()?;
         if lock(&self.shared.state).phase == Phase::Closed {
             return Err(QueryError::NotSocket);
         }

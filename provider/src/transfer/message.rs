@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use verbs_shim::RegisteredBuffer;
+use verbs_shim::fork::ForkGuard;
 
 use super::engine::{Arrived, Body, Operation, Outcome};
 use crate::error::TransferError;
@@ -26,7 +27,7 @@ pub(crate) trait Holder: Send + Sync {
 pub struct Message {
     /// `None` only while it is dropped.
     arrived: Option<Arrived<RegisteredBuffer>>,
-    holder: Arc<dyn Holder>,
+    holder: ForkGuard<Arc<dyn Holder>>,
 }
 
 /// How an operation ended.
@@ -74,7 +75,7 @@ impl Message {
     ) -> Self {
         Self {
             arrived: Some(arrived),
-            holder: Arc::clone(holder) as Arc<dyn Holder>,
+            holder: ForkGuard::new(Arc::clone(holder) as Arc<dyn Holder>),
         }
     }
 
@@ -108,6 +109,10 @@ impl AsRef<[u8]> for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
+        if ForkGuard::is_inherited(&self.holder) {
+            std::mem::forget(self.arrived.take());
+            return;
+        }
         // The buffer first: what is reported as free has to be there.
         if let Some(Body::Received(buffer)) = self.arrived.take().map(|arrived| arrived.body) {
             drop(buffer);

@@ -21,7 +21,7 @@ use crate::sync::lock;
 /// Takes the connection up; waits for it as long as a connect may take.
 pub(crate) fn socket_from(core: &Arc<Core>, duplicate: &Duplicate) -> Result<Socket, TakeUpError> {
     let contents = duplicate.contents();
-    if core.is_stopped() {
+    if core.usable().is_err() {
         return Err(TakeUpError::NotInitialised);
     }
     let pid = contents.target.pid;

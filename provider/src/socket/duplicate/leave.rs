@@ -34,9 +34,7 @@ impl Socket {
     pub fn duplicate(&self, target: u32) -> Result<Duplicate, DuplicateError> {
         let socket = &*self.shared;
         let core = &socket.core;
-        if core.is_stopped() {
-            return Err(DuplicateError::NotInitialised);
-        }
+        core.usable()?;
         let (local, peer, options) = {
             let state = lock(&socket.state);
             match state.phase {
