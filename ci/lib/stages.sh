@@ -11,6 +11,7 @@ stage_tools() {
     command -v cargo >/dev/null || die 69 "Rust is not installed (https://rustup.rs)"
     command -v cc >/dev/null || need_packages gcc libc6-dev
     command -v jq >/dev/null || need_packages jq
+    command -v python3 >/dev/null || need_packages python3-minimal
 }
 
 stage_format() {
@@ -20,7 +21,11 @@ stage_format() {
 stage_lint() {
     cargo clippy -q "${without_witnesses[@]}" --all-targets -- -D warnings ||
         result_failed "lint" "cargo clippy ${without_witnesses[*]} --all-targets -- -D warnings"
+    "$top/ci/circles" || result_failed "circles of modules" "ci/circles"
 }
+
+# Of san-tests, the test that leaves the devices broken: nothing comes after it.
+last_test="failures wsd_113_the_link_goes_down_in_the_middle_of_transfers"
 
 # Builds every program once: those that tests start, then the tests. Sets up the two lists.
 stage_build() {
