@@ -126,10 +126,7 @@ fn switch() -> Result<Switch> {
 }
 
 fn listen(switch: &Switch, address: IpAddr, backlog: u32) -> Result<Listener> {
-    let options = ListenOptions {
-        backlog: Some(backlog),
-        ..ListenOptions::default()
-    };
+    let options = ListenOptions::default().backlog(backlog);
     let listener = switch.listen(SocketAddr::new(address, 0), options)?;
     let companions = listener.san_status();
     let listens = |one: &CompanionStatus| matches!(one.state, CompanionState::Listening);

@@ -188,10 +188,7 @@ fn serve_provider(fabric: Fabric, ip: IpAddr, open: &Arc<Open>) -> Result<u16> {
 
 fn serve_switch(fabric: Fabric, ip: IpAddr, open: &Arc<Open>) -> Result<u16> {
     let switch = switch(fabric)?;
-    let options = ListenOptions {
-        backlog: Some(BACKLOG),
-        ..ListenOptions::default()
-    };
+    let options = ListenOptions::default().backlog(BACKLOG);
     let listener = switch.listen(SocketAddr::new(ip, 0), options)?;
     let port = listener.local_addr().port();
     let open = Arc::clone(open);
@@ -234,10 +231,7 @@ fn switch(fabric: Fabric) -> Result<Switch> {
         Fabric::Soft => FabricChoice::Soft,
         Fabric::Rdma => FabricChoice::Rdma,
     };
-    Ok(Switch::new(SwitchConfig {
-        fabric,
-        ..SwitchConfig::default()
-    })?)
+    Ok(Switch::new(SwitchConfig::default().fabric(fabric))?)
 }
 
 fn tcp_socket(provider: &Provider, ip: IpAddr) -> Result<Socket> {

@@ -12,12 +12,9 @@ use std::time::Duration;
 pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode, Problem> {
     let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
     let switch = Switch::new(config)?;
-    let options = ConnectOptions {
-        local: arguments.local,
-        timeout: arguments.timeout.map(Duration::from_millis),
-        tcp_only: arguments.tcp,
-        ..ConnectOptions::default()
-    };
+    let mut options = ConnectOptions::default().tcp_only(arguments.tcp);
+    options.local = arguments.local;
+    options.timeout = arguments.timeout.map(Duration::from_millis);
     let connection = connect_to_any(&switch, &arguments.destination.resolve()?, &options)?;
     RouteReport::new("connected", &connection).tell(arguments.json);
     join_to_standard_streams(connection)

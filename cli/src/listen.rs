@@ -21,10 +21,8 @@ struct ListenReport {
 pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
     let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
     let switch = Switch::new(config)?;
-    let options = ListenOptions {
-        backlog: arguments.backlog,
-        ..ListenOptions::default()
-    };
+    let mut options = ListenOptions::default();
+    options.backlog = arguments.backlog;
     let listener = switch.listen(arguments.address, options)?;
     tell(&switch, &listener, arguments.json);
     loop {

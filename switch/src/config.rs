@@ -29,6 +29,7 @@ pub enum FabricChoice {
 
 /// How long, and for how many destinations, a failed SAN connect is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NegativeCacheConfig {
     /// Destinations remembered at once; 0 turns the memory off.
     pub entries: usize,
@@ -37,7 +38,14 @@ pub struct NegativeCacheConfig {
 }
 
 /// Everything that can be set on a switch.
+///
+/// ```
+/// use san_switch::{FabricChoice, SwitchConfig};
+/// let config = SwitchConfig::default().fabric(FabricChoice::Off).backlog(16);
+/// assert_eq!(config.backlog, 16);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SwitchConfig {
     /// Which fabric to open (`SAN_FABRIC`: `auto`, `rdma`, `soft`, `off`).
     pub fabric: FabricChoice,
@@ -88,7 +96,43 @@ impl Default for SwitchConfig {
     }
 }
 
+macro_rules! setters {
+    ($( $field:ident: $kind:ty, )*) => {
+        /// One setting each; ranges are checked when the switch is made.
+        impl SwitchConfig {
+            $(
+                #[doc = concat!("Sets [`SwitchConfig::", stringify!($field), "`](#structfield.", stringify!($field), ").")]
+                #[must_use]
+                pub fn $field(mut self, $field: $kind) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    fabric: FabricChoice,
+    connect_timeout: Duration,
+    fabric_connect_timeout: Duration,
+    strict: bool,
+    backlog: u32,
+    loopback: bool,
+    soft_addresses: Vec<IpAddr>,
+    io_timeout: Option<Duration>,
+    shutdown_timeout: Duration,
+    stat: bool,
+}
+
 impl SwitchConfig {
+    /// Sets how many failed SAN connects are remembered (0 = none), and for how long.
+    #[must_use]
+    pub fn negative_cache(mut self, entries: usize, lifetime: Duration) -> Self {
+        self.negative_cache = NegativeCacheConfig { entries, lifetime };
+        self
+    }
+
     /// Reads `SAN_*` from the environment, over what the file named by `SAN_CONFIG` says, over
     /// the defaults.
     ///

@@ -11,11 +11,7 @@ fn count(directory: &str) -> usize {
 #[test]
 fn descriptors_and_threads_are_as_many_after_as_before() {
     let round = || {
-        let switch = Switch::new(SwitchConfig {
-            fabric: FabricChoice::Off,
-            ..SwitchConfig::default()
-        })
-        .unwrap();
+        let switch = Switch::new(SwitchConfig::default().fabric(FabricChoice::Off)).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = switch.listen(any, ListenOptions::default()).unwrap();
         let options = ConnectOptions::default();

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn switch() -> Switch {
-    Switch::new(SwitchConfig {
-        fabric: FabricChoice::Off,
-        connect_timeout: PATIENCE,
-        io_timeout: Some(PATIENCE),
-        ..SwitchConfig::default()
-    })
+    Switch::new(
+        SwitchConfig::default()
+            .fabric(FabricChoice::Off)
+            .connect_timeout(PATIENCE)
+            .io_timeout(Some(PATIENCE)),
+    )
     .unwrap()
 }
 
@@ -26,10 +26,7 @@ fn loopback() -> SocketAddr {
 }
 
 fn listen(switch: &Switch, backlog: u32) -> Listener {
-    let options = ListenOptions {
-        backlog: Some(backlog),
-        ..ListenOptions::default()
-    };
+    let options = ListenOptions::default().backlog(backlog);
     switch.listen(loopback(), options).unwrap()
 }
 
@@ -116,10 +113,7 @@ fn wsd_025_the_backlog_has_its_limits() {
     let switch = switch();
     assert_eq!(listen(&switch, 0).backlog(), 1);
     assert_eq!(listen(&switch, 4096).backlog(), 4096);
-    let options = ListenOptions {
-        backlog: Some(4097),
-        ..ListenOptions::default()
-    };
+    let options = ListenOptions::default().backlog(4097);
     let error = switch.listen(loopback(), options).unwrap_err();
     assert!(matches!(error, ListenError::Backlog { backlog: 4097 }));
     let default = switch.listen(loopback(), ListenOptions::default()).unwrap();
@@ -204,17 +198,14 @@ fn readiness_shows_what_accept_would_find() {
 #[test]
 fn wsd_028_a_tcp_client_that_the_condition_function_rejects_is_reset() {
     let switch = switch();
-    let options = ListenOptions {
-        condition: Some(Arc::new(|request| {
-            assert_eq!(request.side, Side::Tcp);
-            if request.peer.ip().is_loopback() && request.local.port() != 0 {
-                Decision::Reject
-            } else {
-                Decision::Accept
-            }
-        })),
-        ..ListenOptions::default()
-    };
+    let options = ListenOptions::default().condition(|request| {
+        assert_eq!(request.side, Side::Tcp);
+        if request.peer.ip().is_loopback() && request.local.port() != 0 {
+            Decision::Reject
+        } else {
+            Decision::Accept
+        }
+    });
     let listener = switch.listen(loopback(), options).unwrap();
     let client = connect(&switch, listener.local_addr());
     let error = listener
@@ -229,10 +220,7 @@ fn wsd_028_a_tcp_client_that_the_condition_function_rejects_is_reset() {
 #[test]
 fn a_condition_function_that_panics_has_rejected() {
     let switch = switch();
-    let options = ListenOptions {
-        condition: Some(Arc::new(|_| panic!("on purpose"))),
-        ..ListenOptions::default()
-    };
+    let options = ListenOptions::default().condition(|_| panic!("on purpose"));
     let listener = switch.listen(loopback(), options).unwrap();
     let client = connect(&switch, listener.local_addr());
     assert!(listener.try_accept().unwrap().is_none());
@@ -257,10 +245,7 @@ fn a_refused_connect_has_tcps_error() {
 fn a_local_address_is_used_or_refused() {
     let switch = switch();
     let listener = listen(&switch, 4);
-    let from = |local: &str| ConnectOptions {
-        local: Some(local.parse().unwrap()),
-        ..ConnectOptions::default()
-    };
+    let from = |local: &str| ConnectOptions::default().local(local.parse().unwrap());
     let client = switch
         .connect(listener.local_addr(), &from("127.0.0.9:0"))
         .unwrap();
@@ -308,10 +293,7 @@ fn unanswering(switch: &Switch) -> (Listener, Vec<TcpStream>) {
 fn a_connect_that_nobody_answers_ends_at_its_deadline() {
     let switch = switch();
     let (listener, _waiting) = unanswering(&switch);
-    let options = ConnectOptions {
-        timeout: Some(Duration::from_millis(100)),
-        ..ConnectOptions::default()
-    };
+    let options = ConnectOptions::default().timeout(Duration::from_millis(100));
     let begin = Instant::now();
     let error = switch.connect(listener.local_addr(), &options).unwrap_err();
     assert!(matches!(error, ConnectError::TimedOut { .. }), "{error}");
@@ -325,10 +307,7 @@ fn wsd_047_a_connect_can_be_called_off() {
     let switch = switch();
     let (listener, _waiting) = unanswering(&switch);
     let token = CancelToken::new().unwrap();
-    let options = ConnectOptions {
-        cancel: Some(token.clone()),
-        ..ConnectOptions::default()
-    };
+    let options = ConnectOptions::default().cancel(token.clone());
     std::thread::scope(|scope| {
         let connect = scope.spawn(|| switch.connect(listener.local_addr(), &options));
         std::thread::sleep(Duration::from_millis(50));
@@ -388,10 +367,7 @@ fn both_families_are_served() {
     let only = switch
         .listen(
             "[::]:0".parse().unwrap(),
-            ListenOptions {
-                only_v6: Some(true),
-                ..ListenOptions::default()
-            },
+            ListenOptions::default().only_v6(true),
         )
         .unwrap();
     let v4 = SocketAddr::from(([127, 0, 0, 1], only.local_addr().port()));

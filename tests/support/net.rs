@@ -55,11 +55,9 @@ pub fn switch_config() -> SwitchConfig {
         true => (FabricChoice::Soft, addresses()),
         false => (FabricChoice::Rdma, Vec::new()),
     };
-    SwitchConfig {
-        fabric,
-        soft_addresses,
-        ..SwitchConfig::default()
-    }
+    SwitchConfig::default()
+        .fabric(fabric)
+        .soft_addresses(soft_addresses)
 }
 
 /// Whether the fabric under test is the one in user space.

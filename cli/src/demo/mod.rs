@@ -32,13 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the demo. The exit code is 0 only if all that was promised was seen.
 pub(crate) fn run(arguments: &DemoArguments) -> Result<ExitCode, Problem> {
-    let config = SwitchConfig {
-        // The demo shows the way back to TCP and its own deadlines, whatever the settings say.
-        strict: false,
-        io_timeout: Some(PATIENCE),
-        connect_timeout: PATIENCE,
-        ..SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?
-    };
+    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    // The demo shows the way back to TCP and its own deadlines, whatever the settings say.
+    let config = config
+        .strict(false)
+        .io_timeout(Some(PATIENCE))
+        .connect_timeout(PATIENCE);
     let switch = open(config)?;
     let pair = addresses::find(&switch, arguments.addr_a, arguments.addr_b)?;
     let mut demo = Demo::new(switch, pair, arguments.json)?;
@@ -66,14 +65,10 @@ fn open(config: SwitchConfig) -> Result<Switch, Problem> {
         return Ok(switch);
     };
     eprintln!("san: no RDMA here, so the demo runs on the soft fabric ({reason})");
-    let config = SwitchConfig {
-        fabric: FabricChoice::Soft,
-        soft_addresses: match config.soft_addresses.is_empty() {
-            true => vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()],
-            false => config.soft_addresses.clone(),
-        },
-        ..config
-    };
+    let mut config = config.fabric(FabricChoice::Soft);
+    if config.soft_addresses.is_empty() {
+        config.soft_addresses = vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
+    }
     Ok(Switch::new(config)?)
 }
 
@@ -94,17 +89,15 @@ impl Demo {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let options = ListenOptions {
-            backlog: Some(BACKLOG),
-            condition: Some(Arc::new(move |request: &IncomingRequest| {
+        let options = ListenOptions::default().backlog(BACKLOG).condition(
+            move |request: &IncomingRequest| {
                 if request.side == Side::San && asked.load(Ordering::SeqCst) {
                     Decision::Reject
                 } else {
                     Decision::Accept
                 }
-            })),
-            only_v6: None,
-        };
+            },
+        );
         let listener = switch.listen(SocketAddr::new(any, 0), options)?;
         report.step(format!(
             "listening on {} with a backlog of {BACKLOG}, on TCP and:",
@@ -357,10 +350,7 @@ impl Demo {
     }
 
     fn client_options(&self) -> ConnectOptions {
-        ConnectOptions {
-            local: Some(SocketAddr::new(self.pair.client, 0)),
-            ..ConnectOptions::default()
-        }
+        ConnectOptions::default().local(SocketAddr::new(self.pair.client, 0))
     }
 
     fn provider_counters(&self) -> san_provider::Counters {

@@ -28,6 +28,7 @@ use crate::wait::{CancelToken, wait_readable};
 
 /// How a connect is made.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct ConnectOptions {
     /// Bind to this address first; port 0 leaves the port to the system. Where it is a SAN NIC's,
     /// only that NIC is taken; where it is not, TCP.
@@ -58,6 +59,43 @@ enum Stage {
     San(SanAttempt, Socket),
     Tcp(TcpAttempt),
     Over,
+}
+
+impl ConnectOptions {
+    /// Binds to this address first; port 0 leaves the port to the system.
+    #[must_use]
+    pub fn local(mut self, address: SocketAddr) -> Self {
+        self.local = Some(address);
+        self
+    }
+
+    /// Ends the connect after this time, SAN and TCP together.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Lets this token call the connect off.
+    #[must_use]
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = Some(token);
+        self
+    }
+
+    /// Whether the SAN is left out.
+    #[must_use]
+    pub fn tcp_only(mut self, only: bool) -> Self {
+        self.tcp_only = only;
+        self
+    }
+
+    /// Sets the type of service of the packets, on either side.
+    #[must_use]
+    pub fn type_of_service(mut self, value: u8) -> Self {
+        self.type_of_service = Some(value);
+        self
+    }
 }
 
 impl PendingConnect {

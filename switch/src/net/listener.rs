@@ -25,7 +25,17 @@ use crate::tcp;
 use crate::wait::{CancelToken, wait_readable};
 
 /// How a listener is made.
+///
+/// ```
+/// use san_switch::{Decision, ListenOptions};
+/// let options = ListenOptions::default()
+///     .backlog(16)
+///     .condition(|request| {
+///         if request.peer.ip().is_loopback() { Decision::Accept } else { Decision::Reject }
+///     });
+/// ```
 #[derive(Clone, Default)]
+#[non_exhaustive]
 pub struct ListenOptions {
     /// Connections that may wait for accept, on the SAN and, separately, on TCP. `None` takes the
     /// switch's setting, 0 counts as 1. At most [`SOMAXCONN`].
@@ -40,6 +50,32 @@ pub struct ListenOptions {
 pub struct Listener {
     shared: Arc<ListenerShared>,
     lease: Lease,
+}
+
+impl ListenOptions {
+    /// Connections that may wait for accept, on the SAN and, separately, on TCP.
+    #[must_use]
+    pub fn backlog(mut self, backlog: u32) -> Self {
+        self.backlog = Some(backlog);
+        self
+    }
+
+    /// Asks this function for each request.
+    #[must_use]
+    pub fn condition(
+        mut self,
+        condition: impl Fn(&IncomingRequest) -> Decision + Send + Sync + 'static,
+    ) -> Self {
+        self.condition = Some(Arc::new(condition));
+        self
+    }
+
+    /// Whether an IPv6 wildcard leaves IPv4 alone.
+    #[must_use]
+    pub fn only_v6(mut self, only: bool) -> Self {
+        self.only_v6 = Some(only);
+        self
+    }
 }
 
 impl Listener {

@@ -2,7 +2,7 @@
 //! process holds. So they run one after another. Needs
 //! SAN_TEST_ADDR_A and SAN_TEST_ADDR_B, which ci/rxe sets.
 
-use san_switch::{CompanionState, ConnectOptions, ListenOptions, Switch, SwitchConfig};
+use san_switch::{CompanionState, ConnectOptions, ListenOptions, Switch};
 use san_tests::census::Census;
 use san_tests::net::{addr_a, addr_b, switch_config};
 use san_tests::program::must;
@@ -14,11 +14,11 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn switch() -> Switch {
-    Switch::new(SwitchConfig {
-        connect_timeout: PATIENCE,
-        io_timeout: Some(PATIENCE),
-        ..switch_config()
-    })
+    Switch::new(
+        switch_config()
+            .connect_timeout(PATIENCE)
+            .io_timeout(Some(PATIENCE)),
+    )
     .expect("the fabric under test")
 }
 
@@ -88,10 +88,7 @@ fn wsd_008_after_a_change_of_addresses_the_table_is_read_again() {
         });
         assert_eq!(wildcard.san_status().len(), 1);
         let to = SocketAddr::new(addr_b(), wildcard.local_addr().port());
-        let options = ConnectOptions {
-            local: Some(SocketAddr::new(addr_a(), 0)),
-            ..ConnectOptions::default()
-        };
+        let options = ConnectOptions::default().local(SocketAddr::new(addr_a(), 0));
         assert!(switch.connect(to, &options).unwrap().is_san());
         assert!(switch.shutdown());
     });
@@ -104,16 +101,10 @@ fn wsd_051_nothing_is_left_after_cleanup() {
         let round = || {
             let switch = switch();
             let any = (Ipv4Addr::UNSPECIFIED, 0).into();
-            let options = ListenOptions {
-                backlog: Some(4),
-                ..ListenOptions::default()
-            };
+            let options = ListenOptions::default().backlog(4);
             let listener = switch.listen(any, options).unwrap();
             let to = SocketAddr::new(addr_b(), listener.local_addr().port());
-            let from_a = ConnectOptions {
-                local: Some(SocketAddr::new(addr_a(), 0)),
-                ..ConnectOptions::default()
-            };
+            let from_a = ConnectOptions::default().local(SocketAddr::new(addr_a(), 0));
             // Four wait, two are refused, one is called off, two are accepted, two are left waiting.
             let clients: Vec<_> = (0..6).map(|_| switch.connect(to, &from_a)).collect();
             assert_eq!(clients.iter().filter(|client| client.is_ok()).count(), 4);

@@ -254,10 +254,7 @@ fn wsd_013_the_companion_has_the_tcp_sockets_address_and_port() {
         let port = TcpListener::bind((addr_a(), 0)).unwrap();
         let local = port.local_addr().unwrap();
         drop(port);
-        let options = ConnectOptions {
-            local: Some(local),
-            ..ConnectOptions::default()
-        };
+        let options = ConnectOptions::default().local(local);
         let client = switch.connect(listener.local_addr(), &options).unwrap();
         assert!(client.is_san(), "{}", client.route());
         assert_eq!(client.local_addr(), local);
@@ -298,10 +295,7 @@ fn wsd_015_options_of_the_tcp_socket_are_the_companions_too() {
     bounded(|| {
         let switch = switch();
         let listener = switch.listen(any(), backlog(4)).unwrap();
-        let options = ConnectOptions {
-            type_of_service: Some(0x20),
-            ..from(addr_a())
-        };
+        let options = from(addr_a()).type_of_service(0x20);
         let client = switch.connect(at(addr_b(), &listener), &options).unwrap();
         assert!(client.is_san(), "{}", client.route());
         // TCP's listening sockets have SO_REUSEADDR: the port serves again at once on both sides,

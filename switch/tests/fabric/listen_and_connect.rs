@@ -5,8 +5,8 @@
 mod support;
 
 use san_switch::{
-    AcceptError, CancelToken, ConnectError, ConnectOptions, Decision, FallbackReason,
-    ListenOptions, Route, Side, Switch, SwitchConfig,
+    AcceptError, CancelToken, ConnectError, ConnectOptions, Decision, FallbackReason, Route, Side,
+    Switch,
 };
 use san_tests::net::{addr_a, addr_b, addr6_a, addr6_b};
 use san_tests::time::{bounded, eventually};
@@ -31,10 +31,7 @@ fn wsd_018_other_subnets_and_loopback_go_to_tcp() {
         assert!(matches!(client.route(), Route::Tcp { why: None }));
         assert!(!accept(&listener).is_san());
         let before = switch.provider_counters()[0].1;
-        let options = ConnectOptions {
-            timeout: Some(Duration::from_millis(200)),
-            ..ConnectOptions::default()
-        };
+        let options = ConnectOptions::default().timeout(Duration::from_millis(200));
         assert!(
             switch
                 .connect("192.0.2.1:9".parse().unwrap(), &options)
@@ -91,11 +88,7 @@ fn wsd_021_nobody_on_the_san_means_tcp() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_021_in_a_strict_san_nobody_means_nobody() {
     bounded(|| {
-        let strict = Switch::new(SwitchConfig {
-            strict: true,
-            ..config()
-        })
-        .unwrap();
+        let strict = Switch::new(config().strict(true)).unwrap();
         let plain = TcpListener::bind((addr_b(), 0)).unwrap();
         let error = strict
             .connect(plain.local_addr().unwrap(), &from(addr_a()))
@@ -112,17 +105,11 @@ fn wsd_021_in_a_strict_san_nobody_means_nobody() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_021_silence_costs_its_deadline_once() {
     bounded(|| {
-        let switch = Switch::new(SwitchConfig {
-            fabric_connect_timeout: Duration::from_millis(400),
-            ..config()
-        })
-        .unwrap();
+        let switch =
+            Switch::new(config().fabric_connect_timeout(Duration::from_millis(400))).unwrap();
         // In the subnet, but nobody has the address.
         let nobody: SocketAddr = "10.0.7.99:9".parse().unwrap();
-        let options = ConnectOptions {
-            timeout: Some(Duration::from_millis(800)),
-            ..from(addr_a())
-        };
+        let options = from(addr_a()).timeout(Duration::from_millis(800));
         let first = switch.connect(nobody, &options).unwrap_err();
         assert!(
             matches!(first.fallback(), Some(FallbackReason::Connect(_))),
@@ -325,19 +312,16 @@ fn wsd_028_the_condition_function_decides() {
         let switch = switch();
         let seen = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&seen);
-        let options = ListenOptions {
-            condition: Some(Arc::new(move |request| {
-                assert_eq!(request.side, Side::San);
-                assert_eq!(request.local.ip(), addr_b());
-                // Every second one is let in.
-                if count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
-                    Decision::Reject
-                } else {
-                    Decision::Accept
-                }
-            })),
-            ..backlog(4)
-        };
+        let options = backlog(4).condition(move |request| {
+            assert_eq!(request.side, Side::San);
+            assert_eq!(request.local.ip(), addr_b());
+            // Every second one is let in.
+            if count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                Decision::Reject
+            } else {
+                Decision::Accept
+            }
+        });
         let listener = switch.listen(any(), options).unwrap();
         for _ in 0..2 {
             let error = switch

@@ -11,11 +11,9 @@ use std::time::Duration;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 pub(crate) fn config() -> SwitchConfig {
-    SwitchConfig {
-        connect_timeout: PATIENCE,
-        io_timeout: Some(PATIENCE),
-        ..switch_config()
-    }
+    switch_config()
+        .connect_timeout(PATIENCE)
+        .io_timeout(Some(PATIENCE))
 }
 
 pub(crate) fn switch() -> Switch {
@@ -27,17 +25,11 @@ pub(crate) fn any() -> SocketAddr {
 }
 
 pub(crate) fn backlog(backlog: u32) -> ListenOptions {
-    ListenOptions {
-        backlog: Some(backlog),
-        ..ListenOptions::default()
-    }
+    ListenOptions::default().backlog(backlog)
 }
 
 pub(crate) fn from(ip: IpAddr) -> ConnectOptions {
-    ConnectOptions {
-        local: Some(SocketAddr::new(ip, 0)),
-        ..ConnectOptions::default()
-    }
+    ConnectOptions::default().local(SocketAddr::new(ip, 0))
 }
 
 pub(crate) fn at(ip: IpAddr, listener: &Listener) -> SocketAddr {
