@@ -3,6 +3,8 @@
 //!
 //! Each is written here once. The crate knows nothing of sockets, fabrics or protocols, starts no
 //! thread, and depends on no other crate of the workspace. What one crate alone needs stays there.
+//!
+//! The words that are the project's own are in `docs/glossary.md`.
 
 #![forbid(unsafe_code)]
 

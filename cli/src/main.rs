@@ -2,6 +2,8 @@
 //!
 //! This file parses the arguments and hands over; each command is a module of its own. What they
 //! print for people goes to standard error where standard output carries data.
+//!
+//! The words that are the project's own are in `docs/glossary.md`.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,6 @@
 //! A SAN service provider: sockets on RDMA, as the Windows Sockets Direct SPI asks for them.
+//!
+//! The words that are the project's own are in `docs/glossary.md`.
 #![forbid(unsafe_code)]
 
 mod address_list;

@@ -14,6 +14,8 @@
 //!   moments handed to them;
 //! - `rc`, `cm`: protocol engines without I/O and without a clock;
 //! - `endpoint`, `driver`: the engines joined to sockets, timers and a user.
+//!
+//! The words that are the project's own are in `docs/glossary.md`.
 
 // Denied and not forbidden for a few socket options: `driver::sockopt`.
 #![deny(unsafe_code)]

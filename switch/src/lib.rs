@@ -42,6 +42,8 @@
 //! What an application holds is the TCP socket's descriptor ([`std::os::fd::AsFd`] of [`Listener`],
 //! [`Connection::companion_fd`]). Whether an accept would find something is told by
 //! [`Listener::readiness`].
+//!
+//! The words that are the project's own are in `docs/glossary.md`.
 
 #![forbid(unsafe_code)]
 

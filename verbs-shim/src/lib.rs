@@ -87,6 +87,8 @@
 //! run time: a program that uses this crate starts on machines without them. [`Fabric::soft`] is
 //! RoCEv2 in user space over UDP, by the crate soft-roce: no library, no privileges, and it speaks
 //! with the kernel's RDMA CM and verbs on other hosts.
+//!
+//! The words that are the project's own are in `docs/glossary.md`.
 
 #![deny(unsafe_code)]
 
