@@ -128,11 +128,11 @@ impl DataPath {
 /// in an event loop of its own.
 ///
 /// The loop follows its connections by a [`ReadySink`], which hears of them whoever polls. Its round:
-/// [`LaneHandle::poll`]; if there is nothing to do, [`LaneHandle::arm`]; if that found nothing, sleep on
-/// [`LaneHandle::fds`] beside other descriptors; then [`LaneHandle::disarm`]. Between `arm` and `disarm`
-/// nothing is lost: what comes makes a descriptor readable, unless another thread polls at that moment.
-/// Then that thread tells the sink, which has to wake the loop (by a descriptor of the loop's own), and
-/// asks for notification again before it stops.
+/// [`LaneHandle::poll`]; if there is nothing to do, [`LaneHandle::arm`]; if that says so, sleep on
+/// [`LaneHandle::fds`] beside other descriptors, then [`LaneHandle::disarm`]. One thread at a time does
+/// so. Between `arm` and `disarm` nothing is lost: what comes makes a descriptor readable, unless
+/// another thread polls at that moment. Then that thread tells the sink, which has to wake the loop (by
+/// a descriptor of the loop's own), and asks for notification again before it stops.
 #[derive(Clone)]
 pub struct LaneHandle {
     lane: Arc<Lane>,
@@ -140,32 +140,36 @@ pub struct LaneHandle {
 
 impl LaneHandle {
     /// Polls until nothing is left, if no other thread does; how many completions that were.
-    #[must_use]
+    #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn poll(&self) -> usize {
-        self.lane.poll_announced()
+        self.lane.poll_all()
     }
 
-    /// Asks for notification, and polls once more. 0: the caller may sleep. It is followed by
-    /// [`LaneHandle::disarm`] in either case.
+    /// Asks for notification, and polls once more. `true`: nothing came, and the caller may sleep; then
+    /// [`LaneHandle::disarm`] has to follow as soon as it wakes. `false`: something came, or another
+    /// thread sleeps on this lane in this way.
     #[must_use]
-    pub fn arm(&self) -> usize {
+    pub fn arm(&self) -> bool {
         self.lane.arm_outside()
     }
 
-    /// The caller does not sleep any more.
+    /// The caller does not sleep any more. Without [`LaneHandle::arm`] before it, nothing happens.
     pub fn disarm(&self) {
-        self.lane.disarm_outside();
+        if self.is_armed() {
+            self.lane.disarm_outside();
+        }
     }
 
-    /// Whether some thread is between [`LaneHandle::arm`] and [`LaneHandle::disarm`].
+    /// Whether a thread is between [`LaneHandle::arm`] and [`LaneHandle::disarm`].
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.lane.is_armed_outside()
     }
 
-    /// Readable when there is something to poll. Level-triggered until [`LaneHandle::poll`].
+    /// Readable when there is something to poll, or to be put into an epoll set once: they stay the same.
+    /// On the soft fabric its sockets are among them, so that no other thread has to read them.
     #[must_use]
-    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.lane.fds()
     }
 

@@ -22,9 +22,7 @@ impl Socket {
     #[doc(alias = "WSPSendDisconnect")]
     pub fn disconnect(&self) -> Result<(), TransferError> {
         let socket = &self.shared;
-        if socket.core.is_stopped() {
-            return Err(TransferError::NotInitialised);
-        }
+        socket.core.usable()?;
         let phase = lock(&socket.state).phase;
         match phase {
             Phase::Accepted | Phase::Connected => {

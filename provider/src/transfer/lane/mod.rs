@@ -21,7 +21,7 @@ mod primitives;
 mod receives;
 mod spin;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -68,8 +68,42 @@ pub(crate) struct Lane<M: Member> {
     mail: Mail<M>,
     /// Wakes the thread that sleeps.
     wake: EventObject,
+    outside: Outside,
     broken: AtomicBool,
     progress: Weak<Progress>,
+}
+
+/// For one thread that sleeps in an epoll set of its own instead of here.
+struct Outside {
+    sleeper: Sleeper,
+    /// A thread is there.
+    taken: AtomicBool,
+    /// Wakes it.
+    bell: EventObject,
+    rung: AtomicBool,
+}
+
+impl Outside {
+    fn new(channel: &CompletionChannel) -> Result<Self, VerbsError> {
+        let (bell, bell_fd) = event()?;
+        Ok(Self {
+            sleeper: channel.sleeper(bell_fd)?,
+            taken: AtomicBool::new(false),
+            bell,
+            rung: AtomicBool::new(false),
+        })
+    }
+}
+
+/// An event object, and a descriptor of its own for it.
+fn event() -> Result<(EventObject, OwnedFd), VerbsError> {
+    let failed = |source| VerbsError {
+        call: "eventfd",
+        source,
+    };
+    let event = EventObject::new().map_err(failed)?;
+    let fd = event.try_clone_fd().map_err(failed)?;
+    Ok((event, fd))
 }
 
 impl<M: Member + Send + Sync + 'static> Lane<M> {
@@ -104,12 +138,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
             Ledger::new(most_connections, each, depth, spare),
             GrowingPool::new(pd.clone(), size, depth * 2),
         )?;
-        let no_event = |source| VerbsError {
-            call: "eventfd",
-            source,
-        };
-        let wake = EventObject::new().map_err(no_event)?;
-        let wake_fd = wake.try_clone_fd().map_err(no_event)?;
+        let (wake, wake_fd) = event()?;
         tracing::debug!(
             lane = name,
             most_connections,
@@ -120,6 +149,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
             name,
             pd: pd.clone(),
             sleeper: channel.sleeper(wake_fd)?,
+            outside: Outside::new(&channel)?,
             channel,
             recv_cq,
             send_cq,
@@ -219,32 +249,48 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         self.poller.serve_lazily(wanted);
     }
 
-    /// The descriptors that are readable when there is something to poll: the completion channel, and
-    /// what others ring.
-    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.channel.as_fd(), self.wake.as_fd()]
+    /// The descriptors that wake a thread which sleeps outside.
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.outside.sleeper.fds()
     }
 
-    /// Takes what was announced, if no other thread polls, and polls until nothing is left; how much
-    /// came.
-    pub(crate) fn poll_announced(&self) -> usize {
-        self.wake.reset();
-        self.poller.poll_announced(self, || self.consume())
+    /// Polls until nothing is left, if nobody else does; how much came.
+    pub(crate) fn poll_all(&self) -> usize {
+        self.poller.poll_all_if_free(self)
     }
 
-    /// A thread is about to sleep outside, on [`Lane::fds`]: asks for notification and polls once
-    /// more. How much came: if nothing, it may sleep.
-    pub(crate) fn arm_outside(&self) -> usize {
-        self.poller.arm_outside(self)
+    /// A thread is about to sleep outside, on [`Lane::fds`]. `false`: it must not, since something came
+    /// or another thread does.
+    pub(crate) fn arm_outside(&self) -> bool {
+        if self.outside.taken.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        if self.poller.arm_outside(self) > 0 {
+            self.poller.disarm_outside();
+            self.outside.taken.store(false, Ordering::SeqCst);
+            return false;
+        }
+        let may_sleep = self.outside.sleeper.before();
+        if !may_sleep {
+            self.disarm_outside();
+        }
+        may_sleep
     }
 
     /// That thread does not sleep any more.
     pub(crate) fn disarm_outside(&self) {
+        if let Err(error) = self.outside.sleeper.after() {
+            self.break_down(&error);
+        }
+        if self.outside.rung.swap(false, Ordering::SeqCst) {
+            self.outside.bell.reset();
+        }
         self.poller.disarm_outside();
+        self.outside.taken.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn is_armed_outside(&self) -> bool {
-        self.poller.is_armed_outside()
+        self.outside.taken.load(Ordering::SeqCst)
     }
 
     fn consume(&self) {
@@ -415,6 +461,11 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
 
     fn wake(&self) {
         self.wake.set();
+    }
+
+    fn wake_outside(&self) {
+        self.outside.rung.store(true, Ordering::SeqCst);
+        self.outside.bell.set();
     }
 
     fn wake_progress(&self) {

@@ -59,6 +59,9 @@ pub(crate) trait Source {
     /// Has the thread in [`Source::sleep`] come back.
     fn wake(&self);
 
+    /// Has the thread that sleeps outside look.
+    fn wake_outside(&self);
+
     /// Has the progress thread look.
     fn wake_progress(&self);
 }
@@ -427,7 +430,7 @@ impl<R> Poller<R> {
             && self.arm(source)
             && poll(source, &mut role, &mut |_, _| {}) > 0;
         if self.outside.load(Ordering::SeqCst) > 0 && !self.arm_until_empty(source, &mut role) {
-            source.wake();
+            source.wake_outside();
             more = true;
         }
         drop(role);
@@ -498,21 +501,11 @@ impl<R> Poller<R> {
         self.outside.fetch_sub(1, Ordering::SeqCst);
     }
 
-    pub(super) fn is_armed_outside(&self) -> bool {
-        self.outside.load(Ordering::SeqCst) > 0
-    }
-
-    /// Takes the events that were announced, and polls until nothing is left, if nobody else polls;
-    /// how much came.
-    pub(super) fn poll_announced<S: Source<Role = R>>(
-        &self,
-        source: &S,
-        consume: impl Fn(),
-    ) -> usize {
+    /// Polls until nothing is left, if nobody else polls; how much came.
+    pub(super) fn poll_all_if_free<S: Source<Role = R>>(&self, source: &S) -> usize {
         let Some(mut role) = try_lock(&self.role) else {
             return 0;
         };
-        consume();
         let mut all = 0;
         for _ in 0..POLLS_AT_A_TIME {
             match poll(source, &mut role, &mut |_, _| {}) {

@@ -190,6 +190,10 @@ impl Source for Lane {
         self.wake.notify();
     }
 
+    fn wake_outside(&self) {
+        self.wake.notify();
+    }
+
     fn wake_progress(&self) {
         self.progress_woken.store(true, Ordering::SeqCst);
     }
@@ -323,6 +327,19 @@ fn the_role_goes_on_to_who_waits_for_it() {
         assert!(found.is_some());
         flags[0].raise(&lane);
         assert!(waiting.join().unwrap().is_some());
+    });
+}
+
+#[test]
+fn who_sleeps_outside_finds_the_mail_or_is_told() {
+    model(2, || {
+        let lane = Lane::new();
+        let other = Arc::clone(&lane);
+        let writer = thread::spawn(move || other.leave_mail(1));
+        lane.poller.arm_outside(&*lane);
+        lane.poller.disarm_outside();
+        writer.join().unwrap();
+        assert_eq!(lane.read.load(Ordering::Relaxed), 1);
     });
 }
 
