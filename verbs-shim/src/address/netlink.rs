@@ -9,6 +9,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::error::{Result, VerbsError};
@@ -83,10 +84,37 @@ pub(super) struct Address {
     pub(super) ifindex: u32,
 }
 
+/// A network interface as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) ifindex: u32,
+    pub(super) name: String,
+    /// Its hardware address.
+    pub(super) hardware: Vec<u8>,
+}
+
 /// All addresses of this network namespace.
 pub(super) fn addresses() -> Result<Vec<Address>> {
-    dump().map_err(|source| VerbsError {
+    let get = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let found = dump(get, |message| match message {
+        RouteNetlinkMessage::NewAddress(m) => address(&m),
+        _ => None,
+    });
+    found.map_err(|source| VerbsError {
         call: "RTM_GETADDR",
+        source,
+    })
+}
+
+/// All network interfaces of this network namespace, whatever `/sys` shows.
+pub(super) fn links() -> Result<Vec<Link>> {
+    let get = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let found = dump(get, |message| match message {
+        RouteNetlinkMessage::NewLink(m) => link(m),
+        _ => None,
+    });
+    found.map_err(|source| VerbsError {
+        call: "RTM_GETLINK",
         source,
     })
 }
@@ -94,13 +122,15 @@ pub(super) fn addresses() -> Result<Vec<Address>> {
 /// Larger than any message of the kernel's dumps.
 const BUFFER: usize = 64 * 1024;
 
-fn dump() -> io::Result<Vec<Address>> {
+fn dump<T>(
+    get: RouteNetlinkMessage,
+    pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
+) -> io::Result<Vec<T>> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let get = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let mut request = NetlinkMessage::new(header, NetlinkPayload::from(get));
     request.finalize();
     let mut bytes = vec![0; request.buffer_len()];
@@ -119,9 +149,7 @@ fn dump() -> io::Result<Vec<Address>> {
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(found),
                 NetlinkPayload::Error(e) => return Err(e.to_io()),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(m)) => {
-                    found.extend(address(&m));
-                }
+                NetlinkPayload::InnerMessage(message) => found.extend(pick(message)),
                 _ => {}
             }
         }
@@ -173,6 +201,23 @@ fn address(message: &AddressMessage) -> Option<Address> {
     })
 }
 
+fn link(message: LinkMessage) -> Option<Link> {
+    let mut name = None;
+    let mut hardware = Vec::new();
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text),
+            LinkAttribute::Address(bytes) => hardware = bytes,
+            _ => {}
+        }
+    }
+    Some(Link {
+        ifindex: message.header.index,
+        name: name?,
+        hardware,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,7 +230,12 @@ mod tests {
             .find(|a| a.ip == IpAddr::from([127, 0, 0, 1]))
             .unwrap();
         assert_eq!(lo.prefix_len, 8);
-        assert_eq!(Some(lo.ifindex), super::super::sysfs::ifindex("lo"));
+        let links = links().unwrap();
+        let link = links.iter().find(|l| l.name == "lo").unwrap();
+        assert_eq!(
+            (link.ifindex, &link.hardware[..]),
+            (lo.ifindex, &[0; 6][..])
+        );
     }
 
     #[test]

@@ -281,10 +281,12 @@ impl backend::Device for RdmaDevice {
     }
 
     fn gids(&self, port: u8) -> Result<Vec<Gid>> {
-        match self.gid_table() {
-            Some(entries) => Ok(gids_of(&entries, port)),
-            None => address::gids(&self.name, port),
-        }
+        let mut gids = match self.gid_table() {
+            Some(entries) => gids_of(&entries, port),
+            None => address::gids(&self.name, port)?,
+        };
+        address::keep_own_netdevs(&mut gids)?;
+        Ok(gids)
     }
 
     fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
