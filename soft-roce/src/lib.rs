@@ -5,7 +5,8 @@
 //! adapters and itself.
 //!
 //! What it does not do: datagram queue pairs for applications, atomics, memory
-//! windows, path migration, congestion control by CNP.
+//! windows bound through the send queue (bound by call there are), path
+//! migration, congestion control by CNP.
 //!
 //! Layers, each of which knows only those before it:
 //!
