@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -81,8 +81,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) key: ListenKey,
-    /// While these are there, other processes find the listener.
-    pub(super) _registrations: Vec<Registration>,
+    /// Where it listens. While these are there, other processes find it.
+    pub(super) registrations: Vec<(IpAddr, Registration)>,
 }
 
 impl Id {

@@ -19,6 +19,7 @@ pub(super) use san_base::lock;
 use super::cm::CmState;
 use super::config::{Config, Counters, OpenError};
 use super::cq::{Activity, ChannelShared};
+use super::host::HostAddresses;
 use super::qp::QpShared;
 use super::timers::{NEVER, Timers};
 use crate::cm::{self, ConnKey};
@@ -43,7 +44,9 @@ pub(super) struct Inner {
     pub(super) regions: Arc<MrTable>,
     pub(super) reorder: Arc<ReorderBudget>,
     start: Instant,
-    addresses: RwLock<Vec<IpAddr>>,
+    pub(super) addresses: RwLock<Vec<IpAddr>>,
+    /// Who tells of changes of those, if anybody does.
+    pub(super) host: Mutex<Option<Arc<dyn HostAddresses>>>,
     /// Never held while packets are handled: that takes other locks, under which ports are added.
     ports: RwLock<Arc<Vec<Arc<Port>>>>,
     qps: [Shard; SHARDS],
@@ -166,6 +169,7 @@ impl Inner {
             reorder: Arc::new(ReorderBudget::new(config.reorder_bytes)),
             start: Instant::now(),
             addresses: RwLock::new(config.addresses.clone()),
+            host: Mutex::default(),
             ports: RwLock::default(),
             qps: Default::default(),
             gone: Mutex::default(),
@@ -188,20 +192,6 @@ impl Inner {
     /// The time, as the engines count it.
     pub(super) fn now(&self) -> Time {
         Time::ZERO + self.start.elapsed()
-    }
-
-    pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        self.addresses
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(super) fn set_addresses(&self, addresses: Vec<IpAddr>) {
-        *self
-            .addresses
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
     pub(super) fn alloc_pd(&self) -> Pd {
@@ -441,6 +431,20 @@ impl Inner {
         let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut ports).push(port.clone());
         Ok(port)
+    }
+
+    /// Closes the sockets on an address that no queue pair or id holds. Whoever
+    /// sleeps on them lets go of them when it wakes.
+    pub(super) fn close_ports(&self, ip: IpAddr) {
+        let mut ports = self.ports.write().unwrap_or_else(PoisonError::into_inner);
+        let idle = |port: &Arc<Port>| port.local().ip() == ip && Arc::strong_count(port) == 1;
+        let kept: Vec<_> = ports.iter().filter(|port| !idle(port)).cloned().collect();
+        if kept.len() < ports.len() {
+            *ports = Arc::new(kept);
+            // The thread looks after what is opened next until the sleeper has
+            // counted anew.
+            self.waiter.watched.store(0, Ordering::Release);
+        }
     }
 
     pub(super) fn counters(&self) -> Counters {

@@ -54,40 +54,59 @@ impl Inner {
             .engine
             .listen(local, id.v6_only, backlog)
             .map_err(|_| io::Error::from(Errno::ADDRINUSE))?;
-        id.phase = Phase::Listening(Listener {
-            key,
-            _registrations: registrations,
-        });
+        id.phase = Phase::Listening(Listener { key, registrations });
         cm.by_listen.insert(key, token);
         Ok(())
     }
 
     /// Opens the sockets of a listener and tells the host's other endpoints.
-    fn announce(&self, local: SocketAddr, v6_only: bool) -> io::Result<Vec<Registration>> {
+    fn announce(
+        &self,
+        local: SocketAddr,
+        v6_only: bool,
+    ) -> io::Result<Vec<(IpAddr, Registration)>> {
+        if !local.ip().is_unspecified() {
+            let ip = local.ip().to_canonical();
+            return Ok(vec![(ip, self.announce_at(ip, local.port())?)]);
+        }
+        let wanted = self.wanted(local, v6_only);
+        let (done, failed) = self.announce_all(&wanted, local.port());
+        match failed {
+            Some(why) if done.is_empty() => Err(why),
+            // Without addresses of this family it listens, and nobody can come
+            // before there is one.
+            None if done.is_empty() && self.addresses().is_empty() => Err(Errno::NODEV.into()),
+            _ => Ok(done),
+        }
+    }
+
+    /// The endpoint's addresses that a listener on a wildcard stands for.
+    pub(super) fn wanted(&self, local: SocketAddr, v6_only: bool) -> Vec<IpAddr> {
         let wanted = |ip: &IpAddr| match local.ip().to_canonical() {
             IpAddr::V4(_) => ip.is_ipv4(),
             IpAddr::V6(_) => ip.is_ipv6() || !v6_only,
         };
-        if !local.ip().is_unspecified() {
-            return Ok(vec![self.announce_at(local.ip(), local.port())?]);
-        }
-        let addresses: Vec<IpAddr> = self.addresses().into_iter().filter(wanted).collect();
+        self.addresses().into_iter().filter(wanted).collect()
+    }
+
+    /// Announces a port on addresses, as far as possible. Also says why not on
+    /// the last one that failed.
+    pub(super) fn announce_all(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+    ) -> (Vec<(IpAddr, Registration)>, Option<io::Error>) {
         let (mut done, mut failed) = (Vec::new(), None);
-        for ip in addresses {
-            match self.announce_at(ip, local.port()) {
-                Ok(registration) => done.push(registration),
+        for &ip in addresses {
+            match self.announce_at(ip, port) {
+                Ok(registration) => done.push((ip, registration)),
                 Err(why) => {
                     tracing::warn!(%ip, %why, "not listening on this address");
                     failed = Some(why);
                 }
             }
         }
-        match failed {
-            Some(why) if done.is_empty() => Err(why),
-            // Without addresses of this family it listens, and nobody can come.
-            None if done.is_empty() && self.addresses().is_empty() => Err(Errno::NODEV.into()),
-            _ => Ok(done),
-        }
+        (done, failed)
     }
 
     fn announce_at(&self, ip: IpAddr, port: u16) -> io::Result<Registration> {

@@ -30,6 +30,7 @@ mod config;
 mod connect;
 mod cq;
 mod event;
+mod host;
 mod id;
 mod inner;
 mod listen;
@@ -50,6 +51,7 @@ use std::sync::Arc;
 pub use config::{Config, Counters, Limits, OpenError};
 pub use cq::{CompletionChannel, CompletionQueue};
 pub use event::{CmEvent, CmEventKind, EventChannel, MAX_PRIVATE_DATA, PrivateData};
+pub use host::HostAddresses;
 pub use id::{CmId, ConnParams};
 pub use outside::Outside;
 pub use qp::{QpError, QpInit, QueuePair};
@@ -95,9 +97,15 @@ impl Endpoint {
         self.inner.addresses()
     }
 
-    /// Replaces those addresses. Listeners there are keep the old ones.
-    pub fn set_addresses(&self, addresses: Vec<IpAddr>) {
+    /// Replaces those addresses. Listeners on a wildcard listen on those that are
+    /// new as well, and no longer on those that are gone.
+    pub fn set_addresses(&self, addresses: &[IpAddr]) {
         self.inner.set_addresses(addresses);
+    }
+
+    /// Has the endpoint replace them whenever `host` has others, from now on.
+    pub fn follow(&self, host: Arc<dyn HostAddresses>) {
+        self.inner.follow_host(host);
     }
 
     /// A new protection domain.

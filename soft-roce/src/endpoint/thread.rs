@@ -1,6 +1,7 @@
 //! The thread that works for those who do not poll.
 //!
-//! What it does: sleeps on the sockets and the next timer. While somebody polls
+//! What it does: sleeps on the sockets, the next timer and changes of the host's
+//! addresses. While somebody polls
 //! it leaves the sockets to them and only looks after the timers, once a
 //! millisecond, and after the sockets if the polling has stopped.
 //! What it does not do: keep the endpoint alive.
@@ -14,6 +15,7 @@ use san_base::timespec;
 
 use super::config::OpenError;
 use super::cq::Seen;
+use super::host::HostAddresses;
 use super::inner::{Inner, Waiter, lock};
 
 /// How often it looks while others poll.
@@ -35,6 +37,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<(), OpenError> {
 
 fn run(weak: &Weak<Inner>, waiter: &Waiter) {
     let mut seen = Seen::default();
+    let mut host_has_news = false;
     while !waiter.stop.load(Ordering::Acquire) {
         let Some(inner) = weak.upgrade() else {
             return;
@@ -48,6 +51,10 @@ fn run(weak: &Weak<Inner>, waiter: &Waiter) {
             while inner.progress() > 0 {}
         }
         inner.fire_timers();
+        if std::mem::take(&mut host_has_news) {
+            inner.follow_changes();
+        }
+        let host = inner.host();
         let now = inner.now();
         let longest = if others_poll { TICK } else { LONGEST };
         let deadline = inner.next_deadline().min((now + longest).nanos());
@@ -56,14 +63,30 @@ fn run(weak: &Weak<Inner>, waiter: &Waiter) {
         let deadline = deadline.min(inner.next_deadline());
         let sleep = Duration::from_nanos(deadline.saturating_sub(now.nanos()));
         drop(inner);
-        let mut fds = [
-            PollFd::new(&waiter.wake, PollFlags::IN),
-            PollFd::new(waiter, PollFlags::IN),
-        ];
-        let count = if others_poll { 1 } else { 2 };
-        // Interrupted or not: the loop looks at everything again.
-        let _ = poll(&mut fds[..count], Some(&timespec(sleep)));
+        host_has_news = sleep_on(waiter, host.as_deref(), others_poll, sleep);
         waiter.sleeps_until.store(0, Ordering::Release);
         waiter.wake.drain();
     }
+}
+
+/// Sleeps until something wants the thread, the sockets only unless others have
+/// them. Interrupted or not: the loop looks at everything again. Says whether the
+/// host's addresses may have changed.
+fn sleep_on(
+    waiter: &Waiter,
+    host: Option<&dyn HostAddresses>,
+    others_poll: bool,
+    longest: Duration,
+) -> bool {
+    let wake = PollFd::new(&waiter.wake, PollFlags::IN);
+    // Nothing is asked of a place that is not needed: it tells of no event.
+    let place = |fd| PollFd::new(fd, PollFlags::empty());
+    let mut fds = [wake, place(&waiter.wake), place(&waiter.wake)];
+    if !others_poll {
+        fds[1] = PollFd::new(waiter, PollFlags::IN);
+    }
+    if let Some(host) = host {
+        fds[2] = PollFd::from_borrowed_fd(host.as_fd(), PollFlags::IN);
+    }
+    poll(&mut fds, Some(&timespec(longest))).is_ok() && !fds[2].revents().is_empty()
 }

@@ -1,10 +1,16 @@
 //! Several endpoints on one host: who has port 4791, and how they find each other.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use soft_roce::endpoint::{CmEventKind, ConnParams};
+use rustix::event::{EventfdFlags, eventfd};
+use soft_roce::endpoint::{CmEventKind, ConnParams, HostAddresses};
 
-use crate::util::{Node, TempDir, address, connect};
+use soft_roce::rc::{Payload, RecvRequest, SendOp, SendRequest};
+
+use crate::util::{Connection, Node, PATIENCE, TempDir, address, connect};
 
 #[test]
 fn several_servers_share_an_address() {
@@ -56,7 +62,7 @@ fn a_wildcard_listens_on_every_address_of_the_endpoint() {
     let dir = TempDir::new();
     let server = Node::new(dir.config());
     let addresses = [address(), address(), "::1".parse().unwrap()];
-    server.endpoint.set_addresses(addresses.to_vec());
+    server.endpoint.set_addresses(&addresses);
     let _listener = server.listen("[::]:7471".parse().unwrap(), 4);
     let client = Node::new(dir.config());
     for ip in addresses {
@@ -66,6 +72,116 @@ fn a_wildcard_listens_on_every_address_of_the_endpoint() {
             Some(SocketAddr::new(ip, 7471))
         );
     }
+}
+
+/// What the host's addresses are, as the test says.
+struct Told {
+    addresses: Mutex<Option<Vec<IpAddr>>>,
+    news: OwnedFd,
+}
+
+impl Told {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            addresses: Mutex::default(),
+            news: eventfd(0, EventfdFlags::NONBLOCK).unwrap(),
+        })
+    }
+
+    fn tell(&self, addresses: &[IpAddr]) {
+        *self.addresses.lock().unwrap() = Some(addresses.to_vec());
+        rustix::io::write(&self.news, &1u64.to_ne_bytes()).unwrap();
+    }
+}
+
+impl AsFd for Told {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
+    }
+}
+
+impl HostAddresses for Told {
+    fn changed(&self) -> Option<Vec<IpAddr>> {
+        let _ = rustix::io::read(&self.news, &mut [0; 8]);
+        self.addresses.lock().unwrap().take()
+    }
+}
+
+/// Waits until somebody has UDP port 4791 of an address, or nobody.
+fn comes_to(ip: IpAddr, open: bool) {
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_to_string("/proc/net/udp")
+        .unwrap()
+        .contains(&hex(ip))
+        != open
+    {
+        assert!(Instant::now() < end, "{ip}: open is not {open}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An address with port 4791 as /proc/net/udp writes it.
+fn hex(ip: IpAddr) -> String {
+    let IpAddr::V4(ip) = ip else {
+        panic!("IPv4 only")
+    };
+    format!("{:08X}:12B7", u32::from_ne_bytes(ip.octets()))
+}
+
+/// The client's bytes come to the server.
+fn ping(connection: &Connection) {
+    let (a, b) = (&connection.client, &connection.server);
+    let request = RecvRequest {
+        wr_id: 1,
+        sges: &[],
+    };
+    b.qp.post_receive(&request).unwrap();
+    let request = SendRequest {
+        wr_id: 2,
+        op: SendOp::SendImm(3),
+        payload: Payload::Inline(&[]),
+        signaled: true,
+        fence: false,
+        solicited: false,
+    };
+    a.qp.post_send(&request).unwrap();
+    assert_eq!(b.success().imm, Some(3));
+    a.success();
+}
+
+#[test]
+fn a_wildcard_follows_the_addresses() {
+    let dir = TempDir::new();
+    let server = Node::new(dir.config());
+    let host = Told::new();
+    server.endpoint.follow(host.clone());
+    let (first, second) = (address(), address());
+    server.endpoint.set_addresses(&[first]);
+    let listener = server.listen("0.0.0.0:7471".parse().unwrap(), 4);
+    comes_to(first, true);
+    let client = Node::new(dir.config());
+    let at = |ip| SocketAddr::new(ip, 7471);
+    for (come, gone) in [(second, first), (first, second)] {
+        host.tell(&[first, second]);
+        comes_to(come, true);
+        let connection = connect(&client, &server, at(come));
+        // It lives on without its address, which may come back.
+        host.tell(&[gone]);
+        ping(&connection);
+        drop(connection);
+        while client.events.next().is_some() || server.events.next().is_some() {}
+        host.tell(&[come]);
+        comes_to(gone, false);
+        let id = client.resolved(at(gone));
+        let side = client.queue_pair();
+        id.connect(&side.qp, &ConnParams::default()).unwrap();
+        let refused = client.event().kind;
+        assert!(
+            matches!(refused, CmEventKind::Rejected { .. }),
+            "{refused:?}"
+        );
+    }
+    drop(listener);
 }
 
 #[test]

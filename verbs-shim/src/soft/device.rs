@@ -45,8 +45,8 @@ impl SoftDevice {
         if self.follow_host {
             let now = address::of_host()?;
             if now != *addresses {
-                self.endpoint
-                    .set_addresses(now.iter().map(|a| a.ip).collect());
+                let ips: Vec<_> = now.iter().map(|a| a.ip).collect();
+                self.endpoint.set_addresses(&ips);
                 *addresses = now;
             }
         }

@@ -13,13 +13,14 @@ mod memory;
 mod qp;
 
 use std::net::{IpAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use soft_roce::endpoint::{Config, Endpoint};
+use soft_roce::endpoint::{Config, Endpoint, HostAddresses};
 
 use self::device::SoftDevice;
-use crate::address;
+use crate::address::{self, AddressWatch};
 use crate::backend;
 use crate::error::{OpenError, Result, VerbsError};
 use crate::fabric::FabricKind;
@@ -35,6 +36,30 @@ pub struct SoftConfig {
     pub rendezvous: Option<PathBuf>,
 }
 
+/// Tells the endpoint which addresses the host has.
+struct Host(AddressWatch);
+
+impl AsFd for Host {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl HostAddresses for Host {
+    fn changed(&self) -> Option<Vec<IpAddr>> {
+        if !self.0.drain() {
+            return None;
+        }
+        match address::of_host() {
+            Ok(now) => Some(now.iter().map(|a| a.ip).collect()),
+            Err(error) => {
+                tracing::warn!(%error, "the host's addresses cannot be listed");
+                None
+            }
+        }
+    }
+}
+
 struct SoftFabric {
     device: Arc<SoftDevice>,
 }
@@ -43,6 +68,9 @@ struct SoftFabric {
 pub(crate) fn open(
     config: &SoftConfig,
 ) -> std::result::Result<Arc<dyn backend::Fabric>, OpenError> {
+    let follow_host = config.addresses.is_empty();
+    // Before they are listed, so that no change is missed.
+    let watch = follow_host.then(AddressWatch::new);
     let addresses = match config.addresses.is_empty() {
         true => address::of_host().map_err(|VerbsError { source, .. }| OpenError::Soft {
             detail: format!("the host's addresses cannot be listed: {source}"),
@@ -67,7 +95,12 @@ pub(crate) fn open(
     .map_err(|error| OpenError::Soft {
         detail: error.to_string(),
     })?;
-    let follow_host = config.addresses.is_empty();
+    match watch {
+        Some(Ok(watch)) => endpoint.follow(Arc::new(Host(watch))),
+        // Listeners on a wildcard then have the addresses of their beginning.
+        Some(Err(error)) => tracing::warn!(%error, "the host's addresses cannot be watched"),
+        None => {}
+    }
     Ok(Arc::new(SoftFabric {
         device: Arc::new(SoftDevice::new(endpoint, addresses, follow_host)),
     }))
