@@ -1,11 +1,12 @@
 //! Settings, limits and numbers of an endpoint.
 //!
-//! What it does: plain values.
+//! What it does: plain values, and who tells of those that change.
 //! What it does not do: read files or the environment, except for
 //! `XDG_RUNTIME_DIR`, where the host's endpoints meet unless told otherwise.
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,13 @@ impl Default for Config {
             cm: cm::Config::default(),
         }
     }
+}
+
+/// Who knows the addresses that a listener on a wildcard listens on.
+pub trait HostAddresses: AsFd + Send + Sync {
+    /// The addresses there are now. Called when the descriptor is readable, and
+    /// makes it unreadable, without waiting. None: nothing has changed.
+    fn changed(&self) -> Option<Vec<IpAddr>>;
 }
 
 /// What an endpoint can do at most.

@@ -7,19 +7,12 @@
 //! user's, who knows which of them are meant.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 
 use super::cm::{CmState, Phase};
+use super::config::HostAddresses;
 use super::inner::{Inner, lock};
 use crate::driver::rendezvous::Registration;
-
-/// Who knows the addresses that a listener on a wildcard listens on.
-pub trait HostAddresses: AsFd + Send + Sync {
-    /// The addresses there are now. Called when the descriptor is readable, and
-    /// makes it unreadable, without waiting. None: nothing has changed.
-    fn changed(&self) -> Option<Vec<IpAddr>>;
-}
 
 impl Inner {
     pub(super) fn addresses(&self) -> Vec<IpAddr> {

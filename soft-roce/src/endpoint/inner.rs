@@ -17,9 +17,8 @@ use rustix::event::epoll;
 pub(super) use san_base::lock;
 
 use super::cm::CmState;
-use super::config::{Config, Counters, OpenError};
+use super::config::{Config, Counters, HostAddresses, OpenError};
 use super::cq::{Activity, ChannelShared};
-use super::host::HostAddresses;
 use super::qp::QpShared;
 use super::timers::{NEVER, Timers};
 use crate::cm::{self, ConnKey};

@@ -48,10 +48,9 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use config::{Config, Counters, Limits, OpenError};
+pub use config::{Config, Counters, HostAddresses, Limits, OpenError};
 pub use cq::{CompletionChannel, CompletionQueue};
 pub use event::{CmEvent, CmEventKind, EventChannel, MAX_PRIVATE_DATA, PrivateData};
-pub use host::HostAddresses;
 pub use id::{CmId, ConnParams};
 pub use outside::Outside;
 pub use qp::{QpError, QpInit, QueuePair};

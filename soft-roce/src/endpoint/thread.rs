@@ -13,9 +13,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use san_base::timespec;
 
-use super::config::OpenError;
+use super::config::{HostAddresses, OpenError};
 use super::cq::Seen;
-use super::host::HostAddresses;
 use super::inner::{Inner, Waiter, lock};
 
 /// How often it looks while others poll.
