@@ -36,13 +36,10 @@ use std::time::Duration;
 
 use crate::address::InterfaceAddress;
 use crate::cm::{ConnParams, Event};
-use crate::completion::Woken;
-use crate::device::{DeviceLimits, Gid, PortAttr};
 use crate::error::{Result, VerbsError};
-use crate::fabric::FabricKind;
 use crate::memory::Access;
 use crate::qp::QpCaps;
-use crate::types::{BATCH, Completion};
+use crate::types::{BATCH, Completion, DeviceLimits, FabricKind, Gid, PortAttr, Woken};
 use crate::work::{Operation, SendFlags};
 
 pub(crate) trait Fabric: Send + Sync {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::backend::{self, Poller};
 use crate::error::{Result, VerbsError};
-use crate::types::{BATCH, CompletionBatch, Generation};
+use crate::types::{BATCH, CompletionBatch, Generation, Woken};
 
 /// Where completion queues announce that there is something to poll. Cheap to clone.
 #[derive(Clone)]
@@ -111,15 +111,6 @@ impl fmt::Debug for Sleeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sleeper").finish_non_exhaustive()
     }
-}
-
-/// What ended [`Sleeper::sleep`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Woken {
-    /// Events that were taken.
-    pub events: usize,
-    /// The other descriptor may be readable.
-    pub other: bool,
 }
 
 impl AsFd for CompletionChannel {

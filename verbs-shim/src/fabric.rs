@@ -11,20 +11,12 @@ use crate::device::Device;
 use crate::error::{OpenError, Result};
 use crate::rdma;
 use crate::soft::{self, SoftConfig};
+use crate::types::FabricKind;
 
 /// A way to reach RDMA devices. Cheap to clone.
 #[derive(Clone)]
 pub struct Fabric {
     backend: Arc<dyn backend::Fabric>,
-}
-
-/// Which backend a [`Fabric`] runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FabricKind {
-    /// The kernel's RDMA subsystem, through librdmacm and libibverbs.
-    Rdma,
-    /// `RoCEv2` in user space.
-    Soft,
 }
 
 impl Fabric {

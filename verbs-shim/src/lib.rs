@@ -122,10 +122,10 @@ pub use cm::{
     ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, ConnParams, ConnectionDetails, Event,
     EventChannel, PrivateData, REJECT_PRIVATE_DATA, RejectReason, Request,
 };
-pub use completion::{CompletionChannel, CompletionQueue, Sleeper, Woken};
-pub use device::{Device, DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
+pub use completion::{CompletionChannel, CompletionQueue, Sleeper};
+pub use device::Device;
 pub use error::{OpenError, Result, VerbsError};
-pub use fabric::{Fabric, FabricKind};
+pub use fabric::Fabric;
 pub use live::{LiveObjects, live_objects};
 pub use memory::{
     Access, AppMemory, AtRim, BufferPool, MappingChange, MappingWatch, MemoryRegion,
@@ -134,7 +134,10 @@ pub use memory::{
 pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QpCaps, QueuePair};
 pub use soft::SoftConfig;
 pub use srq::SharedReceiveQueue;
-pub use types::{BATCH, Completion, CompletionBatch, WcStatus};
+pub use types::{
+    BATCH, Completion, CompletionBatch, DeviceLimits, FabricKind, Gid, LinkLayer, PortAttr,
+    PortState, WcStatus, Woken,
+};
 pub use work::{
     BufferPostError, MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RemoteMemory,
     SendFlags, SendRequest,

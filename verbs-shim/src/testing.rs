@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use crate::backend::{self, PostFailure, PostResult, RawPoller, RecvWr, SendWr};
 use crate::completion::CompletionQueue;
-use crate::device::{Device, DeviceLimits, Gid, PortAttr};
+use crate::device::Device;
 use crate::error::{Result, VerbsError};
 use crate::memory::{Access, ProtectionDomain};
 use crate::qp::{Parts, PreparedQp, QpCaps};
 use crate::srq::SharedReceiveQueue;
-use crate::types::{Completion, CompletionBatch};
+use crate::types::{Completion, CompletionBatch, DeviceLimits, Gid, PortAttr};
 
 /// What the test steers, and sees.
 #[derive(Default)]

@@ -5,8 +5,8 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
-use crate::device::Gid;
 use crate::error::{Result, VerbsError};
+use crate::types::Gid;
 
 const INFINIBAND: &str = "/sys/class/infiniband";
 const NET: &str = "/sys/class/net";

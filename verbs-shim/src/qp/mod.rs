@@ -40,6 +40,7 @@
 //! copies::<verbs_shim::Completion>();
 //! ```
 
+mod bind;
 mod post;
 mod shared;
 #[cfg(test)]

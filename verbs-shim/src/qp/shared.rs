@@ -119,6 +119,20 @@ impl QpShared {
         freed
     }
 
+    /// Withdraws the windows that are still open: none may be bound to a queue pair that is gone.
+    fn close_windows(&mut self) {
+        for window in self
+            .windows
+            .get_mut()
+            .drain(..)
+            .filter_map(|window| window.upgrade())
+        {
+            if let Err(error) = window.withdraw() {
+                tracing::error!(%error, "a memory window could not be withdrawn");
+            }
+        }
+    }
+
     fn note_claim(&self, completion: &Completion, claimed: bool) {
         match claimed {
             true => completion.set_claimed(),

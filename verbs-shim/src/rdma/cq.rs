@@ -15,10 +15,9 @@ use super::device::{RdmaDevice, set_nonblocking};
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use crate::backend::{self, PollFn, RawPoller};
-use crate::completion::Woken;
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
-use crate::types::{Completion, RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
+use crate::types::{Completion, RECEIVED_BY_WRITE, SUCCESS, WITH_IMM, Woken};
 
 pub(super) struct RdmaCompletionChannel {
     device: Arc<RdmaDevice>,

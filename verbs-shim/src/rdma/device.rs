@@ -18,8 +18,8 @@ use super::ffi::types::*;
 use super::memory::RdmaPd;
 use crate::address::{self, InterfaceAddress};
 use crate::backend::{self, same_fabric};
-use crate::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
+use crate::types::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 use crate::work::MAX_PIECES;
 
 const TYPE_2_WINDOWS: std::ffi::c_uint =

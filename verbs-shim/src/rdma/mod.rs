@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::backend;
 use crate::error::{OpenError, Result, VerbsError, check_ptr};
-use crate::fabric::FabricKind;
+use crate::types::FabricKind;
 
 struct RdmaFabric {
     api: &'static ffi::Api,

@@ -10,10 +10,9 @@ use soft_roce::rc::{self, Notify, WorkKind};
 
 use super::device::SoftDevice;
 use crate::backend::{self, RawPoller};
-use crate::completion::Woken;
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
-use crate::types::{Completion, RECEIVED_BY_WRITE, WITH_IMM};
+use crate::types::{Completion, RECEIVED_BY_WRITE, WITH_IMM, Woken};
 
 /// Completions that are taken at a time.
 const CHUNK: usize = 16;

@@ -9,8 +9,8 @@ use super::cq::{SoftCompletionChannel, SoftCq};
 use super::memory::SoftPd;
 use crate::address::{self, InterfaceAddress};
 use crate::backend::{self, same_fabric};
-use crate::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 use crate::error::{Result, VerbsError};
+use crate::types::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 
 const NAME: &str = "soft0";
 /// Payload bytes of a packet at most. What a connection uses follows from the way it takes.

@@ -23,7 +23,7 @@ use self::device::SoftDevice;
 use crate::address::{self, AddressWatch};
 use crate::backend;
 use crate::error::{OpenError, Result, VerbsError};
-use crate::fabric::FabricKind;
+use crate::types::FabricKind;
 
 /// Settings of the soft fabric.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
