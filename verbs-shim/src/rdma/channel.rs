@@ -13,14 +13,12 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::device::set_nonblocking;
 use super::ffi::Api;
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use super::id::RdmaCmId;
-use crate::backend;
 use crate::cm::{CmId, ConnectionDetails, Event, PrivateData, RejectReason, Request};
 use crate::error::{Result, check_ptr, check_rdma};
 use crate::live::{Alive, Kind};
@@ -51,7 +49,7 @@ impl RdmaEventChannel {
         Ok(channel)
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the channel lives, and its descriptor does not change.
         let fd = unsafe { (*self.channel.as_ptr()).fd };
         // SAFETY: the descriptor is open as long as the channel, which is borrowed.
@@ -63,7 +61,7 @@ impl RdmaEventChannel {
     }
 
     /// Reads, copies and acknowledges one event.
-    fn read(&self) -> Result<Option<RawEvent>> {
+    pub(super) fn read(&self) -> Result<Option<RawEvent>> {
         let _gate = self.gate();
         let mut event = std::ptr::null_mut();
         loop {
@@ -90,36 +88,6 @@ impl RdmaEventChannel {
     }
 }
 
-impl backend::EventChannel for RdmaEventChannel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd()
-    }
-
-    fn next(self: Arc<Self>) -> Result<Option<Event>> {
-        let raw = self.read()?;
-        Ok(raw.map(|raw| {
-            raw.into_event(|id, token| CmId::from_backend(Arc::new(RdmaCmId::new(id, token, self))))
-        }))
-    }
-
-    fn create_id(self: Arc<Self>) -> Result<Arc<dyn backend::CmId>> {
-        let token = next_token();
-        let mut id = std::ptr::null_mut();
-        // SAFETY: the channel lives; the context is a number that the library only hands around.
-        let ret = unsafe {
-            (self.api.rdma_create_id)(
-                self.channel.as_ptr(),
-                &raw mut id,
-                token as *mut c_void,
-                RDMA_PS_TCP,
-            )
-        };
-        check_rdma("rdma_create_id", ret)?;
-        let id = check_ptr("rdma_create_id", id)?;
-        Ok(Arc::new(RdmaCmId::new(id, token, self)))
-    }
-}
-
 impl Drop for RdmaEventChannel {
     fn drop(&mut self) {
         // SAFETY: ids hold their channel, so none is left.
@@ -128,7 +96,7 @@ impl Drop for RdmaEventChannel {
 }
 
 /// An event, copied.
-struct RawEvent {
+pub(super) struct RawEvent {
     event: c_uint,
     status: c_int,
     /// The token of the id it is about; of a connect request, the listener's.
@@ -181,7 +149,7 @@ impl RawEvent {
     }
 
     /// `adopt` makes the object of a connect request's id.
-    fn into_event(self, adopt: impl FnOnce(NonNull<rdma_cm_id>, u64) -> CmId) -> Event {
+    pub(super) fn into_event(self, adopt: impl FnOnce(NonNull<rdma_cm_id>, u64) -> CmId) -> Event {
         let id = self.token;
         let errno = self.status.saturating_abs();
         let (private_data, details) = (self.private_data, self.details);
@@ -258,7 +226,7 @@ fn details(conn: &rdma_conn_param) -> ConnectionDetails {
     }
 }
 
-fn next_token() -> u64 {
+pub(super) fn next_token() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -14,7 +14,7 @@ use super::ffi::Api;
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use super::memory::{RdmaPd, RdmaSrq};
-use super::qp::{Parts, RdmaQp, wrong_device};
+use super::qp::{Parts, QpOwner, RdmaQp, wrong_device};
 use super::sockaddr::{self, CAddr};
 use crate::backend::{self, CmOption, QpAttr, same_fabric};
 use crate::cm::ConnParams;
@@ -77,14 +77,6 @@ impl RdmaCmId {
             return Err(VerbsError::invalid(name, "the id has no queue pair"));
         }
         Ok(())
-    }
-
-    /// Takes the queue pair off the id, so that the library does not use it any more.
-    pub(super) fn detach_qp(&self) {
-        let call = self.call();
-        let _gate = call.gate();
-        // SAFETY: the id lives, and both locks are held.
-        unsafe { (*self.ptr()).qp = std::ptr::null_mut() };
     }
 
     fn option<T>(&self, name: c_int, mut value: T) -> Result<()> {
@@ -304,7 +296,7 @@ impl backend::CmId for RdmaCmId {
             inline,
             ..attr.caps
         };
-        let id = Arc::clone(&self);
+        let id: Arc<dyn QpOwner> = self;
         // SAFETY: just made on this id of these parts, and no other object stands for it.
         Ok(Box::new(unsafe { RdmaQp::new(qp, caps, id, parts) }))
     }
@@ -339,6 +331,15 @@ impl RdmaCmId {
         // SAFETY: the id lives; the call's lock is held.
         let qp = check_ptr(CALL, unsafe { (*self.ptr()).qp })?;
         Ok((qp, init.cap.max_inline_data))
+    }
+}
+
+impl QpOwner for RdmaCmId {
+    fn detach_qp(&self) {
+        let call = self.call();
+        let _gate = call.gate();
+        // SAFETY: the id lives, and both locks are held.
+        unsafe { (*self.ptr()).qp = std::ptr::null_mut() };
     }
 }
 

@@ -17,6 +17,7 @@ mod device;
 pub mod ffi;
 mod id;
 mod memory;
+mod new_id;
 mod post;
 mod qp;
 mod sockaddr;

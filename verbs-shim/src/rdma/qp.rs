@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::cq::RdmaCq;
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use super::id::RdmaCmId;
 use super::memory::{RdmaMr, RdmaPd, RdmaSrq};
 use super::post::{post_bind, post_receives, post_send, post_sends};
 use super::window::RdmaWindow;
@@ -26,8 +25,14 @@ pub(super) struct RdmaQp {
     caps: QpCaps,
     alive: Mutex<Option<Alive>>,
     // What the device uses as long as the queue pair is there.
-    id: Arc<RdmaCmId>,
+    id: Arc<dyn QpOwner>,
     parts: Parts,
+}
+
+/// The CM id that a queue pair was made on; it is there as long as the queue pair.
+pub(super) trait QpOwner: Send + Sync {
+    /// Takes the queue pair off the id, so that the library does not use it any more.
+    fn detach_qp(&self);
 }
 
 /// The objects of this backend that a queue pair is made with.
@@ -49,7 +54,7 @@ impl RdmaQp {
     pub(super) unsafe fn new(
         qp: NonNull<ibv_qp>,
         caps: QpCaps,
-        id: Arc<RdmaCmId>,
+        id: Arc<dyn QpOwner>,
         parts: Parts,
     ) -> Self {
         // SAFETY: the queue pair lives, and its number does not change.
@@ -138,7 +143,7 @@ impl backend::QueuePair for RdmaQp {
         // SAFETY: zeros are valid in every field.
         let mut attr: ibv_qp_attr = unsafe { MaybeUninit::zeroed().assume_init() };
         attr.qp_state = IBV_QPS_ERR;
-        let modify = self.id.api.ibv_modify_qp;
+        let modify = self.parts.pd.device.api.ibv_modify_qp;
         // SAFETY: the queue pair lives; the mask says that only the state is read.
         let ret = unsafe { modify(self.qp.as_ptr(), &raw mut attr, IBV_QP_STATE) };
         check_ibv("ibv_modify_qp", ret)
@@ -155,7 +160,7 @@ impl backend::QueuePair for RdmaQp {
         self.id.detach_qp();
         // SAFETY: called once (the trait's rule); the id does not know it any more, so the
         // library does not use it while reading events.
-        let ret = unsafe { (self.id.api.ibv_destroy_qp)(self.qp.as_ptr()) };
+        let ret = unsafe { (self.parts.pd.device.api.ibv_destroy_qp)(self.qp.as_ptr()) };
         check_ibv("ibv_destroy_qp", ret)?;
         self.alive
             .lock()
