@@ -5,12 +5,15 @@
 //! for std's sockets need not know this crate's types. Why a connection went to TCP is no error
 //! but a [`FallbackReason`].
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, FabricChoice};
 use crate::route::fallback::FallbackReason;
 use rustix::io::Errno;
 use san_provider::{ConnectError as SpiConnectError, WsaCode};
 use std::io;
 use std::net::SocketAddr;
+
+/// What a layer below said, whichever of its errors that is.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the switch could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -20,20 +23,20 @@ pub enum OpenError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The fabric that the settings demand cannot be had.
-    #[error("the settings demand the {fabric} fabric (SAN_FABRIC), but {reason}")]
+    #[error("the settings demand the {fabric} fabric (SAN_FABRIC), but {source}")]
     Fabric {
         /// Which one.
-        fabric: crate::config::FabricChoice,
+        fabric: FabricChoice,
         /// What is missing.
-        reason: String,
+        source: BoxError,
     },
     /// A provider did not start.
-    #[error("the provider '{provider}' did not start: {reason}")]
+    #[error("the provider '{provider}' did not start: {source}")]
     Provider {
         /// Which one.
         provider: String,
         /// What it said.
-        reason: String,
+        source: BoxError,
         /// Its error code.
         code: WsaCode,
     },
@@ -97,12 +100,12 @@ pub enum AcceptError {
 #[non_exhaustive]
 pub enum ConnectError {
     /// The SAN's answer is final: TCP would find the same, so it was not tried.
-    #[error("cannot connect to {destination} over the SAN: {error}")]
+    #[error("cannot connect to {destination} over the SAN: {source}")]
     San {
         /// Where to.
         destination: SocketAddr,
         /// The provider's answer.
-        error: SpiConnectError,
+        source: SpiConnectError,
     },
     /// TCP failed.
     #[error("cannot connect to {destination}: {source}{}", after(fallback.as_ref()))]
@@ -181,7 +184,7 @@ impl ConnectError {
     /// The Linux error number.
     pub fn errno(&self) -> i32 {
         match self {
-            ConnectError::San { error, .. } => error.errno(),
+            ConnectError::San { source, .. } => source.errno(),
             ConnectError::Tcp { source, .. } | ConnectError::Local { source, .. } => {
                 errno_of(source)
             }
@@ -241,7 +244,7 @@ mod tests {
         let san = |failure: ConnectFailure| {
             io::Error::from(ConnectError::San {
                 destination: there(),
-                error: failure.into(),
+                source: failure.into(),
             })
         };
         assert_eq!(
@@ -264,6 +267,29 @@ mod tests {
             source: in_use,
         };
         assert_eq!(kind(error.into()), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn what_the_layer_below_said_is_the_source() {
+        use std::error::Error;
+        let failure: SpiConnectError = ConnectFailure::TimedOut.into();
+        let said = failure.to_string();
+        let said_below = |error: &dyn Error| error.source().map(ToString::to_string);
+        let san = ConnectError::San {
+            destination: there(),
+            source: failure.clone(),
+        };
+        assert_eq!(said_below(&san), Some(said.clone()));
+        let reason = FallbackReason::Remembered(Box::new(FallbackReason::Connect(failure)));
+        assert_eq!(said_below(&reason), Some(said));
+        let provider = OpenError::Provider {
+            provider: "soft".into(),
+            source: io::Error::from_raw_os_error(Errno::MFILE.raw_os_error()).into(),
+            code: WsaCode::NotReady,
+        };
+        let source = provider.source().unwrap().downcast_ref::<io::Error>();
+        let errno = source.and_then(io::Error::raw_os_error);
+        assert_eq!(errno, Some(Errno::MFILE.raw_os_error()));
     }
 
     #[test]

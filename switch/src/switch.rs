@@ -69,9 +69,9 @@ impl Switch {
                 match builder.provider("rdma", provider).build() {
                     Err(OpenError::Provider {
                         code: WsaCode::NotReady,
-                        reason,
+                        source,
                         ..
-                    }) => reason,
+                    }) => source,
                     outcome => return outcome,
                 }
             }
@@ -79,10 +79,11 @@ impl Switch {
         if fabric != FabricChoice::Auto {
             return Err(OpenError::Fabric {
                 fabric,
-                reason: absent,
+                source: absent,
             });
         }
-        tracing::info!(reason = absent, "no SAN; connections go over TCP");
+        tracing::info!(reason = %absent, "no SAN; connections go over TCP");
+        let absent = absent.to_string();
         Switch::builder().config(config).finish(Some(absent))
     }
 

@@ -69,12 +69,12 @@ impl ClientReport {
         self.outcome = if refused { "refused" } else { "failed" };
         self.errno = Some(error.errno());
         self.detail = match error {
-            ConnectError::San { error, .. } => format!(
-                "{}: {error}",
+            ConnectError::San { source, .. } => format!(
+                "{}: {source}",
                 if refused {
                     "ECONNREFUSED"
                 } else {
-                    error.code().name()
+                    source.code().name()
                 }
             ),
             error => error.to_string(),

@@ -289,7 +289,7 @@ impl PendingConnect {
             self.lease.counters.refused.raise();
             return Err(ConnectError::San {
                 destination: self.destination,
-                error,
+                source: error,
             });
         }
         tracing::debug!(destination = %self.destination, %error, "the SAN gives no connection");

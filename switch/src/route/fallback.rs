@@ -26,7 +26,7 @@ pub enum Route {
 #[non_exhaustive]
 pub enum FallbackReason {
     /// The SAN gave no connection, in a way that says nothing about TCP.
-    #[error("{0}")]
+    #[error(transparent)]
     Connect(SpiConnectError),
     /// The companion could not be made.
     #[error("the companion socket cannot {step}: {reason}")]
@@ -40,7 +40,7 @@ pub enum FallbackReason {
     },
     /// The same destination failed so short a time ago that the SAN was not tried again.
     #[error("not tried again so soon: {0}")]
-    Remembered(Box<FallbackReason>),
+    Remembered(#[source] Box<FallbackReason>),
 }
 
 impl FallbackReason {

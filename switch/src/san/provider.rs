@@ -34,8 +34,8 @@ impl StartedProvider {
             .startup(SpiVersion::CURRENT, true, upcalls)
             .map_err(|error| OpenError::Provider {
                 provider: name.to_owned(),
-                reason: error.to_string(),
                 code: error.code(),
+                source: error.into(),
             })?;
         Ok(StartedProvider {
             name: name.to_owned(),
@@ -45,7 +45,7 @@ impl StartedProvider {
 
     /// A provider on the rdma fabric, which is opened when it starts.
     pub(crate) fn rdma(config: &SwitchConfig) -> Result<Provider, OpenError> {
-        Provider::new(settings(config)).map_err(|error| bad_settings("rdma", &error))
+        Provider::new(settings(config)).map_err(|error| bad_settings("rdma", error))
     }
 
     /// A provider on the soft fabric, which is opened now.
@@ -56,9 +56,9 @@ impl StartedProvider {
         };
         let fabric = Fabric::soft(&soft).map_err(|error| OpenError::Fabric {
             fabric: FabricChoice::Soft,
-            reason: error.to_string(),
+            source: error.into(),
         })?;
-        Provider::with_fabric(fabric, settings(config)).map_err(|e| bad_settings("soft", &e))
+        Provider::with_fabric(fabric, settings(config)).map_err(|e| bad_settings("soft", e))
     }
 
     /// A socket of the address's family.
@@ -98,10 +98,10 @@ fn settings(config: &SwitchConfig) -> ProviderConfig {
     }
 }
 
-fn bad_settings(provider: &str, error: &san_provider::ConfigError) -> OpenError {
+fn bad_settings(provider: &str, error: san_provider::ConfigError) -> OpenError {
     OpenError::Provider {
         provider: provider.to_owned(),
-        reason: error.to_string(),
+        source: error.into(),
         code: WsaCode::Invalid,
     }
 }
