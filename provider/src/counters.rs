@@ -39,6 +39,8 @@ san_base::counters! {
         refused_not_now,
         /// Requests about a connection that the condition function does not know (reason 9).
         refused_no_connection,
+        /// Requests whose path has larger packets than the port can take (reason 10).
+        refused_path_mtu,
         /// Requests that their peer withdrew before they were answered.
         withdrawn,
         /// Requests that a condition function put off.

@@ -103,6 +103,8 @@ san_base::counters! {
         refused_not_now,
         /// Requests about a connection that the condition function does not know (reason 9).
         refused_no_connection,
+    /// Requests whose path has larger packets than the port can take (reason 10).
+    refused_path_mtu,
         /// Requests that their peer withdrew before they were answered.
         withdrawn,
     }
@@ -120,6 +122,7 @@ impl ListenCounters {
             RefusalReason::Closing => &self.refused_closing,
             RefusalReason::NotNow => &self.refused_not_now,
             RefusalReason::NoSuchConnection => &self.refused_no_connection,
+            RefusalReason::PathMtu => &self.refused_path_mtu,
             RefusalReason::NoResources | RefusalReason::Unknown(_) => &self.refused_resources,
         }
     }

@@ -31,13 +31,9 @@ fn main() -> ExitCode {
     let way = std::env::args().nth(1).expect("a way");
     let stage = Stage::set();
     let busy = Busy::start(&stage.san);
-    // SAFETY: nothing between here and the child's end needs a thread of the parent's; that is what
-    // this program is to show.
-    let child = unsafe {
-        match way.as_str() {
-            "abandon" => libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t,
-            _ => libc::fork(),
-        }
+    let child = match way.as_str() {
+        "abandon" => cloned(),
+        _ => forked(),
     };
     match child {
         0 => in_child(&way, stage, busy),
@@ -50,6 +46,18 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+fn forked() -> libc::pid_t {
+    // SAFETY: what the child does is to need no thread of the parent's: that is to be shown here.
+    unsafe { libc::fork() }
+}
+
+/// A child that no handler of `fork` hears of.
+fn cloned() -> libc::pid_t {
+    // SAFETY: as above; without flags this is what fork does itself.
+    let child = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    libc::pid_t::try_from(child).expect("a process id")
 }
 
 fn in_child(way: &str, stage: Stage, busy: Busy) -> ExitCode {

@@ -204,6 +204,8 @@ pub(crate) trait CmId: Send + Sync {
     fn peer_addr(&self) -> Option<SocketAddr>;
     fn device(&self) -> Option<Arc<dyn Device>>;
     fn port(&self) -> u8;
+    /// Bytes of payload that a packet on its path has at most, where the fabric says so.
+    fn path_mtu(&self) -> Option<u32>;
     fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Box<dyn QueuePair>>;
 }
 

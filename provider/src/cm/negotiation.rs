@@ -59,6 +59,29 @@ pub(crate) fn prepare(
     Connection::prepare(parts)?.ok_or_else(no_receives)
 }
 
+/// Whether the port of a request can take the packets that its peer wants to send. The kernel does
+/// not look: larger ones never arrive.
+pub(crate) fn takes_path(id: &CmId) -> bool {
+    let Some(wanted) = id.path_mtu() else {
+        return true;
+    };
+    let port = id.device().map(|device| device.port(id.port()));
+    // A port that does not answer has other troubles.
+    let Some(Ok(port)) = port else {
+        return true;
+    };
+    if wanted > port.active_mtu {
+        let peer = id.peer_addr();
+        tracing::warn!(
+            ?peer,
+            wanted,
+            active = port.active_mtu,
+            "the MTUs of both ends differ"
+        );
+    }
+    wanted <= port.active_mtu
+}
+
 /// What both sides ask of the transport.
 pub(crate) fn transport<'a>(config: &ProviderConfig, private_data: &'a [u8]) -> ConnParams<'a> {
     ConnParams {

@@ -31,6 +31,7 @@ pub(crate) fn refuse(
         RefusalReason::Closing => &counters.refused_closing,
         RefusalReason::NotNow => &counters.refused_not_now,
         RefusalReason::NoSuchConnection => &counters.refused_no_connection,
+        RefusalReason::PathMtu => &counters.refused_path_mtu,
         RefusalReason::NoResources | RefusalReason::Unknown(_) => &counters.refused_resources,
     }
     .raise();
@@ -93,6 +94,7 @@ pub(crate) fn failure_of(
             RefusalReason::Closing => ConnectFailure::ListenerClosing,
             RefusalReason::NotNow => ConnectFailure::NotNow,
             RefusalReason::NoSuchConnection => ConnectFailure::NoSuchConnection,
+            RefusalReason::PathMtu => ConnectFailure::PathMtu,
             RefusalReason::NoResources | RefusalReason::Unknown(_) => {
                 ConnectFailure::PeerOutOfResources
             }

@@ -53,6 +53,8 @@ pub enum ConnectFailure {
     /// The listener's condition function knows no connection like the one that the request is
     /// about.
     NoSuchConnection,
+    /// The listener's port cannot take packets as large as those of the path from here.
+    PathMtu,
     /// Rejected, and not by a peer of this protocol.
     ForeignReject {
         /// IBTA's reason for the reject.
@@ -133,6 +135,7 @@ impl ConnectError {
             | F::PeerOutOfResources
             | F::NotNow
             | F::NoSuchConnection
+            | F::PathMtu
             | F::ForeignReject { .. }
             | F::NobodyListens { strict: false }
             | F::ForeignReply
@@ -233,6 +236,9 @@ impl fmt::Display for ConnectFailure {
             Self::PeerOutOfResources => f.write_str("the listener had no resources left"),
             Self::NotNow => f.write_str("the listener cannot have the connection now"),
             Self::NoSuchConnection => f.write_str("the listener knows no such connection"),
+            Self::PathMtu => f.write_str(
+                "packets of this port are larger than the listener's port can take (the MTUs differ)",
+            ),
             Self::ForeignReject { reason } => {
                 write!(
                     f,

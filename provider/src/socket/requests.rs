@@ -9,6 +9,7 @@ use verbs_shim::{CmId, Request};
 
 use super::backlog::{Backlog, NoPlace, Withdrawn};
 use super::shared::{QueuedRequest, SocketShared};
+use crate::cm::negotiation::takes_path;
 use crate::cm::refusal::{reason_for, refuse};
 use crate::owners::Role;
 use crate::sync::lock;
@@ -38,6 +39,11 @@ impl SocketShared {
         // this thread adds requests, so a place that is there stays there.
         if let Err(reason) = self.find_place(backlog) {
             self.refuse_for(request.id, reason);
+            return;
+        }
+        if !takes_path(&request.id) {
+            let reason = RefusalReason::PathMtu;
+            refuse(&self.core, Some(&self.listened), request.id, reason, 0);
             return;
         }
         let pending = QueuedRequest {

@@ -39,6 +39,8 @@ pub enum RefusalReason {
     NotNow,
     /// 9: the condition function knows no connection like the one that the request is about.
     NoSuchConnection,
+    /// 10: the path's packets are larger than the listener's port can take.
+    PathMtu,
     /// A number that this version does not know.
     Unknown(u16),
 }
@@ -70,6 +72,7 @@ impl RefusalReason {
             Self::ReadyQueueFull => 7,
             Self::NotNow => 8,
             Self::NoSuchConnection => 9,
+            Self::PathMtu => 10,
             Self::Unknown(n) => n,
         }
     }
@@ -85,6 +88,7 @@ impl RefusalReason {
             7 => Self::ReadyQueueFull,
             8 => Self::NotNow,
             9 => Self::NoSuchConnection,
+            10 => Self::PathMtu,
             n => Self::Unknown(n),
         }
     }

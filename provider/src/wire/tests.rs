@@ -85,7 +85,7 @@ fn a_refusal_of_any_version_is_read() {
 
 #[test]
 fn every_reason_has_its_number() {
-    for n in 0u16..=10 {
+    for n in 0u16..=11 {
         let mut bytes = REFUSAL_BYTES;
         bytes[8..10].copy_from_slice(&n.to_be_bytes());
         assert_eq!(Refusal::parse(&bytes).unwrap().reason.number(), n);

@@ -253,6 +253,14 @@ impl CmId {
         self.backend.port()
     }
 
+    /// Bytes of payload that a packet on its path has at most: of a connect request what the peer asks
+    /// for, which may be more than the port here can take ([`crate::PortAttr::active_mtu`]). `None`
+    /// before the route is resolved, and where the fabric does not say.
+    #[must_use]
+    pub fn path_mtu(&self) -> Option<u32> {
+        self.backend.path_mtu()
+    }
+
     /// Makes the id's queue pair. `inline` is a wish: what the device cannot do is not asked for,
     /// [`PreparedQp::caps`] says what was granted.
     ///

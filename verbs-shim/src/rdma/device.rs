@@ -344,7 +344,7 @@ fn join(high: u128, low: u64) -> u128 {
 }
 
 /// Codes 1 to 5 are 256 to 4096 bytes; 0: something else.
-fn mtu_bytes(code: u32) -> u32 {
+pub(super) fn mtu_bytes(code: u32) -> u32 {
     match code {
         IBV_MTU_256..=IBV_MTU_4096 => 128 << code,
         _ => 0,

@@ -264,6 +264,22 @@ impl backend::CmId for RdmaCmId {
         unsafe { (*self.ptr()).port_num }
     }
 
+    fn path_mtu(&self) -> Option<u32> {
+        let call = self.call();
+        let _gate = call.gate();
+        // SAFETY: the id lives, and the gate keeps the library from writing the field.
+        let (paths, count) = unsafe {
+            let route = &(*self.ptr()).route;
+            (NonNull::new(route.path_rec)?, route.num_paths)
+        };
+        if count < 1 {
+            return None;
+        }
+        // SAFETY: the library's array of so many records, which it keeps as long as the id.
+        let mtu = unsafe { (*paths.as_ptr()).mtu };
+        Some(device::mtu_bytes(mtu.into())).filter(|mtu| *mtu > 0)
+    }
+
     fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Box<dyn backend::QueuePair>> {
         const CALL: &str = "rdma_create_qp";
         let parts = Parts {

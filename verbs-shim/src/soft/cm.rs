@@ -239,6 +239,11 @@ impl backend::CmId for SoftCmId {
         u8::from(self.device().is_some())
     }
 
+    // The endpoint refuses what does not fit by itself.
+    fn path_mtu(&self) -> Option<u32> {
+        None
+    }
+
     fn create_qp(self: Arc<Self>, attr: QpAttr) -> Result<Box<dyn backend::QueuePair>> {
         const CALL: &str = "rdma_create_qp";
         let parts = Parts {

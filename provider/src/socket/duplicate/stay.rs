@@ -15,7 +15,7 @@ use verbs_shim::{CmId, Request, VerbsError};
 use super::super::shared::SocketShared;
 use super::super::state::{Happening, Phase};
 use super::awaited::{Awaited, await_no_longer};
-use crate::cm::negotiation::{own_hello, set_ack_timeout, transport};
+use crate::cm::negotiation::{own_hello, set_ack_timeout, takes_path, transport};
 use crate::cm::refusal::{reason_for, reject};
 use crate::core::Core;
 use crate::owners::Role;
@@ -125,6 +125,9 @@ impl SocketShared {
         let Some(connection) = self.connection() else {
             return refuse(core, id, RefusalReason::Closing);
         };
+        if !takes_path(&id) {
+            return refuse(core, id, RefusalReason::PathMtu);
+        }
         set_ack_timeout(&id, core.config.ack_timeout);
         let credits = match connection.renew(&id, hello, core.config.inline_size) {
             Ok(Some(credits)) => credits,

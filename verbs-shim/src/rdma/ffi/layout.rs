@@ -99,6 +99,11 @@ fields! {
     }
     rdma_event_channel { fd }
     rdma_addr { }
+    ibv_sa_path_rec {
+        dgid, sgid, dlid, slid, raw_traffic, flow_label, hop_limit, traffic_class, reversible,
+        numb_path, pkey, sl, mtu_selector, mtu, rate_selector, rate, packet_life_time_selector,
+        packet_life_time, preference,
+    }
     rdma_route { addr, path_rec, num_paths }
     rdma_cm_id {
         verbs, channel, context, qp, route, ps, port_num, event, send_cq_channel, send_cq,

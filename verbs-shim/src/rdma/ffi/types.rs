@@ -410,9 +410,33 @@ pub struct rdma_addr {
 }
 
 #[repr(C)]
+pub struct ibv_sa_path_rec {
+    /// Two GIDs of 16 bytes in network order.
+    pub dgid: [u64; 2],
+    pub sgid: [u64; 2],
+    pub dlid: u16,
+    pub slid: u16,
+    pub raw_traffic: c_int,
+    pub flow_label: u32,
+    pub hop_limit: u8,
+    pub traffic_class: u8,
+    pub reversible: c_int,
+    pub numb_path: u8,
+    pub pkey: u16,
+    pub sl: u8,
+    pub mtu_selector: u8,
+    pub mtu: u8,
+    pub rate_selector: u8,
+    pub rate: u8,
+    pub packet_life_time_selector: u8,
+    pub packet_life_time: u8,
+    pub preference: u8,
+}
+
+#[repr(C)]
 pub struct rdma_route {
     pub addr: rdma_addr,
-    pub path_rec: *mut c_void,
+    pub path_rec: *mut ibv_sa_path_rec,
     pub num_paths: c_int,
 }
 
