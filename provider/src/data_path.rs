@@ -96,14 +96,16 @@ impl DataPath {
     /// The lane of the connection: what it shares with others, and what an event loop polls.
     #[must_use]
     pub fn lane(&self) -> LaneHandle {
-        let lane = self.connection.lane();
+        let lane = ForkGuard::beside(&self.connection, self.connection.lane());
         LaneHandle { lane }
     }
 
     /// As [`DataPath::set_sink`], for a program whose own thread polls the lane ([`LaneHandle`]): the
     /// thread `san-progress` leaves the connection alone.
     pub fn set_polled_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
-        self.connection.set_sink(sink, true);
+        if let Ok(connection) = self.connection() {
+            connection.set_sink(sink, true);
+        }
     }
 
     /// Has `sink` hear, with this token, when the connection becomes readable or writable; `None` ends
@@ -135,14 +137,14 @@ impl DataPath {
 /// a descriptor of the loop's own), and asks for notification again before it stops.
 #[derive(Clone)]
 pub struct LaneHandle {
-    lane: Arc<Lane>,
+    lane: ForkGuard<Arc<Lane>>,
 }
 
 impl LaneHandle {
     /// Polls until nothing is left, if no other thread does; how many completions that were.
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn poll(&self) -> usize {
-        self.lane.poll_all()
+        self.own().map_or(0, Lane::poll_all)
     }
 
     /// Asks for notification, and polls once more. `true`: nothing came, and the caller may sleep; then
@@ -150,20 +152,22 @@ impl LaneHandle {
     /// thread sleeps on this lane in this way.
     #[must_use]
     pub fn arm(&self) -> bool {
-        self.lane.arm_outside()
+        self.own().is_some_and(Lane::arm_outside)
     }
 
     /// The caller does not sleep any more. Without [`LaneHandle::arm`] before it, nothing happens.
     pub fn disarm(&self) {
-        if self.is_armed() {
-            self.lane.disarm_outside();
+        if let Some(lane) = self.own()
+            && lane.is_armed_outside()
+        {
+            lane.disarm_outside();
         }
     }
 
     /// Whether a thread is between [`LaneHandle::arm`] and [`LaneHandle::disarm`].
     #[must_use]
     pub fn is_armed(&self) -> bool {
-        self.lane.is_armed_outside()
+        self.own().is_some_and(Lane::is_armed_outside)
     }
 
     /// Readable when there is something to poll, or to be put into an epoll set once: they stay the same.
@@ -177,6 +181,11 @@ impl LaneHandle {
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.lane, &other.lane)
+    }
+
+    /// The lane, unless it is another process's, which this one was forked from.
+    fn own(&self) -> Option<&Lane> {
+        (!ForkGuard::is_inherited(&self.lane)).then_some(&**self.lane)
     }
 }
 

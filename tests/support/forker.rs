@@ -133,6 +133,12 @@ impl Stage {
         let waited = self.data_path.receive_within(STEP);
         not_socket(waited.expect_err("wait").code());
         assert_eq!(self.data_path.unacknowledged(), 0);
+        let lane = self.data_path.lane();
+        assert_eq!((lane.poll(), lane.arm(), lane.is_armed()), (0, 0, false));
+        lane.disarm();
+        self.data_path.set_sink(None);
+        self.data_path.set_polled_sink(None);
+        not_socket(socket.disconnect().expect_err("disconnect").code());
         not_socket(peer.close().expect_err("close").code());
         not_socket(peer.local_addr().expect_err("name").code());
         not_socket(peer.stats().expect_err("statistics").code());

@@ -76,6 +76,15 @@ impl<T> ForkGuard<T> {
         }
     }
 
+    /// A guard of `other`, which belongs to what is guarded: as old as this one.
+    #[must_use]
+    pub fn beside<U>(this: &Self, other: U) -> ForkGuard<U> {
+        ForkGuard {
+            made: this.made,
+            value: ManuallyDrop::new(other),
+        }
+    }
+
     /// Whether another process made it: then it must not be used. Takes no lock.
     #[must_use]
     pub fn is_inherited(this: &Self) -> bool {
