@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::backlog::{Backlog, Standing, Ticket};
 use super::shared::{QueuedRequest, Socket, SocketShared};
-use super::state::{Happening, Phase};
+use super::state::{Input, Phase};
 use crate::cm::negotiation::{own_hello, prepare, set_ack_timeout, transport};
 use crate::cm::refusal::refuse;
 use crate::error::AcceptError;
@@ -155,21 +155,21 @@ impl Socket {
             socket.accept_returns(backlog);
             return Err(AcceptError::WouldBlock);
         };
-        let mut undecided = Undecided {
+        let mut deciding = PendingAccept {
             socket,
             backlog,
             request: Some((ticket, pending)),
         };
-        let decision = condition(&undecided.describe());
+        let decision = condition(&deciding.describe());
         match decision {
-            Decision::Accept => undecided.accept(&AcceptOptions::default()),
-            Decision::AcceptWith(options) => undecided.accept(&options),
+            Decision::Accept => deciding.accept(&AcceptOptions::default()),
+            Decision::AcceptWith(options) => deciding.accept(&options),
             Decision::Reject(rejection) => {
                 let (reason, backlog) = rejection.refusal();
-                undecided.refuse(reason, backlog);
+                deciding.refuse(reason, backlog);
                 Err(AcceptError::Refused)
             }
-            Decision::Defer => undecided.defer(),
+            Decision::Defer => deciding.defer(),
         }
     }
 }
@@ -184,13 +184,13 @@ impl SocketShared {
 
 /// A request that was taken and has to be answered. Dropped without an answer, which only a panic
 /// of the condition function does, it is rejected.
-struct Undecided<'a> {
+struct PendingAccept<'a> {
     socket: &'a SocketShared,
     backlog: &'a Mutex<Backlog<QueuedRequest>>,
     request: Option<(Ticket, QueuedRequest)>,
 }
 
-impl Undecided<'_> {
+impl PendingAccept<'_> {
     fn describe(&self) -> ConnectionRequest {
         let pending = self.request.as_ref().map(|(_, pending)| pending);
         let hello = pending.map(|p| p.hello);
@@ -348,7 +348,7 @@ impl Undecided<'_> {
         let config = &shared.core.config;
         let mut state = lock(&shared.state);
         shared
-            .step(&mut state, Happening::Accept)
+            .step(&mut state, Input::Accept)
             .map_err(|_| AcceptError::NotSocket)?;
         state.local = pending.local;
         state.peer = pending.peer;
@@ -367,7 +367,7 @@ impl Undecided<'_> {
     }
 }
 
-impl Drop for Undecided<'_> {
+impl Drop for PendingAccept<'_> {
     fn drop(&mut self) {
         self.refuse(RefusalReason::Condition, 0);
     }

@@ -6,7 +6,7 @@
 use super::duplicate::awaited::await_no_longer;
 use super::network_events::EventRecorder;
 use super::shared::{Socket, SocketShared};
-use super::state::Happening;
+use super::state::Input;
 use crate::cm::refusal::refuse;
 use crate::error::CloseError;
 use crate::progress::Upcall;
@@ -38,7 +38,7 @@ impl SocketShared {
     pub(crate) fn shut(&self) -> bool {
         let (id, place, awaited) = {
             let mut state = lock(&self.state);
-            if self.step(&mut state, Happening::Close).is_err() {
+            if self.step(&mut state, Input::Close).is_err() {
                 return false;
             }
             self.cancel_deadline(&mut state);

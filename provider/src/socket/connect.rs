@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use verbs_shim::VerbsError;
 
 use super::shared::Socket;
-use super::state::{Happening, Misfit};
+use super::state::{Input, InvalidTransition};
 use super::types::AddressFamily;
 use crate::cm::negotiation::set_ack_timeout;
 use crate::error::{ConnectError, ConnectFailure};
@@ -50,11 +50,11 @@ impl Socket {
         let mut state = lock(&socket.state);
         state
             .phase
-            .after(Happening::Connect)
-            .map_err(|misfit| match misfit {
-                Misfit::Closed => ConnectFailure::NotSocket,
-                Misfit::Connecting => ConnectFailure::AlreadyConnecting,
-                Misfit::Connected => ConnectFailure::AlreadyConnected,
+            .after(Input::Connect)
+            .map_err(|invalid| match invalid {
+                InvalidTransition::Closed => ConnectFailure::NotSocket,
+                InvalidTransition::Connecting => ConnectFailure::AlreadyConnecting,
+                InvalidTransition::Connected => ConnectFailure::AlreadyConnected,
                 _ => ConnectFailure::WrongState,
             })?;
         if AddressFamily::of(&addr) != socket.family {
@@ -89,7 +89,7 @@ impl Socket {
         state.deadline = deadline;
         state.session = options.session;
         state.lane = options.lane;
-        let _ = socket.step(&mut state, Happening::Connect);
+        let _ = socket.step(&mut state, Input::Connect);
         drop(state);
         if let Some(when) = deadline {
             core.control.set_deadline(when, token);

@@ -11,7 +11,7 @@ use verbs_shim::{CmId, Event, RejectReason, VerbsError};
 
 use super::duplicate::awaited::await_no_longer;
 use super::shared::{SocketShared, SocketState};
-use super::state::{Happening, Phase};
+use super::state::{Input, Phase};
 use crate::cm::negotiation::{own_hello, prepare, transport};
 use crate::cm::refusal::failure_of;
 use crate::error::{ConnectError, ConnectFailure, WsaCode};
@@ -50,7 +50,7 @@ impl SocketShared {
 
     fn address_resolved(&self) {
         let mut state = lock(&self.state);
-        if self.step(&mut state, Happening::AddressResolved).is_err() {
+        if self.step(&mut state, Input::AddressResolved).is_err() {
             return;
         }
         let left = state.time_left();
@@ -69,7 +69,7 @@ impl SocketShared {
 
     fn route_resolved(&self) {
         let mut state = lock(&self.state);
-        if self.step(&mut state, Happening::RouteResolved).is_err() {
+        if self.step(&mut state, Input::RouteResolved).is_err() {
             return;
         }
         let result = self.request(&mut state);
@@ -109,7 +109,7 @@ impl SocketShared {
             return;
         };
         if state.phase == Phase::Accepted {
-            let _ = self.step(&mut state, Happening::Established);
+            let _ = self.step(&mut state, Input::Established);
             drop(state);
             connection.established();
             return;
@@ -131,7 +131,7 @@ impl SocketShared {
                 return;
             }
         };
-        let _ = self.step(&mut state, Happening::Established);
+        let _ = self.step(&mut state, Input::Established);
         state.peer_session = Some(hello.session);
         self.cancel_deadline(&mut state);
         drop(state);
@@ -198,7 +198,7 @@ impl SocketShared {
     fn connect_failed(&self, error: ConnectError) {
         let id = {
             let mut state = lock(&self.state);
-            if self.step(&mut state, Happening::ConnectFailed).is_err() {
+            if self.step(&mut state, Input::ConnectFailed).is_err() {
                 return;
             }
             self.cancel_deadline(&mut state);
@@ -226,7 +226,7 @@ impl SocketShared {
     /// The peer ended the connection, or it broke (duty 113).
     pub(crate) fn ended(&self, ending: Ending) {
         let mut state = lock(&self.state);
-        if self.step(&mut state, Happening::PeerEnded).is_err() {
+        if self.step(&mut state, Input::PeerEnded).is_err() {
             return;
         }
         // Once: messages behind the one that broke it are found to be wrong, too.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::backlog::{self, Backlog};
 use super::shared::Socket;
-use super::state::{Happening, Misfit, Phase};
+use super::state::{Input, InvalidTransition, Phase};
 use crate::error::ListenError;
 use crate::memlock;
 use crate::owners::Role;
@@ -35,10 +35,10 @@ impl Socket {
         let mut state = lock(&socket.state);
         state
             .phase
-            .after(Happening::Listen)
-            .map_err(|misfit| match misfit {
-                Misfit::Closed => ListenError::NotSocket,
-                Misfit::NotBound => ListenError::NotBound,
+            .after(Input::Listen)
+            .map_err(|invalid| match invalid {
+                InvalidTransition::Closed => ListenError::NotSocket,
+                InvalidTransition::NotBound => ListenError::NotBound,
                 _ => ListenError::Connected,
             })?;
         let limit = limit.ok_or(ListenError::BacklogOutOfRange { asked })?;
@@ -68,7 +68,7 @@ impl Socket {
             return Err(error.into());
         }
         socket
-            .step(&mut state, Happening::Listen)
+            .step(&mut state, Input::Listen)
             .map_err(|_| ListenError::NotSocket)?;
         tracing::debug!(socket = socket.number, backlog = limit, "listening");
         Ok(())

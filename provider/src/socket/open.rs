@@ -10,7 +10,7 @@ use verbs_shim::fork::ForkGuard;
 use super::network_events::{EventRecorder, NetworkEventRecord, NetworkEvents};
 use super::settings::Options;
 use super::shared::{Socket, SocketShared, SocketState};
-use super::state::{Happening, Misfit, Phase};
+use super::state::{Input, InvalidTransition, Phase};
 use super::types::{AddressFamily, Protocol, SocketType};
 use crate::core::{Core, SocketPlace};
 use crate::error::{BindError, QueryError, SelectError, SocketError};
@@ -125,9 +125,9 @@ impl Socket {
         let mut state = lock(&socket.state);
         state
             .phase
-            .after(Happening::Bind)
-            .map_err(|misfit| match misfit {
-                Misfit::Closed => BindError::NotSocket,
+            .after(Input::Bind)
+            .map_err(|invalid| match invalid {
+                InvalidTransition::Closed => BindError::NotSocket,
                 _ => BindError::AlreadyBound,
             })?;
         if !is_local {
@@ -144,7 +144,7 @@ impl Socket {
         state.local = id.local_addr();
         state.id = Some(id);
         socket
-            .step(&mut state, Happening::Bind)
+            .step(&mut state, Input::Bind)
             .map_err(|_| BindError::AlreadyBound)
     }
 

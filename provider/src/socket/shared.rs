@@ -16,7 +16,7 @@ use super::duplicate::arrival::Arrival;
 use super::duplicate::awaited::Awaited;
 use super::network_events::EventRecorder;
 use super::settings::Options;
-use super::state::{Happening, Misfit, Phase};
+use super::state::{Input, InvalidTransition, Phase};
 use super::types::AddressFamily;
 use crate::core::{Core, SocketPlace};
 use crate::handles::SwitchHandle;
@@ -109,8 +109,12 @@ impl SocketShared {
     }
 
     /// The one way from phase to phase.
-    pub(crate) fn step(&self, state: &mut SocketState, happening: Happening) -> Result<(), Misfit> {
-        let next = state.phase.after(happening)?;
+    pub(crate) fn step(
+        &self,
+        state: &mut SocketState,
+        input: Input,
+    ) -> Result<(), InvalidTransition> {
+        let next = state.phase.after(input)?;
         if next != state.phase {
             tracing::debug!(
                 socket = self.number,

@@ -1,8 +1,8 @@
 //! The states of a socket, and the one place where they change.
 //!
-//! [`Phase::after`] is the whole machine: what happened moves a phase to the next, and anything
-//! else is a [`Misfit`], never a crash. It does nothing itself; the data that belongs to a phase
-//! is in `shared.rs`.
+//! [`Phase::after`] is the whole machine: an input moves a phase to the next, and anything else is an
+//! [`InvalidTransition`], never a crash. It does nothing itself; the data that belongs to a phase is
+//! in `shared.rs`.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ pub(crate) enum Phase {
 
 /// What happens to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Happening {
+pub(crate) enum Input {
     Bind,
     Listen,
     Connect,
@@ -55,7 +55,7 @@ pub(crate) enum Happening {
 
 /// Why something does not fit the phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Misfit {
+pub(crate) enum InvalidTransition {
     Closed,
     NotBound,
     Bound,
@@ -69,32 +69,34 @@ pub(crate) enum Misfit {
 }
 
 impl Phase {
-    /// The phase after `happening`.
-    pub(crate) fn after(self, happening: Happening) -> Result<Self, Misfit> {
-        use Happening as H;
+    /// The phase after `input`.
+    pub(crate) fn after(self, input: Input) -> Result<Self, InvalidTransition> {
+        use Input as I;
         use Phase as P;
-        Ok(match (self, happening) {
-            (P::Closed, _) => return Err(Misfit::Closed),
-            (_, H::Close) => P::Closed,
+        Ok(match (self, input) {
+            (P::Closed, _) => return Err(InvalidTransition::Closed),
+            (_, I::Close) => P::Closed,
 
-            (P::Open, H::Bind) => P::Bound,
-            (P::Bound, H::Listen) | (P::Listening, H::Listen) => P::Listening,
-            (P::Open | P::Bound, H::Connect) => P::ResolvingAddress,
-            (P::ResolvingAddress, H::AddressResolved) => P::ResolvingRoute,
-            (P::ResolvingRoute, H::RouteResolved) => P::Requested,
-            (P::Open, H::Accept) => P::Accepted,
-            (P::Requested | P::Accepted, H::Established) => P::Connected,
-            (P::ResolvingAddress | P::ResolvingRoute | P::Requested, H::ConnectFailed) => P::Failed,
-            (P::Accepted | P::Connected, H::Resume) => P::Accepted,
-            (P::Accepted | P::Connected, H::PeerEnded) => P::Ended,
+            (P::Open, I::Bind) => P::Bound,
+            (P::Bound, I::Listen) | (P::Listening, I::Listen) => P::Listening,
+            (P::Open | P::Bound, I::Connect) => P::ResolvingAddress,
+            (P::ResolvingAddress, I::AddressResolved) => P::ResolvingRoute,
+            (P::ResolvingRoute, I::RouteResolved) => P::Requested,
+            (P::Open, I::Accept) => P::Accepted,
+            (P::Requested | P::Accepted, I::Established) => P::Connected,
+            (P::ResolvingAddress | P::ResolvingRoute | P::Requested, I::ConnectFailed) => P::Failed,
+            (P::Accepted | P::Connected, I::Resume) => P::Accepted,
+            (P::Accepted | P::Connected, I::PeerEnded) => P::Ended,
 
-            (P::Open, H::Listen) => return Err(Misfit::NotBound),
-            (P::Listening, H::Connect) => return Err(Misfit::Listening),
-            (_, H::Bind) => return Err(Misfit::Bound),
-            (P::Failed | P::Ended, H::Listen | H::Connect) => return Err(Misfit::Over),
-            (P::Accepted | P::Connected, H::Listen | H::Connect) => return Err(Misfit::Connected),
-            (_, H::Listen | H::Connect) => return Err(Misfit::Connecting),
-            _ => return Err(Misfit::Stray),
+            (P::Open, I::Listen) => return Err(InvalidTransition::NotBound),
+            (P::Listening, I::Connect) => return Err(InvalidTransition::Listening),
+            (_, I::Bind) => return Err(InvalidTransition::Bound),
+            (P::Failed | P::Ended, I::Listen | I::Connect) => return Err(InvalidTransition::Over),
+            (P::Accepted | P::Connected, I::Listen | I::Connect) => {
+                return Err(InvalidTransition::Connected);
+            }
+            (_, I::Listen | I::Connect) => return Err(InvalidTransition::Connecting),
+            _ => return Err(InvalidTransition::Stray),
         })
     }
 
@@ -143,31 +145,31 @@ mod tests {
         Phase::Closed,
     ];
 
-    // Every phase x happening. Any change of behaviour is a change of this text.
+    // Every phase x input. Any change of behaviour is a change of this text.
     const MACHINE: &str = include_str!("state.snapshot");
 
-    const HAPPENINGS: [Happening; 11] = [
-        Happening::Bind,
-        Happening::Listen,
-        Happening::Connect,
-        Happening::AddressResolved,
-        Happening::RouteResolved,
-        Happening::Accept,
-        Happening::Established,
-        Happening::ConnectFailed,
-        Happening::Resume,
-        Happening::PeerEnded,
-        Happening::Close,
+    const INPUTS: [Input; 11] = [
+        Input::Bind,
+        Input::Listen,
+        Input::Connect,
+        Input::AddressResolved,
+        Input::RouteResolved,
+        Input::Accept,
+        Input::Established,
+        Input::ConnectFailed,
+        Input::Resume,
+        Input::PeerEnded,
+        Input::Close,
     ];
 
     #[test]
     fn the_whole_machine() {
         let mut found = String::new();
         for phase in PHASES {
-            for happening in HAPPENINGS {
-                let line = match phase.after(happening) {
-                    Ok(next) => format!("{phase:?} + {happening:?} -> {next:?}\n"),
-                    Err(misfit) => format!("{phase:?} + {happening:?} : {misfit:?}\n"),
+            for input in INPUTS {
+                let line = match phase.after(input) {
+                    Ok(next) => format!("{phase:?} + {input:?} -> {next:?}\n"),
+                    Err(invalid) => format!("{phase:?} + {input:?} : {invalid:?}\n"),
                 };
                 found.push_str(&line);
             }
@@ -179,22 +181,25 @@ mod tests {
     fn every_phase_can_be_closed_and_stays_so() {
         for phase in PHASES {
             if phase != Phase::Closed {
-                assert_eq!(phase.after(Happening::Close), Ok(Phase::Closed));
+                assert_eq!(phase.after(Input::Close), Ok(Phase::Closed));
             }
         }
-        for happening in HAPPENINGS {
-            assert_eq!(Phase::Closed.after(happening), Err(Misfit::Closed));
+        for input in INPUTS {
+            assert_eq!(Phase::Closed.after(input), Err(InvalidTransition::Closed));
         }
     }
 
     #[test]
     fn wsd_075_a_second_connect_is_seen() {
         for phase in PHASES.into_iter().filter(|p| p.is_connecting()) {
-            assert_eq!(phase.after(Happening::Connect), Err(Misfit::Connecting));
+            assert_eq!(
+                phase.after(Input::Connect),
+                Err(InvalidTransition::Connecting)
+            );
         }
         assert_eq!(
-            Phase::Connected.after(Happening::Connect),
-            Err(Misfit::Connected)
+            Phase::Connected.after(Input::Connect),
+            Err(InvalidTransition::Connected)
         );
     }
 }

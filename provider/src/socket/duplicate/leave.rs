@@ -1,7 +1,7 @@
 //! The end that moves, in the process that has it.
 
 use super::super::shared::{Socket, SocketShared};
-use super::super::state::{Happening, Phase};
+use super::super::state::{Input, Phase};
 use super::form::{Contents, Duplicate};
 use super::process::Process;
 use crate::error::DuplicateError;
@@ -78,7 +78,7 @@ impl SocketShared {
     fn left(&self) {
         self.core.counters.sockets_duplicated.raise();
         let mut state = lock(&self.state);
-        if self.step(&mut state, Happening::PeerEnded).is_err() {
+        if self.step(&mut state, Input::PeerEnded).is_err() {
             // Closed, or the peer was fast.
             return;
         }

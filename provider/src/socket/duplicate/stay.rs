@@ -13,7 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use verbs_shim::{CmId, Request, VerbsError};
 
 use super::super::shared::SocketShared;
-use super::super::state::{Happening, Phase};
+use super::super::state::{Input, Phase};
 use super::awaited::{Awaited, await_no_longer};
 use crate::cm::negotiation::{own_hello, set_ack_timeout, takes_path, transport};
 use crate::cm::refusal::{reason_for, reject};
@@ -151,7 +151,7 @@ impl SocketShared {
         let core = &self.core;
         let mut state = lock(&self.state);
         let awaited = state.awaited.take();
-        if awaited.is_none() || self.step(&mut state, Happening::Resume).is_err() {
+        if awaited.is_none() || self.step(&mut state, Input::Resume).is_err() {
             // Closed at this moment; the kernel refuses the request.
             drop(state);
             await_no_longer(core, awaited);
