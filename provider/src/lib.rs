@@ -1,6 +1,103 @@
 //! A SAN service provider: sockets on RDMA, as the Windows Sockets Direct SPI asks for them.
 //!
-//! The words that are the project's own are in `docs/glossary.md`.
+//! A [`Provider`] makes [`Socket`]s that listen, connect, accept and transfer messages over reliable
+//! connected queue pairs, on the kernel's RDMA or on RoCEv2 in user space ([`Fabric`]). What is above
+//! it, a *switch*, makes a byte stream of that, chooses between it and TCP, and goes back to TCP;
+//! none of this is here. The crate reads no file and no environment variable.
+//!
+//! # Quick start
+//!
+//! Both ends in one process, on the fabric in user space, which needs no device and no privileges:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use san_provider::{
+//!     AddressFamily, ConnectOptions, Decision, EventObject, Fabric, NetworkEvents, NoUpcalls,
+//!     Protocol, Provider, ProviderConfig, SocketType, SoftConfig, SpiVersion,
+//! };
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let fabric = Fabric::soft(&SoftConfig::default())?;
+//!     let provider = Provider::with_fabric(fabric, ProviderConfig::default())?;
+//!     provider.startup(SpiVersion::CURRENT, false, Arc::new(NoUpcalls))?;
+//!     let socket = || provider.socket(AddressFamily::V4, SocketType::Stream, Protocol::Tcp);
+//!     let patience = Duration::from_secs(5);
+//!
+//!     let listener = socket()?;
+//!     listener.bind("127.0.0.1:7471".parse()?)?;
+//!     let requests = EventObject::new()?;
+//!     listener.event_select(&requests, NetworkEvents::ACCEPT)?;
+//!     listener.listen(16)?;
+//!
+//!     let client = socket()?;
+//!     let connected = EventObject::new()?;
+//!     client.event_select(&connected, NetworkEvents::CONNECT)?;
+//!     match client.connect("127.0.0.1:7471".parse()?, ConnectOptions::default()) {
+//!         Err(error) if !error.is_in_progress() => return Err(error.into()),
+//!         _ => {}
+//!     }
+//!
+//!     if !requests.wait(patience) {
+//!         return Err("no request came".into());
+//!     }
+//!     let server = listener.accept(|request| {
+//!         println!("{:?} asks", request.peer);
+//!         Decision::Accept
+//!     })?;
+//!     if !connected.wait(patience) {
+//!         return Err("no answer came".into());
+//!     }
+//!     client.enum_network_events(Some(&connected))?.connect.ok_or("no end of the connect")??;
+//!
+//!     client.try_send(b"a message", 0)?;
+//!     let message = server.socket.receive_within(patience)?;
+//!     println!("{}", String::from_utf8_lossy(&message));
+//!     provider.cleanup()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # How calls end
+//!
+//! No call but those with a time in their arguments waits for a peer. Connect ends with FD_CONNECT,
+//! a request is announced by FD_ACCEPT ([`Socket::event_select`]); an [`EventObject`] is a
+//! descriptor that can stand in any poll set. Transfers are *overlapped*: [`Socket::send`] and
+//! [`Socket::receive`] start an [`Operation`], whose end is asked for
+//! ([`Socket::get_overlapped_result`]) or told by an upcall ([`SwitchUpcalls`]).
+//! [`Socket::try_send`] and [`Socket::receive_within`] start none and cost least, and a [`DataPath`]
+//! has them without a look-up for each. Memory of the application's is registered where it lies,
+//! opened to one peer, and read and written by RDMA ([`Socket::register_rdma_memory`],
+//! [`Socket::rdma_read`]).
+//!
+//! # Threads
+//!
+//! Every type may be used by any thread. A provider has a thread `san-cm`, which reads the events of
+//! RDMA CM, and `san-progress`, which serves transfers that nobody waits for and makes upcalls, from
+//! the first startup to the last cleanup; with the first registration that is kept comes
+//! `san-memory`. Who waits for a message polls the device himself, without a hand-over. No lock is
+//! held while an upcall or a condition function runs.
+//!
+//! # Clean-up
+//!
+//! Clones of a [`Socket`] are one socket. It is closed by [`Socket::close`], or with its last clone;
+//! the peer is told, and what it had not received may be lost. The last [`Provider::cleanup`] closes
+//! every socket and ends the threads; so does dropping the last clone of a provider. A received
+//! [`Message`] may outlive both.
+//!
+//! In a child made by `fork` all handles are inert: dropping them does nothing, and calls fail with
+//! `WSAENOTSOCK`. The parent keeps what it has. See [`Provider::abandon`].
+//!
+//! # Errors
+//!
+//! Each call has an error enum of its own, which holds only what that call may report. All of them
+//! answer `code()`, a [`WsaCode`] of Winsock, and `errno()`, the number that stands for it on Linux,
+//! and keep what the system said as their source. [`ConnectError::may_try_tcp`] says whether TCP may
+//! be tried after a failed connect. `docs/errors.md` has the whole table.
+//!
+//! What goes over the wire is in [`wire`] and `docs/protocol.md`; the project's own words are in
+//! `docs/glossary.md`.
 #![forbid(unsafe_code)]
 
 mod address_list;
