@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv6Addr};
 pub use self::netlink::AddressWatch;
 pub(crate) use self::sysfs::{gids, hw_counters, name_of};
 use crate::backend;
-use crate::device::Gid;
 use crate::error::Result;
+use crate::types::Gid;
 
 /// An IP address of a network interface that an RDMA device stands behind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
