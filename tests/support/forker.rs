@@ -134,7 +134,10 @@ impl Stage {
         not_socket(waited.expect_err("wait").code());
         assert_eq!(self.data_path.unacknowledged(), 0);
         let lane = self.data_path.lane();
-        assert_eq!((lane.poll(), lane.arm(), lane.is_armed()), (0, 0, false));
+        assert_eq!(
+            (lane.poll(), lane.arm(), lane.is_armed()),
+            (0, false, false)
+        );
         lane.disarm();
         self.data_path.set_sink(None);
         self.data_path.set_polled_sink(None);
