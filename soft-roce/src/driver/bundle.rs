@@ -1,29 +1,20 @@
 //! Packets between two endpoints of this crate on one host, many to a datagram.
 //!
-//! What it does: puts packets of any lengths one behind the other into one
-//! datagram, each after its length, without ICRC: they never leave the memory of
+//! What it does: sends them ([`bundled`](super::bundled) has the form): puts
+//! packets of any lengths one behind the other into one datagram, each after its length, without ICRC: they never leave the memory of
 //! the host, and the kernel computes no checksum for them either. Where a batch
 //! with segmentation offload must end at a packet of another length, a bundle
 //! goes on. Only endpoints that have agreed on it in the REQ and REP, on a path
 //! that takes datagrams of 64 KiB, use it with each other.
-//!
-//! ```text
-//! fe 53 44 01 | length 2 | BTH to pad | length 2 | BTH to pad | ...
-//! ```
-//!
-//! The first byte is no opcode of any transport that this crate speaks.
 //!
 //! What it does not do: leave the host.
 
 use std::net::SocketAddr;
 
 use super::batch::TxBuffer;
+use super::bundled::{LENGTH, MARK};
 use super::port::Port;
 use crate::sink::PacketSink;
-
-/// What a bundle begins with.
-const MARK: [u8; 4] = [0xfe, b'S', b'D', 1];
-const LENGTH: usize = 2;
 
 /// What a datagram over IPv6 holds on such a path.
 const MAX_BUNDLE: usize = PATH_BYTES as usize - 40 - 8;
@@ -83,15 +74,4 @@ impl Drop for Bundle<'_> {
     fn drop(&mut self) {
         self.send();
     }
-}
-
-/// The packets of a datagram, if it is a bundle. What is cut short ends it.
-pub(super) fn packets(datagram: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
-    let mut rest = datagram.strip_prefix(&MARK)?;
-    Some(std::iter::from_fn(move || {
-        let (length, after) = rest.split_first_chunk::<LENGTH>()?;
-        let (packet, after) = after.split_at_checked(u16::from_be_bytes(*length).into())?;
-        rest = after;
-        Some(packet)
-    }))
 }

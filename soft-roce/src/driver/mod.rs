@@ -9,6 +9,8 @@
 
 pub(crate) mod batch;
 pub(crate) mod bundle;
+mod bundled;
+pub(crate) mod counters;
 pub(crate) mod port;
 pub(crate) mod receive;
 pub(crate) mod rendezvous;

@@ -9,7 +9,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quinn_udp::{Transmit, UdpSocketState};
@@ -18,6 +17,7 @@ use rustix::net::sockopt;
 use san_base::timespec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::counters::{PortCounters, count};
 use super::receive::Receiver;
 use super::rendezvous::Registration;
 use super::sockopt::{accept_no_checksum, receive_bare};
@@ -44,24 +44,6 @@ pub(crate) struct Port {
     pub(crate) counters: PortCounters,
     /// Says that port 4791 of the address is here.
     pub(crate) registration: Option<Registration>,
-}
-
-/// What happened at a socket since it was opened.
-#[derive(Debug, Default)]
-pub(crate) struct PortCounters {
-    pub(crate) sent_packets: AtomicU64,
-    pub(crate) sent_calls: AtomicU64,
-    pub(crate) send_dropped: AtomicU64,
-    pub(crate) received_packets: AtomicU64,
-    pub(crate) received_calls: AtomicU64,
-    pub(crate) bad_icrc: AtomicU64,
-    pub(crate) malformed: AtomicU64,
-    pub(crate) unknown_qp: AtomicU64,
-    pub(crate) foreign_source: AtomicU64,
-}
-
-pub(crate) fn count(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
 }
 
 impl Port {

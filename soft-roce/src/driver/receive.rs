@@ -5,12 +5,12 @@
 //! What it does not do: look into packets.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
-use quinn_udp::RecvMeta;
+use quinn_udp::{RecvMeta, UdpSocketState};
 
-use super::bundle;
-use super::port::{Port, PortCounters, count};
+use super::bundled;
+use super::counters::{PortCounters, count};
 use crate::wire::{FlowCrc, ICRC_LEN};
 
 /// Datagrams read at a time. Few, so that what is read is still in the cache
@@ -43,7 +43,7 @@ pub(crate) struct Inbound<'a> {
 }
 
 enum Form<'a> {
-    /// Part of a [bundle](super::bundle): no ICRC.
+    /// Part of a [bundle](super::bundled): no ICRC.
     Bundled,
     Alone {
         /// BTH to ICRC.
@@ -86,8 +86,7 @@ impl Receiver {
 
     /// Reads what is there, at most [`DATAGRAMS`] datagrams. Says how many
     /// came.
-    pub(crate) fn fill(&mut self, port: &Port) -> usize {
-        let (state, socket) = port.socket();
+    pub(crate) fn fill(&mut self, (state, socket): (&UdpSocketState, &UdpSocket)) -> usize {
         let mut slices = self.buffers.chunks_exact_mut(MAX_DATAGRAM);
         let mut slices: [IoSliceMut<'_>; DATAGRAMS] =
             std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
@@ -119,7 +118,7 @@ impl Receiver {
             let bytes = &buffer[..meta.len.min(MAX_DATAGRAM)];
             for (index, bytes) in bytes.chunks(meta.stride.max(1)).enumerate() {
                 let from = meta.addr;
-                if let Some(packets) = bundle::packets(bytes) {
+                if let Some(packets) = bundled::packets(bytes) {
                     for packet in packets {
                         total += 1;
                         take(Inbound {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use super::batch::{Batch, TxBuffer};
-use super::bundle::{self, Bundle};
+use super::bundle::Bundle;
+use super::bundled;
 use super::port::Port;
 use super::rendezvous::{Entry, Rendezvous};
 use super::route::{Route, is_local};
@@ -35,7 +36,7 @@ fn receive(port: &Port, count: usize) -> (Vec<(u32, usize, u16)>, usize) {
     let (mut got, mut bad) = (Vec::new(), 0);
     let mut receiver = port.receiver.lock().unwrap();
     for _ in 0..1000 {
-        receiver.fill(port);
+        receiver.fill(port.socket());
         receiver.packets(&port.counters, |inbound| {
             let Some(ident) = inbound.check() else {
                 bad += 1;
@@ -257,7 +258,7 @@ fn a_bundle_holds_packets_of_any_length() {
         let mut receiver = b.receiver.lock().unwrap();
         let mut got = Vec::new();
         for _ in 0..2 {
-            while receiver.fill(&b) == 0 {}
+            while receiver.fill(b.socket()) == 0 {}
             receiver.packets(&b.counters, |inbound| {
                 assert!(inbound.is_bundled() && inbound.check().is_none());
                 let packet = Packet::parse(inbound.packet).unwrap();
@@ -278,7 +279,7 @@ proptest! {
         if marked {
             bytes.splice(..0, [0xfe, b'S', b'D', 1]);
         }
-        let total: usize = bundle::packets(&bytes).into_iter().flatten().map(|p| p.len() + 2).sum();
+        let total: usize = bundled::packets(&bytes).into_iter().flatten().map(|p| p.len() + 2).sum();
         prop_assert!(total <= bytes.len().saturating_sub(4));
     }
 }

@@ -12,7 +12,8 @@ use std::sync::{Arc, MutexGuard, TryLockError};
 use super::inner::{Inner, lock};
 use super::qp::QpShared;
 use crate::cm::{ConnKey, Path};
-use crate::driver::port::{Port, count};
+use crate::driver::counters::count;
+use crate::driver::port::Port;
 use crate::driver::receive::{Inbound, Receiver};
 use crate::time::Time;
 use crate::wire::deth::{GSI_QKEY, GSI_QPN};
@@ -107,7 +108,7 @@ impl Inner {
     }
 
     fn read_with(&self, port: &Port, mut receiver: MutexGuard<'_, Receiver>) -> usize {
-        let datagrams = receiver.fill(port);
+        let datagrams = receiver.fill(port.socket());
         if datagrams == 0 {
             return 0;
         }
