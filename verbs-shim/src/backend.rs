@@ -35,12 +35,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::InterfaceAddress;
-use crate::cm::{ConnParams, Event};
 use crate::error::{Result, VerbsError};
-use crate::memory::Access;
-use crate::qp::QpCaps;
-use crate::types::{BATCH, Completion, DeviceLimits, FabricKind, Gid, PortAttr, Woken};
-use crate::work::{Operation, SendFlags};
+use crate::types::{
+    Access, BATCH, Completion, ConnParams, DeviceLimits, Event, FabricKind, Gid, Operation,
+    PortAttr, QpCaps, SendFlags, Woken,
+};
 
 pub(crate) trait Fabric: Send + Sync {
     fn kind(&self) -> FabricKind;
@@ -176,7 +175,7 @@ pub(crate) trait QueuePair: Send + Sync {
 pub(crate) trait EventChannel: Downcast {
     fn as_fd(&self) -> BorrowedFd<'_>;
     /// The next event, if there is one: copied out and acknowledged.
-    fn next(self: Arc<Self>) -> Result<Option<Event>>;
+    fn next(self: Arc<Self>) -> Result<Option<Event<Arc<dyn CmId>>>>;
     fn create_id(self: Arc<Self>) -> Result<Arc<dyn CmId>>;
 }
 

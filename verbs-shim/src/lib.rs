@@ -119,8 +119,8 @@ pub mod ffi_layout {
 
 pub use address::{AddressWatch, InterfaceAddress};
 pub use cm::{
-    ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, ConnParams, ConnectionDetails, Event,
-    EventChannel, PrivateData, REJECT_PRIVATE_DATA, RejectReason, Request,
+    ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, Event, EventChannel, REJECT_PRIVATE_DATA,
+    Request,
 };
 pub use completion::{CompletionChannel, CompletionQueue, Sleeper};
 pub use device::Device;
@@ -128,17 +128,15 @@ pub use error::{OpenError, Result, VerbsError};
 pub use fabric::Fabric;
 pub use live::{LiveObjects, live_objects};
 pub use memory::{
-    Access, AppMemory, AtRim, BufferPool, MappingChange, MappingWatch, MemoryRegion,
-    ProtectionDomain, RegionSlice, RegisteredBuffer, SharedMemory, WatchError,
+    AppMemory, AtRim, BufferPool, MappingChange, MappingWatch, MemoryRegion, ProtectionDomain,
+    RegionSlice, RegisteredBuffer, SharedMemory, WatchError,
 };
-pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QpCaps, QueuePair};
+pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QueuePair};
 pub use soft::SoftConfig;
 pub use srq::SharedReceiveQueue;
 pub use types::{
-    BATCH, Completion, CompletionBatch, DeviceLimits, FabricKind, Gid, LinkLayer, PortAttr,
-    PortState, WcStatus, Woken,
+    Access, BATCH, Completion, CompletionBatch, ConnParams, ConnectionDetails, DeviceLimits,
+    FabricKind, Gid, LinkLayer, MAX_PIECES, Operation, PortAttr, PortState, PrivateData, QpCaps,
+    RejectReason, RemoteMemory, SendFlags, WcStatus, Woken,
 };
-pub use work::{
-    BufferPostError, MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RemoteMemory,
-    SendFlags, SendRequest,
-};
+pub use work::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest};

@@ -10,10 +10,10 @@ use crate::backend::{self, PostFailure, PostResult, RawPoller, RecvWr, SendWr};
 use crate::completion::CompletionQueue;
 use crate::device::Device;
 use crate::error::{Result, VerbsError};
-use crate::memory::{Access, ProtectionDomain};
-use crate::qp::{Parts, PreparedQp, QpCaps};
+use crate::memory::ProtectionDomain;
+use crate::qp::{Parts, PreparedQp};
 use crate::srq::SharedReceiveQueue;
-use crate::types::{Completion, CompletionBatch, DeviceLimits, Gid, PortAttr};
+use crate::types::{Access, Completion, CompletionBatch, DeviceLimits, Gid, PortAttr, QpCaps};
 
 /// What the test steers, and sees.
 #[derive(Default)]

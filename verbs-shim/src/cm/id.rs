@@ -11,8 +11,9 @@ use crate::completion::CompletionQueue;
 use crate::device::Device;
 use crate::error::{Result, VerbsError};
 use crate::memory::ProtectionDomain;
-use crate::qp::{Parts, PreparedQp, QpCaps, check_caps};
+use crate::qp::{Parts, PreparedQp, check_caps};
 use crate::srq::SharedReceiveQueue;
+use crate::types::{ConnParams, QpCaps};
 
 /// The most private data that a connect request carries on an IP port space (RDMA CM takes 36 of
 /// the 92 bytes of the REQ for addresses).
@@ -28,34 +29,6 @@ pub const REJECT_PRIVATE_DATA: usize = 148;
 /// All methods may be called by several threads; calls on one id wait for each other.
 pub struct CmId {
     backend: Arc<dyn backend::CmId>,
-}
-
-/// The parameters of a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct ConnParams<'a> {
-    /// Carried to the peer, which sees it zero-padded: put the length inside.
-    pub private_data: &'a [u8],
-    /// RDMA READs of the peer that this end serves at a time; 255: as many as it can.
-    pub responder_resources: u8,
-    /// RDMA READs that this end has under way at a time; 255: as many as it can.
-    pub initiator_depth: u8,
-    /// How often the transport repeats before it gives up: at most 6, since 7 means for ever on
-    /// some devices. Of no meaning when accepting.
-    pub retry_count: u8,
-    /// How often it repeats when the peer has no receive posted; 7 means for ever.
-    pub rnr_retry: u8,
-}
-
-impl Default for ConnParams<'_> {
-    fn default() -> Self {
-        Self {
-            private_data: &[],
-            responder_resources: 255,
-            initiator_depth: 255,
-            retry_count: 6,
-            rnr_retry: 6,
-        }
-    }
 }
 
 impl CmId {

@@ -8,7 +8,5 @@
 mod event;
 mod id;
 
-pub use self::event::{ConnectionDetails, Event, EventChannel, PrivateData, RejectReason, Request};
-pub use self::id::{
-    ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, ConnParams, REJECT_PRIVATE_DATA,
-};
+pub use self::event::{Event, EventChannel, Request};
+pub use self::id::{ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, REJECT_PRIVATE_DATA};

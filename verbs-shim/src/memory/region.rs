@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::{Access, AppMemory, ProtectionDomain, SharedMemory, copy_in, copy_out};
 use crate::backend::{self, Sge};
 use crate::error::{Result, VerbsError};
-use crate::work::RemoteMemory;
+use crate::types::RemoteMemory;
 
 /// Registered memory.
 pub struct MemoryRegion {

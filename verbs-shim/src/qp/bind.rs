@@ -6,7 +6,8 @@ use super::shared::QpShared;
 use super::window::{Binding, MemoryWindow};
 use crate::backend;
 use crate::error::{Result, VerbsError};
-use crate::memory::{Access, RegionSlice};
+use crate::memory::RegionSlice;
+use crate::types::Access;
 use crate::work::Pieces;
 
 impl QpShared {

@@ -56,37 +56,10 @@ pub use self::window::{Binding, MemoryWindow};
 use crate::backend;
 use crate::completion::CompletionQueue;
 use crate::error::{Result, VerbsError};
-use crate::memory::{Access, ProtectionDomain, RegionSlice, RegisteredBuffer};
+use crate::memory::{ProtectionDomain, RegionSlice, RegisteredBuffer};
 use crate::srq::SharedReceiveQueue;
-use crate::types::{Completion, MAX_SLOTS};
-use crate::work::{
-    BufferPostError, MAX_PIECES, Operation, Piece, Pieces, PostError, SendFlags, SendRequest,
-};
-
-/// The size of a queue pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QpCaps {
-    /// Send requests that can be outstanding; at most 65,536.
-    pub send_wr: u32,
-    /// Receives that can be outstanding; at most 65,536. 0 with a shared receive queue.
-    pub recv_wr: u32,
-    /// Pieces of one send request, 1 to [`MAX_PIECES`].
-    pub sge: u32,
-    /// Bytes that a send request can carry inline. As the answer, what was granted: it may be more
-    /// or less than was asked for.
-    pub inline: u32,
-}
-
-impl Default for QpCaps {
-    fn default() -> Self {
-        Self {
-            send_wr: 16,
-            recv_wr: 16,
-            sge: 1,
-            inline: 64,
-        }
-    }
-}
+use crate::types::{Access, Completion, MAX_PIECES, MAX_SLOTS, Operation, QpCaps, SendFlags};
+use crate::work::{BufferPostError, Piece, Pieces, PostError, SendRequest};
 
 /// What a queue pair is made with; see [`crate::CmId::create_qp`].
 pub(crate) struct Parts<'a> {

@@ -5,11 +5,9 @@ use arrayvec::ArrayVec;
 use super::shared::QpShared;
 use crate::backend::{MAX_CHAIN, PostFailure, SendWr, Sge, WrData};
 use crate::error::{Result, VerbsError};
-use crate::memory::{Access, RegisteredBuffer};
-use crate::work::{
-    BufferPostError, MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, SendFlags,
-    SendRequest, SendTable,
-};
+use crate::memory::RegisteredBuffer;
+use crate::types::{Access, MAX_PIECES, Operation, SendFlags};
+use crate::work::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest, SendTable};
 
 const CALL: &str = "ibv_post_send";
 

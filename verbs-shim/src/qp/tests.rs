@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 
 use super::*;
-use crate::memory::{Access, BufferPool};
+use crate::memory::BufferPool;
 use crate::testing::{Bench, bench};
-use crate::types::WcStatus;
-use crate::work::{Operation, Payload};
+use crate::types::{Access, Operation, WcStatus};
+use crate::work::Payload;
 
 const LOC: Access = Access::LOCAL_WRITE;
 

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::backend;
 use crate::error::Result;
-use crate::memory::{Access, MemoryRegion};
-use crate::work::RemoteMemory;
+use crate::memory::MemoryRegion;
+use crate::types::{Access, RemoteMemory};
 
 /// A part of a region that the peer of one queue pair can reach. Withdrawn when dropped.
 pub struct MemoryWindow {

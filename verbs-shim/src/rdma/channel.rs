@@ -19,9 +19,9 @@ use super::device::set_nonblocking;
 use super::ffi::Api;
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use crate::cm::{CmId, ConnectionDetails, Event, PrivateData, RejectReason, Request};
 use crate::error::{Result, check_ptr, check_rdma};
 use crate::live::{Alive, Kind};
+use crate::types::{ConnectionDetails, Event, PrivateData, RejectReason, Request};
 
 pub(super) struct RdmaEventChannel {
     pub(super) api: &'static Api,
@@ -149,7 +149,10 @@ impl RawEvent {
     }
 
     /// `adopt` makes the object of a connect request's id.
-    pub(super) fn into_event(self, adopt: impl FnOnce(NonNull<rdma_cm_id>, u64) -> CmId) -> Event {
+    pub(super) fn into_event<Id>(
+        self,
+        adopt: impl FnOnce(NonNull<rdma_cm_id>, u64) -> Id,
+    ) -> Event<Id> {
         let id = self.token;
         let errno = self.status.saturating_abs();
         let (private_data, details) = (self.private_data, self.details);
@@ -239,7 +242,7 @@ mod tests {
 
     /// What comes out of an event of the library with this number and status, on an id with token
     /// 9.
-    fn event(number: c_uint, status: c_int, data: Option<&[u8]>) -> Event {
+    fn event(number: c_uint, status: c_int, data: Option<&[u8]>) -> Event<()> {
         // SAFETY: zeros are valid in every field.
         let mut id: rdma_cm_id = unsafe { MaybeUninit::zeroed().assume_init() };
         id.context = 9 as *mut c_void;

@@ -19,8 +19,7 @@ use super::memory::RdmaPd;
 use crate::address::{self, InterfaceAddress};
 use crate::backend::{self, same_fabric};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
-use crate::types::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
-use crate::work::MAX_PIECES;
+use crate::types::{DeviceLimits, Gid, LinkLayer, MAX_PIECES, PortAttr, PortState};
 
 const TYPE_2_WINDOWS: std::ffi::c_uint =
     IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;

@@ -17,10 +17,9 @@ use super::memory::{RdmaPd, RdmaSrq};
 use super::qp::{Parts, QpOwner, RdmaQp, wrong_device};
 use super::sockaddr::{self, CAddr};
 use crate::backend::{self, CmOption, QpAttr, same_fabric};
-use crate::cm::ConnParams;
 use crate::error::{Result, VerbsError, check_ptr, check_rdma};
 use crate::live::{Alive, Kind};
-use crate::qp::QpCaps;
+use crate::types::{ConnParams, QpCaps};
 
 pub(super) struct RdmaCmId {
     pub(super) api: &'static Api,

@@ -12,7 +12,7 @@ use super::post::post_receives;
 use crate::backend::{self, PostResult, RecvWr};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
-use crate::memory::Access;
+use crate::types::Access;
 
 pub(super) struct RdmaPd {
     pub(super) device: Arc<RdmaDevice>,

@@ -8,18 +8,20 @@ use super::channel::{RdmaEventChannel, next_token};
 use super::ffi::constants::*;
 use super::id::RdmaCmId;
 use crate::backend;
-use crate::cm::{CmId, Event};
 use crate::error::{Result, check_ptr, check_rdma};
+use crate::types::Event;
 
 impl backend::EventChannel for RdmaEventChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
     }
 
-    fn next(self: Arc<Self>) -> Result<Option<Event>> {
+    fn next(self: Arc<Self>) -> Result<Option<Event<Arc<dyn backend::CmId>>>> {
         let raw = self.read()?;
         Ok(raw.map(|raw| {
-            raw.into_event(|id, token| CmId::from_backend(Arc::new(RdmaCmId::new(id, token, self))))
+            let adopt =
+                |id, token| -> Arc<dyn backend::CmId> { Arc::new(RdmaCmId::new(id, token, self)) };
+            raw.into_event(adopt)
         }))
     }
 

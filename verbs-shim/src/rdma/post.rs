@@ -11,7 +11,7 @@ use super::ffi::constants::*;
 use super::ffi::types::*;
 use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr, SendWr, Sge, WrData};
 use crate::error::{VerbsError, check_ibv};
-use crate::work::{Operation, RemoteMemory, SendFlags};
+use crate::types::{Operation, RemoteMemory, SendFlags};
 
 const POST_SEND: &str = "ibv_post_send";
 

@@ -14,8 +14,7 @@ use super::window::RdmaWindow;
 use crate::backend::{self, PostFailure, PostResult, RecvWr, SendWr, same_kind};
 use crate::error::{Result, VerbsError, check_ibv};
 use crate::live::{Alive, Kind};
-use crate::memory::Access;
-use crate::qp::QpCaps;
+use crate::types::{Access, QpCaps};
 
 pub(super) struct RdmaQp {
     qp: NonNull<ibv_qp>,

@@ -13,7 +13,7 @@ use super::memory::RdmaPd;
 use crate::backend;
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
-use crate::memory::Access;
+use crate::types::Access;
 
 pub(super) struct RdmaWindow {
     pd: Arc<RdmaPd>,

@@ -13,9 +13,9 @@ use super::device::SoftDevice;
 use super::memory::{SoftPd, SoftSrq};
 use super::qp::{Parts, SoftQp};
 use crate::backend::{self, CmOption, QpAttr, same_fabric};
-use crate::cm::{CmId, ConnParams, ConnectionDetails, Event, PrivateData, RejectReason, Request};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
+use crate::types::{ConnParams, ConnectionDetails, Event, PrivateData, RejectReason, Request};
 
 /// Requests that may wait to be read. The endpoint refuses the surplus.
 const MAX_BACKLOG: usize = 4096;
@@ -36,7 +36,7 @@ impl SoftEventChannel {
         })
     }
 
-    fn event(self: &Arc<Self>, event: CmEvent) -> Event {
+    fn event(self: &Arc<Self>, event: CmEvent) -> Event<Arc<dyn backend::CmId>> {
         let id = event.id;
         let details = ConnectionDetails::default();
         match event.kind {
@@ -57,7 +57,7 @@ impl SoftEventChannel {
                 let new = SoftCmId::new(new, Arc::clone(self), Some(details));
                 Event::ConnectRequest(Request {
                     listener: id,
-                    id: CmId::from_backend(Arc::new(new)),
+                    id: Arc::new(new),
                     private_data: PrivateData::copy(&private_data),
                     details,
                 })
@@ -88,7 +88,7 @@ impl backend::EventChannel for SoftEventChannel {
         self.channel.as_fd()
     }
 
-    fn next(self: Arc<Self>) -> Result<Option<Event>> {
+    fn next(self: Arc<Self>) -> Result<Option<Event<Arc<dyn backend::CmId>>>> {
         Ok(self.channel.next().map(|event| self.event(event)))
     }
 

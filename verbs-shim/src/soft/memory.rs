@@ -18,7 +18,8 @@ use super::qp::{post_failure, sge};
 use crate::backend::{self, PostResult, RecvWr};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
-use crate::memory::{Access, copy_in, copy_out};
+use crate::memory::{copy_in, copy_out};
+use crate::types::Access;
 
 pub(super) struct SoftPd {
     pub(super) device: Arc<SoftDevice>,

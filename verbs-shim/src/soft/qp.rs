@@ -12,9 +12,7 @@ use super::memory::{SoftMr, SoftPd, SoftSrq, SoftWindow, all_rights, max_pieces,
 use crate::backend::{self, MAX_CHAIN, PostFailure, PostResult, RecvWr, SendWr, WrData, same_kind};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
-use crate::memory::Access;
-use crate::qp::QpCaps;
-use crate::work::{MAX_PIECES, Operation, RemoteMemory, SendFlags};
+use crate::types::{Access, MAX_PIECES, Operation, QpCaps, RemoteMemory, SendFlags};
 
 const POST_SEND: &str = "ibv_post_send";
 

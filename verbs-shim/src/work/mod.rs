@@ -9,8 +9,5 @@ mod tests;
 pub(crate) use self::receives::ReceiveQueue;
 #[cfg(test)]
 use self::receives::RecvTable;
-pub use self::request::{
-    BufferPostError, MAX_PIECES, Operation, Payload, Piece, Pieces, PostError, RemoteMemory,
-    SendFlags, SendRequest,
-};
+pub use self::request::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest};
 pub(crate) use self::sends::SendTable;

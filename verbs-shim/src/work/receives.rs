@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr};
 use crate::error::{Result, VerbsError};
-use crate::memory::{Access, RegisteredBuffer};
-use crate::types::{Completion, QueueId};
+use crate::memory::RegisteredBuffer;
+use crate::types::{Access, Completion, QueueId};
 use crate::work::BufferPostError;
 
 /// The receives that are posted to one queue.

@@ -4,10 +4,8 @@ use arrayvec::ArrayVec;
 
 use crate::backend::Sge;
 use crate::error::VerbsError;
-use crate::memory::{Access, RegionSlice, RegisteredBuffer};
-
-/// The most pieces of memory that one send request can name.
-pub const MAX_PIECES: usize = 4;
+use crate::memory::{RegionSlice, RegisteredBuffer};
+use crate::types::{Access, MAX_PIECES, Operation, SendFlags};
 
 /// Up to [`MAX_PIECES`] pieces, in the order of their bytes.
 pub type Pieces = ArrayVec<Piece, MAX_PIECES>;
@@ -62,83 +60,6 @@ impl From<RegisteredBuffer> for Piece {
 impl From<RegionSlice> for Piece {
     fn from(slice: RegionSlice) -> Self {
         Self::Region(slice)
-    }
-}
-
-/// Memory of the peer's, as the peer described it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RemoteMemory {
-    /// Its address there.
-    pub addr: u64,
-    /// The peer's key for it.
-    pub rkey: u32,
-}
-
-/// What a send request does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// A message into a receive of the peer's.
-    Send,
-    /// The same, with four bytes besides (host byte order).
-    SendWithImm(u32),
-    /// The same, and the peer's NIC withdraws this key of its memory.
-    SendWithInvalidate(u32),
-    /// Bytes into the peer's memory; it sees nothing of it.
-    Write(RemoteMemory),
-    /// The same, and a receive of the peer's completes with these four bytes.
-    WriteWithImm(RemoteMemory, u32),
-    /// Bytes from the peer's memory.
-    Read(RemoteMemory),
-}
-
-impl Operation {
-    #[inline]
-    pub(crate) fn is_read(self) -> bool {
-        matches!(self, Self::Read(_))
-    }
-}
-
-/// How a request is posted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct SendFlags(u32);
-
-impl SendFlags {
-    /// Without a completion if it succeeds; see [`SendRequest::signaled`].
-    pub const NONE: Self = Self(0);
-    /// Waits for earlier RDMA READs.
-    pub const FENCED: Self = Self(1);
-    /// Success makes a completion, too.
-    pub const SIGNALED: Self = Self(2);
-    /// Wakes a peer that asked for solicited completions only.
-    pub const SOLICITED: Self = Self(4);
-
-    /// Whether all flags of `other` are among these.
-    #[inline]
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// By verbs' numbers.
-    #[inline]
-    pub(crate) const fn bits(self) -> u32 {
-        self.0
-    }
-
-    #[inline]
-    fn only_if(self, condition: bool) -> Self {
-        match condition {
-            true => self,
-            false => Self::NONE,
-        }
-    }
-}
-
-impl std::ops::BitOr for SendFlags {
-    type Output = Self;
-    #[inline]
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
     }
 }
 

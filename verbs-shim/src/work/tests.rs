@@ -3,8 +3,9 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::*;
-use crate::memory::{Access, BufferPool};
+use crate::memory::BufferPool;
 use crate::testing::bench;
+use crate::types::Access;
 
 #[derive(Debug, Clone)]
 enum Step {
