@@ -202,6 +202,7 @@ fn wsd_087_without_a_handle_the_request_is_refused() {
 }
 
 #[test]
+#[ignore = "needs an IPv6 address at each end: ci/test"]
 fn wsd_089_the_peers_address_is_returned() {
     bounded(|| {
         let san = San::start();

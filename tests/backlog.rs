@@ -231,12 +231,19 @@ fn wsd_080_a_flood_of_2000_leaves_nothing_behind() {
         drop(san.pair());
         flood(&san, &listener, if net::is_soft() { REQUESTS } else { 200 });
         let before = Census::take();
-        let memory = census::resident_bytes();
-        flood(&san, &listener, REQUESTS);
-        before.assert_back();
-        let grown = census::resident_bytes().saturating_sub(memory);
-        // 2,000 ids of the flooding side itself were there meanwhile; per request it is next to nothing.
-        assert!(grown < 2 << 20, "{grown} bytes more than before");
+        // 2,000 ids of the flooding side itself were there meanwhile; per request it is next to nothing. What an
+        // allocator keeps depends on how threads meet, so one flood may take more; what is lost is lost each time.
+        let grown = [(); 3].map(|()| {
+            let memory = census::resident_bytes();
+            flood(&san, &listener, REQUESTS);
+            before.assert_back();
+            census::resident_bytes().saturating_sub(memory)
+        });
+        let takes_more = |grown: &usize| *grown >= 2 << 20;
+        assert!(
+            !grown.iter().all(takes_more),
+            "{grown:?} bytes more each time"
+        );
 
         let connector = san.connect(listener.addr);
         let _accepted = listener.accept();

@@ -10,6 +10,7 @@ use san_tests::time::{STEP, bounded};
 use verbs_shim::RejectReason;
 
 #[test]
+#[ignore = "needs the kernel's RDMA: ci/test"]
 fn wsd_080_ucmatose_takes_no_place() {
     bounded(|| {
         let san = San::start();
@@ -28,6 +29,7 @@ fn wsd_080_ucmatose_takes_no_place() {
 }
 
 #[test]
+#[ignore = "needs the kernel's RDMA: ci/test"]
 fn wsd_080_rping_takes_no_place() {
     bounded(|| {
         let san = San::start();

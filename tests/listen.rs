@@ -147,6 +147,7 @@ fn wildcard_serves_every_nic() {
 }
 
 #[test]
+#[ignore = "needs an IPv6 address at each end: ci/test"]
 fn wildcard_serves_every_nic_on_ipv6() {
     bounded(|| {
         serves(
@@ -157,6 +158,7 @@ fn wildcard_serves_every_nic_on_ipv6() {
 }
 
 #[test]
+#[ignore = "needs an IPv6 address at each end: ci/test"]
 fn address_listener_serves_only_that_nic() {
     bounded(|| {
         for (own, other) in [
@@ -184,6 +186,7 @@ fn address_listener_serves_only_that_nic() {
 }
 
 #[test]
+#[ignore = "needs an IPv6 address at each end: ci/test"]
 fn ipv6_wildcard_leaves_ipv4_to_others() {
     bounded(|| {
         let san = San::start();

@@ -113,10 +113,10 @@ fn wsd_063_startup_after_the_last_cleanup_begins_anew() {
             socket.bind(net::at_a()).expect("bind");
             socket.listen(1).expect("listen");
             provider.cleanup().expect("cleanup");
-            assert!(
-                !san_tests::census::threads().contains_key("san-cm"),
-                "a thread is left"
-            );
+            // The kernel lists a thread a moment longer than it can be waited for.
+            eventually("no thread is left", STEP, || {
+                !san_tests::census::threads().contains_key("san-cm")
+            });
         }
     });
 }
@@ -226,6 +226,7 @@ fn wsd_064_too_many_startups_are_eproclim() {
 
 /// In a mount namespace of its own, a process finds one part of RDMA missing; it says which.
 #[test]
+#[ignore = "needs the kernel's RDMA: ci/test"]
 fn wsd_064_a_host_without_rdma_is_sysnotready() {
     bounded(|| {
         let libraries = [
@@ -301,6 +302,7 @@ fn wsd_065_both_ends_are_named_by_ip() {
 }
 
 #[test]
+#[ignore = "needs the kernel's RDMA: ci/test"]
 fn wsd_066_the_address_list_follows_the_nics() {
     bounded(|| {
         let san = San::start();
@@ -418,6 +420,7 @@ fn wsd_068_socket_errors() {
 }
 
 #[test]
+#[ignore = "needs interfaces of its own: ci/test"]
 fn wsd_069_bind_errors() {
     bounded(|| {
         let san = San::start();
@@ -480,6 +483,7 @@ fn wsd_070_no_error_is_einprogress() {
 }
 
 #[test]
+#[ignore = "needs interfaces of its own: ci/test"]
 fn wsd_099_the_address_list_has_the_addresses_of_the_devices() {
     bounded(|| {
         let san = San::start();

@@ -24,13 +24,14 @@ fabric_up() {
     fi
 }
 
+fabric_mac0=02:00:0a:00:07:01 fabric_mac1=02:00:0a:00:07:02
+
 # Commands go to `ip` and `rdma` in batches: starting a program is what takes time in emulation.
 fabric_pair() {
-    local mac0=02:00:0a:00:07:01 mac1=02:00:0a:00:07:02
     echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
     echo 0 >/proc/sys/net/ipv6/conf/default/accept_ra
     echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter
-    ip link add v0 mtu 9000 address $mac0 type veth peer name v1 mtu 9000 address $mac1 || return 1
+    ip link add v0 mtu 9000 address $fabric_mac0 type veth peer name v1 mtu 9000 address $fabric_mac1 || return 1
     fabric_end v0 && fabric_end v1 || return 1
     ip -batch - <<END || return 1
 addr add 10.0.7.1/24 dev v0
@@ -39,8 +40,8 @@ addr add fd00:7::1/64 dev v0 nodad
 addr add fd00:7::2/64 dev v1 nodad
 link set v0 up
 link set v1 up
-$(fabric_way v0 101 10.0.7.1 10.0.7.2 32 $mac1)
-$(fabric_way v1 102 10.0.7.2 10.0.7.1 32 $mac0)
+$(fabric_way v0 101 10.0.7.1 10.0.7.2 32 $fabric_mac1)
+$(fabric_way v1 102 10.0.7.2 10.0.7.1 32 $fabric_mac0)
 rule add pref 40 from 0.0.0.0/32 to 10.0.7.2 lookup 101
 rule add pref 40 from 0.0.0.0/32 to 10.0.7.1 lookup 102
 rule add pref 100 lookup local
@@ -48,8 +49,8 @@ rule del pref 0
 END
     # Rules of IPv6 cannot ask for 'no source yet': all but what goes from an address to itself takes the wire.
     ip -6 -batch - <<END
-$(fabric_way v0 101 fd00:7::1 fd00:7::2 128 $mac1)
-$(fabric_way v1 102 fd00:7::2 fd00:7::1 128 $mac0)
+$(fabric_way v0 101 fd00:7::1 fd00:7::2 128 $fabric_mac1)
+$(fabric_way v1 102 fd00:7::2 fd00:7::1 128 $fabric_mac0)
 rule add pref 30 from fd00:7::1 to fd00:7::1 lookup local
 rule add pref 30 from fd00:7::2 to fd00:7::2 lookup local
 rule add pref 40 to fd00:7::2 lookup 101
@@ -57,6 +58,25 @@ rule add pref 40 to fd00:7::1 lookup 102
 rule add pref 100 lookup local
 rule del pref 0
 END
+}
+
+# Makes good what a link that was down has lost, and the devices anew: for who comes after a test that breaks them.
+fabric_again() {
+    rdma link delete rxe_a
+    rdma link delete rxe_b
+    ip -batch - <<END
+link set v0 up
+link set v1 up
+addr replace fd00:7::1/64 dev v0 nodad
+addr replace fd00:7::2/64 dev v1 nodad
+END
+    {
+        fabric_way v0 101 10.0.7.1 10.0.7.2 32 "$fabric_mac1"
+        fabric_way v1 102 10.0.7.2 10.0.7.1 32 "$fabric_mac0"
+        fabric_way v0 101 fd00:7::1 fd00:7::2 128 "$fabric_mac1"
+        fabric_way v1 102 fd00:7::2 fd00:7::1 128 "$fabric_mac0"
+    } | sed -n 's/^route add/route replace/p; /^neigh/p' | ip -force -batch -
+    fabric_rxe rxe_a v0 && fabric_rxe rxe_b v1
 }
 
 fabric_end() {

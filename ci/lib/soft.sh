@@ -28,17 +28,18 @@ stage_soft() {
 # soft_line LINE WHERE: the line of a program with the tests of it to run there by name; nothing if there are none. What
 # it leaves out goes to soft.skip.
 soft_line() {
-    local package option folder program argument name reason run=()
+    local package option folder program argument name reason run=() arguments=()
     IFS=$'\t' read -r package option folder program argument <<<"$1"
+    read -ra arguments <<<"$argument"
     while IFS= read -r name; do
         if reason=$(soft_reason "$package" "${option#--* }" "$name" "$2"); then
             printf '%s on the soft fabric\t%s\n' "$package $name" "$reason" >>"$results/soft.skip"
         else
             run+=("$name")
         fi
-    done < <("$program" --list --format terse ${argument:+"$argument"} ${filter:+"$filter"} | sed -n 's/: test$//p')
+    done < <("$program" --list --format terse ${arguments[@]+"${arguments[@]}"} ${filter:+"$filter"} | sed -n 's/: test$//p')
     [ ${#run[@]} = 0 ] || printf '%s\t%s\t%s\t%s\t%s\n' "$package" "$option" "$folder" "$program" \
-        "${argument:+$argument }--exact ${run[*]}"
+        "${arguments[0]:-} --exact ${run[*]}"
 }
 
 # soft_reason PACKAGE PROGRAM TEST WHERE: prints why it does not run, and fails if it does.

@@ -93,7 +93,7 @@ pub fn resident_bytes() -> usize {
     pages * 4096
 }
 
-/// Threads of this process, by name.
+/// Threads of this process, by name, without those of the harness, which come and go.
 ///
 /// # Panics
 /// Without /proc.
@@ -108,7 +108,10 @@ pub fn threads() -> BTreeMap<String, usize> {
         let Ok(name) = fs::read_to_string(task.path().join("comm")) else {
             continue;
         };
-        *found.entry(name.trim().to_owned()).or_default() += 1;
+        let name = name.trim();
+        if !time::is_harness(name) {
+            *found.entry(name.to_owned()).or_default() += 1;
+        }
     }
     found
 }

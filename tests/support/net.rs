@@ -1,18 +1,19 @@
 //! The fabric under test and its two addresses.
 //!
 //! Everything a test needs to know of where it runs comes from here, so that the same tests run on
-//! another fabric. The variables are set by `ci/rxe`, where the tests belong.
+//! another fabric. `ci/rxe` and `ci/soft` set the variables. Without them, as in a plain `cargo test`,
+//! the tests run on the fabric in user space and on this host's loopback.
 
 use std::env;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use san_switch::{FabricChoice, SwitchConfig};
 use verbs_shim::{Fabric, SoftConfig};
 
-/// The fabric under test: rdma, or with `SAN_FABRIC=soft` the one in user space, on the tests'
-/// addresses. One for the whole process, as the machine's RDMA is.
+/// The fabric under test: rdma, or with `SAN_FABRIC=soft` or without addresses the one in user
+/// space, on the tests' addresses. One for the whole process, as the machine's RDMA is.
 ///
 /// # Panics
 /// Where there is none.
@@ -63,24 +64,35 @@ pub fn switch_config() -> SwitchConfig {
 /// Whether the fabric under test is the one in user space.
 #[must_use]
 pub fn is_soft() -> bool {
-    env::var("SAN_FABRIC").is_ok_and(|fabric| fabric == "soft")
+    is_loopback() || env::var("SAN_FABRIC").is_ok_and(|fabric| fabric == "soft")
+}
+
+/// Whether nobody has prepared a fabric: the tests have the loopback to themselves.
+fn is_loopback() -> bool {
+    env::var_os("SAN_TEST_ADDR_A").is_none() && env::var_os("SAN_TEST_ADDR_B").is_none()
 }
 
 /// Address of the first NIC.
 ///
 /// # Panics
-/// Outside `ci/rxe`.
+/// When it is none.
 #[must_use]
 pub fn addr_a() -> IpAddr {
+    if is_loopback() {
+        return Ipv4Addr::new(127, 0, 0, 1).into();
+    }
     address("SAN_TEST_ADDR_A")
 }
 
 /// Address of the second NIC.
 ///
 /// # Panics
-/// Outside `ci/rxe`.
+/// When it is none.
 #[must_use]
 pub fn addr_b() -> IpAddr {
+    if is_loopback() {
+        return Ipv4Addr::new(127, 0, 0, 2).into();
+    }
     address("SAN_TEST_ADDR_B")
 }
 

@@ -1,6 +1,8 @@
-//! Bounds in time: no test waits for ever, and none sleeps where it can ask.
+//! Bounds in time: no test waits for ever, and none sleeps where it can ask. One test of a process runs
+//! at a time: they share its fabric, and count what it holds.
 
-use std::sync::mpsc;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,11 +17,25 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
     within(USUAL, body);
 }
 
-/// Runs a test's body in a thread of its own and fails when it is not done in `limit`.
+/// Whose turn it is among the tests of this process.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// The names of the harness's threads, one for each test, that have come here: one has its turn, the
+/// others wait or are about to end.
+static TESTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Runs a test's body in a thread of its own, when it is its turn, and fails when it is not done in
+/// `limit`.
 ///
 /// # Panics
 /// With what the body panicked with, or because it is not done.
 pub fn within(limit: Duration, body: impl FnOnce() + Send + 'static) {
+    if let Some(name) = thread::current().name() {
+        // As much of it as the kernel keeps.
+        let name = name.chars().take(15).collect();
+        lock(&TESTS).insert(name);
+    }
+    let _turn = lock(&TURN);
     let (done, finished) = mpsc::channel();
     let runner = thread::Builder::new()
         .name("test".into())
@@ -34,6 +50,16 @@ pub fn within(limit: Duration, body: impl FnOnce() + Send + 'static) {
     if let Err(panic) = runner.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Whether a thread of this name is the harness's own for a test.
+pub(crate) fn is_harness(name: &str) -> bool {
+    lock(&TESTS).contains(name)
+}
+
+/// A test that failed with it is over, too.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Asks until it holds.
