@@ -18,7 +18,7 @@ count_instructions() {
     done
     # rsockets poll for 10 us before they sleep, unless told otherwise; nobody else here does.
     # shellcheck disable=SC2016 # for the shell in there
-    OUT=$out "$top/ci/rxe" --icount sh -c '
+    SAN_RXE_TIMEOUT=${SAN_BENCH_LIMIT:-1800} OUT=$out "$top/ci/rxe" --icount sh -c '
         mkdir -p /etc/rdma/rsocket && echo 0 >/etc/rdma/rsocket/polling_time
         program=$1 && shift
         exec "$program" --out /tmp/instructions "$@"
