@@ -3,10 +3,14 @@
 use crate::args::ListenArguments;
 use crate::problem::Problem;
 use crate::relay::{RouteReport, echo, join_to_standard_streams};
-use san_switch::{ListenOptions, Listener, Switch, SwitchConfig};
+use san_switch::{Connection, ListenOptions, Listener, Switch, SwitchConfig};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long nobody is accepted after the system had no descriptor.
+const REST: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Serialize)]
 struct ListenReport {
@@ -26,9 +30,7 @@ pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
     let listener = switch.listen(arguments.address, options)?;
     tell(&switch, &listener, arguments.json);
     loop {
-        let connection = listener
-            .accept()
-            .map_err(|error| Problem::new(error.to_string()))?;
+        let connection = accept(&listener)?;
         RouteReport::new("accepted", &connection).tell(arguments.json);
         if arguments.echo {
             std::thread::Builder::new()
@@ -50,6 +52,26 @@ pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
         }
         if !arguments.keep_open {
             return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+/// Waits for a connection. Want of descriptors or memory ends nothing: it is said once and waited
+/// out, while those who are served go on and give back what they have.
+fn accept(listener: &Listener) -> Result<Connection, Problem> {
+    let mut is_told = false;
+    loop {
+        match listener.accept() {
+            Ok(connection) => return Ok(connection),
+            Err(error) if error.is_want_of_resources() => {
+                if !is_told {
+                    eprintln!("san: {error}; the next connection waits until there is room");
+                    is_told = true;
+                }
+                // Nothing tells when a descriptor is given back.
+                std::thread::sleep(REST);
+            }
+            Err(error) => return Err(Problem::new(error.to_string())),
         }
     }
 }

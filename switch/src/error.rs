@@ -169,6 +169,16 @@ impl ListenError {
 }
 
 impl AcceptError {
+    /// Whether the system lacked descriptors or memory: the connection still waits, and another
+    /// accept, a moment later, may find what others have given back.
+    pub fn is_want_of_resources(&self) -> bool {
+        let wants = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        matches!(self, AcceptError::System(_))
+            && wants
+                .iter()
+                .any(|errno| errno.raw_os_error() == self.errno())
+    }
+
     /// The Linux error number.
     pub fn errno(&self) -> i32 {
         match self {
