@@ -50,6 +50,7 @@ fn connect_with(san: &San, listener: &Listener, session: Session) -> Connector {
     let options = ConnectOptions {
         deadline: Some(2 * STEP),
         session,
+        ..ConnectOptions::default()
     };
     let started = connector.socket.connect(listener.addr, options);
     assert!(started.expect_err("it goes on").is_in_progress());
@@ -209,6 +210,7 @@ fn a_peer_that_knows_no_purposes_refuses_them_and_leaves_tcp() {
         let options = ConnectOptions {
             deadline: Some(2 * STEP),
             session: ASKED,
+            ..ConnectOptions::default()
         };
         let _ = connector.socket.connect(strange.addr(), options);
         let request = strange.request();
