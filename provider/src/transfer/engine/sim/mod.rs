@@ -160,15 +160,15 @@ impl End {
         let Some(Ok(arrived)) = self.engine.take_message() else {
             return;
         };
-        self.note(&arrived.to_vec());
+        self.note(&arrived);
         if hold {
             self.held.push(arrived);
         } else {
-            self.drop_message(arrived);
+            self.drop_message(&arrived);
         }
     }
 
-    fn drop_message(&mut self, arrived: Arrived<Vec<u8>>) {
+    fn drop_message(&mut self, arrived: &Arrived<Vec<u8>>) {
         if let Body::Received(_) = arrived.body {
             self.engine.let_go();
         }
@@ -176,7 +176,7 @@ impl End {
 
     fn let_go(&mut self) {
         if let Some(arrived) = self.held.pop() {
-            self.drop_message(arrived);
+            self.drop_message(&arrived);
         }
     }
 
@@ -210,8 +210,8 @@ impl End {
             match self.engine.look(operation) {
                 Look::Pending(_) => break,
                 Look::Done(Outcome::Received(arrived)) => {
-                    self.note(&arrived.to_vec());
-                    self.drop_message(arrived);
+                    self.note(&arrived);
+                    self.drop_message(&arrived);
                 }
                 Look::Done(Outcome::Failed(_) | Outcome::Emptied) => {}
                 other => panic!("a receive ended as {other:?}"),

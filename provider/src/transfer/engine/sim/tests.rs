@@ -93,7 +93,7 @@ proptest! {
                 Ok(_) => {}
             }
             if let Some(Ok(arrived)) = end.engine.take_message() {
-                end.drop_message(arrived);
+                end.drop_message(&arrived);
             }
             end.pump(&mut world.wires[0]);
         }
