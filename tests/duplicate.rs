@@ -519,9 +519,14 @@ fn wsd_121_a_peer_that_does_not_answer_is_reset() {
             connect_deadline: Duration::from_millis(700),
             ..ProviderConfig::default()
         };
+        // Nor does the keepalive.
         let (here, there) = (
             San::start_with(quick),
-            san_that_waits(Duration::from_millis(500)),
+            San::start_with(ProviderConfig {
+                move_deadline: Duration::from_millis(500),
+                keepalive: Duration::ZERO,
+                ..ProviderConfig::default()
+            }),
         );
         let listener = there.listen_a(1);
         let connector = here.connect(listener.addr);

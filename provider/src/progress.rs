@@ -174,8 +174,10 @@ impl Progress {
             if looked.elapsed() >= SENDS_UNSEEN {
                 for lane in &lanes {
                     lane.disturb_sleep();
-                    // Nobody else may look at what a probe says.
-                    lane.poll_if_free();
+                    if self.probe_every.is_some() {
+                        // Nobody else may look at what a probe says.
+                        lane.poll_if_free();
+                    }
                 }
                 looked = Instant::now();
             }

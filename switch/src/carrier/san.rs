@@ -10,12 +10,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+// Without poison: to look for it costs as much as the lock.
+use parking_lot::Mutex;
 use rustix::io::Errno;
-use san_base::{Deadline, lock};
+use san_base::Deadline;
 use san_provider::{
     Completion, DataPath, Operation, Received, ResultError, TransferError, WsaCode,
 };
@@ -164,7 +165,7 @@ impl SanCarrier {
 
 impl Carrier for SanCarrier {
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut sending = lock(&self.sending);
+        let mut sending = self.sending.lock();
         sending.may_send()?;
         if bytes.is_empty() {
             return Ok(0);
@@ -183,7 +184,7 @@ impl Carrier for SanCarrier {
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut receiving = lock(&self.receiving);
+        let mut receiving = self.receiving.lock();
         let deadline = self.receive_timeout.deadline();
         if bytes.is_empty() {
             return Ok(0);
@@ -213,7 +214,7 @@ impl Carrier for SanCarrier {
     }
 
     fn end(&self) -> io::Result<()> {
-        let mut sending = lock(&self.sending);
+        let mut sending = self.sending.lock();
         match sending.state {
             SendState::Open => {}
             SendState::Ended => return Ok(()),
@@ -245,7 +246,7 @@ impl Drop for SanCarrier {
     /// takes nothing in for [`LINGER`] is not waited for.
     fn drop(&mut self) {
         let linger = || Deadline::after(LINGER);
-        let mut sending = lock(&self.sending);
+        let mut sending = self.sending.lock();
         if sending.state == SendState::Open {
             let end = MessageKind::EndOfStream;
             if self.send_message(&mut sending, &[], end, linger()).is_err() {

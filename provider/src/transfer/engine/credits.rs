@@ -20,6 +20,9 @@ use crate::wire::{Immediate, Violation};
 /// More than anybody can have receives posted for.
 const MOST: u64 = 0xffff;
 
+/// Receives that one call of the driver posts.
+const MOST_CHAINED: u32 = 16;
+
 /// The credits of one connection, both ways.
 #[derive(Debug)]
 pub(crate) struct Credits {
@@ -144,12 +147,13 @@ impl Credits {
         self.owed
     }
 
-    /// So many receives are worth a call of the driver: a quarter of the window, and two at least
-    /// where the window is large enough.
+    /// So many receives are worth a call of the driver: three eighths of the window, at most
+    /// [`MOST_CHAINED`]. With more, an exchange of single messages would make the window grow.
     fn chain(&self) -> u32 {
         match self.window {
             0..4 => 1,
-            window => (window / 4).max(2),
+            4..8 => 2,
+            window => (window * 3 / 8).min(MOST_CHAINED),
         }
     }
 
@@ -166,7 +170,7 @@ impl Credits {
     pub(crate) fn must_return(&self, drained: bool) -> bool {
         let back = self.owed + self.untold;
         let enough = back >= self.window / 2 + u32::from(self.window != 2);
-        let stuck = drained && back > 0 && self.outstanding() == 0;
+        let stuck = self.outstanding() == 0 && (back >= self.chain() || drained && back > 0);
         (enough || stuck)
             && self
                 .before_our_last

@@ -109,20 +109,20 @@ fn request_and_answer_need_no_credit_messages() {
 #[test]
 fn receives_are_posted_in_chains() {
     let mut credits = Credits::new(16, 16);
-    for _ in 0..4 {
+    for _ in 0..6 {
         credits.data_came().unwrap();
         assert_eq!(credits.receives_due(true), 0);
         credits.freed();
     }
-    assert_eq!(credits.receives_due(true), 4);
-    credits.posted(4);
-    assert_eq!((credits.untold(), credits.outstanding()), (4, 12));
-    assert_eq!((credits.tell(false), credits.outstanding()), (4, 16));
+    assert_eq!(credits.receives_due(true), 6);
+    credits.posted(6);
+    assert_eq!((credits.untold(), credits.outstanding()), (6, 10));
+    assert_eq!((credits.tell(false), credits.outstanding()), (6, 16));
     // A message that did not go out gives nothing.
     credits.credits_came(1).unwrap();
     credits.data_sent();
-    credits.untell(4);
-    assert_eq!((credits.untold(), credits.outstanding()), (4, 12));
+    credits.untell(6);
+    assert_eq!((credits.untold(), credits.outstanding()), (6, 10));
     assert!(credits.may_send());
 }
 
@@ -280,7 +280,7 @@ proptest! {
 
 #[test]
 fn renewed_credits_are_those_that_are_free() {
-    let mut credits = Credits::new(8, 64);
+    let mut credits = Credits::new(6, 64);
     assert_eq!(credits.credits_came(5), Ok(()));
     credits.data_sent();
     for _ in 0..5 {
@@ -295,8 +295,8 @@ fn renewed_credits_are_those_that_are_free() {
     assert_eq!(credits.tell(false), 1);
     let renewed = credits.renewed();
     assert_eq!((credits.held(), renewed.held()), (3, 3));
-    assert_eq!((renewed.outstanding(), renewed.receives_due(true)), (5, 0));
+    assert_eq!((renewed.outstanding(), renewed.receives_due(true)), (3, 0));
     assert_eq!((renewed.sent(), renewed.received()), (0, 0));
-    assert_eq!(renewed.window(), 8);
+    assert_eq!(renewed.window(), 6);
     assert!(!renewed.may_send());
 }

@@ -177,9 +177,35 @@ impl<P: Payloads> Engine<P> {
         let Some(first) = self.inbox.front() else {
             return self.check().err().map(Err);
         };
+        let kind = first.kind;
+        if self.inbox.len() == 1
+            && let [buffer] = buffers
+            && let Some(place) = buffer.get_mut(..first.len())
+        {
+            place.copy_from_slice(first);
+            let bytes = place.len();
+            self.drop_first();
+            return Some(Ok(Received {
+                bytes,
+                kind,
+                whole: true,
+            }));
+        }
+        Some(Ok(self.read_several(kind, buffers)))
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(arrived) = self.inbox.pop_front()
+            && let Body::Received(buffer) = arrived.body
+        {
+            self.recycle(buffer);
+        }
+    }
+
+    fn read_several(&mut self, kind: u8, buffers: &mut [IoSliceMut<'_>]) -> Received {
         let mut received = Received {
             bytes: 0,
-            kind: first.kind,
+            kind,
             whole: true,
         };
         let (mut at, mut filled) = (0, 0);
@@ -204,13 +230,9 @@ impl<P: Payloads> Engine<P> {
                 received.whole = false;
                 break;
             }
-            if let Some(arrived) = self.inbox.pop_front()
-                && let Body::Received(buffer) = arrived.body
-            {
-                self.recycle(buffer);
-            }
+            self.drop_first();
         }
-        Some(Ok(received))
+        received
     }
 
     /// A message as it is given to the application: in its buffer, or, where half of the window is

@@ -3,6 +3,8 @@
 //!
 //! It counts. It knows no request and no completion.
 
+use std::collections::VecDeque;
+
 /// The requests on one send queue, oldest first.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
@@ -11,12 +13,13 @@ pub(crate) struct SendQueue {
     length: u32,
     /// Those of them since the last one that makes a completion.
     unsignaled: u32,
-    /// Data messages among them.
-    messages: u32,
-    /// A bit a place, set for a data message.
-    kinds: Box<[u64]>,
-    /// The place of the next request.
-    next: u32,
+    /// So many requests at the end make one that does: twice in a full queue, so that who waits for a
+    /// place hears of one.
+    most_unsignaled: u32,
+    /// The number of the next request.
+    next: u64,
+    /// The numbers of those on the queue that are no data messages, oldest first: few.
+    others: VecDeque<u64>,
 }
 
 impl SendQueue {
@@ -25,13 +28,14 @@ impl SendQueue {
             depth,
             length: 0,
             unsignaled: 0,
-            messages: 0,
-            kinds: vec![0; depth.max(1).div_ceil(64) as usize].into_boxed_slice(),
+            most_unsignaled: (depth.saturating_sub(1) / 2).max(1),
             next: 0,
+            others: VecDeque::new(),
         }
     }
 
     /// Whether a message could be posted. One place is kept for a credit message.
+    #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.length + 1 < self.depth
     }
@@ -47,61 +51,48 @@ impl SendQueue {
 
     /// Data messages that the device has.
     pub(crate) fn messages(&self) -> u32 {
-        self.messages
+        self.length - u32::try_from(self.others.len()).unwrap_or(self.length)
     }
 
     /// A request is about to be posted; whether it has to make a completion. It does if somebody
-    /// waits for it or it holds memory (`wanted`); and twice at least in a full queue, so that who
-    /// waits for a place hears of one.
+    /// waits for it or it holds memory (`wanted`), and now and then.
+    #[inline]
     pub(crate) fn posted(&mut self, is_message: bool, wanted: bool) -> bool {
-        let (word, bit) = (self.next as usize / 64, 1 << (self.next % 64));
-        if is_message {
-            self.kinds[word] |= bit;
-            self.messages += 1;
-        } else {
-            self.kinds[word] &= !bit;
+        if !is_message {
+            self.others.push_back(self.next);
         }
-        self.next = self.after(self.next, 1);
+        self.next += 1;
         self.length += 1;
-        let signaled = wanted || self.unsignaled + 1 >= ((self.depth - 1) / 2).max(1);
+        let signaled = wanted || self.unsignaled + 1 >= self.most_unsignaled;
         self.unsignaled = if signaled { 0 } else { self.unsignaled + 1 };
         signaled
     }
 
     /// The newest request was not posted after all.
     pub(crate) fn take_back(&mut self) {
-        self.next = self.after(self.next, self.depth.max(1) - 1);
+        self.next -= 1;
         self.length -= 1;
-        self.messages -= self.bit(self.next);
+        if self.others.back() == Some(&self.next) {
+            self.others.pop_back();
+        }
         // One completion more than is needed does no harm.
-        self.unsignaled = 0;
+        self.unsignaled = self.most_unsignaled;
     }
 
     /// A completion has freed the `n` oldest requests.
+    #[inline]
     pub(crate) fn completed(&mut self, n: u32) {
-        for _ in 0..n.min(self.length) {
-            let oldest = self.after(self.next, self.depth - self.length);
-            self.messages -= self.bit(oldest);
-            self.length -= 1;
+        self.length -= n.min(self.length);
+        let oldest = self.next - u64::from(self.length);
+        while self.others.front().is_some_and(|&other| other < oldest) {
+            self.others.pop_front();
         }
     }
 
     /// Another queue pair, with nothing on it.
     pub(crate) fn renew(&mut self) {
-        (self.length, self.unsignaled, self.messages) = (0, 0, 0);
-    }
-
-    fn bit(&self, place: u32) -> u32 {
-        u32::from(self.kinds[place as usize / 64] >> (place % 64) & 1 == 1)
-    }
-
-    fn after(&self, place: u32, n: u32) -> u32 {
-        let then = place + n;
-        if then >= self.depth {
-            then - self.depth
-        } else {
-            then
-        }
+        (self.length, self.unsignaled) = (0, 0);
+        self.others.clear();
     }
 }
 

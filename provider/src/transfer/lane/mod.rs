@@ -204,15 +204,13 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     /// Changes the table, or has the leader do so.
     pub(crate) fn change(&self, change: Change<M>) {
         self.mail.change(change);
-        self.poller.serve_mail(self);
-        self.poller.kick(self);
+        self.poller.mail_left(self);
     }
 
     /// Ends a connection once everything that arrived for it is delivered.
     pub(crate) fn end(&self, member: Arc<M>, ending: Ending) {
         self.mail.end(member, ending);
-        self.poller.serve_mail(self);
-        self.poller.kick(self);
+        self.poller.mail_left(self);
     }
 
     /// Wakes the leader if it sleeps: something has changed behind its back.

@@ -286,7 +286,13 @@ impl<R> Poller<R> {
         // What ends an operation without a completion is followed by a kick. So is what others did
         // before the role was taken, as far as we know: hence the first check.
         let mut checked_at = None;
-        let mut came = self.look(source, &mut role, wanted);
+        let mut slept = false;
+        // Where the last wait had to sleep, nothing is likely to be here: asking for notification polls
+        // as well.
+        let mut came = match role.spin.sleeps_likely(&spin) {
+            true => 0,
+            false => self.look(source, &mut role, wanted),
+        };
         let found = loop {
             let kicks = self.kicks.load(Ordering::Acquire);
             if let Some(found) = wanted.seen() {
@@ -306,13 +312,14 @@ impl<R> Poller<R> {
                 }
                 if !spins {
                     came = self.sleep(source, &mut role, left, kicks, wanted);
+                    slept = came > 0;
                     continue;
                 }
             }
             came = self.look(source, &mut role, wanted);
         };
         if found.is_some() {
-            role.spin.found(&spin);
+            role.spin.found(&spin, slept);
         }
         self.let_go(source, role);
         found
@@ -536,6 +543,14 @@ impl<R> Poller<R> {
         {
             source.wake_progress();
         }
+    }
+
+    /// Mail was left: does what it says, or has the leader do so.
+    pub(super) fn mail_left<S: Source<Role = R>>(&self, source: &S) {
+        // Who lets the role go looks for mail after that; we look for the role after this.
+        fence(Ordering::SeqCst);
+        self.serve_mail(source);
+        self.kick(source);
     }
 
     /// Does what the mail says, unless somebody holds the role: then that thread does.

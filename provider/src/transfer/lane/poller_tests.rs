@@ -149,8 +149,7 @@ impl Lane {
     fn leave_mail(&self, letter: u32) {
         self.mail_count.fetch_add(1, Ordering::SeqCst);
         self.mail.lock().unwrap().push_back(letter);
-        self.poller.serve_mail(self);
-        self.poller.kick(self);
+        self.poller.mail_left(self);
     }
 }
 

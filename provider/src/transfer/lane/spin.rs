@@ -21,6 +21,8 @@ pub(super) struct Learner {
     score: u8,
     /// Waits that did not spin since the last that did.
     skipped: u8,
+    /// The last wait ended by sleeping.
+    slept: bool,
 }
 
 /// The spinning of one wait.
@@ -40,6 +42,7 @@ impl Learner {
             limit,
             score: MOST / 2,
             skipped: 0,
+            slept: false,
         }
     }
 
@@ -79,8 +82,14 @@ impl Learner {
         }
     }
 
-    /// What was waited for has come.
-    pub(super) fn found(&mut self, spin: &Spin) {
+    /// Whether a wait that does not spin will have to sleep, as far as the last one tells.
+    pub(super) fn sleeps_likely(&self, spin: &Spin) -> bool {
+        self.slept && matches!(spin, Spin::No)
+    }
+
+    /// What was waited for has come, in a sleep or not.
+    pub(super) fn found(&mut self, spin: &Spin, slept: bool) {
+        self.slept = slept;
         if matches!(spin, Spin::Until(_)) {
             self.score = (self.score + GAIN).min(MOST);
         }
@@ -119,7 +128,7 @@ mod tests {
             }
         };
         assert!(learner.goes_on(&mut spin));
-        learner.found(&spin);
+        learner.found(&spin, false);
         assert!(matches!(learner.begin(), Spin::Ready));
     }
 
@@ -128,7 +137,7 @@ mod tests {
         let mut learner = Learner::new(LIMIT);
         let score = learner.score;
         let spin = learner.begin();
-        learner.found(&spin);
+        learner.found(&spin, false);
         assert_eq!(learner.score, score);
     }
 
