@@ -86,6 +86,34 @@ stage_native() {
     run_list native "$top/ci/lib/run-tests.sh"
 }
 
+# The unit tests of the crates with unsafe, as far as they need no device, under valgrind's memcheck. It does not know
+# userfaultfd (verbs-shim's watch::), and cannot be stopped politely.
+stage_memcheck() {
+    [ -z "$filter" ] || return 0
+    if ! try_packages valgrind >&2; then
+        result_skipped "memcheck" "valgrind cannot be had"
+        return 0
+    fi
+    memcheck verbs-shim --skip watch::
+    memcheck soft-roce wire:: rc::
+}
+
+# memcheck PACKAGE ARGUMENT...: the tests of its library that the arguments select.
+memcheck() {
+    local package=$1 folder program log=$results/memcheck-$1.log
+    shift
+    read -r folder program < <(awk -F '\t' -v p="$package" '$1 == p && $2 == "--lib" { print $3, $4 }' "$results/programs")
+    (
+        cd "$folder" || exit 70
+        PROPTEST_CASES=4 timeout --kill-after=5 170 \
+            valgrind -q --error-exitcode=9 "$program" --test-threads=2 "$@" </dev/null
+    ) >"$log" 2>&1 || {
+        result_failed "memcheck of $package (status $?)" "valgrind --error-exitcode=9 $program $*"
+        tail -n 40 "$log"
+    }
+    result_count "$log" "memcheck $package" "valgrind $program" memcheck
+}
+
 stage_doc() {
     local log=$results/doc.log
     cargo test -q "${without_witnesses[@]}" --exclude san-tests --doc --no-fail-fast -- "$filter" >"$log" 2>&1 || true

@@ -126,6 +126,7 @@ mod time;
 mod transfer;
 mod transfers;
 mod upcalls;
+mod version;
 pub mod wire;
 
 /// Not an interface: the benches measure it.
@@ -144,7 +145,7 @@ pub use error::{
 pub use event::EventObject;
 pub use handles::SwitchHandle;
 pub use memory::{MemoryAccess, MemoryHandle, Segment};
-pub use provider::{Provider, ProviderData, SpiVersion};
+pub use provider::{Provider, ProviderData};
 pub use socket::accept::{AcceptOptions, Accepted, ConnectionRequest, Decision, Rejection};
 pub use socket::backlog::SOMAXCONN;
 pub use socket::connect::ConnectOptions;
@@ -159,3 +160,4 @@ pub use transfer::{
 };
 pub use upcalls::{NoUpcalls, SwitchUpcalls};
 pub use verbs_shim::{AppMemory, Fabric, RegisteredBuffer, SharedMemory, SoftConfig};
+pub use version::SpiVersion;

@@ -9,9 +9,8 @@
 //! secret of that answer: the transport keeps the order. So operations whose completions say
 //! otherwise, because the other end was faster to go than to acknowledge, are undecided until then.
 
-use super::{
-    Arrived, Body, Ending, Engine, Link, NOBODYS, Operation, Outcome, Payloads, Pending, Post,
-};
+use super::post::{Answer, Post};
+use super::{Arrived, Body, Ending, Engine, Link, NOBODYS, Operation, Outcome, Payloads, Pending};
 use crate::error::DuplicateError;
 use crate::wire::{Immediate, Resumption, Violation};
 
@@ -27,13 +26,6 @@ pub(crate) struct Carried {
 pub(crate) struct Departure {
     pub(crate) resumption: Resumption,
     pub(crate) messages: Vec<Carried>,
-}
-
-/// The answer that the peer may move: what it is told, and the buffer that this lies in if it does
-/// not travel inline.
-pub(crate) struct Answer<B> {
-    pub(crate) resumption: Resumption,
-    pub(crate) buffer: Option<B>,
 }
 
 /// A move under way.

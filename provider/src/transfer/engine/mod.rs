@@ -13,6 +13,7 @@ mod handover;
 mod incoming;
 mod operation;
 mod outgoing;
+mod post;
 mod send_queue;
 #[cfg(test)]
 pub(super) mod sim;
@@ -22,13 +23,13 @@ use std::ops::Deref;
 
 use self::credits::Credits;
 use self::handover::Handover;
-pub(crate) use self::handover::{Answer, Carried, Departure};
+pub(crate) use self::handover::{Carried, Departure};
 pub(crate) use self::incoming::Came;
 pub use self::incoming::Received;
 pub use self::operation::{Completion, Operation};
 pub(crate) use self::operation::{Direction, Look, Outcome, Pending};
 use self::operation::{OperationTable, Told};
-pub(crate) use self::outgoing::{MessagePlan, Post};
+pub(crate) use self::post::{Answer, MessagePlan, Post};
 use self::send_queue::SendQueue;
 use crate::error::TransferError;
 use crate::wire::Violation;

@@ -1,42 +1,10 @@
 //! What goes out: which message may go now, what waits, and what a completed request says.
 
-use super::handover::Answer;
 use super::operation::SendJob;
+use super::post::{MessagePlan, Post};
 use super::{Completion, Direction, Ending, Engine, Link, NOBODYS, Operation, Outcome, Payloads};
 use crate::error::TransferError;
 use crate::wire::{Immediate, MessageType};
-
-/// How a message is to be posted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MessagePlan {
-    /// Its immediate data, in host order.
-    pub(crate) immediate: u32,
-    /// It makes a completion also if it succeeds.
-    pub(crate) signaled: bool,
-    /// Credits that it gives.
-    credits: u16,
-}
-
-/// What is to be posted next.
-pub(crate) enum Post<P: Payloads> {
-    /// A message that waited.
-    Message {
-        token: u32,
-        buffer: P::Buffer,
-        fence: bool,
-        plan: MessagePlan,
-    },
-    /// An RDMA operation that waited.
-    Rdma { token: u32, job: Box<P::Rdma> },
-    /// Credits by themselves.
-    Credits(MessagePlan),
-    /// A question or an answer about moving.
-    Handover {
-        plan: MessagePlan,
-        fence: bool,
-        answer: Option<Answer<P::Buffer>>,
-    },
-}
 
 impl<P: Payloads> Engine<P> {
     /// Whether a data message could be posted now, if none waited before it.
