@@ -362,6 +362,34 @@ fn wsd_113_who_only_waits_hears_that_the_peer_is_gone() {
     });
 }
 
+/// Nothing is sent, nobody waits, and the wire loses everything: both ends miss the other within the
+/// keepalive time, and what the transport takes to give up.
+#[test]
+#[ignore = "needs a link of its own: ci/test"]
+fn idle_ends_miss_a_peer_that_has_vanished() {
+    let wire = Wire::here().expect(OUR_OWN);
+    within(LIMIT, move || {
+        let san = San::start_with(ProviderConfig {
+            keepalive: Duration::from_secs(3),
+            ..ProviderConfig::default()
+        });
+        let (one, other) = san.pair();
+        san_tests::san::send(&other, b"all is well");
+        assert_eq!(san_tests::san::receive(&one), b"all is well");
+        wire.lose();
+        let ended = || san.counters().connections_ended;
+        eventually("both ends are over", GIVES_UP, || ended() == 2);
+        for socket in [&one, &other] {
+            let data = socket.data_path().expect("open");
+            let error = data.try_receive().expect_err("over");
+            let codes = [WsaCode::ConnReset, WsaCode::TimedOut];
+            assert!(codes.contains(&error.code()), "{error}");
+            close(socket);
+        }
+        wire.mend();
+    });
+}
+
 /// How somebody waits for what the peer sends.
 #[derive(Debug, Clone, Copy)]
 enum Waiting {

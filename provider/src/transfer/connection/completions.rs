@@ -14,7 +14,7 @@ use verbs_shim::{
 };
 
 use super::{Connection, Parts, Qp, State};
-use crate::transfer::engine::{Came, Ending, Link, MessagePlan, NOBODYS, Post};
+use crate::transfer::engine::{Came, Ending, Link, MessagePlan, NOBODYS, PROBE, Post};
 use crate::transfer::lane::Member;
 use crate::wire::{Resumption, Violation};
 
@@ -113,10 +113,10 @@ impl Member for Connection {
             && engine.probe_is_due()
         {
             let nowhere = RemoteMemory { addr: 0, rkey: 0 };
-            let request = SendRequest::inline(NOBODYS, Verb::Write(nowhere), &[]);
+            let request = SendRequest::inline(PROBE, Verb::Write(nowhere), &[]);
             engine.post_other();
             if let Err(ending) = post(qp, request, true, false) {
-                engine.post_failed(NOBODYS, ending);
+                engine.post_failed(PROBE, ending);
             }
         }
         self.settle(state);

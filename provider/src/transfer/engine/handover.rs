@@ -10,7 +10,7 @@
 //! otherwise, because the other end was faster to go than to acknowledge, are undecided until then.
 
 use super::post::{Answer, Post};
-use super::{Arrived, Body, Ending, Engine, Link, NOBODYS, Operation, Outcome, Payloads, Pending};
+use super::{Arrived, Body, Ending, Engine, Link, Operation, Outcome, PROBE, Payloads, Pending};
 use crate::error::DuplicateError;
 use crate::wire::{Immediate, Resumption, Violation};
 
@@ -346,6 +346,7 @@ impl<P: Payloads> Engine<P> {
         self.credits = renewed;
         self.link = Link::Prepared;
         self.queue.renew();
+        self.probe_under_way = false;
         self.handover = None;
         self.spent.clear();
         u16::try_from(self.credits.outstanding()).ok()
@@ -371,7 +372,7 @@ impl<P: Payloads> Engine<P> {
             return false;
         }
         if let Some(handover) = &mut self.handover
-            && token != NOBODYS
+            && token < PROBE
         {
             handover.undecided.push(Operation::from_token(token));
         }

@@ -38,6 +38,9 @@ use crate::wire::Violation;
 /// than indices.
 pub(crate) const NOBODYS: u32 = u32::MAX;
 
+/// The token of a probe: nobody waits for it either, but no second one goes out meanwhile.
+pub(crate) const PROBE: u32 = NOBODYS - 1;
+
 /// Free receive buffers that are kept to be posted again without a way through the pool.
 const SPENT: usize = 16;
 
@@ -241,6 +244,7 @@ pub(crate) struct Engine<P: Payloads> {
     control_aside: bool,
     /// How much had moved when [`Engine::probe_is_due`] was last asked.
     moved_at_probe: u64,
+    probe_under_way: bool,
     /// Buffers of receives that are owed.
     spent: Vec<P::Buffer>,
     effects: Effects<P>,
@@ -266,6 +270,7 @@ impl<P: Payloads> Engine<P> {
             answer_receive: false,
             control_aside: false,
             moved_at_probe: u64::MAX,
+            probe_under_way: false,
             spent: Vec::new(),
             effects: Effects::default(),
         }

@@ -2,7 +2,7 @@
 
 use super::operation::SendJob;
 use super::post::{MessagePlan, Post};
-use super::{Completion, Direction, Ending, Engine, Link, NOBODYS, Operation, Outcome, Payloads};
+use super::{Completion, Direction, Ending, Engine, Link, Operation, Outcome, PROBE, Payloads};
 use crate::error::TransferError;
 use crate::wire::{Immediate, MessageType};
 
@@ -150,8 +150,8 @@ impl<P: Payloads> Engine<P> {
         self.queue.take_back();
     }
 
-    /// Whether to ask the peer if it is there: nothing has moved since the last call, and nothing is on
-    /// its way that would tell.
+    /// Whether to ask the peer if it is there: nothing has moved since the last call, and no answer is
+    /// awaited. If so, a request with the token [`PROBE`] has to be posted.
     pub(crate) fn probe_is_due(&mut self) -> bool {
         let moved = self.credits.sent()
             + self.credits.received()
@@ -160,7 +160,8 @@ impl<P: Payloads> Engine<P> {
             + self.totals.rdma_reads
             + self.totals.rdma_writes;
         let is_idle = std::mem::replace(&mut self.moved_at_probe, moved) == moved;
-        is_idle && self.link == Link::Up && self.ending.is_none() && self.queue.is_empty()
+        let is_due = is_idle && self.may_post_rdma() && self.ending.is_none();
+        is_due && !std::mem::replace(&mut self.probe_under_way, is_due)
     }
 
     /// An RDMA operation was posted.
@@ -253,7 +254,7 @@ impl<P: Payloads> Engine<P> {
     /// is the operation's own.
     pub(crate) fn post_failed(&mut self, token: u32, ending: Ending) {
         self.queue.take_back();
-        if token != NOBODYS {
+        if token < PROBE {
             self.end_operation(Operation::from_token(token), Outcome::Failed(ending));
         }
         self.effects.kick();
@@ -281,9 +282,12 @@ impl<P: Payloads> Engine<P> {
         if failure.is_some() && self.is_undecided(token) {
             return;
         }
+        if token == PROBE {
+            self.probe_under_way = false;
+        }
         // What close flushes ends when all memory is free, with everything else that is pending.
         let ends_by_close = failure == Some(Ending::Aborted);
-        if token != NOBODYS && !ends_by_close {
+        if token < PROBE && !ends_by_close {
             let operation = Operation::from_token(token);
             let bytes = self.operations.posted_bytes(operation).unwrap_or(0);
             let outcome = failure.map_or(Outcome::Sent(bytes), Outcome::Failed);
