@@ -19,7 +19,8 @@ impl Socket {
     /// This call waits, at most as long as a connect may take (`connect_deadline`): for the peer to
     /// take in what was sent before, and for its answer. The peer's provider answers by itself while
     /// somebody waits for the peer's socket, has an operation pending that ends by upcall, or follows
-    /// its readiness.
+    /// its readiness; else its progress thread finds the question within half a second, unless its
+    /// configuration has no `keepalive`.
     ///
     /// After success this socket is of no use but to be closed: transfers fail with `WSAENOTCONN`,
     /// and its number and handle are not given again before (duty 120).
