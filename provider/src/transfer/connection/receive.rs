@@ -60,10 +60,10 @@ impl Connection {
             buffers,
             found: None,
         };
-        let read = wanted
-            .check(None)
-            .or_else(|| self.lane.wait(wait, &mut wanted));
-        read.unwrap_or(Err(TransferError::WouldBlock))
+        if wanted.check(None).is_none() {
+            let _ = self.lane.wait(wait, &mut wanted);
+        }
+        wanted.found.unwrap_or(Err(TransferError::WouldBlock))
     }
 
     /// The result of an operation; waits for it at most `wait`, if given (duty 96).
@@ -153,7 +153,8 @@ impl Wanted<Lane> for NextMessage<'_> {
     }
 }
 
-/// A thread that waits for bytes.
+/// A thread that waits for bytes. What it finds stays here: to hand it through the poller costs more
+/// than to find it.
 struct NextBytes<'a, 'b> {
     connection: &'a Connection,
     buffers: &'a mut [IoSliceMut<'b>],
@@ -161,7 +162,7 @@ struct NextBytes<'a, 'b> {
 }
 
 impl Wanted<Lane> for NextBytes<'_, '_> {
-    type Found = Result<Received, TransferError>;
+    type Found = ();
 
     fn see(&mut self, member: &Connection, state: &mut State) {
         if std::ptr::eq(member, self.connection) && self.found.is_none() {
@@ -169,19 +170,22 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
         }
     }
 
-    fn seen(&mut self) -> Option<Self::Found> {
-        self.found.take()
+    fn seen(&mut self) -> Option<()> {
+        self.found.as_ref().map(drop)
     }
 
-    fn check(&mut self, waker: Option<&Unparker>) -> Option<Self::Found> {
+    fn check(&mut self, waker: Option<&Unparker>) -> Option<()> {
+        if self.found.is_some() {
+            return Some(());
+        }
         if waker.is_none() && !self.connection.may_have_something() {
             return None;
         }
         let mut state = self.connection.state.lock();
-        let read = state.engine.read_into(self.buffers);
-        state.wait_for_arrival(read.is_none(), waker);
+        self.found = state.engine.read_into(self.buffers);
+        state.wait_for_arrival(self.found.is_none(), waker);
         self.connection.work_and_settle(state);
-        read
+        self.seen()
     }
 }
 

@@ -114,19 +114,20 @@ impl<M: Member> Members<M> {
         let mut rest = self.batch.iter().as_slice();
         while let Some(first) = rest.first() {
             let number = first.qp_num();
-            let run = rest.iter().take_while(|c| c.qp_num() == number).count();
-            let (run, behind) = rest.split_at(run);
-            rest = behind;
             if self.last_number != number || self.last.is_none() {
                 self.last = self.table.get(&number).cloned();
                 self.last_number = number;
             }
             let Some(member) = &self.last else {
-                hand_to_nobody(run, &claim, &stray);
+                hand_to_nobody(first, &claim, &stray);
+                rest = &rest[1..];
                 continue;
             };
             let mut state = member.lock();
-            for completion in run {
+            while let [completion, behind @ ..] = rest
+                && completion.qp_num() == number
+            {
+                rest = behind;
                 if !completion.is_shared_recv() {
                     member.sent(&mut state, completion);
                     continue;
@@ -144,14 +145,12 @@ impl<M: Member> Members<M> {
 
 #[cold]
 fn hand_to_nobody(
-    run: &[Completion],
+    completion: &Completion,
     claim: &impl Fn(&Completion) -> Option<RegisteredBuffer>,
     stray: &impl Fn(Option<RegisteredBuffer>),
 ) {
-    for completion in run {
-        let buffer = completion.is_shared_recv().then(|| claim(completion));
-        stray(buffer.flatten());
-    }
+    let buffer = completion.is_shared_recv().then(|| claim(completion));
+    stray(buffer.flatten());
 }
 
 /// What others leave for the holder of the polling role.
