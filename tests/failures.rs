@@ -125,7 +125,7 @@ fn each_ended_once(san: &San, socket: &Socket, started: &[Operation]) -> BTreeMa
 fn held() -> (usize, usize, usize, BTreeMap<String, usize>) {
     let live = verbs_shim::live_objects();
     let descriptors = std::fs::read_dir("/proc/self/fd").expect("/proc").count();
-    (live.ids, live.qps, descriptors, census::threads())
+    (live.ids, live.qps, descriptors, census::named_threads())
 }
 
 fn is_back(before: &(usize, usize, usize, BTreeMap<String, usize>)) {

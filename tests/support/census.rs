@@ -118,7 +118,11 @@ pub fn threads() -> BTreeMap<String, usize> {
 
 /// The same, once those that were just started have their names: until then they have that of the
 /// thread that started them, which is a test's.
-fn named_threads() -> BTreeMap<String, usize> {
+///
+/// # Panics
+/// Without /proc.
+#[must_use]
+pub fn named_threads() -> BTreeMap<String, usize> {
     let mut found = threads();
     // A test may have threads of its own without a name: they are waited for in vain.
     time::holds_within(Duration::from_millis(300), || {
