@@ -240,6 +240,10 @@ fn a_sink_hears_of_each_change_once_and_of_control_messages_at_once() {
         send(&from, b"fourth", 0);
         read(&to, &mut buffer).expect("the fourth");
         assert_eq!(readable(), 2);
+        // Without a sink, control messages are messages like others.
+        send(&from, b"control", 16);
+        let received = read(&to, &mut buffer).expect("the control message");
+        assert_eq!((received.bytes, received.kind), (7, 16));
     });
 }
 

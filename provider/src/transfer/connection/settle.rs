@@ -100,9 +100,7 @@ impl Connection {
     /// Has a sink follow both, and gives it control messages.
     pub(crate) fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>, polled_by_caller: bool) {
         let mut state = self.state.lock();
-        if sink.is_some() {
-            state.engine.set_control_aside();
-        }
+        state.engine.set_control_aside(sink.is_some());
         state.followed.sink = sink.map(|(sink, token)| Sink {
             sink,
             token,

@@ -492,8 +492,8 @@ impl<P: Payloads> Engine<P> {
         self.credits.held()
     }
 
-    /// From now on messages of kinds for the layer above do not wait behind others.
-    pub(crate) fn set_control_aside(&mut self) {
-        self.control_aside = true;
+    /// Whether messages of kinds for the layer above, from now on, do not wait behind others.
+    pub(crate) fn set_control_aside(&mut self, aside: bool) {
+        self.control_aside = aside;
     }
 }

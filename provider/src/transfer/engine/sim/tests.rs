@@ -194,7 +194,7 @@ proptest! {
 #[test]
 fn control_messages_pass_those_that_nobody_reads() {
     let mut world = World::new([4, 4], 8);
-    world.ends[1].engine.set_control_aside();
+    world.ends[1].engine.set_control_aside(true);
     world.ends[0].send(&mut world.wires[0], false);
     world.deliver(0);
     let end = &mut world.ends[0];
