@@ -18,6 +18,7 @@ const SMALL: u32 = 1500;
 struct Altered {
     netdev: String,
     device: String,
+    before: u32,
 }
 
 impl Altered {
@@ -27,6 +28,7 @@ impl Altered {
         let altered = Self {
             netdev: entry.netdev.clone(),
             device: entry.device.clone(),
+            before: mtu_of(&entry.netdev),
         };
         altered.change(mtu);
         altered
@@ -38,7 +40,7 @@ impl Altered {
             &["link", "set", &self.netdev, "mtu", &mtu.to_string()],
         );
         // As much as fits, beside the headers.
-        let payload = if mtu == LARGE { 4096 } else { 1024 };
+        let payload = if mtu >= LARGE { 4096 } else { 1024 };
         eventually("the device follows", STEP, || {
             let devices = net::fabric().devices().expect("devices");
             let mut devices = devices.into_iter();
@@ -51,8 +53,14 @@ impl Altered {
 
 impl Drop for Altered {
     fn drop(&mut self) {
-        self.change(LARGE);
+        self.change(self.before);
     }
+}
+
+fn mtu_of(netdev: &str) -> u32 {
+    let path = format!("/sys/class/net/{netdev}/mtu");
+    let mtu = std::fs::read_to_string(path).expect("an interface");
+    mtu.trim().parse().expect("a number")
 }
 
 /// A connect from an address of ours.

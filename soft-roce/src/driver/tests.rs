@@ -3,11 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, TxBuffer};
 use super::bundle::Bundle;
 use super::bundled;
 use super::port::Port;
+use super::receive::Receiver;
 use super::rendezvous::{Entry, Rendezvous};
 use super::route::{Route, is_local};
 use super::wake::Wake;
@@ -21,6 +23,22 @@ const V6: &str = "::1";
 
 fn port(ip: &str) -> Port {
     Port::open(ip.parse().unwrap(), None).unwrap()
+}
+
+/// Whether somebody changed it: a bundle is as long as the MTU of the loopback allows.
+fn loopback_has_its_usual_mtu() -> bool {
+    std::fs::read_to_string("/sys/class/net/lo/mtu")
+        .unwrap()
+        .trim()
+        == "65536"
+}
+
+/// Waits for datagrams, within five seconds.
+fn fill(receiver: &mut Receiver, port: &Port) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while receiver.fill(port.socket()) == 0 {
+        assert!(Instant::now() < deadline, "no datagram came");
+    }
 }
 
 /// A packet with `len` bytes of payload.
@@ -49,7 +67,7 @@ fn receive(port: &Port, count: usize) -> (Vec<(u32, usize, u16)>, usize) {
         if got.len() >= count {
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     (got, bad)
 }
@@ -140,7 +158,7 @@ fn routes_on_the_loopback() {
             source,
             mtu: PathMtu::B4096,
             is_local: true,
-            takes_bundles: true,
+            takes_bundles: loopback_has_its_usual_mtu(),
         }
     );
     let from: IpAddr = "127.0.0.7".parse().unwrap();
@@ -243,6 +261,10 @@ fn an_acknowledgement_rides_along() {
 
 #[test]
 fn a_bundle_holds_packets_of_any_length() {
+    if !loopback_has_its_usual_mtu() {
+        eprintln!("left out: the loopback's MTU is not 65536, so that no route takes bundles");
+        return;
+    }
     for ip in [V4, V6] {
         let (a, b) = (port(ip), port(ip));
         let mut buffer = TxBuffer::default();
@@ -258,7 +280,7 @@ fn a_bundle_holds_packets_of_any_length() {
         let mut receiver = b.receiver.lock().unwrap();
         let mut got = Vec::new();
         for _ in 0..2 {
-            while receiver.fill(b.socket()) == 0 {}
+            fill(&mut receiver, &b);
             receiver.packets(&b.counters, |inbound| {
                 assert!(inbound.is_bundled() && inbound.check().is_none());
                 let packet = Packet::parse(inbound.packet).unwrap();
