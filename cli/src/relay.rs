@@ -87,15 +87,17 @@ pub(crate) fn join_to_standard_streams(connection: Connection) -> io::Result<()>
         })?;
     copy(&mut connection.as_ref(), &mut io::stdout().lock())?;
     if io::stdin().is_terminal() && !sender.is_finished() {
-        return Ok(());
+        return connection.finish(None);
     }
-    sender.join().unwrap_or_else(|panic| resume_unwind(panic))
+    sender.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+    // This process may end now: on the SAN nobody else would deliver what is under way.
+    connection.finish(None)
 }
 
 /// Sends back what comes until the peer's stream ends.
 pub(crate) fn echo(connection: &Connection) -> io::Result<()> {
     copy(&mut &*connection, &mut &*connection)?;
-    connection.shutdown_write()
+    connection.finish(None)
 }
 
 fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {

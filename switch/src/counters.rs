@@ -53,6 +53,10 @@ counters! {
         companions_made,
         /// Companions that could not be made.
         companions_failed,
+        /// Closes that went on in the background, since the peer had not taken everything in.
+        closes_continued,
+        /// Closes after which bytes were lost: the peer was gone, or took nothing in for too long.
+        closes_lost,
     }
 }
 

@@ -186,7 +186,8 @@ impl Switch {
     }
 
     /// Closes all listeners, ends the accept thread and cleans up every provider (duty 51). SAN
-    /// connections break; TCP connections stay, since they are the kernel's. Says whether the
+    /// connections break; TCP connections stay, since they are the kernel's. Connections that are
+    /// closed already get two seconds for the next of their last bytes to arrive. Says whether the
     /// thread ended in time: it does not while the application's condition function has it.
     pub fn shutdown(&self) -> bool {
         self.running.shutdown()
@@ -291,6 +292,7 @@ impl Running {
         }
         let stat = lock(&self.stat_thread).take();
         drop(stat);
+        self.rooms.closing.shut_down();
         let thread = lock(&self.accept_thread).take();
         let timeout = self.rooms.config.shutdown_timeout;
         let ended = thread.is_none_or(|thread| thread.stop(timeout));

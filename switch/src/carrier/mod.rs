@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use san_base::Deadline;
+
 pub(crate) mod san;
 pub(crate) mod tcp;
 
@@ -19,6 +21,10 @@ pub(crate) trait Carrier: Send + Sync {
 
     /// Ends our stream: everything sent is delivered, and then the end (TCP's FIN).
     fn end(&self) -> io::Result<()>;
+
+    /// Ends our stream and waits until all of it is in the memory of the peer's host. EAGAIN after
+    /// the deadline; the wait can go on with another call.
+    fn finish(&self, deadline: Deadline) -> io::Result<()>;
 
     /// How long `send` waits; `None` = until something happens. Never zero.
     fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;

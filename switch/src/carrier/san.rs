@@ -9,8 +9,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 // Without poison: to look for it costs as much as the lock.
@@ -29,8 +30,6 @@ use crate::session::{MessageKind, ReceiveState};
 /// Sends under way at a time that had to wait for the peer; one more waits for the first to end.
 /// Below what the provider allows.
 const WINDOW: usize = 60;
-/// How long closing waits for the next send under way to end: never long for a dead peer.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// The stream.
 #[derive(Debug)]
@@ -40,8 +39,14 @@ pub(crate) struct SanCarrier {
     data: Option<DataPath>,
     /// The application's descriptor (duty 10). It is not connected.
     companion: Socket,
+    peer: SocketAddr,
     sending: Mutex<Sending>,
     receiving: Mutex<ReceiveState>,
+    /// We had ended our stream when the peer's end came: the peer ended last, and waits for the
+    /// acknowledgement of that.
+    peer_ended_last: AtomicBool,
+    /// Our end of the stream is sent.
+    is_ended: AtomicBool,
     send_timeout: Timeout,
     receive_timeout: Timeout,
     /// Bytes of the largest message, by the negotiation.
@@ -67,6 +72,7 @@ impl SanCarrier {
     pub(crate) fn new(
         socket: ProviderSocket,
         companion: Socket,
+        peer: SocketAddr,
         timeout: Option<Duration>,
     ) -> Self {
         SanCarrier {
@@ -74,11 +80,14 @@ impl SanCarrier {
             data: socket.data().data_path().ok(),
             socket,
             companion,
+            peer,
             sending: Mutex::new(Sending {
                 under_way: VecDeque::with_capacity(WINDOW),
                 state: SendState::Open,
             }),
             receiving: Mutex::new(ReceiveState::Open),
+            peer_ended_last: AtomicBool::new(false),
+            is_ended: AtomicBool::new(false),
             send_timeout: Timeout::new(timeout),
             receive_timeout: Timeout::new(timeout),
         }
@@ -201,6 +210,10 @@ impl Carrier for SanCarrier {
                     if let Some(taken) = receiving.take_in(received) {
                         return Ok(taken);
                     }
+                    if *receiving == ReceiveState::Ended {
+                        let ended = self.is_ended.load(Ordering::Relaxed);
+                        self.peer_ended_last.store(ended, Ordering::Relaxed);
+                    }
                 }
                 Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
                 Err(error) => {
@@ -214,16 +227,12 @@ impl Carrier for SanCarrier {
     }
 
     fn end(&self) -> io::Result<()> {
-        let mut sending = self.sending.lock();
-        match sending.state {
-            SendState::Open => {}
-            SendState::Ended => return Ok(()),
-            SendState::Broken(code) => return Err(io::Error::from_raw_os_error(code.errno())),
-        }
         let deadline = self.send_timeout.deadline();
-        self.send_message(&mut sending, &[], MessageKind::EndOfStream, deadline)?;
-        sending.state = SendState::Ended;
-        Ok(())
+        self.end_by(&mut self.sending.lock(), deadline)
+    }
+
+    fn finish(&self, deadline: Deadline) -> io::Result<()> {
+        self.flush(&mut self.sending.lock(), deadline)
     }
 
     fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
@@ -241,23 +250,86 @@ impl Carrier for SanCarrier {
     }
 }
 
-impl Drop for SanCarrier {
-    /// As TCP's close: what was sent still arrives, and then the end of the stream. A peer that
-    /// takes nothing in for [`LINGER`] is not waited for.
-    fn drop(&mut self) {
-        let linger = || Deadline::after(LINGER);
+/// How far a close has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseStep {
+    /// All that was sent has arrived, and the end of the stream after it; or the connection was
+    /// broken, and its application knows.
+    Done,
+    /// Not yet, but something arrived since the last look.
+    Advanced,
+    /// Nothing moved.
+    Waiting,
+    /// The peer is gone, and had not taken everything in.
+    Lost,
+}
+
+impl SanCarrier {
+    /// The next step of a close: sends the end of the stream, and sees whether everything has
+    /// arrived. Nobody else uses the connection any more. It waits until the deadline at most.
+    pub(crate) fn close_step(&self, deadline: Deadline) -> CloseStep {
         let mut sending = self.sending.lock();
-        if sending.state == SendState::Open {
-            let end = MessageKind::EndOfStream;
-            if self.send_message(&mut sending, &[], end, linger()).is_err() {
-                return;
+        let before = (sending.under_way.len(), sending.state);
+        let owed = self.owed(&sending);
+        match self.flush(&mut sending, deadline) {
+            Ok(()) => CloseStep::Done,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if before == (sending.under_way.len(), sending.state) {
+                    CloseStep::Waiting
+                } else {
+                    CloseStep::Advanced
+                }
             }
+            Err(_) if matches!(before.1, SendState::Broken(_)) || !owed => CloseStep::Done,
+            Err(_) => CloseStep::Lost,
         }
+    }
+
+    /// Ends the stream and waits until all of it has arrived.
+    fn flush(&self, sending: &mut Sending, deadline: Deadline) -> io::Result<()> {
+        self.end_by(sending, deadline)?;
         while !sending.under_way.is_empty() {
-            if self.collect_oldest(&mut sending, linger()).is_err() {
-                return;
-            }
+            self.collect_oldest(sending, deadline)?;
         }
+        Ok(())
+    }
+
+    /// Whether there are bytes that may not have arrived. The end of the stream is none.
+    fn owed(&self, sending: &Sending) -> bool {
+        let end = usize::from(sending.state == SendState::Ended);
+        let unacknowledged = self.data.as_ref().map_or(0, DataPath::unacknowledged);
+        sending.under_way.len() > end || unacknowledged as usize > end
+    }
+
+    fn end_by(&self, sending: &mut Sending, deadline: Deadline) -> io::Result<()> {
+        match sending.state {
+            SendState::Open => {}
+            SendState::Ended => return Ok(()),
+            SendState::Broken(code) => return Err(io::Error::from_raw_os_error(code.errno())),
+        }
+        self.send_message(sending, &[], MessageKind::EndOfStream, deadline)?;
+        sending.state = SendState::Ended;
+        self.is_ended.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits for the peer to disconnect, if it ended its stream last. Its end has arrived here, but
+    /// the acknowledgement of it may not have arrived there: to disconnect now might undo it, and the
+    /// peer would take bytes for lost that are not. TCP has LAST-ACK and TIME-WAIT for it.
+    pub(crate) fn wait_for_peer(&self, deadline: Deadline) -> bool {
+        if !self.peer_ended_last.load(Ordering::Relaxed) {
+            return true;
+        }
+        let Ok(data) = self.data() else {
+            return true;
+        };
+        let came = data.receive_into(&mut [IoSliceMut::new(&mut [0])], left(deadline));
+        !matches!(came, Err(TransferError::WouldBlock))
+    }
+
+    /// The peer's address, for the log.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 }
 

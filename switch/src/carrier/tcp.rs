@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use san_base::Deadline;
 use socket2::Socket;
 
 use super::Carrier;
@@ -52,6 +53,11 @@ impl Carrier for TcpCarrier {
 
     fn end(&self) -> io::Result<()> {
         self.socket.shutdown(Shutdown::Write)
+    }
+
+    /// The kernel sees to the bytes, whether this process lives or not: there is nothing to wait for.
+    fn finish(&self, _deadline: Deadline) -> io::Result<()> {
+        self.end()
     }
 
     fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {

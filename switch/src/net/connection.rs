@@ -11,19 +11,26 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use san_base::Deadline;
 use socket2::Socket;
 
 use super::registry::{ConnectionInfo, Counted};
 use super::rooms::Lease;
 use crate::carrier::Carrier;
-use crate::carrier::san::SanCarrier;
+use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
 use crate::route::fallback::{FallbackReason, Route};
 use crate::san::provider::StartedProvider;
 use crate::san::socket::ProviderSocket;
 
+/// How long a close waits itself: a peer that keeps up has taken everything in by then, and no other
+/// thread is needed.
+const CLOSE_GRACE: Duration = Duration::from_millis(5);
+
 /// A connected stream. All calls take `&self`: one thread may send while another receives.
-/// Dropping it closes it.
+/// Dropping it closes it as TCP does: the call returns within milliseconds, and what was sent still
+/// arrives, as long as the peer takes it in and the switch lives. A program that ends right after its
+/// last byte calls [`Connection::finish`] first.
 ///
 /// It is no descriptor: over the SAN there is none that tells when the stream is ready, and one
 /// that told something else would mislead an event loop.
@@ -35,10 +42,16 @@ use crate::san::socket::ProviderSocket;
 /// }
 /// ```
 pub struct Connection {
-    carrier: Box<dyn Carrier>,
+    carrier: Carried,
     info: Arc<ConnectionInfo>,
     /// The provider stays started while a connection of its lives.
     lease: Lease,
+}
+
+/// What carries it.
+enum Carried {
+    San(Arc<SanCarrier>),
+    Tcp(TcpCarrier),
 }
 
 /// What a connect or an accept has brought about.
@@ -65,45 +78,58 @@ impl Connection {
     /// What is connected becomes what the application holds: the one place where that happens.
     pub(super) fn open(established: Established, lease: Lease) -> Self {
         let timeout = lease.config.io_timeout;
-        let (local, peer, route, counted, carrier): (_, _, _, _, Box<dyn Carrier>) =
-            match established {
-                Established::San {
-                    provider,
-                    socket,
+        let (local, peer, route, counted, carrier): (_, _, _, _, Carried) = match established {
+            Established::San {
+                provider,
+                socket,
+                device,
+                peer,
+                companion,
+            } => {
+                let local = socket.local_addr();
+                let device = device.unwrap_or_else(|| {
+                    let table = lease.routes.table();
+                    let entry = table.own(local.ip());
+                    entry.map_or_else(String::new, |entry| entry.device.clone())
+                });
+                let route = Route::San {
+                    provider: provider.name.clone(),
                     device,
-                    peer,
-                    companion,
-                } => {
-                    let local = socket.local_addr();
-                    let device = device.unwrap_or_else(|| {
-                        let table = lease.routes.table();
-                        let entry = table.own(local.ip());
-                        entry.map_or_else(String::new, |entry| entry.device.clone())
-                    });
-                    let route = Route::San {
-                        provider: provider.name.clone(),
-                        device,
-                    };
-                    let counted = Counted::San(socket.data().clone());
-                    let carrier = SanCarrier::new(socket, companion, timeout);
-                    (local, peer, route, counted, Box::new(carrier))
-                }
-                Established::Tcp {
-                    socket,
+                };
+                let counted = Counted::San(socket.data().clone());
+                let carrier = SanCarrier::new(socket, companion, peer, timeout);
+                (local, peer, route, counted, Carried::San(Arc::new(carrier)))
+            }
+            Established::Tcp {
+                socket,
+                local,
+                peer,
+                why,
+            } => {
+                let carrier = TcpCarrier::new(socket, timeout);
+                let counted = Counted::Tcp(Arc::clone(carrier.counters()));
+                (
                     local,
                     peer,
-                    why,
-                } => {
-                    let carrier = TcpCarrier::new(socket, timeout);
-                    let counted = Counted::Tcp(Arc::clone(carrier.counters()));
-                    (local, peer, Route::Tcp { why }, counted, Box::new(carrier))
-                }
-            };
+                    Route::Tcp { why },
+                    counted,
+                    Carried::Tcp(carrier),
+                )
+            }
+        };
         let info = lease.connections.add(local, peer, route, counted);
         Self {
             carrier,
             info,
             lease,
+        }
+    }
+
+    #[inline]
+    fn carrier(&self) -> &dyn Carrier {
+        match &self.carrier {
+            Carried::San(carrier) => &**carrier,
+            Carried::Tcp(carrier) => carrier,
         }
     }
 
@@ -133,7 +159,10 @@ impl Connection {
     /// ECONNRESET when the peer is gone, EPIPE after [`Connection::shutdown_write`], EAGAIN after
     /// the timeout, as TCP.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.carrier.send(bytes)
+        match &self.carrier {
+            Carried::San(carrier) => carrier.send(bytes),
+            Carried::Tcp(carrier) => carrier.send(bytes),
+        }
     }
 
     /// Receives bytes; 0 means that the peer ended its stream.
@@ -141,7 +170,10 @@ impl Connection {
     /// # Errors
     /// ECONNRESET when the peer went without ending its stream, EAGAIN after the timeout.
     pub fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.carrier.receive(bytes)
+        match &self.carrier {
+            Carried::San(carrier) => carrier.receive(bytes),
+            Carried::Tcp(carrier) => carrier.receive(bytes),
+        }
     }
 
     /// Ends our stream: the peer reads what was sent and then the end. Receiving goes on.
@@ -149,7 +181,20 @@ impl Connection {
     /// # Errors
     /// ENOTCONN or ECONNRESET when the peer is gone.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.carrier.end()
+        self.carrier().end()
+    }
+
+    /// Ends our stream and waits until all of it is in the memory of the peer's host; `None` = as
+    /// long as the peer lives. A process that ends right after this loses nothing. Over TCP there is
+    /// nothing to wait for: the kernel goes on after the process has ended.
+    ///
+    /// It does not say that the peer's program has read the bytes: only an answer of its own does.
+    ///
+    /// # Errors
+    /// ECONNRESET when the peer is gone and has not taken everything in; EAGAIN after the timeout:
+    /// call it again to wait longer. As [`Connection::shutdown_write`] otherwise.
+    pub fn finish(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.carrier().finish(Deadline::after(timeout))
     }
 
     /// How long [`Connection::receive`] waits; `None` = until something happens.
@@ -157,7 +202,7 @@ impl Connection {
     /// # Errors
     /// EINVAL for a time of zero.
     pub fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.carrier.set_receive_timeout(checked(timeout)?)
+        self.carrier().set_receive_timeout(checked(timeout)?)
     }
 
     /// How long [`Connection::send`] waits; `None` = until something happens.
@@ -165,20 +210,33 @@ impl Connection {
     /// # Errors
     /// EINVAL for a time of zero.
     pub fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.carrier.set_send_timeout(checked(timeout)?)
+        self.carrier().set_send_timeout(checked(timeout)?)
     }
 
     /// The TCP socket that belongs to the connection (duty 10), for its options and its number.
     /// Over TCP it is the stream's own descriptor. Over the SAN it is not connected: `poll` and
     /// epoll see HUP on it at once, whatever the stream does, so it tells nothing about readiness.
     pub fn companion_fd(&self) -> BorrowedFd<'_> {
-        self.carrier.tcp_socket()
+        self.carrier().tcp_socket()
     }
 }
 
 impl Drop for Connection {
+    /// As TCP's close: it returns soon, and what was sent still arrives, then the end of the stream.
     fn drop(&mut self) {
         self.lease.connections.remove(&self.info);
+        let Carried::San(carrier) = &self.carrier else {
+            return;
+        };
+        let grace = Deadline::after(CLOSE_GRACE);
+        match carrier.close_step(grace) {
+            CloseStep::Done if carrier.wait_for_peer(grace) => {}
+            CloseStep::Done => self.lease.closing.take_ended(Arc::clone(carrier)),
+            CloseStep::Lost => self.lease.closing.lost(carrier),
+            CloseStep::Advanced | CloseStep::Waiting => {
+                self.lease.closing.take(Arc::clone(carrier));
+            }
+        }
     }
 }
 

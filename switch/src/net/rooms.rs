@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::closing::Closing;
 use super::registry::OpenConnections;
 use crate::companion::keeper::Keeper;
 use crate::config::SwitchConfig;
@@ -27,6 +28,7 @@ pub(crate) struct Rooms {
     pub(crate) routes: Arc<Routes>,
     pub(crate) companions: Arc<Keeper>,
     pub(crate) connections: OpenConnections,
+    pub(crate) closing: Closing,
     /// Why there is no provider, where one was looked for.
     pub(crate) absent: Option<String>,
     pub(crate) started: Instant,
@@ -44,6 +46,7 @@ impl Rooms {
             Arc::clone(&counters),
             config.loopback,
         )?;
+        let closing = Closing::new(Arc::clone(&counters));
         Ok(Self {
             config,
             counters,
@@ -51,6 +54,7 @@ impl Rooms {
             routes,
             companions: Arc::new(companions),
             connections: OpenConnections::default(),
+            closing,
             absent,
             started: Instant::now(),
             closed: AtomicBool::new(false),

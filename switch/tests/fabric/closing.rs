@@ -1,0 +1,180 @@
+//! Closing while the peer is slow, gone, or does not read: nothing blocks, nothing is lost silently.
+
+#[path = "support.rs"]
+#[allow(dead_code, reason = "each test program uses some of it")]
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use san_switch::{Connection, Listener, Switch};
+use san_tests::time::{bounded, eventually};
+
+use support::*;
+
+/// More than the windows hold at first, less than what `send` takes without a reader.
+const LENGTH: usize = 200_000;
+
+struct Ends {
+    switch: Switch,
+    /// Of another switch, so that one can end without the other.
+    other: Switch,
+    client: Connection,
+    server: Connection,
+    listener: Listener,
+}
+
+fn ends() -> Ends {
+    let (switch, other) = (switch(), switch());
+    let listener = other.listen(any(), backlog(4)).unwrap();
+    let client = san_client(&switch, &listener);
+    let server = accept(&listener);
+    Ends {
+        switch,
+        other,
+        client,
+        server,
+        listener,
+    }
+}
+
+fn bytes() -> Vec<u8> {
+    (0..LENGTH).map(|at| (at * 13 + at / 4096) as u8).collect()
+}
+
+/// Sends until nothing more is taken: the windows are full, and sends wait behind them.
+fn fill(client: &Connection) {
+    client
+        .set_send_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let error = loop {
+        if let Err(error) = client.send(&[7; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+}
+
+fn read_all(server: &Connection) -> Vec<u8> {
+    let mut got = Vec::new();
+    (&mut &*server).read_to_end(&mut got).unwrap();
+    got
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_close_does_not_wait_for_a_slow_reader_and_loses_nothing() {
+    bounded(|| {
+        let ends = ends();
+        (&mut &ends.client).write_all(&bytes()).unwrap();
+        let begun = Instant::now();
+        drop(ends.client);
+        // It used to wait for two seconds, and to lose what was left then.
+        assert!(begun.elapsed() < Duration::from_secs(1), "the close waited");
+        assert_eq!(ends.switch.stats().closes_continued, 1);
+        // A pause is what is tested here.
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(read_all(&ends.server) == bytes(), "other bytes came");
+        assert_eq!(ends.switch.stats().closes_lost, 0);
+        assert_eq!(ends.other.stats().closes_lost, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_close_after_all_has_arrived_needs_nobody_else() {
+    bounded(|| {
+        let ends = ends();
+        (&mut &ends.client).write_all(&bytes()[..5000]).unwrap();
+        ends.client.finish(Some(PATIENCE)).unwrap();
+        drop(ends.client);
+        assert_eq!(read_all(&ends.server).len(), 5000);
+        drop(ends.server);
+        for stats in [ends.switch.stats(), ends.other.stats()] {
+            assert_eq!((stats.closes_continued, stats.closes_lost), (0, 0));
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn whoever_loses_bytes_at_the_end_hears_of_it() {
+    bounded(|| {
+        let ends = ends();
+        fill(&ends.client);
+        let early = ends.client.finish(Some(Duration::from_millis(50)));
+        assert_eq!(early.unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(ends.server);
+        let error = ends.client.finish(Some(PATIENCE)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn bytes_that_a_closed_connection_loses_are_counted() {
+    bounded(|| {
+        let ends = ends();
+        fill(&ends.client);
+        drop(ends.client);
+        assert_eq!(ends.switch.stats().closes_continued, 1);
+        drop(ends.server);
+        eventually("the loss is counted", PATIENCE, || {
+            ends.switch.stats().closes_lost == 1
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn who_ends_last_hears_that_all_has_arrived() {
+    bounded(|| {
+        let ends = ends();
+        for round in 0..100 {
+            let client = san_client(&ends.switch, &ends.listener);
+            let server = accept(&ends.listener);
+            client.shutdown_write().unwrap();
+            let reader = std::thread::spawn(move || {
+                let got = read_all(&client);
+                drop(client);
+                got.len()
+            });
+            assert_eq!(read_all(&server).len(), 0);
+            (&mut &server).write_all(&bytes()[..10_000]).unwrap();
+            // The reader closes as soon as it has the end.
+            let finished = server.finish(Some(PATIENCE));
+            assert!(finished.is_ok(), "round {round}: {finished:?}");
+            drop(server);
+            assert_eq!(reader.join().unwrap(), 10_000);
+        }
+        assert_eq!(ends.other.stats().closes_lost, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_switch_that_ends_waits_for_closed_connections_that_move() {
+    bounded(|| {
+        let ends = ends();
+        (&mut &ends.client).write_all(&bytes()).unwrap();
+        drop(ends.client);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read_all(&ends.server));
+            assert!(ends.switch.shutdown());
+            assert!(reader.join().unwrap() == bytes(), "other bytes came");
+        });
+        assert_eq!(ends.switch.stats().closes_lost, 0);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_switch_that_ends_does_not_wait_for_one_that_reads_nothing() {
+    bounded(|| {
+        let ends = ends();
+        fill(&ends.client);
+        drop(ends.client);
+        assert!(ends.switch.shutdown());
+        assert_eq!(ends.switch.stats().closes_lost, 1);
+    });
+}
