@@ -121,7 +121,17 @@ pair() {
 # case_ NAME SERVER-COMMAND -- CLIENT-COMMAND
 case_() {
     is_wanted "$1" || return 0
-    if pair "$@"; then passes "$1"; else fails "$1"; fi
+    local try
+    for try in 1 2 3; do
+        if pair "$@"; then
+            passes "$1"
+            return
+        fi
+        # perftest measures the processor's clock first, and gives up where the host is too busy for that.
+        grep -q "Correlation coefficient" "$work"/*.err || break
+        echo "perftest could not measure its clock, time $try"
+    done
+    fails "$1"
 }
 
 # san_case NAME ADDRESS SERVER-SIDE CLIENT-SIDE: random bytes there and back, compared, and both went over the SAN.
