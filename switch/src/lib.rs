@@ -53,7 +53,7 @@ mod companion;
 mod config;
 mod counters;
 mod error;
-mod net;
+pub mod net;
 mod route;
 mod san;
 pub mod session;

@@ -2,7 +2,7 @@
 //!
 //! How a connection came about, and which way it took, is `net/`'s business.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -18,6 +18,16 @@ pub(crate) trait Carrier: Send + Sync {
 
     /// Receives bytes; 0 means that the peer ended its stream.
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Receives into several buffers, one after the other.
+    fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+
+    /// Receives bytes that the next receive gets again.
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether sends and receives give EAGAIN where they would wait. The timeouts stay as they are,
+    /// for later.
+    fn set_nonblocking(&self, on: bool) -> io::Result<()>;
 
     /// Ends our stream: everything sent is delivered, and then the end (TCP's FIN).
     fn end(&self) -> io::Result<()>;

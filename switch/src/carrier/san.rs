@@ -8,7 +8,7 @@
 //! One lock for each direction: a connection's sender and receiver do not meet.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,7 +41,7 @@ pub(crate) struct SanCarrier {
     companion: Socket,
     peer: SocketAddr,
     sending: Mutex<Sending>,
-    receiving: Mutex<ReceiveState>,
+    receiving: Mutex<Receiving>,
     /// We had ended our stream when the peer's end came: the peer ended last, and waits for the
     /// acknowledgement of that.
     peer_ended_last: AtomicBool,
@@ -51,6 +51,13 @@ pub(crate) struct SanCarrier {
     receive_timeout: Timeout,
     /// Bytes of the largest message, by the negotiation.
     message_limit: usize,
+}
+
+#[derive(Debug)]
+struct Receiving {
+    state: ReceiveState,
+    /// Bytes that a peek has taken from the provider: the next receive gets them.
+    peeked: VecDeque<u8>,
 }
 
 #[derive(Debug)]
@@ -85,7 +92,10 @@ impl SanCarrier {
                 under_way: VecDeque::with_capacity(WINDOW),
                 state: SendState::Open,
             }),
-            receiving: Mutex::new(ReceiveState::Open),
+            receiving: Mutex::new(Receiving {
+                state: ReceiveState::Open,
+                peeked: VecDeque::new(),
+            }),
             peer_ended_last: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
             send_timeout: Timeout::new(timeout),
@@ -101,6 +111,40 @@ impl SanCarrier {
             Ok(()) => Ok(()),
             Err(TransferError::WouldBlock) => self.send_message(sending, bytes, kind, deadline),
             Err(error) => Err(sending.failed(&error)),
+        }
+    }
+
+    /// Receives what the provider has, or what comes until the deadline.
+    fn receive_more(
+        &self,
+        state: &mut ReceiveState,
+        buffers: &mut [IoSliceMut<'_>],
+        deadline: Deadline,
+    ) -> io::Result<usize> {
+        loop {
+            match *state {
+                ReceiveState::Open => {}
+                ReceiveState::Ended => return Ok(0),
+                ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
+            }
+            match self.data()?.receive_into(buffers, left(deadline)) {
+                Ok(received) => {
+                    if let Some(taken) = state.take_in(received) {
+                        return Ok(taken);
+                    }
+                    if *state == ReceiveState::Ended {
+                        let ended = self.is_ended.load(Ordering::Relaxed);
+                        self.peer_ended_last.store(ended, Ordering::Relaxed);
+                    }
+                }
+                Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
+                Err(error) => {
+                    *state = state.on_disconnect();
+                    if *state == ReceiveState::Broken {
+                        return Err(io::Error::from_raw_os_error(error.errno()));
+                    }
+                }
+            }
         }
     }
 
@@ -193,37 +237,39 @@ impl Carrier for SanCarrier {
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.receive_vectored(&mut [IoSliceMut::new(bytes)])
+    }
+
+    fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let mut receiving = self.receiving.lock();
-        let deadline = self.receive_timeout.deadline();
-        if bytes.is_empty() {
+        if buffers.iter().all(|buffer| buffer.is_empty()) {
             return Ok(0);
         }
-        let mut buffers = [IoSliceMut::new(bytes)];
-        loop {
-            match *receiving {
-                ReceiveState::Open => {}
-                ReceiveState::Ended => return Ok(0),
-                ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
-            }
-            match self.data()?.receive_into(&mut buffers, left(deadline)) {
-                Ok(received) => {
-                    if let Some(taken) = receiving.take_in(received) {
-                        return Ok(taken);
-                    }
-                    if *receiving == ReceiveState::Ended {
-                        let ended = self.is_ended.load(Ordering::Relaxed);
-                        self.peer_ended_last.store(ended, Ordering::Relaxed);
-                    }
-                }
-                Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
-                Err(error) => {
-                    *receiving = receiving.on_disconnect();
-                    if *receiving == ReceiveState::Broken {
-                        return Err(io::Error::from_raw_os_error(error.errno()));
-                    }
-                }
-            }
+        if !receiving.peeked.is_empty() {
+            return receiving.peeked.read_vectored(buffers);
         }
+        let deadline = self.receive_timeout.deadline();
+        self.receive_more(&mut receiving.state, buffers, deadline)
+    }
+
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut receiving = self.receiving.lock();
+        if receiving.peeked.is_empty() && !bytes.is_empty() {
+            let deadline = self.receive_timeout.deadline();
+            let mut buffers = [IoSliceMut::new(bytes)];
+            let came = self.receive_more(&mut receiving.state, &mut buffers, deadline)?;
+            receiving.peeked.extend(&bytes[..came]);
+        }
+        for (place, byte) in bytes.iter_mut().zip(&receiving.peeked) {
+            *place = *byte;
+        }
+        Ok(bytes.len().min(receiving.peeked.len()))
+    }
+
+    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.send_timeout.set_nonblocking(on);
+        self.receive_timeout.set_nonblocking(on);
+        Ok(())
     }
 
     fn end(&self) -> io::Result<()> {
@@ -373,27 +419,52 @@ impl ReceiveState {
     }
 }
 
-/// A timeout that can be changed at any time; 0 = none.
+/// How long calls wait. It can be changed at any time.
 #[derive(Debug)]
-struct Timeout(AtomicU64);
+struct Timeout {
+    /// Nanoseconds; 0 = no end, [`AT_ONCE`] = not at all.
+    in_force: AtomicU64,
+    /// The same without regard to nonblocking mode.
+    wanted: AtomicU64,
+}
+
+/// Of a timeout in nonblocking mode.
+const AT_ONCE: u64 = u64::MAX;
 
 impl Timeout {
     fn new(timeout: Option<Duration>) -> Self {
-        let this = Timeout(AtomicU64::new(0));
-        this.set(timeout);
-        this
+        let nanoseconds = Self::nanoseconds(timeout);
+        Timeout {
+            in_force: AtomicU64::new(nanoseconds),
+            wanted: AtomicU64::new(nanoseconds),
+        }
+    }
+
+    fn nanoseconds(timeout: Option<Duration>) -> u64 {
+        timeout.map_or(0, |time| {
+            let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            nanoseconds.clamp(1, AT_ONCE - 1)
+        })
     }
 
     fn set(&self, timeout: Option<Duration>) {
-        let nanoseconds = timeout.map_or(0, |time| {
-            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
-        });
-        self.0.store(nanoseconds, Ordering::Relaxed);
+        let nanoseconds = Self::nanoseconds(timeout);
+        self.wanted.store(nanoseconds, Ordering::Relaxed);
+        if self.in_force.load(Ordering::Relaxed) != AT_ONCE {
+            self.in_force.store(nanoseconds, Ordering::Relaxed);
+        }
+    }
+
+    fn set_nonblocking(&self, on: bool) {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let in_force = if on { AT_ONCE } else { wanted };
+        self.in_force.store(in_force, Ordering::Relaxed);
     }
 
     fn deadline(&self) -> Deadline {
-        match self.0.load(Ordering::Relaxed) {
+        match self.in_force.load(Ordering::Relaxed) {
             0 => Deadline::NEVER,
+            AT_ONCE => Deadline::passed(),
             nanoseconds => Deadline::after(Duration::from_nanos(nanoseconds)),
         }
     }

@@ -1,11 +1,12 @@
 //! TCP as the carrier: the kernel's socket, with what it moves counted.
 
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::RecvFlags;
 use san_base::Deadline;
 use socket2::Socket;
 
@@ -49,6 +50,22 @@ impl Carrier for TcpCarrier {
         self.counters.messages_received.raise();
         self.counters.bytes_received.add(received as u64);
         Ok(received)
+    }
+
+    fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let received = (&self.socket).read_vectored(buffers)?;
+        self.counters.messages_received.raise();
+        self.counters.bytes_received.add(received as u64);
+        Ok(received)
+    }
+
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let (_, seen) = rustix::net::recv(&self.socket, bytes, RecvFlags::PEEK)?;
+        Ok(seen)
+    }
+
+    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.socket.set_nonblocking(on)
     }
 
     fn end(&self) -> io::Result<()> {

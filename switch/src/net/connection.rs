@@ -5,7 +5,7 @@
 //! a cache of its own (duty 49).
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -174,6 +174,30 @@ impl Connection {
             Carried::San(carrier) => carrier.receive(bytes),
             Carried::Tcp(carrier) => carrier.receive(bytes),
         }
+    }
+
+    /// Receives bytes into several buffers, one after the other.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
+    pub fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.carrier().receive_vectored(buffers)
+    }
+
+    /// Receives bytes that the next receive gets again.
+    ///
+    /// # Errors
+    /// As [`Connection::receive`].
+    pub fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.carrier().peek(bytes)
+    }
+
+    /// Whether calls give EAGAIN where they would wait. The timeouts count again once it is off.
+    ///
+    /// # Errors
+    /// Over TCP what fcntl(2) says.
+    pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.carrier().set_nonblocking(on)
     }
 
     /// Ends our stream: the peer reads what was sent and then the end. Receiving goes on.

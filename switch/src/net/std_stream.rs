@@ -1,0 +1,333 @@
+//! A stream with the standard library's names.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use san_base::lock;
+use socket2::SockRef;
+
+use super::connect::ConnectOptions;
+use super::connection::Connection;
+use super::process::{Open, process_switch};
+use crate::route::fallback::Route;
+
+/// How long the last stream of a process waits for its bytes when it is closed.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A TCP stream, carried by the SAN where both ends have one: as [`std::net::TcpStream`].
+pub struct TcpStream {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connection: Connection,
+    /// The application closed its reading half.
+    reads_nothing: AtomicBool,
+    timeouts: Mutex<Timeouts>,
+    open: Open,
+}
+
+#[derive(Debug, Default)]
+struct Timeouts {
+    read: Option<Duration>,
+    write: Option<Duration>,
+}
+
+impl TcpStream {
+    /// Connects to the first address that answers.
+    ///
+    /// # Errors
+    /// As [`std::net::TcpStream::connect`]: what the last address said.
+    pub fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
+        let switch = process_switch()?;
+        each_address(address, |address| {
+            let connection = switch.connect(address, &ConnectOptions::default())?;
+            Ok(Self::from(connection))
+        })
+    }
+
+    /// Connects within a time.
+    ///
+    /// # Errors
+    /// As [`std::net::TcpStream::connect_timeout`]: EINVAL for a time of zero.
+    pub fn connect_timeout(address: &SocketAddr, timeout: Duration) -> io::Result<Self> {
+        if timeout.is_zero() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a timeout of zero",
+            ));
+        }
+        let options = ConnectOptions::default().timeout(timeout);
+        Ok(process_switch()?.connect(*address, &options)?.into())
+    }
+
+    /// Which way the stream took, and why.
+    #[must_use]
+    pub fn route(&self) -> &Route {
+        self.shared.connection.route()
+    }
+
+    /// The connection itself, with what the standard library has no name for.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.shared.connection
+    }
+
+    /// The peer's end.
+    ///
+    /// # Errors
+    /// None; as the standard library has it.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.shared.connection.peer_addr())
+    }
+
+    /// Our end.
+    ///
+    /// # Errors
+    /// None; as the standard library has it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.shared.connection.local_addr())
+    }
+
+    /// Closes the reading half, the writing half, or both.
+    ///
+    /// # Errors
+    /// ENOTCONN or ECONNRESET when the peer is gone.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let connection = &self.shared.connection;
+        if !connection.is_san() {
+            return SockRef::from(&connection.companion_fd()).shutdown(how);
+        }
+        if how != Shutdown::Write {
+            self.shared.reads_nothing.store(true, Ordering::Release);
+        }
+        if how != Shutdown::Read {
+            connection.shutdown_write()?;
+        }
+        Ok(())
+    }
+
+    /// Another handle of the same stream.
+    ///
+    /// # Errors
+    /// None; as the standard library has it.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// How long a read waits.
+    ///
+    /// # Errors
+    /// EINVAL for a time of zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.shared.connection.set_receive_timeout(timeout)?;
+        lock(&self.shared.timeouts).read = timeout;
+        Ok(())
+    }
+
+    /// How long a write waits.
+    ///
+    /// # Errors
+    /// EINVAL for a time of zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.shared.connection.set_send_timeout(timeout)?;
+        lock(&self.shared.timeouts).write = timeout;
+        Ok(())
+    }
+
+    /// How long a read waits.
+    ///
+    /// # Errors
+    /// None; as the standard library has it.
+    pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(lock(&self.shared.timeouts).read)
+    }
+
+    /// How long a write waits.
+    ///
+    /// # Errors
+    /// None; as the standard library has it.
+    pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(lock(&self.shared.timeouts).write)
+    }
+
+    /// Reads bytes that the next read gets again.
+    ///
+    /// # Errors
+    /// As a read.
+    pub fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.reads_nothing() {
+            return Ok(0);
+        }
+        self.shared.connection.peek(bytes)
+    }
+
+    /// Sets TCP_NODELAY. Over the SAN bytes travel at once whatever it says.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        SockRef::from(&self.shared.connection.companion_fd()).set_tcp_nodelay(on)
+    }
+
+    /// What [`TcpStream::set_nodelay`] has set.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        SockRef::from(&self.shared.connection.companion_fd()).tcp_nodelay()
+    }
+
+    /// The error that the system keeps for the stream, and clears it. Over the SAN each error is
+    /// what a call returns, so there is none.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        if self.shared.connection.is_san() {
+            return Ok(None);
+        }
+        SockRef::from(&self.shared.connection.companion_fd()).take_error()
+    }
+
+    /// Whether calls give EAGAIN where they would wait.
+    ///
+    /// # Errors
+    /// What fcntl(2) says.
+    pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.shared.connection.set_nonblocking(on)
+    }
+
+    fn reads_nothing(&self) -> bool {
+        self.shared.reads_nothing.load(Ordering::Acquire)
+    }
+}
+
+/// Tries each address; what the last one said, if none does.
+pub(super) fn each_address<T>(
+    address: impl ToSocketAddrs,
+    mut attempt: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut last = io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "could not resolve to any addresses",
+    );
+    for address in address.to_socket_addrs()? {
+        match attempt(address) {
+            Ok(made) => return Ok(made),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+impl From<Connection> for TcpStream {
+    fn from(connection: Connection) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                connection,
+                reads_nothing: AtomicBool::new(false),
+                timeouts: Mutex::default(),
+                open: Open::new(),
+            }),
+        }
+    }
+}
+
+impl Drop for Shared {
+    /// The last stream of a process: what is under way would end with the process.
+    fn drop(&mut self) {
+        if !self.open.is_last() || !self.connection.is_san() {
+            return;
+        }
+        let begun = Instant::now();
+        if let Err(error) = self.connection.finish(Some(LAST_PATIENCE))
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            tracing::warn!(
+                peer = %self.connection.peer_addr(),
+                waited = ?begun.elapsed(),
+                "the peer has not taken everything in; what is left ends with this process"
+            );
+        }
+    }
+}
+
+impl Read for &TcpStream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.reads_nothing() {
+            return Ok(0);
+        }
+        self.shared.connection.receive(bytes)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if self.reads_nothing() {
+            return Ok(0);
+        }
+        self.shared.connection.receive_vectored(buffers)
+    }
+}
+
+impl Write for &TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.shared.connection.send(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut written = 0;
+        for buffer in buffers.iter().filter(|buffer| !buffer.is_empty()) {
+            match self.write(buffer) {
+                Ok(taken) if taken == buffer.len() => written += taken,
+                Ok(taken) => return Ok(written + taken),
+                Err(_) if written > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for TcpStream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(bytes)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(buffers)
+    }
+}
+
+impl Write for TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpStream")
+            .field("addr", &self.shared.connection.local_addr())
+            .field("peer", &self.shared.connection.peer_addr())
+            .field("route", self.route())
+            .finish()
+    }
+}
