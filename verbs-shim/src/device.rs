@@ -1,7 +1,7 @@
 //! Devices.
 //!
 //! Opening is the backend's business: a [`Device`] is open for as long as it is held. Addresses
-//! are in [`crate::address`].
+//! are in [`crate::address`], and what is made on a device beside its queues is in [`crate::memory`].
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,7 +11,6 @@ use crate::address::InterfaceAddress;
 use crate::backend;
 use crate::completion::{CompletionChannel, CompletionQueue};
 use crate::error::Result;
-use crate::memory::ProtectionDomain;
 use crate::types::{DeviceLimits, Gid, PortAttr};
 
 /// An open RDMA device. Cheap to clone; two handles of one device are equal.
@@ -23,6 +22,10 @@ pub struct Device {
 impl Device {
     pub(crate) fn from_backend(backend: Arc<dyn backend::Device>) -> Self {
         Self { backend }
+    }
+
+    pub(crate) fn backend(&self) -> Arc<dyn backend::Device> {
+        Arc::clone(&self.backend)
     }
 
     /// The kernel's name of the device, such as `mlx5_0` or `rxe0`.
@@ -77,15 +80,6 @@ impl Device {
     /// When the kernel's tables cannot be read.
     pub fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
         self.backend.addresses()
-    }
-
-    /// A new protection domain.
-    ///
-    /// # Errors
-    /// `ENOMEM`: the device has no more.
-    pub fn alloc_pd(&self) -> Result<ProtectionDomain> {
-        let pd = Arc::clone(&self.backend).alloc_pd()?;
-        Ok(ProtectionDomain::from_backend(pd, self.clone()))
     }
 
     /// A new completion channel, for completion queues of this device.

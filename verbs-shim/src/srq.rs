@@ -36,6 +36,16 @@ struct SrqShared {
     _pd: ProtectionDomain,
 }
 
+impl ProtectionDomain {
+    /// A shared receive queue for up to `max_wr` receives of one buffer each.
+    ///
+    /// # Errors
+    /// `EINVAL`: 0, or more than the device's `max_srq_wr`. `ENOMEM`.
+    pub fn create_srq(&self, max_wr: u32) -> Result<SharedReceiveQueue> {
+        SharedReceiveQueue::new(self, max_wr)
+    }
+}
+
 impl SharedReceiveQueue {
     /// A queue for up to `max_wr` receives of one buffer each.
     ///

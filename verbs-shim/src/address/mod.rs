@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv6Addr};
 
 pub use self::netlink::AddressWatch;
 pub(crate) use self::sysfs::{gids, hw_counters, name_of};
-use crate::backend;
 use crate::error::Result;
 use crate::types::Gid;
 
@@ -26,13 +25,10 @@ pub struct InterfaceAddress {
     pub ifindex: u32,
 }
 
-pub(crate) fn of_device(device: &dyn backend::Device) -> Result<Vec<InterfaceAddress>> {
-    let mut netdevs = Vec::new();
-    for port in 1..=device.limits()?.ports {
-        let gids = device.gids(port)?;
-        netdevs.extend(gids.into_iter().filter_map(|gid| gid.netdev));
-    }
-    netdevs.extend(sysfs::ipoib_netdevs(device.name()));
+/// Those of the device `name`, whose ports have these GIDs.
+pub(crate) fn of_device(name: &str, gids: Vec<Gid>) -> Result<Vec<InterfaceAddress>> {
+    let mut netdevs: Vec<_> = gids.into_iter().filter_map(|gid| gid.netdev).collect();
+    netdevs.extend(sysfs::ipoib_netdevs(name));
     netdevs.sort_unstable();
     netdevs.dedup();
     let mut found = Vec::new();

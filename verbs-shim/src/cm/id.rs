@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::EventChannel;
+use super::channel::EventChannel;
 use crate::backend::{self, CmOption, QpAttr};
 use crate::completion::CompletionQueue;
 use crate::device::Device;

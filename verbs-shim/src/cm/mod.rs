@@ -5,8 +5,10 @@
 //!
 //! It keeps no backlog and no deadlines, and reads nothing out of private data.
 
+mod channel;
 mod event;
 mod id;
 
-pub use self::event::{Event, EventChannel, Request};
+pub use self::channel::EventChannel;
+pub use self::event::{Event, Request};
 pub use self::id::{ACCEPT_PRIVATE_DATA, CONNECT_PRIVATE_DATA, CmId, REJECT_PRIVATE_DATA};

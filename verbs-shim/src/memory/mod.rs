@@ -27,7 +27,6 @@ pub use self::watch::{AtRim, MappingChange, MappingWatch, WatchError};
 use crate::backend;
 use crate::device::Device;
 use crate::error::{Result, VerbsError};
-use crate::srq::SharedReceiveQueue;
 use crate::types::Access;
 
 /// A protection domain: queue pairs use only memory of their own domain. Cheap to clone.
@@ -43,11 +42,19 @@ struct PdShared {
     device: Device,
 }
 
+impl Device {
+    /// A new protection domain.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the device has no more.
+    pub fn alloc_pd(&self) -> Result<ProtectionDomain> {
+        let pd = self.backend().alloc_pd()?;
+        Ok(ProtectionDomain::from_backend(pd, self.clone()))
+    }
+}
+
 impl ProtectionDomain {
-    pub(crate) fn from_backend(
-        backend: Arc<dyn backend::ProtectionDomain>,
-        device: Device,
-    ) -> Self {
+    fn from_backend(backend: Arc<dyn backend::ProtectionDomain>, device: Device) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             shared: Arc::new(PdShared {
@@ -101,14 +108,6 @@ impl ProtectionDomain {
             Ok(region) => Ok(Arc::new(region)),
             Err(error) => Err((error, memory)),
         }
-    }
-
-    /// A shared receive queue for up to `max_wr` receives of one buffer each.
-    ///
-    /// # Errors
-    /// `EINVAL`: 0, or more than the device's `max_srq_wr`. `ENOMEM`.
-    pub fn create_srq(&self, max_wr: u32) -> Result<SharedReceiveQueue> {
-        SharedReceiveQueue::new(self, max_wr)
     }
 
     pub(crate) fn backend(&self) -> Arc<dyn backend::ProtectionDomain> {

@@ -289,7 +289,11 @@ impl backend::Device for RdmaDevice {
     }
 
     fn addresses(&self) -> Result<Vec<InterfaceAddress>> {
-        address::of_device(self)
+        let mut gids = Vec::new();
+        for port in 1..=self.attr.phys_port_cnt {
+            gids.extend(self.gids(port)?);
+        }
+        address::of_device(&self.name, gids)
     }
 
     fn alloc_pd(self: Arc<Self>) -> Result<Arc<dyn backend::ProtectionDomain>> {
