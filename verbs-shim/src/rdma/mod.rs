@@ -14,6 +14,7 @@
 mod channel;
 mod cq;
 mod device;
+mod device_verbs;
 pub mod ffi;
 mod id;
 mod memory;

@@ -272,7 +272,11 @@ impl backend::CmId for SoftCmId {
         if place.upgrade().is_some() {
             return Err(VerbsError::invalid(CALL, "the id has a queue pair already"));
         }
-        let qp = Arc::new(SoftQp::new(Arc::clone(&self), attr.caps, parts)?);
+        let qp = Arc::new(SoftQp::new(
+            Arc::clone(&self) as Arc<dyn backend::CmId>,
+            attr.caps,
+            parts,
+        )?);
         *place = Arc::downgrade(&qp);
         Ok(Box::new(qp))
     }

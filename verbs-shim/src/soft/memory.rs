@@ -13,8 +13,8 @@ use soft_roce::endpoint::QueuePair;
 use soft_roce::memory::Memory;
 use soft_roce::rc::{self, Pd, RecvRequest, SharedReceiveQueue};
 
-use super::device::{SoftDevice, narrow};
-use super::qp::{post_failure, sge};
+use super::device::SoftDevice;
+use super::post::{post_failure, sge};
 use crate::backend::{self, PostResult, RecvWr};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
@@ -283,9 +283,4 @@ pub(super) fn all_rights() -> rc::Access {
     rc::Access::LOCAL_WRITE
         .plus(rc::Access::REMOTE_WRITE)
         .plus(rc::Access::REMOTE_READ)
-}
-
-/// The most pieces of a request.
-pub(super) fn max_pieces(device: &SoftDevice) -> u32 {
-    narrow(device.endpoint.limits().max_sge)
 }

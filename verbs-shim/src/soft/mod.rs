@@ -9,7 +9,9 @@
 mod cm;
 mod cq;
 mod device;
+mod device_verbs;
 mod memory;
+mod post;
 mod qp;
 
 use std::net::{IpAddr, UdpSocket};

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use arrayvec::ArrayVec;
 use soft_roce::endpoint::{QpInit, QueuePair};
-use soft_roce::rc::{Payload, PostError, RecvRequest, Remote, SendOp, SendRequest, Sge};
+use soft_roce::rc::{Payload, RecvRequest, Remote, SendOp, SendRequest, Sge};
 
-use super::cm::SoftCmId;
 use super::cq::SoftCq;
-use super::memory::{SoftMr, SoftPd, SoftSrq, SoftWindow, all_rights, max_pieces, take};
-use crate::backend::{self, MAX_CHAIN, PostFailure, PostResult, RecvWr, SendWr, WrData, same_kind};
+use super::device::{max_pieces, narrow};
+use super::memory::{SoftMr, SoftPd, SoftSrq, SoftWindow, all_rights, take};
+use super::post::{post_failure, sge};
+use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, same_kind};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
 use crate::types::{Access, MAX_PIECES, Operation, QpCaps, RemoteMemory, SendFlags};
@@ -21,7 +22,7 @@ pub(super) struct SoftQp {
     caps: QpCaps,
     alive: Mutex<Option<Alive>>,
     // What it uses as long as it is there.
-    _id: Arc<SoftCmId>,
+    _id: Arc<dyn backend::CmId>,
     _parts: Parts,
 }
 
@@ -34,11 +35,11 @@ pub(super) struct Parts {
 }
 
 impl SoftQp {
-    pub(super) fn new(id: Arc<SoftCmId>, caps: QpCaps, parts: Parts) -> Result<Self> {
+    pub(super) fn new(id: Arc<dyn backend::CmId>, caps: QpCaps, parts: Parts) -> Result<Self> {
         let device = &parts.pd.device;
         let limits = device.endpoint.limits();
         let caps = QpCaps {
-            inline: caps.inline.min(super::device::narrow(limits.max_inline)),
+            inline: caps.inline.min(narrow(limits.max_inline)),
             sge: caps.sge.min(max_pieces(device)),
             ..caps
         };
@@ -146,24 +147,6 @@ impl backend::QueuePair for Arc<SoftQp> {
         take(&self.alive);
         Ok(())
     }
-}
-
-pub(super) fn sge(sge: backend::Sge) -> Sge {
-    Sge {
-        addr: sge.addr,
-        len: sge.length,
-        lkey: sge.lkey,
-    }
-}
-
-/// With the errno that a verbs provider would give.
-#[cold]
-pub(super) fn post_failure(taken: usize, call: &'static str, error: PostError) -> Box<PostFailure> {
-    let error = match error {
-        PostError::QueueFull => VerbsError::from_errno(call, libc::ENOMEM),
-        other => VerbsError::invalid(call, other.to_string()),
-    };
-    PostFailure::new(taken, error)
 }
 
 /// The request with its inline bytes, or else none yet.
