@@ -27,6 +27,25 @@ pub struct SanAddress {
     pub ifindex: u32,
 }
 
+impl SanAddress {
+    /// Whether `ip` is an address of this device's: this very one, or, of a device on the loopback,
+    /// another of the loopback's network. The kernel takes all of 127.0.0.0/8 for this host's, though
+    /// its interface names 127.0.0.1 alone.
+    #[must_use]
+    pub fn takes(&self, ip: IpAddr) -> bool {
+        let (own, ip) = (self.ip.to_canonical(), ip.to_canonical());
+        own == ip
+            || match (own, ip) {
+                (IpAddr::V4(own), IpAddr::V4(ip)) if own.is_loopback() && ip.is_loopback() => {
+                    let differing = own.to_bits() ^ ip.to_bits();
+                    differing.leading_zeros() >= u32::from(self.prefix_len)
+                }
+                // ::1 is the only one.
+                _ => false,
+            }
+    }
+}
+
 /// The addresses of all devices now. A device that cannot be asked has none; but where only a
 /// descriptor or memory is missing for the question, it has those it was `known` to have: a process
 /// with too many files open must not lose its listeners.

@@ -194,9 +194,9 @@ impl Core {
 
     /// Whether `ip` is an address of one of the provider's devices.
     pub(crate) fn is_local(&self, ip: IpAddr) -> bool {
-        let known = lock(&self.addresses).iter().any(|a| a.ip == ip);
+        let known = lock(&self.addresses).iter().any(|a| a.takes(ip));
         // It may have come this moment.
-        known || self.refresh_addresses().iter().any(|a| a.ip == ip)
+        known || self.refresh_addresses().iter().any(|a| a.takes(ip))
     }
 }
 

@@ -256,13 +256,15 @@ impl PendingConnect {
             self.fallback = Some(FallbackReason::Remembered(Box::new(reason)));
             return None;
         }
+        let bound = local.map(|address| address.ip().to_canonical());
+        let bound = bound.filter(|ip| !ip.is_unspecified());
         let budget = self.lease.config.fabric_connect_timeout;
         Some(SanRequest {
             provider,
             device: entry.device.clone(),
             // Duty 13: the companion has the TCP socket's address. An application that bound none
-            // gets the NIC's.
-            from: SocketAddr::new(entry.ip, local.map_or(0, |address| address.port())),
+            // gets the NIC's. On the loopback the NIC has more addresses than the one that is named.
+            from: SocketAddr::new(bound.unwrap_or(entry.ip), local.map_or(0, |a| a.port())),
             destination,
             budget: budget.min(self.deadline.left().unwrap_or(budget)),
             type_of_service: options.type_of_service,

@@ -86,7 +86,7 @@ impl SanTable {
         let preferred = query.preferred.map(|ip| ip.to_canonical());
         let fits = |entry: &&SanEntry| {
             contains(entry.ip, entry.prefix_len, destination)
-                && bound.is_none_or(|ip| ip == entry.ip)
+                && bound.is_none_or(|ip| entry.takes(ip))
                 && (scope == 0 || !is_link_local(destination) || scope == entry.ifindex)
         };
         let longest = self.entries.iter().find(fits)?.prefix_len;
@@ -102,10 +102,12 @@ impl SanTable {
             .min_by_key(rank)
     }
 
-    /// The entry whose NIC has this very address, if any.
+    /// The entry whose NIC has this address, if any: the one that names it before one of the
+    /// loopback, whose network is this host's as a whole.
     pub fn own(&self, ip: IpAddr) -> Option<&SanEntry> {
         let ip = ip.to_canonical();
-        self.entries.iter().find(|entry| entry.ip == ip)
+        let named = self.entries.iter().find(|entry| entry.ip == ip);
+        named.or_else(|| self.entries.iter().find(|entry| entry.takes(ip)))
     }
 
     /// Whether a provider has an address of this family.
@@ -122,6 +124,13 @@ impl SanTable {
 }
 
 impl SanEntry {
+    /// Whether an address is the NIC's own. On the loopback that is every one of its network:
+    /// 127.0.0.2 as well as 127.0.0.1, which alone is named by the interface.
+    fn takes(&self, ip: IpAddr) -> bool {
+        let is_loopback = self.ip.is_loopback() && ip.is_loopback();
+        ip == self.ip || is_loopback && contains(self.ip, self.prefix_len, ip)
+    }
+
     /// Whether the other address lies in this one's subnet.
     pub fn is_neighbour(&self, other: &SanEntry) -> bool {
         contains(self.ip, self.prefix_len, other.ip)
@@ -282,6 +291,44 @@ mod tests {
         assert_eq!(ask(&table, "[fe80::9%3]:1").unwrap().0, 1);
         assert_eq!(ask(&table, "[fe80::9%2]:1").unwrap().0, 0);
         assert_eq!(ask(&table, "[fe80::9%4]:1"), None);
+    }
+
+    #[test]
+    fn every_address_of_the_loopback_is_its_devices() {
+        let lo = [entry(0, "127.0.0.1", 8, 1), entry(0, "::1", 128, 1)];
+        let table = SanTable::new(lo.clone(), true);
+        let own = |table: &SanTable, ip: &str| {
+            let entry = table.own(ip.parse().unwrap());
+            entry.map(|entry| entry.ip.to_string())
+        };
+        assert_eq!(own(&table, "127.0.0.2").unwrap(), "127.0.0.1");
+        assert_eq!(own(&table, "127.255.0.9").unwrap(), "127.0.0.1");
+        assert_eq!(own(&table, "::1").unwrap(), "::1");
+        assert_eq!(own(&table, "10.0.7.1"), None);
+        let from = |ip: &str| {
+            let entry = table.route(&RouteQuery {
+                destination: "127.0.0.9:1".parse().unwrap(),
+                bound: Some(ip.parse().unwrap()),
+                preferred: None,
+            });
+            entry.is_some()
+        };
+        assert!(from("127.0.0.3"));
+        assert!(!from("10.0.7.1"));
+        // One that is named goes before, and one that stands for itself alone takes no other.
+        let two = [lo[0].clone(), entry(1, "127.0.0.2", 32, 1)];
+        assert_eq!(
+            own(&SanTable::new(two.clone(), true), "127.0.0.2").unwrap(),
+            "127.0.0.2"
+        );
+        assert_eq!(
+            own(&SanTable::new(two[1..].to_vec(), true), "127.0.0.3"),
+            None
+        );
+        assert_eq!(own(&SanTable::new(lo, false), "127.0.0.2"), None);
+        // A network elsewhere is not one host's.
+        let wire = SanTable::new([entry(0, "10.0.7.1", 24, 2)], true);
+        assert_eq!(own(&wire, "10.0.7.2"), None);
     }
 
     #[test]
