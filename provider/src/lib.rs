@@ -129,6 +129,16 @@ mod upcalls;
 mod version;
 pub mod wire;
 
+/// Not an interface: the fuzz targets come in here.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Two engines, and what the bytes make of them. Panics if a promise is broken.
+    pub fn engine_calls(data: &[u8]) {
+        crate::transfer::engine_calls(data);
+    }
+}
+
 /// Not an interface: the benches measure it.
 #[doc(hidden)]
 pub use socket::backlog;

@@ -18,6 +18,8 @@ pub use message::{Message, OverlappedResult, Transferred};
 pub use sink::{Readiness, ReadySink};
 
 pub(crate) use connection::{Connection, Ingredients, Payload, RdmaDirection};
+#[cfg(feature = "fuzzing")]
+pub(crate) use engine::sim::calls::run as engine_calls;
 pub(crate) use engine::{Carried, Direction, Ending};
 
 /// A lane of connections.

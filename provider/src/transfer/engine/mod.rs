@@ -15,7 +15,7 @@ mod operation;
 mod outgoing;
 mod post;
 mod send_queue;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod sim;
 
 use std::collections::VecDeque;

@@ -1,6 +1,8 @@
 //! Two engines in memory, over a wire that takes any time and keeps the order, as a reliable
 //! connection does. What the shell does, [`End`] does with numbers in place of a device.
 
+pub(in crate::transfer) mod calls;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;

@@ -99,6 +99,14 @@ proptest! {
         }
     }
 
+    // The same and more, as the fuzz target `engine_calls` has it.
+    #[test]
+    fn any_bytes_are_calls_that_keep_the_promises(
+        data in proptest::collection::vec(any::<u8>(), 0..400),
+    ) {
+        calls::run(&data);
+    }
+
     // One end leaves while messages are under way both ways: the other's messages go along, its own
     // have arrived, and the end that stays goes on with a new queue pair.
     #[test]
