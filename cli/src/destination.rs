@@ -1,10 +1,13 @@
-//! Where to connect to: `HOST:PORT`, with a name or an address for the host.
+//! Where to connect to, listen, or come from: `HOST:PORT`, with a name or an address for the host.
+//! One parser for all three; a name is for the first alone.
 //!
 //! Parsing looks nothing up; [`Destination::resolve`] asks the system's resolver.
 
 use crate::problem::Problem;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType};
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::str::FromStr;
 
 /// A host and a port, as given.
@@ -12,11 +15,16 @@ use std::str::FromStr;
 pub(crate) struct Destination {
     host: String,
     port: u16,
+    /// Where the host is given as an address.
+    address: Option<SocketAddr>,
 }
 
 impl Destination {
     /// Its addresses, in the resolver's order: at least one.
     pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Problem> {
+        if let Some(address) = self.address {
+            return Ok(vec![address]);
+        }
         let found: Vec<SocketAddr> = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .map_err(|error| {
@@ -29,21 +37,15 @@ impl Destination {
         }
         Ok(found)
     }
-}
 
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    /// What both ends of a connection are given as: any port.
+    fn parse(text: &str) -> Result<Self, String> {
         let (host, port) = text
             .rsplit_once(':')
             .ok_or_else(|| format!("no port; give HOST:PORT, such as {text}:7000 or [::1]:7000"))?;
         let port = port
             .parse()
             .map_err(|_| format!("'{port}' is no port: a number from 1 to 65535"))?;
-        if port == 0 {
-            return Err("nobody can be reached at port 0".to_owned());
-        }
         let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
         if bracketed.is_none() && host.contains(':') {
             return Err(format!("an IPv6 address goes in brackets: [{host}]:{port}"));
@@ -55,7 +57,20 @@ impl FromStr for Destination {
         Ok(Destination {
             host: host.to_owned(),
             port,
+            address: address(host, port)?,
         })
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let destination = Destination::parse(text)?;
+        match destination.port {
+            0 => Err("nobody can be reached at port 0".to_owned()),
+            _ => Ok(destination),
+        }
     }
 }
 
@@ -70,10 +85,53 @@ impl fmt::Display for Destination {
 
 /// An address of this host to listen on, or to come from.
 pub(crate) fn local_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "give an address of this host and a port: 10.0.7.1:7000, 0.0.0.0:7000 or [::]:7000"
-            .to_owned()
-    })
+    let hint = "give an address of this host and a port: 10.0.7.1:7000, 0.0.0.0:7000 or [::]:7000";
+    if !text.contains(':') {
+        return Err(hint.to_owned());
+    }
+    Destination::parse(text)?
+        .address
+        .ok_or_else(|| hint.to_owned())
+}
+
+/// The host as an address, if it is one and not a name. Link-local ones are there once for each
+/// interface, which the zone behind the `%` tells.
+fn address(host: &str, port: u16) -> Result<Option<SocketAddr>, String> {
+    if let Ok(ip) = host.parse::<Ipv4Addr>() {
+        return Ok(Some((ip, port).into()));
+    }
+    let (ip, zone) = match host.split_once('%') {
+        Some((ip, zone)) => (ip, Some(zone)),
+        None => (host, None),
+    };
+    let Ok(ip) = ip.parse::<Ipv6Addr>() else {
+        return Ok(None);
+    };
+    let scope = match zone {
+        Some(zone) if ip.is_unicast_link_local() => interface(zone)?,
+        Some(_) => {
+            return Err(format!(
+                "{ip} is the same at every interface: [{ip}]:{port}"
+            ));
+        }
+        None if ip.is_unicast_link_local() => {
+            return Err(format!(
+                "a link-local address needs its interface: [{ip}%eth0]:{port}"
+            ));
+        }
+        None => 0,
+    };
+    Ok(Some(SocketAddrV6::new(ip, port, 0, scope).into()))
+}
+
+/// An interface's index, by its name or as a number.
+fn interface(zone: &str) -> Result<u32, String> {
+    if let Ok(index @ 1..) = zone.parse() {
+        return Ok(index);
+    }
+    let found = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .and_then(|socket| name_to_index(socket, zone));
+    found.map_err(|_| format!("there is no interface '{zone}'; see which are: ip -br link"))
 }
 
 #[cfg(test)]
@@ -123,6 +181,53 @@ mod tests {
             local_address("nonsense")
                 .unwrap_err()
                 .contains("10.0.7.1:7000")
+        );
+    }
+
+    #[test]
+    fn a_zone_tells_where_a_link_local_address_is() {
+        let index = std::fs::read_to_string("/sys/class/net/lo/ifindex").unwrap();
+        let lo: u32 = index.trim().parse().unwrap();
+        let scope = |address: SocketAddr| match address {
+            SocketAddr::V6(address) => address.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        for text in [
+            "[fe80::1%lo]:7001".to_owned(),
+            format!("[fe80::1%{lo}]:7001"),
+        ] {
+            let local = local_address(&text).unwrap();
+            assert_eq!((scope(local), local.port()), (lo, 7001), "{text}");
+            let destination: Destination = text.parse().unwrap();
+            assert_eq!(destination.resolve().unwrap(), [local]);
+            assert_eq!(destination.to_string(), text);
+        }
+        for (text, why) in [
+            (
+                "[fe80::1]:7001",
+                "a link-local address needs its interface: [fe80::1%eth0]:7001",
+            ),
+            ("[fe80::1%no-such]:7001", "there is no interface 'no-such'"),
+            ("[fe80::1%]:7001", "there is no interface ''"),
+            ("[fd00::1%lo]:7001", "[fd00::1]:7001"),
+            ("fe80::1%lo:7001", "brackets"),
+        ] {
+            for error in [
+                local_address(text).unwrap_err(),
+                text.parse::<Destination>().unwrap_err(),
+            ] {
+                assert!(error.contains(why), "{text}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_local_port_may_be_left_open() {
+        assert_eq!(local_address("10.0.7.1:0").unwrap().port(), 0);
+        assert!(
+            local_address("node7:0")
+                .unwrap_err()
+                .contains("an address of this host")
         );
     }
 }
