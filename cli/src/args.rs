@@ -79,7 +79,8 @@ pub(crate) struct StatArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListenArguments {
-    /// Where to listen: 10.0.7.1:7000, 0.0.0.0:7000, [::]:7000; port 0 takes a free one.
+    /// Where to listen: 10.0.7.1:7000, 0.0.0.0:7000, [::]:7000, [fe80::1%eth0]:7000; port 0 takes a
+    /// free one.
     #[arg(value_name = "ADDR:PORT", value_parser = local_address)]
     pub(crate) address: SocketAddr,
     /// Connections that may wait until they are accepted.
@@ -99,13 +100,13 @@ pub(crate) struct ListenArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConnectArguments {
-    /// Where to connect to: 10.0.7.2:7000, [::1]:7000, node7:7000.
+    /// Where to connect to: 10.0.7.2:7000, [::1]:7000, [fe80::1%eth0]:7000, node7:7000.
     #[arg(value_name = "HOST:PORT")]
     pub(crate) destination: Destination,
     /// The local address to come from; port 0 leaves the port to the system.
     #[arg(long, value_name = "ADDR:PORT", value_parser = local_address)]
     pub(crate) local: Option<SocketAddr>,
-    /// Give up after this many milliseconds, SAN and TCP together.
+    /// Give up after this many milliseconds, SAN and TCP and all of the host's addresses together.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     pub(crate) timeout: Option<u64>,
     /// Use TCP even where the SAN has a way.

@@ -1,10 +1,10 @@
 //! `san connect`: a connection over the SAN or TCP, joined to standard input and output.
 
 use crate::args::ConnectArguments;
+use crate::attempts::connect_to_any;
 use crate::problem::Problem;
 use crate::relay::{RouteReport, join_to_standard_streams};
-use san_switch::{ConnectOptions, Connection, Switch, SwitchConfig};
-use std::net::SocketAddr;
+use san_switch::{ConnectOptions, Switch, SwitchConfig};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,20 +20,4 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode, Problem> {
     join_to_standard_streams(connection)
         .map_err(|error| Problem::new(format!("the connection broke: {error}")))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The first of a host's addresses that answers; if none does, what the last one said.
-fn connect_to_any(
-    switch: &Switch,
-    addresses: &[SocketAddr],
-    options: &ConnectOptions,
-) -> Result<Connection, Problem> {
-    let mut last = Problem::new("the host has no address");
-    for &address in addresses {
-        match switch.connect(address, options) {
-            Ok(connection) => return Ok(connection),
-            Err(error) => last = error.into(),
-        }
-    }
-    Err(last)
 }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod attempts;
 mod connect;
 mod demo;
 mod destination;
