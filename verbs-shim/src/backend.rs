@@ -18,7 +18,8 @@
 //! Rules for every backend:
 //! - Objects keep what they need alive themselves (a queue pair its id, its protection domain, its
 //!   queues; an id its channel), so that the public handles may be let go in any order.
-//! - `destroy`, `deregister` and `withdraw` are called once, by the public object's destructor. After `Ok` the
+//! - `destroy` and `deregister` are called once, by the public object's destructor, `withdraw` until it
+//!   returns `Ok`; the backends do not rely on it where a second call would be unsound. After `Ok` the
 //!   fabric touches no memory of that object any more. After `Err` the memory is leaked: that is
 //!   the only sound answer.
 //! - A posted piece of memory stays in place until its completion was claimed or `destroy` returned.
@@ -292,8 +293,9 @@ pub(crate) struct RawPoller {
 
 impl RawPoller {
     /// # Safety
-    /// While the [`CompletionQueue`] that gives this out lives, any thread may call `poll` with
-    /// `queue` and room for so many entries; it writes valid ones there, and nothing else.
+    /// While the [`CompletionQueue`] that gives this out lives and stays where it is, any thread may
+    /// call `poll` with `queue` and room for so many entries; it writes valid ones there, and nothing
+    /// else, and keeps no pointer to them.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn new(poll: PollFn, queue: *mut c_void) -> Self {
         Self { poll, queue }
@@ -307,7 +309,8 @@ pub(crate) struct Poller {
     queue: Arc<dyn CompletionQueue>,
 }
 
-// SAFETY: the contract of RawPoller::new allows any thread, and the queue is held.
+// SAFETY: the contract of RawPoller::new allows any thread, several at once too, and the queue may
+// be held and dropped by any.
 #[allow(unsafe_code)]
 unsafe impl Send for Poller {}
 // SAFETY: as above.
@@ -329,7 +332,8 @@ impl Poller {
     #[inline]
     #[allow(unsafe_code)]
     pub(crate) fn poll(&self, entries: &mut [Completion; BATCH]) -> c_int {
-        // SAFETY: the queue that gave it out is held, and there is room for `BATCH` entries.
+        // SAFETY: the queue that gave it out is held, where an `Arc` does not move it, and there is room
+        // for `BATCH` entries, which nobody else has meanwhile.
         unsafe { (self.raw.poll)(self.raw.queue, BATCH as c_int, entries.as_mut_ptr()) }
     }
 }

@@ -5,7 +5,7 @@
 //! list of `rdma_get_devices` that is not given back: librdmacm closes a dead device's context with
 //! the last reference, and a `Device` handle may outlive every id.
 
-use std::ffi::CStr;
+use std::ffi::c_char;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -111,18 +111,16 @@ impl RdmaDevice {
         // SAFETY: the context is open, and the structure is the one the library fills in.
         let ret = unsafe { (api.ibv_query_device)(context.as_ptr(), attr.as_mut_ptr()) };
         check_ibv("ibv_query_device", ret)?;
-        // SAFETY: it was zeroed, and zeros are valid in every field.
+        // SAFETY: it was zeroed, and every field is a number, so whatever the library wrote is valid.
         let attr = unsafe { attr.assume_init() };
         // SAFETY: an open context points at its device.
         let device = unsafe { (*context.as_ptr()).device };
         // SAFETY: the device lives as long as the context, and its name never changes.
-        let name = unsafe { &raw const (*device).name };
-        // SAFETY: the library ends the name with a zero.
-        let name = unsafe { CStr::from_ptr(name.cast()) };
+        let name = unsafe { (*device).name };
         Ok(Self {
             api,
             context,
-            name: name.to_string_lossy().into_owned(),
+            name: text(&name),
             attr,
             max_inline: OnceLock::new(),
         })
@@ -131,6 +129,13 @@ impl RdmaDevice {
     pub(super) fn context(&self) -> *mut ibv_context {
         self.context.as_ptr()
     }
+}
+
+/// What stands there up to the first zero, or to the end.
+fn text(chars: &[c_char]) -> String {
+    let bytes = chars.iter().map(|char| char.cast_unsigned());
+    let bytes: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Codes 1 to 5 are 256 to 4096 bytes; 0: something else.
@@ -151,6 +156,14 @@ pub(super) fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_ends_with_its_place_at_the_latest() {
+        let chars = |text: &[u8]| -> Vec<c_char> { text.iter().map(|&b| b as c_char).collect() };
+        assert_eq!(text(&chars(b"rxe0\0\0x")), "rxe0");
+        assert_eq!(text(&chars(b"no zero")), "no zero");
+        assert_eq!(text(&chars(b"\0")), "");
+    }
 
     #[test]
     fn mtu_codes() {

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) struct RdmaCmId {
     pub(super) api: &'static Api,
     id: NonNull<rdma_cm_id>,
     token: u64,
+    /// Whether a queue pair was taken off it.
+    had_qp: AtomicBool,
     /// The channel it is on. The lock also orders the calls on the id.
     channel: Mutex<Arc<RdmaEventChannel>>,
     _alive: Alive,
@@ -44,6 +47,7 @@ impl RdmaCmId {
             api: channel.api,
             id,
             token,
+            had_qp: AtomicBool::new(false),
             channel: Mutex::new(channel),
             _alive: Alive::new(Kind::Id),
         }
@@ -185,7 +189,7 @@ impl backend::CmId for RdmaCmId {
         if self.context(&call).is_none() {
             return false;
         }
-        // SAFETY: zeros are valid in every field.
+        // SAFETY: every field is a number, or made of such.
         let mut attr: ibv_qp_attr = unsafe { MaybeUninit::zeroed().assume_init() };
         attr.qp_state = IBV_QPS_INIT;
         let mut mask = 0;
@@ -305,7 +309,7 @@ impl backend::CmId for RdmaCmId {
             if !same {
                 return Err(wrong_device());
             }
-            self.make_qp(&parts, attr.caps, inline)?
+            self.make_qp(&call, &parts, attr.caps, inline)?
         };
         let caps = QpCaps {
             inline,
@@ -318,8 +322,15 @@ impl backend::CmId for RdmaCmId {
 }
 
 impl RdmaCmId {
-    /// Makes the queue pair; with the inline size that was granted.
-    fn make_qp(&self, parts: &Parts, caps: QpCaps, inline: u32) -> Result<(NonNull<ibv_qp>, u32)> {
+    /// Makes the queue pair of parts that are of the id's context; with the inline size that was
+    /// granted.
+    fn make_qp(
+        &self,
+        call: &Call<'_>,
+        parts: &Parts,
+        caps: QpCaps,
+        inline: u32,
+    ) -> Result<(NonNull<ibv_qp>, u32)> {
         const CALL: &str = "rdma_create_qp";
         let mut init = ibv_qp_init_attr {
             qp_context: std::ptr::null_mut(),
@@ -340,10 +351,14 @@ impl RdmaCmId {
             sq_sig_all: 0,
         };
         let create = self.api.rdma_create_qp;
+        // The library writes the id's field, and reads it while it reads events of connections. They
+        // come after connect or accept, which need the queue pair; so only where this is not the
+        // first one can such an event be under way. Else nobody has to wait for the device.
+        let _gate = self.had_qp.load(Ordering::Relaxed).then(|| call.gate());
         // SAFETY: the id, the domain and the queues live and are of one context.
         let ret = unsafe { create(self.ptr(), parts.pd.as_ptr(), &raw mut init) };
         check_rdma(CALL, ret)?;
-        // SAFETY: the id lives; the call's lock is held.
+        // SAFETY: the id lives; the field changes only under the lock that `call` holds.
         let qp = check_ptr(CALL, unsafe { (*self.ptr()).qp })?;
         Ok((qp, init.cap.max_inline_data))
     }
@@ -353,6 +368,7 @@ impl QpOwner for RdmaCmId {
     fn detach_qp(&self) {
         let call = self.call();
         let _gate = call.gate();
+        self.had_qp.store(true, Ordering::Relaxed);
         // SAFETY: the id lives, and both locks are held.
         unsafe { (*self.ptr()).qp = std::ptr::null_mut() };
     }
@@ -361,7 +377,7 @@ impl QpOwner for RdmaCmId {
 impl Drop for RdmaCmId {
     fn drop(&mut self) {
         // Waits for events of the id that are read and not acknowledged: `read` never leaves any.
-        // SAFETY: nobody else has the id, and its queue pair, which would hold it, is gone.
+        // SAFETY: nobody else has the id, and its queue pair, which would hold it, was taken off it.
         let ret = unsafe { (self.api.rdma_destroy_id)(self.ptr()) };
         if let Err(error) = check_rdma("rdma_destroy_id", ret) {
             tracing::error!(%error, "a CM id is lost");

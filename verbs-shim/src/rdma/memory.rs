@@ -54,9 +54,13 @@ impl backend::ProtectionDomain for RdmaPd {
         // SAFETY: the domain lives; the caller answers for the memory.
         let mr = unsafe { register(self.as_ptr(), addr.cast::<c_void>(), len, access) };
         let mr = check_ptr("ibv_reg_mr", mr)?;
+        // SAFETY: the region was made above, and the library has filled it in.
+        let &ibv_mr { lkey, rkey, .. } = unsafe { mr.as_ref() };
         Ok(Box::new(RdmaMr {
             pd: self,
             mr,
+            lkey,
+            rkey,
             alive: Mutex::new(Some(Alive::new(Kind::MemoryRegion))),
         }))
     }
@@ -83,6 +87,8 @@ impl Drop for RdmaPd {
 pub(super) struct RdmaMr {
     pub(super) pd: Arc<RdmaPd>,
     mr: NonNull<ibv_mr>,
+    lkey: u32,
+    rkey: u32,
     /// None once it is deregistered.
     alive: Mutex<Option<Alive>>,
 }
@@ -94,24 +100,19 @@ unsafe impl Sync for RdmaMr {}
 
 impl backend::MemoryRegion for RdmaMr {
     fn lkey(&self) -> u32 {
-        // SAFETY: the region lives, and its keys do not change.
-        unsafe { (*self.mr.as_ptr()).lkey }
+        self.lkey
     }
 
     fn rkey(&self) -> u32 {
-        // SAFETY: the region lives, and its keys do not change.
-        unsafe { (*self.mr.as_ptr()).rkey }
+        self.rkey
     }
 
     fn deregister(&self) -> Result<()> {
-        // SAFETY: called once (the trait's rule), so the region lives.
-        let ret = unsafe { (self.pd.device.api.ibv_dereg_mr)(self.mr.as_ptr()) };
-        check_ibv("ibv_dereg_mr", ret)?;
-        self.alive
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        Ok(())
+        once(&self.alive, || {
+            // SAFETY: it was not deregistered yet, so the library has it still.
+            let ret = unsafe { (self.pd.device.api.ibv_dereg_mr)(self.mr.as_ptr()) };
+            check_ibv("ibv_dereg_mr", ret)
+        })
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -123,6 +124,17 @@ impl RdmaMr {
     pub(super) fn as_ptr(&self) -> *mut ibv_mr {
         self.mr.as_ptr()
     }
+}
+
+/// Ends an object of the library's, unless it has ended: after the first success there is nothing
+/// behind the pointer. The lock makes a second thread wait for the outcome.
+pub(super) fn once(alive: &Mutex<Option<Alive>>, end: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    if alive.is_some() {
+        end()?;
+        *alive = None;
+    }
+    Ok(())
 }
 
 fn access_flags(access: Access) -> c_int {
@@ -198,20 +210,38 @@ impl backend::SharedReceiveQueue for RdmaSrq {
     }
 
     fn destroy(&self) -> Result<()> {
-        // SAFETY: called once (the trait's rule), and the queue pairs that use it hold it.
-        let ret = unsafe { (self.pd.device.api.ibv_destroy_srq)(self.srq.as_ptr()) };
-        check_ibv("ibv_destroy_srq", ret)?;
-        self.alive
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        Ok(())
+        once(&self.alive, || {
+            // SAFETY: it was not destroyed yet. The public queue calls this with its last handle, and
+            // the queue pairs that use it have one each; the device refuses while one is left that
+            // could not be destroyed.
+            let ret = unsafe { (self.pd.device.api.ibv_destroy_srq)(self.srq.as_ptr()) };
+            check_ibv("ibv_destroy_srq", ret)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_ended_is_not_ended_again() {
+        let alive = Mutex::new(Some(Alive::new(Kind::MemoryRegion)));
+        let mut calls = 0;
+        let refused = once(&alive, || {
+            calls += 1;
+            Err(VerbsError::from_errno("ibv_dereg_mr", libc::EBUSY))
+        });
+        assert_eq!(refused.unwrap_err().errno(), libc::EBUSY);
+        for _ in 0..3 {
+            let ended = once(&alive, || {
+                calls += 1;
+                Ok(())
+            });
+            ended.unwrap();
+        }
+        assert_eq!(calls, 2, "once more after the failure, and then never");
+    }
 
     #[test]
     fn rights_as_verbs_numbers_them() {

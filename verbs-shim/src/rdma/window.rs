@@ -5,11 +5,11 @@
 
 use std::ffi::c_uint;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use super::memory::RdmaPd;
+use super::memory::{RdmaPd, once};
 use crate::backend;
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
@@ -46,7 +46,7 @@ impl RdmaWindow {
         // SAFETY: the domain lives.
         let mw = unsafe { alloc(pd.as_ptr(), IBV_MW_TYPE_2) };
         let mw = check_ptr(CALL, mw)?;
-        // SAFETY: the window lives, and its key changes only by binding.
+        // SAFETY: the window was made above, and nobody else knows it, so nobody binds it meanwhile.
         let first = unsafe { (*mw.as_ptr()).rkey };
         Ok(Self {
             pd: Arc::clone(pd),
@@ -82,14 +82,11 @@ impl backend::MemoryWindow for RdmaWindow {
     }
 
     fn withdraw(&self) -> Result<()> {
-        // SAFETY: called once (the trait's rule), so the window lives.
-        let ret = unsafe { (self.dealloc)(self.mw.as_ptr()) };
-        check_ibv("ibv_dealloc_mw", ret)?;
-        self.alive
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        Ok(())
+        once(&self.alive, || {
+            // SAFETY: it was not withdrawn yet, so the library has it still.
+            let ret = unsafe { (self.dealloc)(self.mw.as_ptr()) };
+            check_ibv("ibv_dealloc_mw", ret)
+        })
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

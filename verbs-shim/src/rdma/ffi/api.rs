@@ -42,21 +42,23 @@ macro_rules! api {
                     libibverbs: (ibverbs, open(ibverbs)?),
                     librdmacm: (rdmacm, open(rdmacm)?),
                 };
-                // SAFETY: the type is the function's C prototype.
+                // SAFETY: the type is the function's C prototype, and None stands for a symbol without an
+                // address.
                 let query_gid_table = unsafe {
-                    libraries.libibverbs.1.get::<QueryGidTable>(b"_ibv_query_gid_table\0")
+                    libraries.libibverbs.1.get::<Option<QueryGidTable>>(b"_ibv_query_gid_table\0")
                 };
                 let api = Self {
-                    ibv_query_gid_table: query_gid_table.ok().map(|symbol| *symbol),
+                    ibv_query_gid_table: query_gid_table.ok().and_then(|symbol| *symbol),
                     $($($name: {
                         let (file, library) = &libraries.$library;
-                        // SAFETY: the type is the function's C prototype.
+                        // SAFETY: the type is the function's C prototype, and None stands for a symbol
+                        // without an address.
                         let symbol = unsafe {
-                            library.get::<unsafe extern "C" fn($($arg),*) $(-> $ret)?>(
+                            library.get::<Option<unsafe extern "C" fn($($arg),*) $(-> $ret)?>>(
                                 concat!(stringify!($name), "\0").as_bytes(),
                             )
                         };
-                        *symbol.map_err(|_| OpenError::SymbolMissing {
+                        symbol.ok().and_then(|symbol| *symbol).ok_or(OpenError::SymbolMissing {
                             library: file,
                             symbol: stringify!($name),
                         })?
@@ -129,7 +131,8 @@ pub fn api() -> Result<&'static Api, OpenError> {
 }
 
 fn open(library: &'static str) -> Result<Library, OpenError> {
-    // SAFETY: these libraries' constructors set up tables of their own and nothing else.
+    // SAFETY: what runs in loading are these libraries' own constructors, which set up tables of their
+    // own and nothing else. The library is never closed, so its destructors run at the process's end.
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) };
     opened.map_err(|e| OpenError::LibraryMissing {
         library,
