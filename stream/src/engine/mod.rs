@@ -1,0 +1,391 @@
+//! The machine: what a stream does when something happens.
+
+mod data;
+mod down;
+mod tcp;
+mod up;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub use self::data::{Keep, Post, Source, StagedBytes, Write};
+pub use self::tcp::{TcpIn, TcpOut};
+use crate::boundary::Boundary;
+use crate::event::{
+    Action, Config, Counts, Event, Failure, Refusal, Route, State, Violation,
+};
+use crate::frame::{FRAME, Mac, Role};
+use crate::half::{Fin, Incoming, Outgoing};
+use crate::message::{Decline, Message, What};
+use crate::pull::Landing;
+use crate::retained::Retained;
+use crate::timers::{Thresholds, Timer, Timers, Traffic};
+
+/// A dial is answered in this time, or given up.
+const DIAL: Duration = Duration::from_secs(1);
+
+/// A queue pair is in use after this time, or given up.
+const CHANGE: Duration = Duration::from_secs(5);
+
+/// The peer says on TCP where it stands in this time, or the stream is broken.
+const RESUME: Duration = Duration::from_secs(30);
+
+/// How many times the threshold each dial needs. After the last the accepting end does not dial.
+const DIALS: [u32; 3] = [2, 8, 64];
+
+/// What the engine keeps for its shell, and does not look into.
+pub trait Payloads {
+    /// The bytes of one message, for as long as the queue pair may need them again.
+    type Piece: AsRef<[u8]>;
+    /// The key of one excursion.
+    type Key: Mac;
+}
+
+/// Which carrier takes the application's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tx {
+    /// TCP.
+    Raw,
+    /// None: a place was asked for, or something else must be heard first.
+    Held,
+    /// The queue pair.
+    San,
+    /// None: the peer must say where to go on.
+    WaitResume,
+}
+
+/// Which carrier brings the peer's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rx {
+    /// TCP.
+    Raw,
+    /// The queue pair: on TCP, nothing but a RESUME can come.
+    Framed,
+}
+
+/// The queue pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    None,
+    Up,
+    /// It ends; what had come is being told.
+    Draining,
+}
+
+/// A rule that is left out, to see that a test notices.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// Frames are written at places that were not confirmed.
+    NoReady,
+    /// The position is told before the receive queue is empty.
+    Early,
+    /// Sending goes on at what was acknowledged, not at what the peer wants.
+    FromAcknowledged,
+    /// The accepting end sends before it hears GO.
+    NoGo,
+}
+
+/// One stream. See the crate.
+#[derive(Debug)]
+pub struct Engine<P: Payloads> {
+    config: Config,
+    state: State,
+    tx: Tx,
+    rx: Rx,
+    link: Link,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    retained: Retained<P::Piece>,
+    landing: Landing,
+    /// The excursion that is under way, until no place of it is open.
+    boundary: Option<Boundary<P::Key>>,
+    /// Counts excursions.
+    generation: u16,
+    /// Frames that stand before the next raw byte on TCP, and how much of the first is out.
+    frames: VecDeque<[u8; FRAME]>,
+    frame_written: usize,
+    /// Messages that stand before the next byte on the queue pair.
+    control: VecDeque<Message<'static>>,
+    actions: VecDeque<Action>,
+    /// Bytes on TCP, frames included.
+    counts: Counts,
+    /// The peer's RESUME came while the queue pair was there.
+    resume: Option<u64>,
+    /// FIN came.
+    is_tcp_over: bool,
+    /// No queue pair any more.
+    stays: bool,
+    ring: OwnRing,
+    timers: Timers,
+    traffic: Traffic,
+    dials: usize,
+    is_old: bool,
+    #[cfg(test)]
+    pub(crate) mutation: Option<Mutation>,
+}
+
+/// The staging ring as the peer knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnRing {
+    Closed,
+    /// The shell was asked to open it.
+    Opening,
+    Open,
+}
+
+impl<P: Payloads> Engine<P> {
+    /// A stream that has just been connected.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let is_direct = config.route == Route::Direct;
+        let mut engine = Self {
+            config,
+            state: if is_direct { State::SanOnly } else { State::Tcp },
+            tx: if is_direct { Tx::San } else { Tx::Raw },
+            rx: if is_direct { Rx::Framed } else { Rx::Raw },
+            link: if is_direct { Link::Up } else { Link::None },
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            retained: Retained::default(),
+            landing: Landing::default(),
+            boundary: None,
+            generation: 0,
+            frames: VecDeque::new(),
+            frame_written: 0,
+            control: VecDeque::new(),
+            actions: VecDeque::new(),
+            counts: Counts { written: 0, read: 0 },
+            resume: None,
+            is_tcp_over: false,
+            stays: false,
+            ring: OwnRing::Closed,
+            timers: Timers::default(),
+            traffic: Traffic::default(),
+            dials: 0,
+            is_old: false,
+            #[cfg(test)]
+            mutation: None,
+        };
+        if is_direct {
+            engine.retained.start();
+        } else {
+            engine.timers.set(Timer::Age, now + config.thresholds.age);
+        }
+        engine
+    }
+
+    /// Takes in what happened at `now`. What follows from it is asked for afterwards.
+    pub fn handle(&mut self, event: Event<'_, P::Key>, now: Instant) {
+        if self.is_over() && !matches!(event, Event::TcpShutDown) {
+            return;
+        }
+        match event {
+            Event::TcpBytes(n) => self.tcp_bytes(n),
+            Event::TcpPeeked { bytes, is_end } => self.tcp_peeked(bytes, is_end),
+            Event::TcpWritten(n) => self.tcp_written(n),
+            Event::TcpShutDown => self.outgoing.fin = Fin::Tcp,
+            Event::TcpFin => self.tcp_fin(),
+            Event::TcpReset => self.tcp_reset(),
+            Event::QpUp { key, counts } => self.qp_up(key, counts, now),
+            Event::Refused(refusal) => self.refused(refusal),
+            Event::QpMessage { kind, bytes } => self.qp_message(kind, bytes),
+            Event::QpUnacknowledged(count) => self.retained.unacknowledged(count),
+            Event::QpBroken => self.leave(),
+            Event::QpDrained => self.drained(now),
+            Event::ReadDone { position, length } => self.read_done(position, length),
+            Event::RingOpened(ring) => self.ring_opened(ring),
+            Event::Close => self.close(),
+            Event::Abort => self.fail(Failure::Aborted),
+            Event::Urgent => self.urgent(),
+            Event::WantDown { for_good } => self.want_down(for_good),
+            Event::Timer => self.timer(now),
+        }
+        self.settle(now);
+    }
+
+    /// What is to be done next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::Timer`] is wanted.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Where the stream is.
+    #[inline]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why the stream broke, if it did.
+    pub fn failure(&self) -> Option<Failure> {
+        match self.state {
+            State::Broken(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the peer's stream that were taken from carriers, and whether its end was.
+    pub fn received(&self) -> (u64, bool) {
+        (self.incoming.position, self.incoming.eof)
+    }
+
+    /// Bytes that the application has written.
+    pub fn accepted(&self) -> u64 {
+        self.outgoing.accepted
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended | State::Broken(_))
+    }
+
+    fn has_tcp(&self) -> bool {
+        self.config.route == Route::Upgrade
+    }
+
+    fn set_state(&mut self, state: State) {
+        if self.state != state {
+            self.state = state;
+            self.actions.push_back(Action::Changed(state));
+        }
+    }
+
+    /// What follows from the whole, whatever happened.
+    fn settle(&mut self, now: Instant) {
+        if self.is_over() {
+            return;
+        }
+        self.pass_bound();
+        self.maybe_cut();
+        if self.state == State::Cutting && self.tx == Tx::San {
+            self.timers.stop(Timer::Change);
+            self.set_state(State::San);
+        }
+        if self.state == State::Leaving && self.is_clean() {
+            self.boundary = None;
+            self.timers.stop(Timer::Resume);
+            self.set_state(State::Tcp);
+        }
+        let has_ended = self.outgoing.closed || self.incoming.eof;
+        let is_plain = matches!(self.state, State::Tcp | State::Inviting | State::Dialling);
+        if is_plain && (self.stays || has_ended) {
+            self.stop_connecting();
+            self.set_state(State::TcpForGood);
+        }
+        let is_on_tcp = self.state == State::TcpForGood;
+        if is_on_tcp && self.incoming.eof && self.outgoing.fin == Fin::Tcp {
+            self.set_state(State::Ended);
+        }
+        let is_through = self.tx == Tx::San && self.incoming.eof && self.outgoing.fin == Fin::End;
+        if is_through
+            && self.link == Link::Up
+            && self.retained.is_empty()
+            && self.control.is_empty()
+        {
+            self.ended();
+        }
+        if self.state == State::Tcp {
+            self.maybe_connect(now);
+        }
+    }
+
+    /// Both ends of the stream went over the queue pair.
+    fn ended(&mut self) {
+        if self.link == Link::Up {
+            self.actions.push_back(Action::QpClose);
+        }
+        self.link = Link::None;
+        self.timers = Timers::default();
+        self.set_state(State::Ended);
+    }
+
+    /// The stream is over.
+    fn fail(&mut self, failure: Failure) {
+        if self.is_over() {
+            return;
+        }
+        if self.boundary.is_none() {
+            self.stop_connecting();
+        }
+        match failure {
+            // The peer's end of TCP is gone; nothing has to be told.
+            Failure::PeerGone => {
+                if self.link == Link::Up {
+                    self.actions.push_back(Action::QpClose);
+                }
+            }
+            _ => self.actions.push_back(Action::Reset),
+        }
+        self.link = Link::None;
+        self.control.clear();
+        self.frames.clear();
+        self.timers = Timers::default();
+        self.set_state(State::Broken(failure));
+    }
+
+    /// The peer broke the protocol. While both ends are on TCP it has lost the queue pair, else the
+    /// stream.
+    fn violated(&mut self, violation: Violation) {
+        let is_changing = matches!(self.state, State::Proving | State::Cutting);
+        let is_enabled = self.boundary.as_ref().is_some_and(|boundary| boundary.is_enabled);
+        if is_changing && !is_enabled && self.link == Link::Up {
+            self.stays = true;
+            self.decline(Decline::Violation);
+        } else {
+            self.fail(Failure::Protocol(violation));
+        }
+    }
+
+    /// No place is open and nothing but raw bytes can come: a queue pair may.
+    fn is_clean(&self) -> bool {
+        self.tx == Tx::Raw
+            && self.rx == Rx::Raw
+            && self.link == Link::None
+            && self.frames.is_empty()
+            && self.boundary.as_ref().is_none_or(Boundary::is_settled)
+    }
+
+    fn close(&mut self) {
+        self.outgoing.closed = true;
+        // A FIN and a frame do not go together: who has asked for a proof lets it be. From a cut
+        // there is no way back, and the end goes over the queue pair.
+        if self.state == State::Proving {
+            self.leave();
+        }
+    }
+
+    fn urgent(&mut self) {
+        match self.outgoing.accepted.checked_sub(1) {
+            Some(position) if position >= self.outgoing.sent && !self.has_tcp() => {
+                self.outgoing.urgent = Some(position);
+            }
+            // Real TCP has real urgent data.
+            _ => self.want_down(true),
+        }
+    }
+
+    fn want_down(&mut self, for_good: bool) {
+        if self.has_tcp() {
+            self.stays |= for_good;
+            self.leave();
+        }
+    }
+
+    fn timer(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.expired(now) {
+            match timer {
+                Timer::Dial => self.refused(Refusal::NotNow),
+                Timer::Change => self.leave(),
+                Timer::Resume => self.fail(Failure::TimedOut),
+                Timer::Age => self.is_old = true,
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn is_mutated(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+}

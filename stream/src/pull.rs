@@ -1,0 +1,217 @@
+//! Bulk: the sender stages bytes in a ring and offers them, the receiver reads them by RDMA.
+//!
+//! The ring is addressed by positions of the stream, so an offer needs no allocation at its sender
+//! and its receiver can check it: byte `position` lies at `position % length`. No offer crosses the
+//! end of the ring. This module keeps the receiver's account; the sender's is `retained`.
+
+use std::collections::VecDeque;
+
+/// Bytes of a sender's staging ring.
+pub const RING: u64 = 256 * 1024;
+
+/// Staged bytes from which on they are offered and not sent.
+pub const OFFER_FROM: u64 = 32 * 1024;
+
+/// The most bytes of one READ.
+pub const PIECE: u64 = 64 * 1024;
+
+/// The longest ring of a peer.
+const MOST_RING: u64 = 1 << 30;
+
+/// Offers that may be open at a time. A ring of 256 KiB has no more than 8 of 32 KiB.
+const MOST_OFFERS: usize = 64;
+
+/// What is wrong with an offer or a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullError {
+    /// An offer without a ring.
+    NoRing,
+    /// A second ring on one queue pair, or one whose length is 0 or too large.
+    BadRing,
+    /// An offer that begins where no byte can be: behind what came, or inside another offer.
+    Misplaced,
+    /// An offer of no byte beyond those that came with it, past the ring's end, or of more than the
+    /// ring has.
+    BeyondRing,
+    /// DATA where offered bytes belong.
+    DataInOffer,
+}
+
+/// A READ to be posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    /// The position of its first byte in the stream.
+    pub position: u64,
+    /// Where in the peer's ring it begins, in bytes.
+    pub place: u64,
+    /// How many bytes: at most [`PIECE`].
+    pub length: u32,
+}
+
+/// An open offer. All positions: `from <= landed <= asked <= to`.
+#[derive(Debug)]
+struct Offer {
+    from: u64,
+    to: u64,
+    /// READs are posted up to here.
+    asked: u64,
+    /// Bytes are here up to here.
+    landed: u64,
+    /// A READ of it is complete.
+    had_read: bool,
+}
+
+/// The receiver's account of one queue pair.
+#[derive(Debug, Default)]
+pub(crate) struct Landing {
+    /// The length of the peer's ring; 0: none.
+    ring: u64,
+    offers: VecDeque<Offer>,
+}
+
+/// Where the next byte comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A message, of at most so many bytes.
+    Message(u64),
+    /// So many bytes that have landed; 0: they are under way.
+    Landed(u64),
+}
+
+impl Landing {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    pub(crate) fn ring(&mut self, length: u64) -> Result<(), PullError> {
+        if self.ring != 0 || length == 0 || length > MOST_RING {
+            return Err(PullError::BadRing);
+        }
+        self.ring = length;
+        Ok(())
+    }
+
+    /// An offer, with `first` bytes in the message itself.
+    pub(crate) fn offer(
+        &mut self,
+        read: u64,
+        position: u64,
+        length: u32,
+        first: usize,
+    ) -> Result<(), PullError> {
+        if self.ring == 0 {
+            return Err(PullError::NoRing);
+        }
+        let (length, first) = (u64::from(length), first as u64);
+        let to = position.checked_add(length).ok_or(PullError::BeyondRing)?;
+        let oldest = self.offers.front().map_or(position, |oldest| oldest.from.max(read));
+        if first >= length
+            || position % self.ring + length > self.ring
+            || to.saturating_sub(oldest) > self.ring
+            || self.offers.len() == MOST_OFFERS
+        {
+            return Err(PullError::BeyondRing);
+        }
+        if position < self.offers.back().map_or(read, |last| last.to) {
+            return Err(PullError::Misplaced);
+        }
+        let here = position + first;
+        self.offers.push_back(Offer { from: position, to, asked: here, landed: here, had_read: false });
+        Ok(())
+    }
+
+    pub(crate) fn next(&self, position: u64) -> Next {
+        match self.offers.front() {
+            None => Next::Message(u64::MAX),
+            Some(first) if position < first.from => Next::Message(first.from - position),
+            Some(first) => Next::Landed(first.landed - position),
+        }
+    }
+
+    /// The application has taken what had landed, up to `position`.
+    pub(crate) fn taken(&mut self, position: u64) {
+        if self.offers.front().is_some_and(|first| position == first.to) {
+            self.offers.pop_front();
+        }
+    }
+
+    /// Bytes that have landed or are asked for, and that nobody has taken.
+    fn held(&self, position: u64) -> u64 {
+        self.offers.iter().map(|o| o.asked.saturating_sub(o.from.max(position))).sum()
+    }
+
+    /// The next READ, if the receiver may hold `bound` bytes.
+    pub(crate) fn read(&mut self, position: u64, bound: u64) -> Option<Read> {
+        let room = bound.checked_sub(self.held(position))?;
+        let ring = self.ring;
+        let offer = self.offers.iter_mut().find(|offer| offer.asked < offer.to)?;
+        // Rather a whole piece later than crumbs now; but an empty receiver takes what it may.
+        let wanted = (offer.to - offer.asked).min(PIECE);
+        let is_behind = offer.landed < offer.asked;
+        let length = if room >= wanted { wanted } else { room };
+        if length == 0 || (length < wanted && (is_behind || position < offer.asked)) {
+            return None;
+        }
+        let read = Read {
+            position: offer.asked,
+            place: offer.asked % ring,
+            length: u32::try_from(length).ok()?,
+        };
+        offer.asked += length;
+        Some(read)
+    }
+
+    /// A READ is complete. Returns how many bytes of its offer are done with it: with the first READ
+    /// also those that had come with the offer. `None`: no such READ was posted.
+    pub(crate) fn landed(&mut self, position: u64, length: u32) -> Option<u32> {
+        let offer = self
+            .offers
+            .iter_mut()
+            .find(|o| o.landed == position && position + u64::from(length) <= o.asked)?;
+        let is_first = !offer.had_read;
+        offer.had_read = true;
+        offer.landed += u64::from(length);
+        let done = if is_first { offer.landed - offer.from } else { u64::from(length) };
+        u32::try_from(done).ok()
+    }
+
+    /// The queue pair is gone.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offer_is_read_in_pieces_and_within_the_bound() {
+        let mut landing = Landing::default();
+        assert_eq!(landing.ring(RING), Ok(()));
+        assert_eq!(landing.offer(0, 1000, 150_000, 4000), Ok(()));
+        assert_eq!(landing.next(0), Next::Message(1000));
+        assert_eq!(landing.next(1000), Next::Landed(4000));
+        let first = landing.read(1000, 100_000).expect("room");
+        assert_eq!(first, Read { position: 5000, place: 5000, length: 65_536 });
+        assert_eq!(landing.read(1000, 100_000), None, "70 KB are held or under way");
+        assert_eq!(landing.landed(5000, 65_536), Some(69_536), "with what came in the offer");
+        assert_eq!(landing.read(70_536, 100_000).map(|read| read.length), Some(65_536));
+    }
+
+    #[test]
+    fn bad_offers_are_named() {
+        let mut landing = Landing::default();
+        assert_eq!(landing.offer(0, 0, 10, 0), Err(PullError::NoRing));
+        assert_eq!(landing.ring(0), Err(PullError::BadRing));
+        assert_eq!(landing.ring(1000), Ok(()));
+        assert_eq!(landing.ring(1000), Err(PullError::BadRing));
+        assert_eq!(landing.offer(0, 900, 101, 0), Err(PullError::BeyondRing));
+        assert_eq!(landing.offer(0, u64::MAX, 2, 0), Err(PullError::BeyondRing));
+        assert_eq!(landing.offer(500, 499, 10, 0), Err(PullError::Misplaced));
+        assert_eq!(landing.offer(500, 500, 10, 0), Ok(()));
+        assert_eq!(landing.offer(500, 509, 10, 0), Err(PullError::Misplaced));
+        assert_eq!(landing.offer(500, 1500, 400, 0), Err(PullError::BeyondRing));
+    }
+}
