@@ -206,6 +206,8 @@ pub enum Event<'a, K> {
     QpUp {
         /// The key of this excursion.
         key: K,
+        /// Which excursion of this stream it is, as the dialling end counts; it was in the request.
+        generation: u16,
         /// What the kernel counts, if it was asked.
         counts: Option<Counts>,
     },
@@ -264,6 +266,8 @@ pub enum Action {
     QpDisconnect,
     /// End the queue pair; nobody wants what had come.
     QpClose,
+    /// End the queue pair that has just come; the stream has another one, or wants none.
+    QpUnwanted,
     /// Take so many bytes off TCP and forget them: a frame that was seen.
     TcpSkip(usize),
     /// Bytes that were put aside ([`Keep::Aside`](crate::Keep::Aside)) are next for the application.
@@ -278,6 +282,8 @@ pub enum Action {
     Reset,
     /// The state changed.
     Changed(State),
-    /// The peer declined the queue pair, or this end did.
+    /// Send NO with this reason, if the queue pair has a place for it.
+    Decline(Decline),
+    /// The peer declined the queue pair.
     Declined(Decline),
 }

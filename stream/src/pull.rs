@@ -61,6 +61,13 @@ struct Offer {
     had_read: bool,
 }
 
+impl Offer {
+    /// The peer knows that everything before this was read.
+    fn safe(&self) -> u64 {
+        if self.had_read { self.landed } else { self.from }
+    }
+}
+
 /// The receiver's account of one queue pair.
 #[derive(Debug, Default)]
 pub(crate) struct Landing {
@@ -105,7 +112,9 @@ impl Landing {
         }
         let (length, first) = (u64::from(length), first as u64);
         let to = position.checked_add(length).ok_or(PullError::BeyondRing)?;
-        let oldest = self.offers.front().map_or(position, |oldest| oldest.from.max(read));
+        // What was read its sender may overwrite.
+        let oldest = self.offers.iter().find(|open| open.landed < open.to);
+        let oldest = oldest.map_or(position, |oldest| oldest.safe());
         if first >= length
             || position % self.ring + length > self.ring
             || to.saturating_sub(oldest) > self.ring

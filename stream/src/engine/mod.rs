@@ -100,8 +100,6 @@ pub struct Engine<P: Payloads> {
     landing: Landing,
     /// The excursion that is under way, until no place of it is open.
     boundary: Option<Boundary<P::Key>>,
-    /// Counts excursions.
-    generation: u16,
     /// Frames that stand before the next raw byte on TCP, and how much of the first is out.
     frames: VecDeque<[u8; FRAME]>,
     frame_written: usize,
@@ -149,7 +147,6 @@ impl<P: Payloads> Engine<P> {
             retained: Retained::default(),
             landing: Landing::default(),
             boundary: None,
-            generation: 0,
             frames: VecDeque::new(),
             frame_written: 0,
             control: VecDeque::new(),
@@ -186,12 +183,14 @@ impl<P: Payloads> Engine<P> {
             Event::TcpShutDown => self.outgoing.fin = Fin::Tcp,
             Event::TcpFin => self.tcp_fin(),
             Event::TcpReset => self.tcp_reset(),
-            Event::QpUp { key, counts } => self.qp_up(key, counts, now),
+            Event::QpUp { key, generation, counts } => {
+                self.qp_up(Boundary::new(key, generation), counts, now);
+            },
             Event::Refused(refusal) => self.refused(refusal),
             Event::QpMessage { kind, bytes } => self.qp_message(kind, bytes),
             Event::QpUnacknowledged(count) => self.retained.unacknowledged(count),
             Event::QpBroken => self.leave(),
-            Event::QpDrained => self.drained(now),
+            Event::QpDrained => self.drained(),
             Event::ReadDone { position, length } => self.read_done(position, length),
             Event::RingOpened(ring) => self.ring_opened(ring),
             Event::Close => self.close(),
@@ -265,9 +264,9 @@ impl<P: Payloads> Engine<P> {
         }
         if self.state == State::Leaving && self.is_clean() {
             self.boundary = None;
-            self.timers.stop(Timer::Resume);
             self.set_state(State::Tcp);
         }
+        self.await_resume(now);
         let has_ended = self.outgoing.closed || self.incoming.eof;
         let is_plain = matches!(self.state, State::Tcp | State::Inviting | State::Dialling);
         if is_plain && (self.stays || has_ended) {
@@ -306,9 +305,7 @@ impl<P: Payloads> Engine<P> {
         if self.is_over() {
             return;
         }
-        if self.boundary.is_none() {
-            self.stop_connecting();
-        }
+        self.stop_connecting();
         match failure {
             // The peer's end of TCP is gone; nothing has to be told.
             Failure::PeerGone => {

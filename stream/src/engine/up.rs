@@ -58,22 +58,18 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
-    pub(super) fn qp_up(&mut self, key: P::Key, counts: Option<Counts>, now: Instant) {
+    pub(super) fn qp_up(
+        &mut self,
+        mut boundary: Boundary<P::Key>,
+        counts: Option<Counts>,
+        now: Instant,
+    ) {
         if !matches!(self.state, State::Inviting | State::Dialling) {
             // It came too late, or nobody had asked.
-            if self.link == Link::None {
-                self.actions.push_back(Action::QpClose);
-            }
+            self.actions.push_back(Action::QpUnwanted);
             return;
         }
         self.timers.stop(Timer::Dial);
-        let Some(generation) = self.generation.checked_add(1) else {
-            self.stays = true;
-            self.actions.push_back(Action::QpClose);
-            return;
-        };
-        self.generation = generation;
-        let mut boundary = Boundary::new(key, generation);
         if self.config.is_keyed {
             boundary.has_proved = true;
             boundary.has_marked = true;
@@ -135,12 +131,8 @@ impl<P: Payloads> Engine<P> {
 
     /// Tells the peer that the queue pair is not wanted, and goes.
     pub(super) fn decline(&mut self, reason: Decline) {
-        self.actions.push_back(Action::Declined(reason));
-        self.control.clear();
-        self.control.push_back(Message::No(reason));
-        if self.link == Link::Up {
-            self.leave();
-        }
+        self.actions.push_back(Action::Decline(reason));
+        self.leave();
     }
 
     pub(super) fn on_prepare(&mut self, what: What, place: u64) {
@@ -153,14 +145,16 @@ impl<P: Payloads> Engine<P> {
             return self.violated(Violation::Unexpected(Kind::Prepare));
         };
         // The accepting end asks first.
-        let (is_again, is_early) = match what {
-            What::Proof => (boundary.has_marked, !is_connector && boundary.place_unasked()),
-            What::Cut => (boundary.has_bound, !is_connector && !boundary.has_asked_cut),
+        let is_wrong = match what {
+            What::Proof => boundary.has_marked,
+            What::Cut => boundary.has_bound || !is_connector && !boundary.has_asked_cut,
         };
-        if is_again || is_early {
+        if is_wrong {
             return self.violated(Violation::Unexpected(Kind::Prepare));
         }
-        if what == What::Cut && !(boundary.is_verified && boundary.has_proved) {
+        // Our proof was read before the peer asked, so it was written.
+        let is_proved = boundary.is_verified && boundary.has_proved && self.frames.is_empty();
+        if what == What::Cut && !is_proved {
             return self.violated(Violation::CutUnproven);
         }
         if place >= IMPOSSIBLE {

@@ -1,0 +1,420 @@
+//! The queue pair's side: messages out and in, bulk, and what must be fast.
+
+use super::{
+    Action, Engine, Failure, Fin, Link, Message, OwnRing, Payloads, Rx, State, Tx, Violation,
+};
+use crate::message::{Head, Kind, OFFER_HEAD, Ring};
+use crate::pull::{Next, OFFER_FROM, RING, Read};
+
+/// Bytes that may be staged while no carrier takes any.
+const HELD: u64 = 64 * 1024;
+
+/// The longest offer: one READ at the other end, but for what comes with the offer itself.
+const MOST_OFFERED: u64 = 64 * 1024;
+
+/// What becomes of a write of the application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// To TCP as it is, then [`Event::TcpWritten`](crate::Event::TcpWritten).
+    Tcp,
+    /// So many bytes of it as one DATA, then [`Engine::message_sent`].
+    Message(usize),
+    /// So many bytes of it to the staging ring, then [`Engine::staged`].
+    Stage {
+        /// The position of the first byte; it lies at the rest of the division by [`RING`].
+        position: u64,
+        /// How many; they may cross the ring's end.
+        length: usize,
+    },
+    /// There is no room now.
+    Full,
+    /// The stream takes no more bytes: closed or over.
+    Closed,
+}
+
+/// Where the application's next bytes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// TCP; [`Engine::tcp_in`] says how many.
+    Tcp,
+    /// The next message of the queue pair below kind 16.
+    Message,
+    /// Bytes that have landed.
+    Landed {
+        /// The position of the first.
+        position: u64,
+        /// How many there are.
+        length: u64,
+    },
+    /// Something that is under way.
+    Nothing,
+}
+
+/// What becomes of the bytes of a message that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// They are next for the application.
+    Deliver,
+    /// They are next after bytes that are still on TCP: kept until
+    /// [`Action::TakeAside`](crate::Action::TakeAside).
+    Aside,
+    /// Nobody needs them: they come again, or the stream is over.
+    Drop,
+}
+
+/// Bytes in the staging ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StagedBytes {
+    /// The position of the first; it lies at the rest of the division by [`RING`].
+    pub position: u64,
+    /// How many; they do not cross the ring's end.
+    pub length: usize,
+}
+
+/// A message to be posted.
+#[derive(Debug)]
+pub struct Post {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its own bytes.
+    pub head: Head,
+    /// The bytes of the stream behind them.
+    pub staged: Option<StagedBytes>,
+}
+
+impl<P: Payloads> Engine<P> {
+    /// What becomes of a write of `length` bytes, at least one. `has_place`: the queue pair takes a
+    /// message now.
+    #[inline]
+    pub fn write(&self, length: usize, has_place: bool) -> Write {
+        if self.outgoing.closed || self.is_over() {
+            return Write::Closed;
+        }
+        if self.outgoing.unsent() == 0 {
+            if self.tx == Tx::San
+                && self.link == Link::Up
+                && length <= self.config.max_message
+                && has_place
+                && self.control.is_empty()
+                && self.retained.offered() == 0
+                && self.retained.has_room()
+            {
+                return Write::Message(length);
+            }
+            if self.tx == Tx::Raw && self.link != Link::Draining && self.frames.is_empty() {
+                return Write::Tcp;
+            }
+        }
+        self.stage(length)
+    }
+
+    fn stage(&self, length: usize) -> Write {
+        let is_san = self.tx == Tx::San && self.link == Link::Up;
+        let used = self.outgoing.accepted - self.retained.ring_low(self.outgoing.sent);
+        let held = self.outgoing.unsent();
+        let room = if is_san { RING - used } else { (RING - used).min(HELD.saturating_sub(held)) };
+        match usize::try_from(room).unwrap_or(usize::MAX).min(length) {
+            0 => Write::Full,
+            length => Write::Stage { position: self.outgoing.accepted, length },
+        }
+    }
+
+    /// The DATA that [`write`](Self::write) allowed was posted; `piece` keeps its `length` bytes.
+    #[inline]
+    pub fn message_sent(&mut self, length: usize, piece: P::Piece) {
+        let from = self.outgoing.sent;
+        self.retained.kept(from, length as u32, piece);
+        self.outgoing.sent += length as u64;
+        self.outgoing.accepted += length as u64;
+        if let Some(boundary) = &mut self.boundary {
+            boundary.has_sent = true;
+        }
+    }
+
+    /// So many bytes were staged, as [`write`](Self::write) allowed.
+    #[inline]
+    pub fn staged(&mut self, length: usize) {
+        self.outgoing.accepted += length as u64;
+    }
+
+    /// The next message to be posted, when the queue pair has a place. It counts as posted.
+    pub fn next_message(&mut self) -> Option<Post> {
+        if self.link != Link::Up || self.is_over() {
+            return None;
+        }
+        if let Some(message) = self.control.pop_front() {
+            self.retained.control();
+            return Some(Post { kind: message.kind(), head: message.head(), staged: None });
+        }
+        if self.tx != Tx::San || !self.retained.has_room() {
+            return None;
+        }
+        let unsent = self.outgoing.unsent();
+        let position = self.outgoing.sent;
+        if unsent == 0 {
+            return self.next_end(position);
+        }
+        let before_urgent = self.outgoing.urgent.map_or(u64::MAX, |urgent| urgent - position);
+        let in_ring = RING - position % RING;
+        let most = unsent.min(in_ring).min(before_urgent);
+        if let Some(boundary) = &mut self.boundary {
+            boundary.has_sent = true;
+        }
+        if before_urgent == 0 {
+            self.outgoing.urgent = None;
+            return Some(self.post(Message::Urgent(0), 1));
+        }
+        if most >= OFFER_FROM && self.config.may_offer {
+            match self.ring {
+                OwnRing::Open => {
+                    let length = most.min(MOST_OFFERED) as u32;
+                    return Some(self.post(Message::Offer { position, length, first: &[] }, 0));
+                }
+                OwnRing::Closed => {
+                    self.ring = OwnRing::Opening;
+                    self.actions.push_back(Action::OpenRing);
+                }
+                OwnRing::Opening => {}
+            }
+        }
+        let length = most.min(self.config.max_message as u64);
+        Some(self.post(Message::Data(&[]), length as usize))
+    }
+
+    fn next_end(&mut self, position: u64) -> Option<Post> {
+        if !self.outgoing.closed || self.outgoing.fin != Fin::None {
+            return None;
+        }
+        self.outgoing.fin = Fin::End;
+        if let Some(boundary) = &mut self.boundary {
+            boundary.has_sent = true;
+        }
+        self.retained.end(position);
+        Some(Post { kind: Kind::End, head: Message::End.head(), staged: None })
+    }
+
+    /// A message with bytes of the ring: `length` of them, or as an offer has it.
+    fn post(&mut self, message: Message<'_>, length: usize) -> Post {
+        let position = self.outgoing.sent;
+        let kind = message.kind();
+        let (head, in_message) = match message {
+            Message::Offer { length, .. } => {
+                self.retained.offer(position, length);
+                self.outgoing.sent += u64::from(length);
+                let room = self.config.max_message.saturating_sub(OFFER_HEAD);
+                // Something is left to be read, or it was no offer.
+                (message.head(), room.min(length as usize - 1))
+            }
+            _ => {
+                self.retained.staged(position, length as u32);
+                self.outgoing.sent += length as u64;
+                (Message::Data(&[]).head(), length)
+            }
+        };
+        Post { kind, head, staged: Some(StagedBytes { position, length: in_message }) }
+    }
+
+    /// Where the application's next bytes come from.
+    #[inline]
+    pub fn source(&self) -> Source {
+        if self.rx == Rx::Raw {
+            return if self.link == Link::Draining { Source::Message } else { Source::Tcp };
+        }
+        if self.landing.is_empty() {
+            return if self.link == Link::None { Source::Nothing } else { Source::Message };
+        }
+        let position = self.incoming.position;
+        match self.landing.next(position) {
+            Next::Message(_) => Source::Message,
+            Next::Landed(0) => Source::Nothing,
+            Next::Landed(length) => Source::Landed { position, length },
+        }
+    }
+
+    /// DATA of `length` bytes is taken from the queue pair: when [`source`](Self::source) says so,
+    /// and while it is drained.
+    #[inline]
+    pub fn data(&mut self, length: usize) -> Keep {
+        let is_plain = self.rx == Rx::Framed && self.landing.is_empty() && !self.incoming.eof;
+        if is_plain && length > 0 && !self.is_over() {
+            self.incoming.position += length as u64;
+            return Keep::Deliver;
+        }
+        self.data_slowly(length)
+    }
+
+    fn data_slowly(&mut self, length: usize) -> Keep {
+        let n = length as u64;
+        if self.is_over() {
+            return Keep::Drop;
+        }
+        if length == 0 {
+            let why = crate::message::MessageError::Length { kind: Kind::Data, len: 0 };
+            self.violated(Violation::Message(why));
+            return Keep::Drop;
+        }
+        if self.incoming.eof || self.incoming.aside_end {
+            self.violated(Violation::AfterEnd);
+            return Keep::Drop;
+        }
+        if self.rx == Rx::Raw {
+            return self.data_aside(n);
+        }
+        match self.landing.next(self.incoming.position) {
+            Next::Message(most) if n <= most => {
+                self.incoming.position += n;
+                Keep::Deliver
+            }
+            // The peer has everything from the offer on, and sends it again.
+            Next::Landed(_) if self.link == Link::Draining => Keep::Drop,
+            _ => {
+                self.violated(Violation::Pull(crate::PullError::DataInOffer));
+                Keep::Drop
+            }
+        }
+    }
+
+    /// DATA of an ended queue pair, while bytes before it are still on TCP.
+    fn data_aside(&mut self, n: u64) -> Keep {
+        let bound = match &self.boundary {
+            Some(boundary) if boundary.is_sure && self.link == Link::Draining => boundary.bound,
+            _ => None,
+        };
+        let Some(bound) = bound else {
+            self.violated(Violation::DataBeforeGo);
+            return Keep::Drop;
+        };
+        match self.landing.next(bound + self.incoming.aside) {
+            Next::Message(most) if n <= most => {
+                self.incoming.aside += n;
+                Keep::Aside
+            }
+            _ => Keep::Drop,
+        }
+    }
+
+    /// The application, or the shell for it, took so many bytes that had landed.
+    pub fn landed_taken(&mut self, length: u64) {
+        self.incoming.position += length;
+        self.landing.taken(self.incoming.position);
+    }
+
+    /// The next READ to be posted.
+    pub fn next_read(&mut self) -> Option<Read> {
+        if self.rx == Rx::Raw || self.link != Link::Up || self.landing.is_empty() {
+            return None;
+        }
+        self.landing.read(self.incoming.position, self.config.receive_buffer)
+    }
+
+    pub(super) fn read_done(&mut self, position: u64, length: u32) {
+        if let Some(length) = self.landing.landed(position, length)
+            && self.link == Link::Up
+        {
+            // One DONE for many READs, where the queue pair is slow.
+            if let Some(Message::Done { length: before }) = self.control.back_mut() {
+                *before += length;
+            } else {
+                self.control.push_back(Message::Done { length });
+            }
+        }
+    }
+
+    pub(super) fn ring_opened(&mut self, ring: Ring) {
+        if self.ring == OwnRing::Opening {
+            self.ring = OwnRing::Open;
+            self.control.push_back(Message::Ring(ring));
+        }
+    }
+
+    pub(super) fn qp_message(&mut self, kind: u8, bytes: &[u8]) {
+        if self.link == Link::None {
+            return;
+        }
+        let message = match Message::parse(kind, bytes) {
+            Ok(message) => message,
+            Err(why) => return self.violated(Violation::Message(why)),
+        };
+        match message {
+            // The shell gives the bytes to nobody; `data` is the way.
+            Message::Data(bytes) => drop(self.data(bytes.len())),
+            Message::End => self.on_end(),
+            Message::Urgent(byte) => self.on_urgent(byte),
+            Message::Abort => self.fail(Failure::Reset),
+            Message::Prepare { what, place } => self.on_prepare(what, place),
+            Message::Ready { what, read } => self.on_ready(what, read),
+            Message::Verified => self.on_verified(),
+            Message::Go => self.on_go(),
+            Message::No(reason) => self.on_no(reason),
+            Message::Ring(ring) => self.on_ring(ring),
+            Message::Offer { position, length, first } => {
+                self.on_offer(position, length, first.len());
+            }
+            Message::Done { length } => {
+                if !self.retained.done(length) {
+                    self.violated(Violation::DoneForNothing);
+                }
+            }
+        }
+    }
+
+    fn on_end(&mut self) {
+        if self.incoming.eof || self.incoming.aside_end {
+            return self.violated(Violation::AfterEnd);
+        }
+        if self.rx == Rx::Framed {
+            match self.landing.next(self.incoming.position) {
+                Next::Message(u64::MAX) => self.incoming.eof = true,
+                _ if self.link == Link::Draining => {}
+                _ => self.violated(Violation::Pull(crate::PullError::DataInOffer)),
+            }
+            return;
+        }
+        let is_sure = self.boundary.as_ref().is_some_and(|boundary| boundary.is_sure);
+        if !is_sure || self.link != Link::Draining {
+            return self.violated(Violation::DataBeforeGo);
+        }
+        // Behind a gap it comes again.
+        self.incoming.aside_end = self.landing.is_empty();
+    }
+
+    fn on_urgent(&mut self, byte: u8) {
+        if self.state != State::SanOnly {
+            return self.violated(Violation::UrgentBesideTcp);
+        }
+        if self.data(1) == Keep::Deliver {
+            self.actions.push_back(Action::Urgent(byte));
+        }
+    }
+
+    /// Whether messages about bulk may come: only where DATA may.
+    fn may_carry(&self) -> bool {
+        self.rx == Rx::Framed || self.boundary.as_ref().is_some_and(|boundary| boundary.is_sure)
+    }
+
+    fn on_ring(&mut self, ring: Ring) {
+        if !self.may_carry() {
+            return self.violated(Violation::DataBeforeGo);
+        }
+        match self.landing.ring(ring.length()) {
+            Ok(()) => self.actions.push_back(Action::PeerRing(ring)),
+            Err(why) => self.violated(Violation::Pull(why)),
+        }
+    }
+
+    fn on_offer(&mut self, position: u64, length: u32, first: usize) {
+        if !self.may_carry() {
+            return self.violated(Violation::DataBeforeGo);
+        }
+        if self.incoming.eof {
+            return self.violated(Violation::AfterEnd);
+        }
+        let read = match &self.boundary {
+            Some(boundary) if self.rx == Rx::Raw => boundary.bound.unwrap_or(position),
+            _ => self.incoming.position,
+        };
+        if let Err(why) = self.landing.offer(read, position, length, first) {
+            self.violated(Violation::Pull(why));
+        }
+    }
+}
