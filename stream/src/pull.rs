@@ -145,9 +145,12 @@ impl Landing {
         }
     }
 
-    /// Bytes that have landed or are asked for, and that nobody has taken.
+    /// Bytes that have landed or are asked for, and that nobody has taken. What came with offers that
+    /// are not read yet does not count: else many of them could keep the first one from being read.
     fn held(&self, position: u64) -> u64 {
-        self.offers.iter().map(|o| o.asked.saturating_sub(o.from.max(position))).sum()
+        let held = |open: &Offer| open.asked.saturating_sub(open.from.max(position));
+        let whole: u64 = self.offers.iter().take_while(|open| open.asked == open.to).map(held).sum();
+        whole + self.offers.iter().find(|open| open.asked < open.to).map_or(0, held)
     }
 
     /// The next READ, if the receiver may hold `bound` bytes.

@@ -335,12 +335,14 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
-    /// No place is open and nothing but raw bytes can come: a queue pair may.
+    /// No place is open, nothing but raw bytes can come, and what had to be sent again is out: a queue
+    /// pair may come, which keeps what it is sent in the place of that.
     fn is_clean(&self) -> bool {
         self.tx == Tx::Raw
             && self.rx == Rx::Raw
             && self.link == Link::None
             && self.frames.is_empty()
+            && self.retained.is_empty()
             && self.boundary.as_ref().is_none_or(Boundary::is_settled)
     }
 
@@ -380,6 +382,9 @@ impl<P: Payloads> Engine<P> {
             }
         }
     }
+
+    #[cfg(test)]
+    pub(crate) fn trace(&self) -> String { format!("{:?} {:?} {:?} mark {:?} bound {:?} frames {} sent {}", self.tx, self.rx, self.link, self.boundary.as_ref().map(|b| b.mark), self.boundary.as_ref().map(|b| (b.bound,b.is_enabled,b.is_sure)), self.frames.len(), self.outgoing.sent) }
 
     #[cfg(test)]
     fn is_mutated(&self, mutation: Mutation) -> bool {

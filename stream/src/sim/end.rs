@@ -105,6 +105,9 @@ impl End {
 
     /// Tells the engine, and does what it asks for.
     pub(super) fn tell(&mut self, event: Event<'_, Weak>, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+        if std::env::var("SAN_TRACE").is_ok() {
+            println!("{} {event:?} | {:?} {:?} b {:?}", self.index, self.engine.state(), self.engine.received(), self.engine.trace());
+        }
         self.engine.handle(event, self.now);
         self.act(tcp, qp)
     }

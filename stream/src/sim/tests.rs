@@ -20,7 +20,7 @@ fn run(story: Story, usual: u64) -> Coverage {
     for seed in seeds {
         let outcome = World::new(seed, story, None).run(&mut coverage);
         if let Err(mut why) = outcome {
-            why.truncate(6000);
+            why.truncate(20000);
             panic!("SAN_STREAM_SEED={seed}, {story:?}: {why}");
         }
     }

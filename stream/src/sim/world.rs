@@ -390,7 +390,7 @@ impl World {
                     }
                 }
                 _ => {
-                    if end.engine.state() == State::Ended && !is_whole {
+                    if end.engine.state() == State::Ended && !is_whole && !peer.is_dead {
                         return Err(self.describe("ended, and not whole"));
                     }
                 }
