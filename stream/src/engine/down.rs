@@ -35,10 +35,9 @@ impl<P: Payloads> Engine<P> {
         self.landing.clear();
         self.ring = super::OwnRing::Closed;
         let is_through = self.incoming.eof && self.outgoing.fin == Fin::End;
-        let has_bytes = self.retained.safe(self.outgoing.sent) != self.outgoing.sent;
         if !self.has_tcp() {
-            // Of an end in order, the last acknowledgement may be missing.
-            return if is_through && !has_bytes { self.ended() } else { self.lost() };
+            // A peer that is through closes, and what it acknowledged last may not be heard any more.
+            return if is_through { self.ended() } else { self.fail(Failure::Reset) };
         }
         if is_through && self.retained.is_empty() {
             return self.ended();
@@ -50,11 +49,6 @@ impl<P: Payloads> Engine<P> {
         if self.is_tcp_over {
             self.tcp_over();
         }
-    }
-
-    /// The only carrier broke.
-    fn lost(&mut self) {
-        self.fail(Failure::Reset);
     }
 
     fn tell_position(&mut self) {

@@ -33,6 +33,9 @@ const RESUME: Duration = Duration::from_secs(30);
 /// How many times the threshold each dial needs. After the last the accepting end does not dial.
 const DIALS: [u32; 3] = [2, 8, 64];
 
+/// As many bytes of a tag are no bytes of the application: the beginning of a frame whose writer died.
+pub(crate) const LEAST_FRAME: usize = 8;
+
 /// What the engine keeps for its shell, and does not look into.
 pub trait Payloads {
     /// The bytes of one message, for as long as the queue pair may need them again.
@@ -383,8 +386,11 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
+    /// Bytes of a frame that are out, while the rest is not.
     #[cfg(test)]
-    pub(crate) fn trace(&self) -> String { format!("{:?} {:?} {:?} mark {:?} bound {:?} frames {} sent {}", self.tx, self.rx, self.link, self.boundary.as_ref().map(|b| b.mark), self.boundary.as_ref().map(|b| (b.bound,b.is_enabled,b.is_sure)), self.frames.len(), self.outgoing.sent) }
+    pub(crate) fn frame_written(&self) -> usize {
+        self.frame_written
+    }
 
     #[cfg(test)]
     fn is_mutated(&self, mutation: Mutation) -> bool {

@@ -1,7 +1,7 @@
 //! The TCP side: what may be read and written now, and frames between bytes.
 
 use super::{
-    Action, Engine, FRAME, Link, Payloads, Role, Rx, State, Tx, Violation,
+    Action, Engine, FRAME, Failure, LEAST_FRAME, Link, Payloads, Role, Rx, State, Tx, Violation,
 };
 use crate::frame::FrameError;
 use crate::half::Fin;
@@ -162,6 +162,11 @@ impl<P: Payloads> Engine<P> {
             Err(FrameError::Incomplete) if !is_end => return,
             // The peer died while it wrote.
             Err(FrameError::Incomplete) if self.rx == Rx::Framed => return self.tcp_fin(),
+            Err(FrameError::Incomplete) if bytes.len() >= LEAST_FRAME => {
+                // Of a proof or a resume; its writer died, too.
+                self.incoming.eof = true;
+                return self.fail(Failure::PeerGone);
+            }
             Err(FrameError::Incomplete) => Err(FrameError::OtherBytes),
             seen => seen,
         };

@@ -60,6 +60,8 @@ pub(super) struct End {
     pub(super) now: Instant,
     pub(super) is_dead: bool,
     pub(super) log: Vec<State>,
+    /// Prints events: `SAN_STREAM_TRACE`.
+    traces: bool,
 }
 
 impl End {
@@ -84,6 +86,7 @@ impl End {
             now,
             is_dead: false,
             log: Vec::new(),
+            traces: std::env::var_os("SAN_STREAM_TRACE").is_some(),
         }
     }
 
@@ -105,8 +108,8 @@ impl End {
 
     /// Tells the engine, and does what it asks for.
     pub(super) fn tell(&mut self, event: Event<'_, Weak>, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
-        if std::env::var("SAN_TRACE").is_ok() {
-            println!("{} {event:?} | {:?} {:?} b {:?}", self.index, self.engine.state(), self.engine.received(), self.engine.trace());
+        if self.traces {
+            println!("{} {event:?}, {:?}, {:?}", self.index, self.engine.state(), self.engine.received());
         }
         self.engine.handle(event, self.now);
         self.act(tcp, qp)
@@ -143,7 +146,8 @@ impl End {
                     self.forget_qp();
                 }
                 Action::Changed(state) => self.log.push(state),
-                Action::Urgent(_) | Action::PeerRing(_) => {}
+                Action::Urgent(byte) => drop(self.deliver(&[byte])?),
+                Action::PeerRing(_) => {}
                 Action::Decline(reason) => {
                     self.send(qp, Message::No(reason).kind().number(), vec![reason.number()]);
                 }
@@ -322,9 +326,13 @@ impl End {
             TcpIn::Peek => {
                 let bytes: Vec<u8> = tcp.arrived.iter().copied().take(FRAME).collect();
                 let is_end = tcp.fin_arrived && tcp.arrived.len() == bytes.len();
-                let before = (tcp.arrived.len(), self.engine.state(), self.engine.tcp_in());
+                let look = |end: &Self, tcp: &Pipe| {
+                    let engine = &end.engine;
+                    (tcp.arrived.len(), engine.state(), engine.tcp_in(), engine.source())
+                };
+                let before = look(self, tcp);
                 self.tell(Event::TcpPeeked { bytes: &bytes, is_end }, tcp, qp)?;
-                Ok(before != (tcp.arrived.len(), self.engine.state(), self.engine.tcp_in()))
+                Ok(before != look(self, tcp))
             }
         }
     }
@@ -419,11 +427,7 @@ impl End {
     fn take_message(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
         let Some(Sent { kind, bytes }) = self.inbox.pop_front() else { return Ok(false) };
         if kind != 0 {
-            self.tell(Event::QpMessage { kind, bytes: &bytes }, tcp, qp)?;
-            if kind == 2 {
-                self.deliver(&bytes)?;
-            }
-            return Ok(true);
+            return self.tell(Event::QpMessage { kind, bytes: &bytes }, tcp, qp);
         }
         match self.engine.data(bytes.len()) {
             Keep::Deliver => self.deliver(&bytes)?,

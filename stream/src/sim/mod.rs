@@ -3,7 +3,8 @@
 //! and an end that notices later than the other. Every byte is checked at its position, so a frame
 //! that an application sees is a wrong byte.
 //!
-//! A run is a seed. `SAN_STREAM_SEED` runs one, `SAN_STREAM_SEEDS` says how many.
+//! A run is a seed. `SAN_STREAM_SEED` runs one, `SAN_STREAM_SEEDS` says how many,
+//! `SAN_STREAM_TRACE` prints events.
 
 mod end;
 mod network;
