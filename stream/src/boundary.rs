@@ -60,12 +60,22 @@ impl<K> Boundary<K> {
 
     /// The slot of a PROOF that `writer` puts at `place`.
     pub(crate) fn proof(&self, writer: Role, place: u64) -> Slot {
-        Slot { kind: FrameKind::Proof, writer, generation: self.generation, place }
+        Slot {
+            kind: FrameKind::Proof,
+            writer,
+            generation: self.generation,
+            place,
+        }
     }
 
     /// The slot of the RESUME of `writer`.
     pub(crate) fn resume(&self, writer: Role) -> Slot {
-        Slot { kind: FrameKind::Resume, writer, generation: self.generation, place: 0 }
+        Slot {
+            kind: FrameKind::Resume,
+            writer,
+            generation: self.generation,
+            place: 0,
+        }
     }
 
     /// The next position at which more than the application's bytes may stand.

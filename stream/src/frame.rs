@@ -171,8 +171,12 @@ pub(crate) mod tests {
         }
     }
 
-    const SLOT: Slot =
-        Slot { kind: FrameKind::Resume, writer: Role::Acceptor, generation: 3, place: 0 };
+    const SLOT: Slot = Slot {
+        kind: FrameKind::Resume,
+        writer: Role::Acceptor,
+        generation: 3,
+        place: 0,
+    };
 
     #[test]
     fn a_frame_is_read_where_it_belongs_and_nowhere_else() {
@@ -180,9 +184,18 @@ pub(crate) mod tests {
         let frame = SLOT.emit(&key, 99);
         assert_eq!(SLOT.parse(&key, &frame), Ok(99));
         for other in [
-            Slot { generation: 4, ..SLOT },
-            Slot { writer: Role::Connector, ..SLOT },
-            Slot { kind: FrameKind::Proof, ..SLOT },
+            Slot {
+                generation: 4,
+                ..SLOT
+            },
+            Slot {
+                writer: Role::Connector,
+                ..SLOT
+            },
+            Slot {
+                kind: FrameKind::Proof,
+                ..SLOT
+            },
         ] {
             assert_eq!(other.parse(&key, &frame), Err(FrameError::OtherBytes));
         }
@@ -193,7 +206,10 @@ pub(crate) mod tests {
     fn a_beginning_waits_for_the_rest() {
         let frame = SLOT.emit(&Weak(7), 99);
         for n in 0..FRAME {
-            assert_eq!(SLOT.parse(&Weak(7), &frame[..n]), Err(FrameError::Incomplete));
+            assert_eq!(
+                SLOT.parse(&Weak(7), &frame[..n]),
+                Err(FrameError::Incomplete)
+            );
         }
     }
 
@@ -202,7 +218,14 @@ pub(crate) mod tests {
         let mut frame = SLOT.emit(&Weak(7), 99);
         frame[23] ^= 1;
         assert_eq!(SLOT.parse(&Weak(7), &frame), Err(FrameError::WrongCheck));
-        let proof = Slot { kind: FrameKind::Proof, place: 5, ..SLOT };
-        assert_eq!(proof.parse(&Weak(7), &proof.emit(&Weak(7), 6)), Err(FrameError::WrongCheck));
+        let proof = Slot {
+            kind: FrameKind::Proof,
+            place: 5,
+            ..SLOT
+        };
+        assert_eq!(
+            proof.parse(&Weak(7), &proof.emit(&Weak(7), 6)),
+            Err(FrameError::WrongCheck)
+        );
     }
 }

@@ -203,7 +203,9 @@ impl Ring {
 impl fmt::Debug for Ring {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ring").field("length", &self.length()).finish_non_exhaustive()
+        f.debug_struct("Ring")
+            .field("length", &self.length())
+            .finish_non_exhaustive()
     }
 }
 
@@ -262,7 +264,10 @@ impl<'a> Message<'a> {
     /// [`MessageError`] says what is wrong with it.
     pub fn parse(number: u8, bytes: &'a [u8]) -> Result<Self, MessageError> {
         let kind = Kind::from_number(number).ok_or(MessageError::UnknownKind { number })?;
-        let wrong = MessageError::Length { kind, len: bytes.len() };
+        let wrong = MessageError::Length {
+            kind,
+            len: bytes.len(),
+        };
         Ok(match (kind, bytes) {
             (Kind::Data, [_, ..]) => Self::Data(bytes),
             (Kind::End, []) => Self::End,
@@ -272,7 +277,10 @@ impl<'a> Message<'a> {
                 let number = u64::from_be_bytes(number.try_into().map_err(|_| wrong)?);
                 let what = What::parse(what)?;
                 if kind == Kind::Prepare {
-                    Self::Prepare { what, place: number }
+                    Self::Prepare {
+                        what,
+                        place: number,
+                    }
                 } else {
                     Self::Ready { what, read: number }
                 }
@@ -286,9 +294,16 @@ impl<'a> Message<'a> {
                 let (length, first) = rest.split_first_chunk::<4>().ok_or(wrong)?;
                 let length = u32::from_be_bytes(*length);
                 if first.len() >= length as usize {
-                    return Err(MessageError::OfferTooShort { length, first: first.len() });
+                    return Err(MessageError::OfferTooShort {
+                        length,
+                        first: first.len(),
+                    });
                 }
-                Self::Offer { position: u64::from_be_bytes(*position), length, first }
+                Self::Offer {
+                    position: u64::from_be_bytes(*position),
+                    length,
+                    first,
+                }
             }
             (Kind::Done, _) => {
                 let length = u32::from_be_bytes(bytes.try_into().map_err(|_| wrong)?);
@@ -322,17 +337,26 @@ impl<'a> Message<'a> {
     /// The message's own bytes. Those of the stream in DATA and OFFER are not among them: they
     /// follow, from wherever they lie.
     pub fn head(&self) -> Head {
-        let mut head = Head { bytes: [0; MOST], len: 0 };
+        let mut head = Head {
+            bytes: [0; MOST],
+            len: 0,
+        };
         match *self {
             Self::Data(_) | Self::End | Self::Abort | Self::Verified | Self::Go => {}
             Self::Urgent(byte) => head.put(&[byte]),
-            Self::Prepare { what, place: number } | Self::Ready { what, read: number } => {
+            Self::Prepare {
+                what,
+                place: number,
+            }
+            | Self::Ready { what, read: number } => {
                 head.put(&[what as u8]);
                 head.put(&number.to_be_bytes());
             }
             Self::No(reason) => head.put(&[reason.number()]),
             Self::Ring(ring) => head.put(&ring.0),
-            Self::Offer { position, length, .. } => {
+            Self::Offer {
+                position, length, ..
+            } => {
                 head.put(&position.to_be_bytes());
                 head.put(&length.to_be_bytes());
             }
@@ -367,7 +391,9 @@ impl std::ops::Deref for Head {
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Head").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Head")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 
@@ -378,11 +404,18 @@ mod tests {
     #[test]
     fn real_bytes() {
         let prepare = [1, 0, 0, 0, 0, 0, 0, 1, 2];
-        let wanted = Message::Prepare { what: What::Proof, place: 258 };
+        let wanted = Message::Prepare {
+            what: What::Proof,
+            place: 258,
+        };
         assert_eq!(Message::parse(16, &prepare), Ok(wanted));
         assert_eq!(*wanted.head(), prepare);
         let offer = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 128, 0, 7, 8];
-        let wanted = Message::Offer { position: 65_536, length: 32_768, first: &[7, 8] };
+        let wanted = Message::Offer {
+            position: 65_536,
+            length: 32_768,
+            first: &[7, 8],
+        };
         assert_eq!(Message::parse(33, &offer), Ok(wanted));
         assert_eq!(*wanted.head(), offer[..OFFER_HEAD]);
     }
@@ -395,11 +428,23 @@ mod tests {
         assert_eq!(Message::parse(17, &[2; 8]), length(Kind::Ready, 8));
         assert_eq!(Message::parse(32, &[0; 41]), length(Kind::Ring, 41));
         assert_eq!(Message::parse(33, &[0; 11]), length(Kind::Offer, 11));
-        assert_eq!(Message::parse(16, &[3; 9]), Err(MessageError::UnknownPlace { number: 3 }));
+        assert_eq!(
+            Message::parse(16, &[3; 9]),
+            Err(MessageError::UnknownPlace { number: 3 })
+        );
         assert_eq!(Message::parse(34, &[0; 4]), Err(MessageError::NothingDone));
-        assert_eq!(Message::parse(21, &[]), Err(MessageError::UnknownKind { number: 21 }));
-        let short = Err(MessageError::OfferTooShort { length: 1, first: 1 });
-        assert_eq!(Message::parse(33, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 9]), short);
+        assert_eq!(
+            Message::parse(21, &[]),
+            Err(MessageError::UnknownKind { number: 21 })
+        );
+        let short = Err(MessageError::OfferTooShort {
+            length: 1,
+            first: 1,
+        });
+        assert_eq!(
+            Message::parse(33, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 9]),
+            short
+        );
     }
 
     #[test]

@@ -64,7 +64,11 @@ struct Offer {
 impl Offer {
     /// The peer knows that everything before this was read.
     fn safe(&self) -> u64 {
-        if self.had_read { self.landed } else { self.from }
+        if self.had_read {
+            self.landed
+        } else {
+            self.from
+        }
     }
 }
 
@@ -114,7 +118,7 @@ impl Landing {
         let to = position.checked_add(length).ok_or(PullError::BeyondRing)?;
         // What was read its sender may overwrite.
         let oldest = self.offers.iter().find(|open| open.landed < open.to);
-        let oldest = oldest.map_or(position, |oldest| oldest.safe());
+        let oldest = oldest.map_or(position, Offer::safe);
         if first >= length
             || position % self.ring + length > self.ring
             || to.saturating_sub(oldest) > self.ring
@@ -126,7 +130,13 @@ impl Landing {
             return Err(PullError::Misplaced);
         }
         let here = position + first;
-        self.offers.push_back(Offer { from: position, to, asked: here, landed: here, had_read: false });
+        self.offers.push_back(Offer {
+            from: position,
+            to,
+            asked: here,
+            landed: here,
+            had_read: false,
+        });
         Ok(())
     }
 
@@ -140,7 +150,11 @@ impl Landing {
 
     /// The application has taken what had landed, up to `position`.
     pub(crate) fn taken(&mut self, position: u64) {
-        if self.offers.front().is_some_and(|first| position == first.to) {
+        if self
+            .offers
+            .front()
+            .is_some_and(|first| position == first.to)
+        {
             self.offers.pop_front();
         }
     }
@@ -149,15 +163,28 @@ impl Landing {
     /// are not read yet does not count: else many of them could keep the first one from being read.
     fn held(&self, position: u64) -> u64 {
         let held = |open: &Offer| open.asked.saturating_sub(open.from.max(position));
-        let whole: u64 = self.offers.iter().take_while(|open| open.asked == open.to).map(held).sum();
-        whole + self.offers.iter().find(|open| open.asked < open.to).map_or(0, held)
+        let whole: u64 = self
+            .offers
+            .iter()
+            .take_while(|open| open.asked == open.to)
+            .map(held)
+            .sum();
+        whole
+            + self
+                .offers
+                .iter()
+                .find(|open| open.asked < open.to)
+                .map_or(0, held)
     }
 
     /// The next READ, if the receiver may hold `bound` bytes.
     pub(crate) fn read(&mut self, position: u64, bound: u64) -> Option<Read> {
         let room = bound.checked_sub(self.held(position))?;
         let ring = self.ring;
-        let offer = self.offers.iter_mut().find(|offer| offer.asked < offer.to)?;
+        let offer = self
+            .offers
+            .iter_mut()
+            .find(|offer| offer.asked < offer.to)?;
         // Rather a whole piece later than crumbs now; but an empty receiver takes what it may.
         let wanted = (offer.to - offer.asked).min(PIECE);
         let is_behind = offer.landed < offer.asked;
@@ -184,7 +211,11 @@ impl Landing {
         let is_first = !offer.had_read;
         offer.had_read = true;
         offer.landed += u64::from(length);
-        let done = if is_first { offer.landed - offer.from } else { u64::from(length) };
+        let done = if is_first {
+            offer.landed - offer.from
+        } else {
+            u64::from(length)
+        };
         u32::try_from(done).ok()
     }
 
@@ -206,10 +237,28 @@ mod tests {
         assert_eq!(landing.next(0), Next::Message(1000));
         assert_eq!(landing.next(1000), Next::Landed(4000));
         let first = landing.read(1000, 100_000).expect("room");
-        assert_eq!(first, Read { position: 5000, place: 5000, length: 65_536 });
-        assert_eq!(landing.read(1000, 100_000), None, "70 KB are held or under way");
-        assert_eq!(landing.landed(5000, 65_536), Some(69_536), "with what came in the offer");
-        assert_eq!(landing.read(70_536, 100_000).map(|read| read.length), Some(65_536));
+        assert_eq!(
+            first,
+            Read {
+                position: 5000,
+                place: 5000,
+                length: 65_536
+            }
+        );
+        assert_eq!(
+            landing.read(1000, 100_000),
+            None,
+            "70 KB are held or under way"
+        );
+        assert_eq!(
+            landing.landed(5000, 65_536),
+            Some(69_536),
+            "with what came in the offer"
+        );
+        assert_eq!(
+            landing.read(70_536, 100_000).map(|read| read.length),
+            Some(65_536)
+        );
     }
 
     #[test]

@@ -71,14 +71,22 @@ pub(crate) struct Retained<P> {
 
 impl<P> Default for Retained<P> {
     fn default() -> Self {
-        Self { sent: VecDeque::new(), posted: 0, acknowledged: 0, offered: 0 }
+        Self {
+            sent: VecDeque::new(),
+            posted: 0,
+            acknowledged: 0,
+            offered: 0,
+        }
     }
 }
 
 impl<P: AsRef<[u8]>> Retained<P> {
     /// A new queue pair. The hot path allocates nothing, so it is done here.
     pub(crate) fn start(&mut self) {
-        *self = Self { sent: std::mem::take(&mut self.sent), ..Self::default() };
+        *self = Self {
+            sent: std::mem::take(&mut self.sent),
+            ..Self::default()
+        };
         self.sent.clear();
         self.sent.reserve(MOST);
     }
@@ -125,7 +133,12 @@ impl<P: AsRef<[u8]>> Retained<P> {
     #[inline]
     fn push(&mut self, from: u64, len: u32, bytes: Bytes<P>) {
         self.posted += 1;
-        self.sent.push_back(Sent { number: self.posted, from, len, bytes });
+        self.sent.push_back(Sent {
+            number: self.posted,
+            from,
+            len,
+            bytes,
+        });
     }
 
     /// So many of the messages that were posted are not acknowledged.
@@ -175,12 +188,19 @@ impl<P: AsRef<[u8]>> Retained<P> {
 
     /// The first position whose place in the ring is in use, or `unsent`, where what waits begins.
     pub(crate) fn ring_low(&self, unsent: u64) -> u64 {
-        self.sent.iter().find(|sent| sent.is_in_ring()).map_or(unsent, Sent::safe)
+        self.sent
+            .iter()
+            .find(|sent| sent.is_in_ring())
+            .map_or(unsent, Sent::safe)
     }
 
     /// The peer has everything before `position`.
     pub(crate) fn resume(&mut self, position: u64) {
-        while self.sent.front().is_some_and(|first| first.to() <= position) {
+        while self
+            .sent
+            .front()
+            .is_some_and(|first| first.to() <= position)
+        {
             self.sent.pop_front();
         }
     }

@@ -70,7 +70,12 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { bytes: 32 * 1024, turns: 16, age: Duration::from_secs(1), old_turns: 4 }
+        Self {
+            bytes: 32 * 1024,
+            turns: 16,
+            age: Duration::from_secs(1),
+            old_turns: 4,
+        }
     }
 }
 
@@ -105,7 +110,11 @@ impl Traffic {
     }
 
     pub(crate) fn is_enough(&self, wanted: &Thresholds, is_old: bool) -> bool {
-        let turns = if is_old { wanted.old_turns.min(wanted.turns) } else { wanted.turns };
+        let turns = if is_old {
+            wanted.old_turns.min(wanted.turns)
+        } else {
+            wanted.turns
+        };
         self.bytes >= wanted.bytes || self.turns >= turns
     }
 }
@@ -123,7 +132,10 @@ mod tests {
             traffic.written(1);
             traffic.read(1);
         }
-        assert!(!traffic.is_enough(&wanted, true), "the first write answers nothing");
+        assert!(
+            !traffic.is_enough(&wanted, true),
+            "the first write answers nothing"
+        );
         traffic.written(1);
         assert!(traffic.is_enough(&wanted, true));
         assert!(!traffic.is_enough(&wanted, false));

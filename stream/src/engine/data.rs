@@ -112,10 +112,17 @@ impl<P: Payloads> Engine<P> {
         let is_san = self.tx == Tx::San && self.link == Link::Up;
         let used = self.outgoing.accepted - self.retained.ring_low(self.outgoing.sent);
         let held = self.outgoing.unsent();
-        let room = if is_san { RING - used } else { (RING - used).min(HELD.saturating_sub(held)) };
+        let room = if is_san {
+            RING - used
+        } else {
+            (RING - used).min(HELD.saturating_sub(held))
+        };
         match usize::try_from(room).unwrap_or(usize::MAX).min(length) {
             0 => Write::Full,
-            length => Write::Stage { position: self.outgoing.accepted, length },
+            length => Write::Stage {
+                position: self.outgoing.accepted,
+                length,
+            },
         }
     }
 
@@ -144,7 +151,11 @@ impl<P: Payloads> Engine<P> {
         }
         if let Some(message) = self.control.pop_front() {
             self.retained.control();
-            return Some(Post { kind: message.kind(), head: message.head(), staged: None });
+            return Some(Post {
+                kind: message.kind(),
+                head: message.head(),
+                staged: None,
+            });
         }
         if self.tx != Tx::San || !self.retained.has_room() {
             return None;
@@ -154,7 +165,10 @@ impl<P: Payloads> Engine<P> {
         if unsent == 0 {
             return self.next_end(position);
         }
-        let before_urgent = self.outgoing.urgent.map_or(u64::MAX, |urgent| urgent - position);
+        let before_urgent = self
+            .outgoing
+            .urgent
+            .map_or(u64::MAX, |urgent| urgent - position);
         let in_ring = RING - position % RING;
         let most = unsent.min(in_ring).min(before_urgent);
         if let Some(boundary) = &mut self.boundary {
@@ -168,7 +182,14 @@ impl<P: Payloads> Engine<P> {
             match self.ring {
                 OwnRing::Open => {
                     let length = most.min(MOST_OFFERED) as u32;
-                    return Some(self.post(Message::Offer { position, length, first: &[] }, 0));
+                    return Some(self.post(
+                        Message::Offer {
+                            position,
+                            length,
+                            first: &[],
+                        },
+                        0,
+                    ));
                 }
                 OwnRing::Closed => {
                     self.ring = OwnRing::Opening;
@@ -190,7 +211,11 @@ impl<P: Payloads> Engine<P> {
             boundary.has_sent = true;
         }
         self.retained.end(position);
-        Some(Post { kind: Kind::End, head: Message::End.head(), staged: None })
+        Some(Post {
+            kind: Kind::End,
+            head: Message::End.head(),
+            staged: None,
+        })
     }
 
     /// A message with bytes of the ring: `length` of them, or as an offer has it.
@@ -211,17 +236,32 @@ impl<P: Payloads> Engine<P> {
                 (Message::Data(&[]).head(), length)
             }
         };
-        Post { kind, head, staged: Some(StagedBytes { position, length: in_message }) }
+        Post {
+            kind,
+            head,
+            staged: Some(StagedBytes {
+                position,
+                length: in_message,
+            }),
+        }
     }
 
     /// Where the application's next bytes come from.
     #[inline]
     pub fn source(&self) -> Source {
         if self.rx == Rx::Raw {
-            return if self.link == Link::Draining { Source::Message } else { Source::Tcp };
+            return if self.link == Link::Draining {
+                Source::Message
+            } else {
+                Source::Tcp
+            };
         }
         if self.landing.is_empty() {
-            return if self.link == Link::None { Source::Nothing } else { Source::Message };
+            return if self.link == Link::None {
+                Source::Nothing
+            } else {
+                Source::Message
+            };
         }
         let position = self.incoming.position;
         match self.landing.next(position) {
@@ -249,7 +289,10 @@ impl<P: Payloads> Engine<P> {
             return Keep::Drop;
         }
         if length == 0 {
-            let why = crate::message::MessageError::Length { kind: Kind::Data, len: 0 };
+            let why = crate::message::MessageError::Length {
+                kind: Kind::Data,
+                len: 0,
+            };
             self.violated(Violation::Message(why));
             return Keep::Drop;
         }
@@ -304,7 +347,8 @@ impl<P: Payloads> Engine<P> {
         if self.rx == Rx::Raw || self.link != Link::Up || self.landing.is_empty() {
             return None;
         }
-        self.landing.read(self.incoming.position, self.config.receive_buffer)
+        self.landing
+            .read(self.incoming.position, self.config.receive_buffer)
     }
 
     pub(super) fn read_done(&mut self, position: u64, length: u32) {
@@ -347,7 +391,11 @@ impl<P: Payloads> Engine<P> {
             Message::Go => self.on_go(),
             Message::No(reason) => self.on_no(reason),
             Message::Ring(ring) => self.on_ring(ring),
-            Message::Offer { position, length, first } => {
+            Message::Offer {
+                position,
+                length,
+                first,
+            } => {
                 self.on_offer(position, length, first.len());
             }
             Message::Done { length } => {
@@ -370,7 +418,10 @@ impl<P: Payloads> Engine<P> {
             }
             return;
         }
-        let is_sure = self.boundary.as_ref().is_some_and(|boundary| boundary.is_sure);
+        let is_sure = self
+            .boundary
+            .as_ref()
+            .is_some_and(|boundary| boundary.is_sure);
         if !is_sure || self.link != Link::Draining {
             return self.violated(Violation::DataBeforeGo);
         }
@@ -389,7 +440,11 @@ impl<P: Payloads> Engine<P> {
 
     /// Whether messages about bulk may come: only where DATA may.
     fn may_carry(&self) -> bool {
-        self.rx == Rx::Framed || self.boundary.as_ref().is_some_and(|boundary| boundary.is_sure)
+        self.rx == Rx::Framed
+            || self
+                .boundary
+                .as_ref()
+                .is_some_and(|boundary| boundary.is_sure)
     }
 
     fn on_ring(&mut self, ring: Ring) {

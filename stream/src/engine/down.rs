@@ -4,11 +4,11 @@
 //! position final. It is told in a RESUME, at the place where the raw bytes had ended, and the peer
 //! goes on from there.
 
+#[cfg(test)]
+use super::Mutation;
 use super::{
     Action, Engine, Failure, Instant, Link, Payloads, RESUME, Rx, State, Timer, Tx, Violation,
 };
-#[cfg(test)]
-use super::Mutation;
 use crate::frame::FrameError;
 use crate::half::Fin;
 
@@ -19,6 +19,12 @@ impl<P: Payloads> Engine<P> {
             self.link = Link::Draining;
             self.control.clear();
             self.timers.stop(Timer::Change);
+            #[cfg(test)]
+            if self.is_mutated(Mutation::Early) && self.has_tcp() {
+                self.actions.push_back(Action::QpClose);
+                self.set_state(State::Leaving);
+                return self.drained();
+            }
             self.actions.push_back(Action::QpDisconnect);
             if self.has_tcp() {
                 self.set_state(State::Leaving);
@@ -37,7 +43,10 @@ impl<P: Payloads> Engine<P> {
         let is_through = self.incoming.eof && self.outgoing.fin == Fin::End;
         if !self.has_tcp() {
             // A peer that is through closes, and what it acknowledged last may not be heard any more.
-            return if is_through { self.ended() } else { self.fail(Failure::Reset) };
+            if is_through {
+                return self.ended();
+            }
+            return self.fail(Failure::Reset);
         }
         if is_through && self.retained.is_empty() {
             return self.ended();
@@ -52,7 +61,9 @@ impl<P: Payloads> Engine<P> {
     }
 
     fn tell_position(&mut self) {
-        let Some(boundary) = &self.boundary else { return };
+        let Some(boundary) = &self.boundary else {
+            return;
+        };
         if !boundary.is_enabled {
             self.tx = Tx::Raw;
             return;
@@ -62,8 +73,13 @@ impl<P: Payloads> Engine<P> {
             _ => self.incoming.position,
         };
         let slot = boundary.resume(self.config.role);
-        self.frames.push_back(slot.emit(&boundary.key, at + self.incoming.aside));
-        self.tx = if boundary.has_sent { Tx::WaitResume } else { Tx::Raw };
+        self.frames
+            .push_back(slot.emit(&boundary.key, at + self.incoming.aside));
+        self.tx = if boundary.has_sent {
+            Tx::WaitResume
+        } else {
+            Tx::Raw
+        };
     }
 
     /// The peer's RESUME is the next thing on TCP, and must come. While bytes before it wait for the
@@ -83,12 +99,6 @@ impl<P: Payloads> Engine<P> {
         if self.link == Link::Up {
             // The peer has gone; what it sent before it went is still here.
             self.resume = Some(position);
-            #[cfg(test)]
-            if self.is_mutated(Mutation::Early) {
-                self.actions.push_back(Action::QpClose);
-                self.link = Link::Draining;
-                return self.drained();
-            }
             return self.leave();
         }
         self.resumed(position);
@@ -111,8 +121,11 @@ impl<P: Payloads> Engine<P> {
             return self.fail(Failure::BytesLost);
         }
         #[cfg(test)]
-        let position =
-            if self.is_mutated(Mutation::FromAcknowledged) { safe } else { position };
+        let position = if self.is_mutated(Mutation::FromAcknowledged) {
+            safe
+        } else {
+            position
+        };
         self.retained.resume(position);
         self.outgoing.sent = position;
         if self.outgoing.fin == Fin::End {

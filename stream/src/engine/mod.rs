@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 pub use self::data::{Keep, Post, Source, StagedBytes, Write};
 pub use self::tcp::{TcpIn, TcpOut};
 use crate::boundary::Boundary;
-use crate::event::{
-    Action, Config, Counts, Event, Failure, Refusal, Route, State, Violation,
-};
+use crate::event::{Action, Config, Counts, Event, Failure, Refusal, Route, State, Violation};
 use crate::frame::{FRAME, Mac, Role};
 use crate::half::{Fin, Incoming, Outgoing};
 use crate::message::{Decline, Message, What};
@@ -141,7 +139,11 @@ impl<P: Payloads> Engine<P> {
         let is_direct = config.route == Route::Direct;
         let mut engine = Self {
             config,
-            state: if is_direct { State::SanOnly } else { State::Tcp },
+            state: if is_direct {
+                State::SanOnly
+            } else {
+                State::Tcp
+            },
             tx: if is_direct { Tx::San } else { Tx::Raw },
             rx: if is_direct { Rx::Framed } else { Rx::Raw },
             link: if is_direct { Link::Up } else { Link::None },
@@ -154,7 +156,10 @@ impl<P: Payloads> Engine<P> {
             frame_written: 0,
             control: VecDeque::new(),
             actions: VecDeque::new(),
-            counts: Counts { written: 0, read: 0 },
+            counts: Counts {
+                written: 0,
+                read: 0,
+            },
             resume: None,
             is_tcp_over: false,
             stays: false,
@@ -186,9 +191,13 @@ impl<P: Payloads> Engine<P> {
             Event::TcpShutDown => self.outgoing.fin = Fin::Tcp,
             Event::TcpFin => self.tcp_fin(),
             Event::TcpReset => self.tcp_reset(),
-            Event::QpUp { key, generation, counts } => {
+            Event::QpUp {
+                key,
+                generation,
+                counts,
+            } => {
                 self.qp_up(Boundary::new(key, generation), counts, now);
-            },
+            }
             Event::Refused(refusal) => self.refused(refusal),
             Event::QpMessage { kind, bytes } => self.qp_message(kind, bytes),
             Event::QpUnacknowledged(count) => self.retained.unacknowledged(count),
@@ -329,7 +338,10 @@ impl<P: Payloads> Engine<P> {
     /// stream.
     fn violated(&mut self, violation: Violation) {
         let is_changing = matches!(self.state, State::Proving | State::Cutting);
-        let is_enabled = self.boundary.as_ref().is_some_and(|boundary| boundary.is_enabled);
+        let is_enabled = self
+            .boundary
+            .as_ref()
+            .is_some_and(|boundary| boundary.is_enabled);
         if is_changing && !is_enabled && self.link == Link::Up {
             self.stays = true;
             self.decline(Decline::Violation);

@@ -56,7 +56,11 @@ impl<P: Payloads> Engine<P> {
         match self.state {
             State::SanOnly | State::Broken(_) => return TcpIn::Nothing,
             State::Ended => {
-                return if self.has_tcp() { TcpIn::Discard } else { TcpIn::Nothing };
+                return if self.has_tcp() {
+                    TcpIn::Discard
+                } else {
+                    TcpIn::Nothing
+                };
             }
             _ => {}
         }
@@ -68,9 +72,9 @@ impl<P: Payloads> Engine<P> {
         }
         match self.boundary.as_ref().and_then(super::Boundary::next_place) {
             None => TcpIn::Raw { limit: u64::MAX },
-            Some(place) if place > self.incoming.position => {
-                TcpIn::Raw { limit: place - self.incoming.position }
-            }
+            Some(place) if place > self.incoming.position => TcpIn::Raw {
+                limit: place - self.incoming.position,
+            },
             Some(_) => TcpIn::Peek,
         }
     }
@@ -101,7 +105,11 @@ impl<P: Payloads> Engine<P> {
             let length = length.min(RING - position % RING);
             return TcpOut::Staged { position, length };
         }
-        if self.outgoing.closed { TcpOut::Fin } else { TcpOut::Application }
+        if self.outgoing.closed {
+            TcpOut::Fin
+        } else {
+            TcpOut::Application
+        }
     }
 
     /// Whether the shell must read from TCP into its own memory, as far as
@@ -150,7 +158,9 @@ impl<P: Payloads> Engine<P> {
             return;
         }
         let position = self.incoming.position;
-        let Some(boundary) = &self.boundary else { return };
+        let Some(boundary) = &self.boundary else {
+            return;
+        };
         let peer: Role = self.config.role.peer();
         let is_at_mark = self.rx == Rx::Raw && boundary.mark == Some(position);
         let slot = if is_at_mark {
@@ -191,7 +201,9 @@ impl<P: Payloads> Engine<P> {
             // queue pair the bytes will be looked at again.
             return self.leave();
         }
-        let Some(boundary) = &mut self.boundary else { return };
+        let Some(boundary) = &mut self.boundary else {
+            return;
+        };
         boundary.mark = None;
         match seen {
             Ok(_) => {
@@ -235,7 +247,9 @@ impl<P: Payloads> Engine<P> {
 
     /// At a place where it is certain that the raw bytes end, nothing has to be seen.
     pub(super) fn pass_bound(&mut self) {
-        let Some(boundary) = &self.boundary else { return };
+        let Some(boundary) = &self.boundary else {
+            return;
+        };
         if self.rx == Rx::Raw
             && boundary.is_sure
             && boundary.mark.is_none()

@@ -5,12 +5,12 @@
 //! that was confirmed and nowhere else, and who sends bytes over the queue pair knows that the peer
 //! can tell its position on TCP.
 
+#[cfg(test)]
+use super::Mutation;
 use super::{
     Action, Boundary, CHANGE, Counts, DIAL, DIALS, Decline, Engine, Instant, Link, Message,
     Payloads, Refusal, Role, State, Thresholds, Timer, Tx, Violation, What,
 };
-#[cfg(test)]
-use super::Mutation;
 use crate::message::Kind;
 
 /// Positions that no stream reaches, and with which nothing overflows.
@@ -28,7 +28,9 @@ impl<P: Payloads> Engine<P> {
                 }
             }
             Role::Acceptor => {
-                let Some(factor) = DIALS.get(self.dials) else { return };
+                let Some(factor) = DIALS.get(self.dials) else {
+                    return;
+                };
                 // Age counts for the first dial alone: a refused one needs more than time.
                 let is_old = self.is_old && self.dials == 0;
                 if self.traffic.is_enough(&wanted.times(*factor), is_old) {
@@ -99,7 +101,9 @@ impl<P: Payloads> Engine<P> {
             return self.decline(Decline::HalfClosed);
         }
         let place = self.outgoing.sent;
-        let Some(boundary) = &mut self.boundary else { return };
+        let Some(boundary) = &mut self.boundary else {
+            return;
+        };
         boundary.asked = Some(what);
         boundary.place = place;
         self.tx = Tx::Held;
@@ -116,7 +120,9 @@ impl<P: Payloads> Engine<P> {
 
     /// The accepting end asks for the cut when both proofs were read.
     pub(super) fn maybe_cut(&mut self) {
-        let Some(boundary) = &self.boundary else { return };
+        let Some(boundary) = &self.boundary else {
+            return;
+        };
         if self.config.role == Role::Acceptor
             && self.link == Link::Up
             && self.tx == Tx::Raw
@@ -176,7 +182,10 @@ impl<P: Payloads> Engine<P> {
                 boundary.has_bound = true;
             }
         }
-        self.control.push_back(Message::Ready { what, read: self.counts.read });
+        self.control.push_back(Message::Ready {
+            what,
+            read: self.counts.read,
+        });
         if is_connector {
             self.ask(what);
         }
@@ -222,11 +231,14 @@ impl<P: Payloads> Engine<P> {
     }
 
     fn write_proof(&mut self) {
-        let Some(boundary) = &mut self.boundary else { return };
+        let Some(boundary) = &mut self.boundary else {
+            return;
+        };
         boundary.asked = None;
         boundary.has_proved = true;
         let slot = boundary.proof(self.config.role, boundary.place);
-        self.frames.push_back(slot.emit(&boundary.key, boundary.place));
+        self.frames
+            .push_back(slot.emit(&boundary.key, boundary.place));
         self.tx = Tx::Raw;
     }
 

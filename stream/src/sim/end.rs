@@ -109,7 +109,12 @@ impl End {
     /// Tells the engine, and does what it asks for.
     pub(super) fn tell(&mut self, event: Event<'_, Weak>, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
         if self.traces {
-            println!("{} {event:?}, {:?}, {:?}", self.index, self.engine.state(), self.engine.received());
+            println!(
+                "{} {event:?}, {:?}, {:?}",
+                self.index,
+                self.engine.state(),
+                self.engine.received()
+            );
         }
         self.engine.handle(event, self.now);
         self.act(tcp, qp)
@@ -138,7 +143,8 @@ impl End {
                 Action::OpenRing => {
                     let mut descriptor = [0; DESCRIPTOR];
                     descriptor[24..32].copy_from_slice(&RING.to_be_bytes());
-                    self.engine.handle(Event::RingOpened(Ring(descriptor)), self.now);
+                    self.engine
+                        .handle(Event::RingOpened(Ring(descriptor)), self.now);
                 }
                 Action::Reset => {
                     self.was_reset = true;
@@ -149,7 +155,11 @@ impl End {
                 Action::Urgent(byte) => drop(self.deliver(&[byte])?),
                 Action::PeerRing(_) => {}
                 Action::Decline(reason) => {
-                    self.send(qp, Message::No(reason).kind().number(), vec![reason.number()]);
+                    self.send(
+                        qp,
+                        Message::No(reason).kind().number(),
+                        vec![reason.number()],
+                    );
                 }
                 Action::Declined(_) => {}
             }
@@ -167,7 +177,14 @@ impl End {
     pub(super) fn qp_up(&mut self, qp: &mut Qp, tcp: &mut Pipe) -> Outcome {
         let generation = qp.generation;
         let key = Weak(u64::from(generation));
-        self.engine.handle(Event::QpUp { key, generation, counts: None }, self.now);
+        self.engine.handle(
+            Event::QpUp {
+                key,
+                generation,
+                counts: None,
+            },
+            self.now,
+        );
         self.has_qp = matches!(self.engine.state(), State::Proving | State::Cutting);
         self.act(tcp, qp)
     }
@@ -195,7 +212,12 @@ impl End {
     }
 
     /// The application writes something, or closes.
-    pub(super) fn app_write(&mut self, random: &mut Random, out: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn app_write(
+        &mut self,
+        random: &mut Random,
+        out: &mut Pipe,
+        qp: &mut Qp,
+    ) -> Outcome {
         if self.is_closed {
             return Ok(false);
         }
@@ -249,7 +271,9 @@ impl End {
     }
 
     fn bytes(&self, n: usize) -> Vec<u8> {
-        (self.written..self.written + n as u64).map(|at| byte(self.index, at)).collect()
+        (self.written..self.written + n as u64)
+            .map(|at| byte(self.index, at))
+            .collect()
     }
 
     fn staged(&self, position: u64, length: usize) -> Vec<u8> {
@@ -309,7 +333,10 @@ impl End {
                 if !self.reads() || tcp.arrived.is_empty() {
                     return Ok(false);
                 }
-                let n = tcp.arrived.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
+                let n = tcp
+                    .arrived
+                    .len()
+                    .min(usize::try_from(limit).unwrap_or(usize::MAX));
                 let n = 1 + random.below(n);
                 let bytes: Vec<u8> = tcp.arrived.drain(..n).collect();
                 self.engine.handle(Event::TcpBytes(n), self.now);
@@ -328,10 +355,22 @@ impl End {
                 let is_end = tcp.fin_arrived && tcp.arrived.len() == bytes.len();
                 let look = |end: &Self, tcp: &Pipe| {
                     let engine = &end.engine;
-                    (tcp.arrived.len(), engine.state(), engine.tcp_in(), engine.source())
+                    (
+                        tcp.arrived.len(),
+                        engine.state(),
+                        engine.tcp_in(),
+                        engine.source(),
+                    )
                 };
                 let before = look(self, tcp);
-                self.tell(Event::TcpPeeked { bytes: &bytes, is_end }, tcp, qp)?;
+                self.tell(
+                    Event::TcpPeeked {
+                        bytes: &bytes,
+                        is_end,
+                    },
+                    tcp,
+                    qp,
+                )?;
                 Ok(before != look(self, tcp))
             }
         }
@@ -377,10 +416,20 @@ impl End {
                 Ok(true)
             }
             Some(Completed::Message(Sent { kind, bytes })) => {
-                if let Ok(Message::Offer { position, first, .. }) = Message::parse(kind, &bytes) {
+                if let Ok(Message::Offer {
+                    position, first, ..
+                }) = Message::parse(kind, &bytes)
+                {
                     self.landed.insert(position, first.to_vec());
                 }
-                self.tell(Event::QpMessage { kind, bytes: &bytes }, tcp, qp)
+                self.tell(
+                    Event::QpMessage {
+                        kind,
+                        bytes: &bytes,
+                    },
+                    tcp,
+                    qp,
+                )
             }
         }
     }
@@ -425,9 +474,18 @@ impl End {
     }
 
     fn take_message(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
-        let Some(Sent { kind, bytes }) = self.inbox.pop_front() else { return Ok(false) };
+        let Some(Sent { kind, bytes }) = self.inbox.pop_front() else {
+            return Ok(false);
+        };
         if kind != 0 {
-            return self.tell(Event::QpMessage { kind, bytes: &bytes }, tcp, qp);
+            return self.tell(
+                Event::QpMessage {
+                    kind,
+                    bytes: &bytes,
+                },
+                tcp,
+                qp,
+            );
         }
         match self.engine.data(bytes.len()) {
             Keep::Deliver => self.deliver(&bytes)?,

@@ -23,7 +23,10 @@ impl Pipe {
 
     /// Moves some bytes, as the network does.
     pub(super) fn carry(&mut self, random: &mut Random) -> bool {
-        let most = self.sending.len().min(self.receive_room.saturating_sub(self.arrived.len()));
+        let most = self
+            .sending
+            .len()
+            .min(self.receive_room.saturating_sub(self.arrived.len()));
         if most > 0 {
             let n = 1 + random.below(most);
             self.arrived.extend(self.sending.drain(..n));
@@ -83,9 +86,13 @@ impl Qp {
         if self.is_broken {
             return false;
         }
-        let Some(sent) = self.ends[from].wire.pop_front() else { return false };
+        let Some(sent) = self.ends[from].wire.pop_front() else {
+            return false;
+        };
         self.ends[from].delivered += 1;
-        self.ends[1 - from].queue.push_back(Completed::Message(sent));
+        self.ends[1 - from]
+            .queue
+            .push_back(Completed::Message(sent));
         true
     }
 
@@ -101,11 +108,18 @@ impl Qp {
         if self.is_broken {
             return false;
         }
-        let Some(read) = self.ends[reader].reads.pop_front() else { return false };
+        let Some(read) = self.ends[reader].reads.pop_front() else {
+            return false;
+        };
         let from = read.place as usize;
-        assert!(from + read.length as usize <= RING as usize, "READ beyond the ring");
+        assert!(
+            from + read.length as usize <= RING as usize,
+            "READ beyond the ring"
+        );
         let bytes = ring[from..from + read.length as usize].to_vec();
-        self.ends[reader].queue.push_back(Completed::Read { read, bytes });
+        self.ends[reader]
+            .queue
+            .push_back(Completed::Read { read, bytes });
         true
     }
 }

@@ -28,6 +28,7 @@ pub(super) enum Story {
 /// What happened in many runs, so that a test can see that everything did.
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
+    pub(super) seeds: u64,
     pub(super) ups: u64,
     pub(super) sans: u64,
     pub(super) breaks: u64,
@@ -112,25 +113,39 @@ impl World {
         let max_message = random.pick(&[64, 300, 4096]);
         let may_offer = random.per_mille(900);
         let mut end = |index: usize| {
-            let role = if index == 0 { Role::Acceptor } else { Role::Connector };
-            let route = if is_direct { Route::Direct } else { Route::Upgrade };
+            let role = if index == 0 {
+                Role::Acceptor
+            } else {
+                Role::Connector
+            };
+            let route = if is_direct {
+                Route::Direct
+            } else {
+                Route::Upgrade
+            };
             let mut config = Config::new(role, route);
             config.is_keyed = is_keyed;
             config.max_message = if is_bulk { 4096 } else { max_message };
             config.may_offer = may_offer;
             config.receive_buffer = random.pick(&[4096, 40_000, 100_000, 300_000]);
             config.thresholds = Thresholds {
-                bytes: random.below(if is_bulk { 4000 } else { 100 }) as u64,
+                bytes: random.below(if is_bulk { 4000 } else { 40 }) as u64,
                 turns: 3,
                 age: Duration::from_millis(50),
                 old_turns: 1,
             };
             let (total, most) = match is_bulk {
-                false => (random.below(6000), random.pick(&[1, 40, 300, 2000])),
-                true => (random.below(600_000), random.pick(&[3000, 50_000, 200_000])),
+                false => random.pick(&[
+                    (600, 3),
+                    (2000, 30),
+                    (6000, 300),
+                    (20_000, 400),
+                    (9000, 2000),
+                ]),
+                true => (600_000, random.pick(&[3000, 50_000, 200_000])),
             };
             let habits = Habits {
-                total: total as u64,
+                total: random.below(total) as u64,
                 most,
                 writes_first: first_writer == index,
                 is_urgent: is_direct || random.per_mille(20),
@@ -159,9 +174,12 @@ impl World {
                 Story::DirectBreak => 1,
                 _ => random.below(9) as u32,
             },
-            break_chance: random.pick(&[0, 4, 10, 30, 100]),
-            down_chance: random.pick(&[0, 0, 2, 10]),
-            slow: [random.pick(&[1000, 1000, 500, 150]), random.pick(&[1000, 1000, 500, 150])],
+            break_chance: random.pick(&[0, 1, 3, 10, 30, 100]),
+            down_chance: random.pick(&[0, 0, 0, 1, 4]),
+            slow: [
+                random.pick(&[1000, 1000, 500, 150]),
+                random.pick(&[1000, 1000, 500, 150]),
+            ],
             fate: matches!(story, Story::Death | Story::Abort).then(|| random.below(2)),
             random,
             ups: 0,
@@ -172,7 +190,11 @@ impl World {
 
     fn step(&mut self, index: usize, what: Move) -> Outcome {
         let [first, second] = &mut self.pipes;
-        let (out, tcp) = if index == 0 { (first, second) } else { (second, first) };
+        let (out, tcp) = if index == 0 {
+            (first, second)
+        } else {
+            (second, first)
+        };
         let (random, qp) = (&mut self.random, &mut self.qp);
         if what == Move::Carry {
             return Ok(out.carry(random));
@@ -215,7 +237,8 @@ impl World {
             Move::Drain => end.drain(tcp, qp),
             Move::Down if random.per_mille(self.down_chance) => {
                 let for_good = random.per_mille(100);
-                end.tell(Event::WantDown { for_good }, tcp, qp).map(|_| false)
+                end.tell(Event::WantDown { for_good }, tcp, qp)
+                    .map(|_| false)
             }
             _ => Ok(false),
         }
@@ -239,7 +262,10 @@ impl World {
         }
         connector.listens = false;
         self.ups += 1;
-        self.qp = Qp { generation: self.qp.generation + 1, ..Qp::default() };
+        self.qp = Qp {
+            generation: self.qp.generation + 1,
+            ..Qp::default()
+        };
         self.is_answering = true;
         connector.qp_up(&mut self.qp, to_connector)
     }
@@ -274,10 +300,14 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        self.ends.iter().all(|end| end.is_dead || end.is_over() && !end.has_qp())
-            && self.ends.iter().enumerate().all(|(i, end)| {
-                end.is_dead || end.engine.failure().is_some() || self.is_told(i)
-            })
+        self.ends
+            .iter()
+            .all(|end| end.is_dead || end.is_over() && !end.has_qp())
+            && self
+                .ends
+                .iter()
+                .enumerate()
+                .all(|(i, end)| end.is_dead || end.engine.failure().is_some() || self.is_told(i))
     }
 
     /// FIN is out, where there is TCP.
@@ -295,7 +325,8 @@ impl World {
             }
             let index = self.random.below(2);
             let what = self.random.pick(&MOVES);
-            let may_be_slow = matches!(what, Move::TcpIn | Move::Write | Move::AppRead | Move::Poll);
+            let may_be_slow =
+                matches!(what, Move::TcpIn | Move::Write | Move::AppRead | Move::Poll);
             if may_be_slow && !self.random.per_mille(self.slow[index]) {
                 continue;
             }
@@ -353,8 +384,14 @@ impl World {
         if self.is_done() {
             return Ok(());
         }
-        let next = self.ends.iter().filter(|e| !e.is_dead).filter_map(|e| e.engine.next_timeout());
-        let Some(next) = next.min() else { return Err(self.describe("stuck")) };
+        let next = self
+            .ends
+            .iter()
+            .filter(|e| !e.is_dead)
+            .filter_map(|e| e.engine.next_timeout());
+        let Some(next) = next.min() else {
+            return Err(self.describe("stuck"));
+        };
         for index in 0..2 {
             let end = &mut self.ends[index];
             let is_waiting = matches!(end.engine.state(), State::Cutting | State::Leaving);
@@ -407,6 +444,11 @@ impl World {
             .iter()
             .map(|p| (p.sending.len(), p.arrived.len(), p.fin, p.fin_arrived))
             .collect();
-        format!("{what}; {:?}; {pipes:?}; qp {:?}\n{}", self.story, self.qp, ends.join("\n"))
+        format!(
+            "{what}; {:?}; {pipes:?}; qp {:?}\n{}",
+            self.story,
+            self.qp,
+            ends.join("\n")
+        )
     }
 }
