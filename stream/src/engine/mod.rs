@@ -3,6 +3,8 @@
 mod data;
 mod down;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod up;
 
 use std::collections::VecDeque;

@@ -1,0 +1,251 @@
+//! Every state and every event: a change of behaviour is a change of `machine.snapshot`.
+
+use std::fmt::Write as _;
+
+use super::{Bench, KEY, ring};
+use crate::engine::State;
+use crate::frame::Role;
+use crate::{Action, Counts, Decline, Event, Message, Refusal, Route, What};
+
+const MACHINE: &str = include_str!("machine.snapshot");
+
+type Make = fn() -> Bench;
+
+const STATES: [(&str, Make); 19] = [
+    ("Tcp", || {
+        Bench::with(Role::Connector, Route::Upgrade, 1 << 30)
+    }),
+    ("Inviting", || Bench::connecting(Role::Connector)),
+    ("Dialling", || Bench::connecting(Role::Acceptor)),
+    ("Proving, C", || Bench::proving(Role::Connector)),
+    ("Proving, S", || Bench::proving(Role::Acceptor)),
+    ("Proving, C, proved", || Bench::proved(Role::Connector)),
+    ("Proving, S, proved", || Bench::proved(Role::Acceptor)),
+    ("Cutting, C", || Bench::cutting(Role::Connector)),
+    ("Cutting, S", || Bench::cutting(Role::Acceptor)),
+    ("Cutting, S, waits for GO", Bench::waiting_for_go),
+    ("San, C", || Bench::san(Role::Connector)),
+    ("San, S, sent 10", || Bench::sent(10)),
+    ("Leaving, draining", Bench::draining),
+    ("Leaving, waits for RESUME", Bench::waiting_for_resume),
+    ("Leaving, in doubt", Bench::in_doubt),
+    ("SanOnly", Bench::direct),
+    ("TcpForGood", || {
+        after(
+            Bench::with(Role::Connector, Route::Upgrade, 0),
+            Event::TcpFin,
+        )
+    }),
+    ("Ended", || {
+        let bench = Bench::with(Role::Connector, Route::Upgrade, 0);
+        after(
+            after(after(bench, Event::TcpFin), Event::Close),
+            Event::TcpShutDown,
+        )
+    }),
+    ("Broken", || {
+        after(
+            Bench::with(Role::Connector, Route::Upgrade, 0),
+            Event::Abort,
+        )
+    }),
+];
+
+fn after(mut bench: Bench, event: Event<'_, crate::frame::tests::Weak>) -> Bench {
+    bench.tell(event);
+    bench.flush();
+    bench
+}
+
+type Do = fn(&mut Bench);
+
+const EVENTS: [(&str, Do); 41] = [
+    ("TcpBytes 1", |b| b.tell(Event::TcpBytes(1))),
+    ("TcpPeeked other", |b| b.peek(&[1; 32])),
+    ("TcpPeeked half a PROOF", |b| {
+        let frame = b.proof(0);
+        b.peek(&frame[..20]);
+    }),
+    ("TcpPeeked PROOF", |b| {
+        let frame = b.proof(0);
+        b.peek(&frame);
+    }),
+    ("TcpPeeked RESUME 0", |b| {
+        let frame = b.resume(0);
+        b.peek(&frame);
+    }),
+    ("TcpPeeked RESUME 11", |b| {
+        let frame = b.resume(11);
+        b.peek(&frame);
+    }),
+    ("TcpShutDown", |b| b.tell(Event::TcpShutDown)),
+    ("TcpFin", |b| b.tell(Event::TcpFin)),
+    ("TcpReset", |b| b.tell(Event::TcpReset)),
+    ("QpUp", |b| {
+        b.tell(Event::QpUp {
+            key: KEY,
+            generation: 2,
+            counts: None,
+        })
+    }),
+    ("QpUp, counts differ", |b| {
+        let counts = Some(Counts {
+            written: 77,
+            read: 0,
+        });
+        b.tell(Event::QpUp {
+            key: KEY,
+            generation: 2,
+            counts,
+        });
+    }),
+    ("Refused, not now", |b| {
+        b.tell(Event::Refused(Refusal::NotNow))
+    }),
+    ("Refused, never", |b| b.tell(Event::Refused(Refusal::Never))),
+    ("DATA", |b| b.hear(Message::Data(&[1]))),
+    ("DATA, empty", |b| b.hear(Message::Data(&[]))),
+    ("END", |b| b.hear(Message::End)),
+    ("URGENT", |b| b.hear(Message::Urgent(1))),
+    ("ABORT", |b| b.hear(Message::Abort)),
+    ("PREPARE PROOF 0", |b| {
+        b.hear(Message::Prepare {
+            what: What::Proof,
+            place: 0,
+        })
+    }),
+    ("PREPARE CUT 0", |b| {
+        b.hear(Message::Prepare {
+            what: What::Cut,
+            place: 0,
+        })
+    }),
+    ("PREPARE CUT 2^63", |b| {
+        b.hear(Message::Prepare {
+            what: What::Cut,
+            place: 1 << 63,
+        })
+    }),
+    ("READY PROOF", |b| {
+        b.hear(Message::Ready {
+            what: What::Proof,
+            read: 0,
+        })
+    }),
+    ("READY CUT", |b| {
+        b.hear(Message::Ready {
+            what: What::Cut,
+            read: 0,
+        })
+    }),
+    ("READY CUT, too much", |b| {
+        b.hear(Message::Ready {
+            what: What::Cut,
+            read: 99,
+        })
+    }),
+    ("VERIFIED", |b| b.hear(Message::Verified)),
+    ("GO", |b| b.hear(Message::Go)),
+    ("NO", |b| b.hear(Message::No(Decline::HalfClosed))),
+    ("RING", |b| b.hear(Message::Ring(ring(65_536)))),
+    ("OFFER", |b| {
+        b.hear(Message::Offer {
+            position: 0,
+            length: 40_000,
+            first: &[1],
+        })
+    }),
+    ("DONE 1", |b| b.hear(Message::Done { length: 1 })),
+    ("unknown kind", |b| {
+        b.tell(Event::QpMessage {
+            kind: 99,
+            bytes: &[],
+        })
+    }),
+    ("QpUnacknowledged 0", |b| b.tell(Event::QpUnacknowledged(0))),
+    ("QpBroken", |b| b.tell(Event::QpBroken)),
+    ("QpDrained", |b| b.tell(Event::QpDrained)),
+    ("ReadDone", |b| {
+        b.tell(Event::ReadDone {
+            position: 0,
+            length: 1,
+        })
+    }),
+    ("RingOpened", |b| {
+        b.tell(Event::RingOpened(ring(crate::RING)))
+    }),
+    ("Close", |b| b.tell(Event::Close)),
+    ("Abort", |b| b.tell(Event::Abort)),
+    ("Urgent", |b| b.tell(Event::Urgent)),
+    ("WantDown", |b| b.tell(Event::WantDown { for_good: true })),
+    ("Timer, an hour later", |b| {
+        b.now += std::time::Duration::from_secs(3600);
+        b.tell(Event::Timer);
+    }),
+];
+
+/// What one event does: `-` is nothing.
+fn line(bench: &mut Bench, name: &str, event: Do) -> String {
+    let before = bench.engine.state();
+    event(bench);
+    let mut said = Vec::new();
+    let after: State = bench.engine.state();
+    if after != before {
+        said.push(format!("{after:?}"));
+    }
+    while let Some(action) = bench.engine.poll_action() {
+        match action {
+            Action::Changed(_) => {}
+            action => said.push(format!("{action:?}")),
+        }
+    }
+    while let Some(post) = bench.engine.next_message() {
+        said.push(format!("posts {:?}", post.kind));
+    }
+    let what = if said.is_empty() {
+        "-".to_owned()
+    } else {
+        said.join(", ")
+    };
+    let (position, eof) = bench.engine.received();
+    let received = if eof {
+        format!("{position} and the end")
+    } else {
+        position.to_string()
+    };
+    format!("  {name}: {what}; received {received}\n")
+}
+
+#[test]
+fn every_state_meets_every_event() {
+    let mut found = String::new();
+    for (state, make) in STATES {
+        let _ = writeln!(found, "{state}");
+        for (name, event) in EVENTS {
+            found.push_str(&line(&mut make(), name, event));
+        }
+    }
+    if let Some(path) = std::env::var_os("SAN_STREAM_SNAPSHOT") {
+        std::fs::write(path, &found).expect("the snapshot is written");
+    }
+    let changed: Vec<String> = found
+        .lines()
+        .zip(MACHINE.lines())
+        .filter(|(is, was)| is != was)
+        .map(|(is, was)| format!("- {was}\n+ {is}"))
+        .collect();
+    assert!(
+        found == MACHINE,
+        "the machine changed (SAN_STREAM_SNAPSHOT=FILE writes it):\n{}",
+        changed.join("\n")
+    );
+}
+
+#[test]
+fn the_fixtures_are_what_they_say() {
+    for (name, make) in STATES {
+        let state = format!("{:?}", make().engine.state());
+        let wanted = name.split(',').next().unwrap_or_default();
+        assert!(state.starts_with(wanted), "{name} is {state}");
+    }
+}

@@ -1,0 +1,140 @@
+//! What becomes of writes on a queue pair.
+
+use super::{Bench, ring};
+use crate::frame::Role;
+use crate::{Event, Kind, Message, OFFER_FROM, Post, RING, Source, State, Write};
+
+/// Stages as many bytes as there are, or as there is room for.
+fn stage(bench: &mut Bench, mut length: usize) -> usize {
+    let mut staged = 0;
+    while length > 0 {
+        let Write::Stage { length: n, .. } = bench.engine.write(length, false) else {
+            break;
+        };
+        bench.engine.staged(n);
+        staged += n;
+        length -= n;
+    }
+    staged
+}
+
+fn next(bench: &mut Bench) -> (Kind, usize) {
+    let Post { kind, staged, .. } = bench.engine.next_message().expect("a message");
+    (kind, staged.map_or(0, |staged| staged.length))
+}
+
+#[test]
+fn small_writes_go_at_once_and_in_order() {
+    let mut bench = Bench::direct();
+    assert_eq!(bench.engine.write(64, true), Write::Message(64));
+    bench.engine.message_sent(64, vec![0; 64]);
+    assert_eq!(
+        bench.engine.write(4097, true),
+        Write::Stage {
+            position: 64,
+            length: 4097
+        }
+    );
+    assert_eq!(
+        bench.engine.write(64, false),
+        Write::Stage {
+            position: 64,
+            length: 64
+        }
+    );
+    bench.engine.staged(64);
+    assert_eq!(
+        bench.engine.write(1, true),
+        Write::Stage {
+            position: 128,
+            length: 1
+        }
+    );
+    assert_eq!(next(&mut bench), (Kind::Data, 64));
+    assert_eq!(bench.engine.write(1, true), Write::Message(1));
+}
+
+#[test]
+fn bulk_is_offered_when_the_ring_is_open() {
+    let mut bench = Bench::direct();
+    assert_eq!(stage(&mut bench, 300_000), RING as usize);
+    assert_eq!(bench.engine.write(1, true), Write::Full);
+    assert_eq!(
+        next(&mut bench),
+        (Kind::Data, 4096),
+        "the ring is not open yet"
+    );
+    bench.tell(Event::RingOpened(ring(RING)));
+    assert_eq!(next(&mut bench), (Kind::Ring, 0));
+    assert_eq!(next(&mut bench), (Kind::Offer, 4084));
+    bench.hear(Message::Done { length: 65_536 });
+    assert_eq!(
+        bench.engine.write(1, true),
+        Write::Full,
+        "the DATA before it is not acknowledged"
+    );
+    bench.tell(Event::QpUnacknowledged(1));
+    assert!(matches!(
+        bench.engine.write(70_000, true),
+        Write::Stage { length: 69_632, .. }
+    ));
+}
+
+#[test]
+fn small_writes_wait_behind_an_offer() {
+    let mut bench = Bench::direct();
+    stage(&mut bench, OFFER_FROM as usize + 4096);
+    assert_eq!(next(&mut bench), (Kind::Data, 4096));
+    bench.tell(Event::RingOpened(ring(RING)));
+    assert_eq!(
+        (next(&mut bench).0, next(&mut bench).0),
+        (Kind::Ring, Kind::Offer)
+    );
+    // Its bytes must be kept until DONE, though they are acknowledged before.
+    assert!(matches!(bench.engine.write(1, true), Write::Stage { .. }));
+    bench.hear(Message::Done {
+        length: OFFER_FROM as u32,
+    });
+    assert_eq!(bench.engine.write(1, true), Write::Message(1));
+}
+
+#[test]
+fn little_is_held_while_no_carrier_takes_bytes() {
+    let mut bench = Bench::cutting(Role::Acceptor);
+    assert_eq!(stage(&mut bench, 1 << 20), 64 * 1024);
+    assert_eq!(bench.engine.write(1, true), Write::Full);
+}
+
+#[test]
+fn an_application_that_does_not_read_is_read_for() {
+    let mut bench = Bench::waiting_for_resume();
+    assert!(!bench.engine.must_read_ahead(), "the RESUME is next");
+    bench.tell(Event::Timer);
+    let mut bench = Bench::proved(Role::Connector);
+    bench.hear(Message::Prepare {
+        what: crate::What::Cut,
+        place: 50,
+    });
+    bench.hear(Message::Ready {
+        what: crate::What::Cut,
+        read: 0,
+    });
+    bench.flush();
+    assert_eq!(bench.engine.state(), State::San);
+    assert_eq!(bench.engine.source(), Source::Tcp);
+    bench.engine.message_sent(3, vec![0; 3]);
+    bench.tell(Event::QpBroken);
+    bench.tell(Event::QpDrained);
+    assert!(bench.engine.must_read_ahead());
+}
+
+#[test]
+fn an_urgent_byte_is_a_message_of_its_own() {
+    let mut bench = Bench::direct();
+    stage(&mut bench, 5);
+    bench.tell(Event::Urgent);
+    stage(&mut bench, 3);
+    assert_eq!(next(&mut bench), (Kind::Data, 4));
+    assert_eq!(next(&mut bench), (Kind::Urgent, 1));
+    assert_eq!(next(&mut bench), (Kind::Data, 3));
+}
