@@ -384,6 +384,10 @@ impl<P: Payloads> Engine<P> {
             Message::Data(bytes) => drop(self.data(bytes.len())),
             Message::End => self.on_end(),
             Message::Urgent(byte) => self.on_urgent(byte),
+            // Who has proved nothing yet can end nothing: a reset of TCP will say the same.
+            Message::Abort if !self.may_carry() => {
+                self.violated(Violation::Unexpected(Kind::Abort));
+            }
             Message::Abort => self.fail(Failure::Reset),
             Message::Prepare { what, place } => self.on_prepare(what, place),
             Message::Ready { what, read } => self.on_ready(what, read),

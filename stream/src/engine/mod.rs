@@ -336,19 +336,19 @@ impl<P: Payloads> Engine<P> {
         self.set_state(State::Broken(failure));
     }
 
-    /// The peer broke the protocol. While both ends are on TCP it has lost the queue pair, else the
-    /// stream.
+    /// The peer broke the protocol. Before both ends have proved who they are it has lost the queue
+    /// pair, and it may be somebody who lied about being the peer; later it has lost the stream.
     fn violated(&mut self, violation: Violation) {
-        let is_changing = matches!(self.state, State::Proving | State::Cutting);
         let is_enabled = self
             .boundary
             .as_ref()
-            .is_some_and(|boundary| boundary.is_enabled);
-        if is_changing && !is_enabled && self.link == Link::Up {
-            self.stays = true;
+            .is_none_or(|boundary| boundary.is_enabled);
+        if is_enabled || self.link == Link::None {
+            return self.fail(Failure::Protocol(violation));
+        }
+        self.stays = true;
+        if self.link == Link::Up {
             self.decline(Decline::Violation);
-        } else {
-            self.fail(Failure::Protocol(violation));
         }
     }
 

@@ -232,3 +232,28 @@ fn an_engine_alone_is_small() {
         size_of::<Engine<Plain>>()
     );
 }
+
+#[test]
+fn who_has_proved_nothing_ends_nothing() {
+    for number in 0..=255 {
+        for bytes in [&[][..], &[1], &[1; 9], &[0; 40]] {
+            let mut bench = Bench::proving(Role::Connector);
+            bench.tell(Event::QpMessage {
+                kind: number,
+                bytes,
+            });
+            bench.tell(Event::QpMessage {
+                kind: number,
+                bytes,
+            });
+            bench.tell(Event::QpBroken);
+            bench.tell(Event::QpMessage {
+                kind: number,
+                bytes,
+            });
+            bench.tell(Event::QpDrained);
+            assert_eq!(bench.engine.failure(), None, "kind {number}, {bytes:?}");
+            assert_eq!(bench.engine.tcp_out(), TcpOut::Application);
+        }
+    }
+}

@@ -104,6 +104,7 @@ impl Bench {
     fn connecting(role: Role) -> Self {
         let mut bench = Self::with(role, Route::Upgrade, 0);
         bench.tell(Event::Timer);
+        bench.flush();
         bench
     }
 
