@@ -35,7 +35,7 @@ fn run(story: Story, usual: u64) -> Coverage {
 
 #[test]
 fn small_writes_go_up_and_down() {
-    let seen = run(Story::Small, 12_000);
+    let seen = run(Story::Small, 10_000);
     if seen.seeds >= 1000 {
         assert!(
             seen.ups > seen.seeds && seen.sans * 4 > seen.seeds,

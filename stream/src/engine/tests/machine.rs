@@ -86,7 +86,7 @@ const EVENTS: [(&str, Do); 41] = [
             key: KEY,
             generation: 2,
             counts: None,
-        })
+        });
     }),
     ("QpUp, counts differ", |b| {
         let counts = Some(Counts {
@@ -100,7 +100,7 @@ const EVENTS: [(&str, Do); 41] = [
         });
     }),
     ("Refused, not now", |b| {
-        b.tell(Event::Refused(Refusal::NotNow))
+        b.tell(Event::Refused(Refusal::NotNow));
     }),
     ("Refused, never", |b| b.tell(Event::Refused(Refusal::Never))),
     ("DATA", |b| b.hear(Message::Data(&[1]))),
@@ -112,37 +112,37 @@ const EVENTS: [(&str, Do); 41] = [
         b.hear(Message::Prepare {
             what: What::Proof,
             place: 0,
-        })
+        });
     }),
     ("PREPARE CUT 0", |b| {
         b.hear(Message::Prepare {
             what: What::Cut,
             place: 0,
-        })
+        });
     }),
     ("PREPARE CUT 2^63", |b| {
         b.hear(Message::Prepare {
             what: What::Cut,
             place: 1 << 63,
-        })
+        });
     }),
     ("READY PROOF", |b| {
         b.hear(Message::Ready {
             what: What::Proof,
             read: 0,
-        })
+        });
     }),
     ("READY CUT", |b| {
         b.hear(Message::Ready {
             what: What::Cut,
             read: 0,
-        })
+        });
     }),
     ("READY CUT, too much", |b| {
         b.hear(Message::Ready {
             what: What::Cut,
             read: 99,
-        })
+        });
     }),
     ("VERIFIED", |b| b.hear(Message::Verified)),
     ("GO", |b| b.hear(Message::Go)),
@@ -153,14 +153,14 @@ const EVENTS: [(&str, Do); 41] = [
             position: 0,
             length: 40_000,
             first: &[1],
-        })
+        });
     }),
     ("DONE 1", |b| b.hear(Message::Done { length: 1 })),
     ("unknown kind", |b| {
         b.tell(Event::QpMessage {
             kind: 99,
             bytes: &[],
-        })
+        });
     }),
     ("QpUnacknowledged 0", |b| b.tell(Event::QpUnacknowledged(0))),
     ("QpBroken", |b| b.tell(Event::QpBroken)),
@@ -169,10 +169,10 @@ const EVENTS: [(&str, Do); 41] = [
         b.tell(Event::ReadDone {
             position: 0,
             length: 1,
-        })
+        });
     }),
     ("RingOpened", |b| {
-        b.tell(Event::RingOpened(ring(crate::RING)))
+        b.tell(Event::RingOpened(ring(crate::RING)));
     }),
     ("Close", |b| b.tell(Event::Close)),
     ("Abort", |b| b.tell(Event::Abort)),
