@@ -8,8 +8,8 @@ use super::{Random, byte};
 use crate::frame::tests::Weak;
 use crate::pull::RING;
 use crate::{
-    Action, Config, DESCRIPTOR, Engine, Event, FIRST_CONTROL, FRAME, Keep, Message, Payloads, Post,
-    Ring, Source, State, TcpIn, TcpOut, Write,
+    Action, Config, Counts, DESCRIPTOR, Engine, Event, FIRST_CONTROL, FRAME, Keep, Message,
+    Payloads, Post, Ring, Source, State, TcpIn, TcpOut, Write,
 };
 
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl End {
                     self.forget_qp();
                 }
                 Action::QpUnwanted => qp.is_broken = true,
-                Action::TcpSkip(n) => drop(tcp.arrived.drain(..n)),
+                Action::TcpSkip(n) => drop(tcp.take(n)),
                 Action::TakeAside => {
                     let bytes = std::mem::take(&mut self.aside);
                     self.deliver(&bytes)?;
@@ -174,14 +174,17 @@ impl End {
         self.landed.clear();
     }
 
-    pub(super) fn qp_up(&mut self, qp: &mut Qp, tcp: &mut Pipe) -> Outcome {
+    pub(super) fn qp_up(&mut self, qp: &mut Qp, tcp: &mut Pipe, written: u64) -> Outcome {
         let generation = qp.generation;
         let key = Weak(u64::from(generation));
         self.engine.handle(
             Event::QpUp {
                 key,
                 generation,
-                counts: None,
+                counts: Some(Counts {
+                    written,
+                    read: tcp.read,
+                }),
             },
             self.now,
         );
@@ -237,7 +240,7 @@ impl End {
                 if n == 0 {
                     return Ok(false);
                 }
-                out.sending.extend(self.bytes(n));
+                out.write(&self.bytes(n));
                 self.written += n as u64;
                 let mut unused = Pipe::default();
                 self.tell(Event::TcpWritten(n), &mut unused, qp)
@@ -309,7 +312,7 @@ impl End {
             return Ok(false);
         }
         let n = 1 + random.below(n);
-        out.sending.extend(&bytes[..n]);
+        out.write(&bytes[..n]);
         let mut unused = Pipe::default();
         self.tell(Event::TcpWritten(n), &mut unused, qp)
     }
@@ -338,7 +341,7 @@ impl End {
                     .len()
                     .min(usize::try_from(limit).unwrap_or(usize::MAX));
                 let n = 1 + random.below(n);
-                let bytes: Vec<u8> = tcp.arrived.drain(..n).collect();
+                let bytes = tcp.take(n);
                 self.engine.handle(Event::TcpBytes(n), self.now);
                 // What was put aside comes after these.
                 for got in &bytes {

@@ -14,11 +14,24 @@ pub(super) struct Pipe {
     pub(super) receive_room: usize,
     pub(super) fin: bool,
     pub(super) fin_arrived: bool,
+    /// All bytes that were written and read, as the kernel counts them.
+    pub(super) written: u64,
+    pub(super) read: u64,
 }
 
 impl Pipe {
     pub(super) fn room(&self) -> usize {
         self.send_room.saturating_sub(self.sending.len())
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.written += bytes.len() as u64;
+        self.sending.extend(bytes);
+    }
+
+    pub(super) fn take(&mut self, n: usize) -> Vec<u8> {
+        self.read += n as u64;
+        self.arrived.drain(..n).collect()
     }
 
     /// Moves some bytes, as the network does.

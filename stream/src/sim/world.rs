@@ -251,7 +251,7 @@ impl World {
         if self.is_answering {
             self.is_answering = false;
             acceptor.dials = false;
-            return acceptor.qp_up(&mut self.qp, to_acceptor);
+            return acceptor.qp_up(&mut self.qp, to_acceptor, to_connector.written);
         }
         if !acceptor.dials || acceptor.is_dead || connector.is_dead {
             return Ok(false);
@@ -267,7 +267,7 @@ impl World {
             ..Qp::default()
         };
         self.is_answering = true;
-        connector.qp_up(&mut self.qp, to_connector)
+        connector.qp_up(&mut self.qp, to_connector, to_acceptor.written)
     }
 
     /// A process dies, or its application gives up.
