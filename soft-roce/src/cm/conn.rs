@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use super::listen::ListenKey;
-use super::types::{Config, Path};
+use super::types::{Config, ListenKey, Path};
 use crate::time::Time;
 use crate::wire::mad::MadBytes;
 

@@ -7,9 +7,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use super::conn::{Conn, Retry, State};
-use super::listen::{ListenKey, Listeners};
+use super::listen::Listeners;
 use super::recent::{Recent, RemoteKey};
-use super::types::{Accept, CmError, Config, ConnKey, Connect, Counters, Event, Path, Transmit};
+use super::types::{
+    Accept, CmError, Config, ConnKey, Connect, Counters, Event, ListenKey, Path, Transmit,
+};
 use crate::rc::keys::KeySource;
 use crate::time::Time;
 use crate::wire::DEFAULT_PKEY;

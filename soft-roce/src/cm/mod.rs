@@ -29,8 +29,7 @@ mod types;
 mod tests;
 
 pub use engine::Engine;
-pub use listen::ListenKey;
 pub use types::{
-    Accept, CmError, Config, ConnKey, Connect, Counters, Event, Extension, Path, Peer, Request,
-    Transmit,
+    Accept, CmError, Config, ConnKey, Connect, Counters, Event, Extension, ListenKey, Path, Peer,
+    Request, Transmit,
 };

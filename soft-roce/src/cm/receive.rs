@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::conn::{Conn, Retry, State};
 use super::engine::Engine;
-use super::listen::{Admission, ListenKey};
-use super::types::{ConnKey, Event, Extension, Path, Peer, Request};
+use super::listen::Admission;
+use super::types::{ConnKey, Event, Extension, ListenKey, Path, Peer, Request};
 use crate::time::Time;
 use crate::wire::ROCE_PORT;
 use crate::wire::cm::{

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::listen::ListenKey;
 use crate::wire::cm::RejReason;
 use crate::wire::mad::MadBytes;
 
@@ -14,6 +13,10 @@ use crate::wire::mad::MadBytes;
 /// random, so that nobody outside can name it by chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnKey(pub u32);
+
+/// A listener. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenKey(pub u64);
 
 /// The two ends of a UDP flow, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,9 @@
 //! What it does not do: FECN, BECN and the other reserved bits of byte 4, which
 //! the ICRC masks: they are sent as zero and not read.
 
-use super::{DEFAULT_PKEY, MAX_24, Opcode, ParseError, get24, head, put24};
+use super::{
+    Aeth, DEFAULT_PKEY, Deth, Ieth, ImmDt, MAX_24, Opcode, ParseError, Reth, get24, head, put24,
+};
 
 mod at {
     pub(super) const OPCODE: usize = 0;
@@ -39,6 +41,21 @@ pub struct Bth {
     pub ack_req: bool,
     /// Packet sequence number, 24 bits.
     pub psn: u32,
+}
+
+impl Opcode {
+    /// Length of the BTH and the extension headers. Atomic headers are not
+    /// counted: nothing here reads them.
+    #[must_use]
+    pub fn header_len(self) -> usize {
+        let with = |yes: bool, len: usize| if yes { len } else { 0 };
+        Bth::LEN
+            + with(self.has_deth(), Deth::LEN)
+            + with(self.has_reth(), Reth::LEN)
+            + with(self.has_aeth(), Aeth::LEN)
+            + with(self.has_imm(), ImmDt::LEN)
+            + with(self.has_ieth(), Ieth::LEN)
+    }
 }
 
 impl Bth {

@@ -5,7 +5,7 @@
 //! in the message it stands and which headers follow.
 //! What it does not do: other transports (UC, RD, XRC) and immediate data on UD.
 
-use super::{Aeth, Bth, Deth, Ieth, ImmDt, ParseError, Reth};
+use super::ParseError;
 
 /// An opcode that this crate knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -199,18 +199,5 @@ impl Opcode {
     #[must_use]
     pub fn has_deth(self) -> bool {
         self == Self::UdSendOnly
-    }
-
-    /// Length of the BTH and the extension headers. Atomic headers are not
-    /// counted: nothing here reads them.
-    #[must_use]
-    pub fn header_len(self) -> usize {
-        let with = |yes: bool, len: usize| if yes { len } else { 0 };
-        Bth::LEN
-            + with(self.has_deth(), Deth::LEN)
-            + with(self.has_reth(), Reth::LEN)
-            + with(self.has_aeth(), Aeth::LEN)
-            + with(self.has_imm(), ImmDt::LEN)
-            + with(self.has_ieth(), Ieth::LEN)
     }
 }
