@@ -18,22 +18,30 @@ impl Patience {
     /// Longer is without end.
     const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
+    #[inline]
     pub(crate) fn new(length: Duration) -> Self {
-        let endless = (length > Self::LONGEST).then_some(Deadline::NEVER);
         Self {
             length,
-            deadline: endless,
+            deadline: None,
         }
     }
 
     /// What is left; `None` is without end.
+    #[inline]
     pub(crate) fn left(&mut self) -> Option<Duration> {
+        match self.length > Self::LONGEST {
+            true => None,
+            false => Some(self.left_of_some()),
+        }
+    }
+
+    fn left_of_some(&mut self) -> Duration {
         match self.deadline {
-            Some(deadline) => deadline.left(),
-            None if self.length.is_zero() => Some(Duration::ZERO),
+            Some(deadline) => deadline.left().unwrap_or(Duration::MAX),
+            None if self.length.is_zero() => Duration::ZERO,
             None => {
                 self.deadline = Some(Deadline::after(self.length));
-                Some(self.length)
+                self.length
             }
         }
     }

@@ -21,7 +21,7 @@ pub enum MessageKind {
 
 impl MessageKind {
     /// The kind's number on the wire.
-    pub fn number(self) -> u8 {
+    pub const fn number(self) -> u8 {
         match self {
             MessageKind::Data => 0,
             MessageKind::EndOfStream => 1,

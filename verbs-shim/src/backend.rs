@@ -154,6 +154,16 @@ pub(crate) trait QueuePair: Send + Sync {
     /// What was granted.
     fn caps(&self) -> QpCaps;
     fn post_one_send(&self, wr: &SendWr<'_>) -> PostResult;
+    /// Posts a message of inline bytes with immediate data in host order: what is sent most, by
+    /// words alone, so that a backend builds its request from registers.
+    fn post_inline_imm(&self, wr_id: u64, imm: u32, bytes: &[u8], flags: SendFlags) -> PostResult {
+        self.post_one_send(&SendWr {
+            wr_id,
+            operation: Operation::SendWithImm(imm),
+            data: WrData::Inline(bytes),
+            flags,
+        })
+    }
     /// Posts the chain in order, with one doorbell; on failure says how many of them were taken.
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult;
     fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;

@@ -108,6 +108,36 @@ impl SharedReceiveQueue {
         Ok(())
     }
 
+    /// Posts up to `n` receives in buffers that `next` gives, until it gives none, with one doorbell
+    /// for up to 16 of them. How many were posted goes to `posted`; what `next` gave besides is freed.
+    ///
+    /// # Errors
+    /// As [`SharedReceiveQueue::post`], for the first that was not posted.
+    #[inline]
+    pub fn post_from(
+        &self,
+        token: u32,
+        n: u32,
+        mut next: impl FnMut() -> Option<RegisteredBuffer>,
+        posted: &mut u32,
+    ) -> Result<()> {
+        let srq = &*self.shared;
+        *posted = 0;
+        while *posted < n {
+            let post = |wrs: &[backend::RecvWr]| srq.backend.post_recv(wrs);
+            let left = (n - *posted) as usize;
+            match srq.receives.post_from(token, left, &mut next, post) {
+                Ok(0) => break,
+                Ok(count) => *posted += count as u32,
+                Err(failure) => {
+                    *posted += failure.taken as u32;
+                    return Err(failure.error);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the buffer of a finished receive back, its length set to what came.
     ///
     /// `None`, and counted: the completion is not of this queue, or was claimed before.

@@ -31,6 +31,9 @@ use crate::session::{MessageKind, ReceiveState};
 /// Below what the provider allows.
 const WINDOW: usize = 60;
 
+/// The number of the kind that carries bytes of the stream.
+const DATA: u8 = MessageKind::Data.number();
+
 /// The stream.
 #[derive(Debug)]
 pub(crate) struct SanCarrier {
@@ -105,16 +108,45 @@ impl SanCarrier {
 
     /// Sends bytes without waiting for them to arrive: the end of the stream, which comes after
     /// all of them, is waited for.
-    fn send_data(&self, sending: &mut Sending, bytes: &[u8], deadline: Deadline) -> io::Result<()> {
-        let kind = MessageKind::Data;
-        match self.data()?.try_send(bytes, kind.number()) {
-            Ok(()) => Ok(()),
-            Err(TransferError::WouldBlock) => self.send_message(sending, bytes, kind, deadline),
-            Err(error) => Err(sending.failed(&error)),
+    #[inline(never)]
+    fn send_chunks(&self, sending: &mut Sending, bytes: &[u8]) -> io::Result<usize> {
+        let deadline = self.send_timeout.deadline();
+        let mut sent = 0;
+        for chunk in bytes.chunks(self.message_limit) {
+            let taken = match self.data()?.try_send(chunk, DATA) {
+                Ok(()) => Ok(()),
+                Err(error) => self.send_refused(sending, chunk, deadline, &error),
+            };
+            match taken {
+                Ok(()) => sent += chunk.len(),
+                // What was taken is taken: the error comes with the next call.
+                Err(_) if sent > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// What did not go out at once waits, if that is all that was wrong.
+    #[cold]
+    #[inline(never)]
+    fn send_refused(
+        &self,
+        sending: &mut Sending,
+        bytes: &[u8],
+        deadline: Deadline,
+        error: &TransferError,
+    ) -> io::Result<()> {
+        match error {
+            TransferError::WouldBlock => {
+                self.send_message(sending, bytes, MessageKind::Data, deadline)
+            }
+            error => Err(sending.failed(error)),
         }
     }
 
     /// Receives what the provider has, or what comes until the deadline.
+    #[inline]
     fn receive_more(
         &self,
         state: &mut ReceiveState,
@@ -128,26 +160,22 @@ impl SanCarrier {
                 ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
             }
             match self.data()?.receive_into(buffers, left(deadline)) {
+                Ok(received) if received.kind == DATA && received.bytes > 0 => {
+                    return Ok(received.bytes);
+                }
                 Ok(received) => {
-                    if let Some(taken) = state.take_in(received) {
-                        return Ok(taken);
-                    }
+                    state.take_in(received);
                     if *state == ReceiveState::Ended {
                         let ended = self.is_ended.load(Ordering::Relaxed);
                         self.peer_ended_last.store(ended, Ordering::Relaxed);
                     }
                 }
-                Err(TransferError::WouldBlock) => return Err(Errno::AGAIN.into()),
-                Err(error) => {
-                    *state = state.on_disconnect();
-                    if *state == ReceiveState::Broken {
-                        return Err(io::Error::from_raw_os_error(error.errno()));
-                    }
-                }
+                Err(error) => state.take_error(&error)?,
             }
         }
     }
 
+    #[inline]
     fn data(&self) -> io::Result<&DataPath> {
         self.data
             .as_ref()
@@ -223,21 +251,31 @@ impl Carrier for SanCarrier {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let deadline = self.send_timeout.deadline();
-        let mut sent = 0;
-        for chunk in bytes.chunks(self.message_limit) {
-            match self.send_data(&mut sending, chunk, deadline) {
-                Ok(()) => sent += chunk.len(),
-                // What was taken is taken: the error comes with the next call.
-                Err(_) if sent > 0 => break,
-                Err(error) => return Err(error),
+        if bytes.len() > self.message_limit {
+            return self.send_chunks(&mut sending, bytes);
+        }
+        // What fits into one message mostly goes out at once.
+        match self.data()?.try_send(bytes, DATA) {
+            Ok(()) => Ok(bytes.len()),
+            Err(error) => {
+                let deadline = self.send_timeout.deadline();
+                self.send_refused(&mut sending, bytes, deadline, &error)?;
+                Ok(bytes.len())
             }
         }
-        Ok(sent)
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.receive_vectored(&mut [IoSliceMut::new(bytes)])
+        let mut receiving = self.receiving.lock();
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let mut buffers = [IoSliceMut::new(bytes)];
+        if !receiving.peeked.is_empty() {
+            return receiving.peeked.read_vectored(&mut buffers);
+        }
+        let deadline = self.receive_timeout.deadline();
+        self.receive_more(&mut receiving.state, &mut buffers, deadline)
     }
 
     fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
@@ -407,15 +445,30 @@ impl Sending {
 }
 
 impl ReceiveState {
-    /// What was read is in the caller's buffer; how many bytes of it are the stream's, if any are.
-    fn take_in(&mut self, received: Received) -> Option<usize> {
+    /// What was read is none of the stream's bytes: the state that follows.
+    #[cold]
+    #[inline(never)]
+    fn take_in(&mut self, received: Received) {
         let kind = MessageKind::from(received.kind);
-        let (state, keep) = self.on_message(kind, received.bytes);
+        let (state, _) = self.on_message(kind, received.bytes);
         if state == ReceiveState::Broken {
             tracing::warn!(%kind, length = received.bytes, "the peer broke the session protocol");
         }
         *self = state;
-        (keep && received.bytes > 0).then_some(received.bytes)
+    }
+
+    /// Nothing was read: the state that follows, or what the caller is told.
+    #[cold]
+    #[inline(never)]
+    fn take_error(&mut self, error: &TransferError) -> io::Result<()> {
+        if matches!(error, TransferError::WouldBlock) {
+            return Err(Errno::AGAIN.into());
+        }
+        *self = self.on_disconnect();
+        match *self {
+            ReceiveState::Broken => Err(io::Error::from_raw_os_error(error.errno())),
+            _ => Ok(()),
+        }
     }
 }
 

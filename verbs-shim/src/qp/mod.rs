@@ -208,6 +208,22 @@ impl QueuePair {
         self.shared.post_inline(token, operation, bytes, flags)
     }
 
+    /// Posts a message with immediate data, of bytes that are copied while posting: the shortest way
+    /// of all.
+    ///
+    /// # Errors
+    /// As [`QueuePair::post`].
+    #[inline]
+    pub fn post_inline_imm(
+        &self,
+        token: u32,
+        imm: u32,
+        bytes: &[u8],
+        flags: SendFlags,
+    ) -> Result<()> {
+        self.shared.post_inline_imm(token, imm, bytes, flags)
+    }
+
     /// Posts a request with one buffer, the shortest way.
     ///
     /// # Errors

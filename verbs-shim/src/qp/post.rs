@@ -12,6 +12,29 @@ use crate::work::{BufferPostError, Payload, Piece, Pieces, PostError, SendReques
 const CALL: &str = "ibv_post_send";
 
 impl QpShared {
+    /// As [`QpShared::post_inline`], of the operation that is posted most.
+    #[inline]
+    pub(super) fn post_inline_imm(
+        &self,
+        token: u32,
+        imm: u32,
+        bytes: &[u8],
+        flags: SendFlags,
+    ) -> Result<()> {
+        if bytes.len() > self.caps.inline as usize {
+            return Err(self.refuse_inline(bytes.len()));
+        }
+        let mut sends = self.sends.lock();
+        let Some(slot) = sends.push_inline(flags.contains(SendFlags::SIGNALED)) else {
+            return Err(full());
+        };
+        let wr_id = self.send_id.wr_id(token, slot);
+        match self.backend.post_inline_imm(wr_id, imm, bytes, flags) {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(take_back_inline(&mut sends, failure)),
+        }
+    }
+
     #[inline]
     pub(super) fn post_inline(
         &self,
@@ -241,6 +264,14 @@ impl QpShared {
 #[cold]
 fn full() -> VerbsError {
     VerbsError::from_errno(CALL, libc::ENOMEM)
+}
+
+/// Of the newest request, which failed, and has no memory.
+#[cold]
+#[inline(never)]
+#[allow(clippy::boxed_local)] // as it comes
+fn take_back_inline(sends: &mut SendTable, failure: Box<PostFailure>) -> VerbsError {
+    take_back(sends, *failure).1
 }
 
 /// Of the newest request, which failed: its memory, unless the device may have it.

@@ -9,12 +9,12 @@ use super::cq::RdmaCq;
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use super::memory::{RdmaMr, RdmaPd, RdmaSrq};
-use super::post::{post_bind, post_receives, post_send, post_sends};
+use super::post::{post_bind, post_inline_imm, post_receives, post_send, post_sends};
 use super::window::RdmaWindow;
 use crate::backend::{self, PostFailure, PostResult, RecvWr, SendWr, same_kind};
 use crate::error::{Result, VerbsError, check_ibv};
 use crate::live::{Alive, Kind};
-use crate::types::{Access, QpCaps};
+use crate::types::{Access, QpCaps, SendFlags};
 
 pub(super) struct RdmaQp {
     qp: NonNull<ibv_qp>,
@@ -86,6 +86,14 @@ impl backend::QueuePair for RdmaQp {
         post_send(wr, |first, bad| {
             // SAFETY: the queue pair lives, the request and what it points at outlive the call,
             // and posted memory stays in place until it completes or the queue pair is destroyed.
+            unsafe { (self.post_send)(self.qp.as_ptr(), first, bad) }
+        })
+    }
+
+    fn post_inline_imm(&self, wr_id: u64, imm: u32, bytes: &[u8], flags: SendFlags) -> PostResult {
+        post_inline_imm(wr_id, imm, bytes, flags, |first, bad| {
+            // SAFETY: the queue pair lives, the request and what it points at outlive the call, and
+            // all fields that a message with immediate data has are there.
             unsafe { (self.post_send)(self.qp.as_ptr(), first, bad) }
         })
     }

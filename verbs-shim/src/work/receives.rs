@@ -93,6 +93,52 @@ impl ReceiveQueue {
         }
     }
 
+    /// Posts up to `n` receives, [`MAX_CHAIN`] at most, in buffers that `next` gives, by `post`; how
+    /// many. Fewer than that: `next` gave no more. What it gave and was not posted is freed.
+    #[inline]
+    pub(crate) fn post_from(
+        &self,
+        token: u32,
+        n: usize,
+        mut next: impl FnMut() -> Option<RegisteredBuffer>,
+        post: impl FnOnce(&[RecvWr]) -> PostResult,
+    ) -> std::result::Result<usize, Box<PostFailure>> {
+        let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
+        let mut refused = None;
+        let mut known = std::ptr::null();
+        let mut table = self.table.lock();
+        for _ in 0..n.min(MAX_CHAIN) {
+            let Some(buffer) = next() else { break };
+            let region = std::sync::Arc::as_ptr(buffer.region());
+            // Buffers of a chain mostly are of one pool.
+            if region != known && self.check(&buffer).is_some() {
+                refused = Some(buffer);
+                break;
+            }
+            known = region;
+            let sge = buffer.receive_sge();
+            match table.push(buffer) {
+                Ok(slot) => wrs.push(RecvWr {
+                    wr_id: self.id.wr_id(token, slot),
+                    sge,
+                }),
+                Err(buffer) => {
+                    refused = Some(buffer);
+                    break;
+                }
+            }
+        }
+        let posted = match wrs.is_empty() {
+            true => Ok(()),
+            false => post(&wrs),
+        };
+        match (posted, refused) {
+            (Ok(()), None) => Ok(wrs.len()),
+            (Ok(()), Some(buffer)) => Err(PostFailure::new(wrs.len(), self.refusal(&buffer))),
+            (Err(failure), _) => Err(free_rest(&mut table, &wrs, failure)),
+        }
+    }
+
     /// How many buffers from the front are of a kind that can be posted, up to [`MAX_CHAIN`].
     fn fitting(&self, buffers: &[RegisteredBuffer]) -> usize {
         let mut known = std::ptr::null();
@@ -107,6 +153,7 @@ impl ReceiveQueue {
     }
 
     /// Why the buffer cannot be posted to receive.
+    #[inline]
     fn check(&self, buffer: &RegisteredBuffer) -> Option<&'static str> {
         let region = buffer.region();
         if region.pd_serial() != self.pd {
@@ -142,6 +189,16 @@ impl ReceiveQueue {
     }
 }
 
+/// Frees the buffers that the device did not take.
+#[cold]
+#[inline(never)]
+fn free_rest(table: &mut RecvTable, wrs: &[RecvWr], failure: Box<PostFailure>) -> Box<PostFailure> {
+    for wr in wrs.iter().skip(failure.taken).rev() {
+        drop(table.take(wr.wr_id as u16));
+    }
+    failure
+}
+
 /// Buffers by slot.
 pub(crate) struct RecvTable {
     slots: Box<[Slot]>,
@@ -175,6 +232,7 @@ impl RecvTable {
     }
 
     /// Notes a receive; `Err` gives the buffer back: no room.
+    #[inline]
     pub(crate) fn push(
         &mut self,
         buffer: RegisteredBuffer,

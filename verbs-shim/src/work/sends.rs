@@ -57,10 +57,12 @@ impl SendTable {
         }
     }
 
+    #[inline]
     fn capacity(&self) -> u32 {
         self.places.len() as u32
     }
 
+    #[inline]
     fn index(&self, nth: u32) -> usize {
         let index = self.head + nth;
         match index < self.capacity() {
@@ -78,6 +80,7 @@ impl SendTable {
     }
 
     /// Notes a request that holds no memory; `None`: no room.
+    #[inline]
     pub(crate) fn push_inline(&mut self, signaled: bool) -> Option<u16> {
         self.push(State::Inline, signaled)
     }
@@ -102,6 +105,7 @@ impl SendTable {
         Some(slot)
     }
 
+    #[inline]
     fn push(&mut self, state: State, signaled: bool) -> Option<u16> {
         if self.len == self.capacity() {
             return None;

@@ -29,45 +29,30 @@ impl Member for Connection {
         self.state.lock()
     }
 
+    #[inline]
     fn received(&self, state: &mut State, completion: &WorkCompletion, buffer: RegisteredBuffer) {
-        if state.engine.link() == Link::Down || completion.qp_num() != self.number() {
-            // Its receive counts as left over since the close, or since the peer moved.
-            self.lane.receives.repost(buffer);
-            return;
-        }
-        if !completion.is_success() {
-            // Posted again, so that what is counted as posted for the connection is.
-            self.lane.receives.repost(buffer);
-            state.engine.receive_failed(ending_of(completion));
-            return;
+        if state.engine.link() == Link::Down
+            || completion.qp_num() != self.number()
+            || !completion.is_success()
+        {
+            return self.received_in_vain(state, completion, buffer);
         }
         // A message proves that the peer knows of the connection, should its own word be late.
-        state.bring_up();
-        let counters = self.lane.counted();
+        if state.engine.link() == Link::Prepared {
+            state.bring_up();
+        }
         match state.engine.message_came(completion.imm(), buffer) {
             Ok(Came::Data(bytes)) => {
+                let counters = self.lane.counted();
                 counters.messages_received.raise();
                 counters.bytes_received.add(bytes as u64);
                 self.grow_window(state);
             }
-            Ok(Came::Credits(buffer)) => {
-                counters.credit_messages_received.raise();
-                self.lane.receives.repost(buffer);
-            }
-            Ok(Came::Handover(buffer)) => drop(buffer),
-            Ok(Came::Control(kind, buffer)) => {
-                counters.messages_received.raise();
-                counters.bytes_received.add(buffer.len() as u64);
-                self.grow_window(state);
-                Self::keep_control(state, kind, buffer);
-            }
-            Err((violation, buffer)) => {
-                self.lane.receives.repost(buffer);
-                state.engine.receive_failed(Ending::Protocol(violation));
-            }
+            other => self.other_received(state, other),
         }
     }
 
+    #[inline]
     fn sent(&self, state: &mut State, completion: &WorkCompletion) {
         // The memory is free before its operation ends.
         let freed = match &state.qp {
@@ -85,6 +70,7 @@ impl Member for Connection {
             .request_completed(completion.token(), freed, failed);
     }
 
+    #[inline]
     fn release(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.engine.has_work() {
             self.pump(&mut state);
@@ -124,7 +110,54 @@ impl Member for Connection {
 }
 
 impl Connection {
+    /// A receive that completed after the close or before the peer moved, or that failed.
+    #[cold]
+    #[inline(never)]
+    fn received_in_vain(
+        &self,
+        state: &mut State,
+        completion: &WorkCompletion,
+        buffer: RegisteredBuffer,
+    ) {
+        let is_own = state.engine.link() != Link::Down && completion.qp_num() == self.number();
+        // Posted again, so that what is counted as posted for the connection is; or its receive counts
+        // as left over since the close, or since the peer moved.
+        self.lane.receives.repost(buffer);
+        if is_own {
+            state.engine.receive_failed(ending_of(completion));
+        }
+    }
+
+    /// What is not for the layer above, or goes there by another way, or breaks the protocol.
+    #[inline(never)]
+    fn other_received(
+        &self,
+        state: &mut State,
+        came: Result<Came<RegisteredBuffer>, (Violation, RegisteredBuffer)>,
+    ) {
+        let counters = self.lane.counted();
+        match came {
+            Ok(Came::Data(_)) => {}
+            Ok(Came::Credits(buffer)) => {
+                counters.credit_messages_received.raise();
+                self.lane.receives.repost(buffer);
+            }
+            Ok(Came::Handover(buffer)) => drop(buffer),
+            Ok(Came::Control(kind, buffer)) => {
+                counters.messages_received.raise();
+                counters.bytes_received.add(buffer.len() as u64);
+                self.grow_window(state);
+                Self::keep_control(state, kind, buffer);
+            }
+            Err((violation, buffer)) => {
+                self.lane.receives.repost(buffer);
+                state.engine.receive_failed(Ending::Protocol(violation));
+            }
+        }
+    }
+
     /// A busy peer gets a larger window, if the lane has receives left.
+    #[inline]
     fn grow_window(&self, state: &mut State) {
         let wanted = state.engine.wanted_growth();
         if wanted > 0 {
@@ -146,16 +179,23 @@ impl Connection {
     }
 
     /// Posts the receives that are due.
+    #[inline]
     pub(super) fn post_receives(&self, state: &mut State) {
         let due = state.engine.receives_due();
         if due > 0 {
-            let engine = &mut state.engine;
-            let posted = self.lane.receives.post(due, || engine.spent());
-            engine.receives_posted(posted);
+            self.post_due_receives(state, due);
         }
     }
 
+    #[inline(never)]
+    fn post_due_receives(&self, state: &mut State, due: u32) {
+        let engine = &mut state.engine;
+        let posted = self.lane.receives.post(due, || engine.spent());
+        engine.receives_posted(posted);
+    }
+
     /// Posts what may go out: receives, then what the engine says, until there is no more.
+    #[inline(never)]
     pub(super) fn pump(&self, state: &mut State) {
         loop {
             self.post_receives(state);
@@ -230,8 +270,7 @@ pub(super) fn post_inline(
     bytes: &[u8],
     fence: bool,
 ) -> Result<(), Ending> {
-    let verb = Verb::SendWithImm(plan.immediate);
-    qp.post_inline(token, verb, bytes, flags(plan, fence))
+    qp.post_inline_imm(token, plan.immediate, bytes, flags(plan, fence))
         .map_err(|error| refusal(qp, &error))
 }
 
@@ -275,6 +314,7 @@ pub(super) fn post(
 
 /// Why a request was not posted.
 #[cold]
+#[inline(never)]
 pub(super) fn refusal(qp: &QueuePair, error: &verbs_shim::VerbsError) -> Ending {
     tracing::debug!(qp_num = qp.qp_num(), %error, "a send was not posted");
     match error.errno() == Errno::INVAL.raw_os_error() {

@@ -164,16 +164,19 @@ struct NextBytes<'a, 'b> {
 impl Wanted<Lane> for NextBytes<'_, '_> {
     type Found = ();
 
+    #[inline]
     fn see(&mut self, member: &Connection, state: &mut State) {
         if std::ptr::eq(member, self.connection) && self.found.is_none() {
             self.found = state.engine.read_into(self.buffers);
         }
     }
 
+    #[inline]
     fn seen(&mut self) -> Option<()> {
         self.found.as_ref().map(drop)
     }
 
+    #[inline]
     fn check(&mut self, waker: Option<&Unparker>) -> Option<()> {
         if self.found.is_some() {
             return Some(());
@@ -181,6 +184,13 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
         if waker.is_none() && !self.connection.may_have_something() {
             return None;
         }
+        self.check_under_lock(waker)
+    }
+}
+
+impl NextBytes<'_, '_> {
+    #[inline(never)]
+    fn check_under_lock(&mut self, waker: Option<&Unparker>) -> Option<()> {
         let mut state = self.connection.state.lock();
         self.found = state.engine.read_into(self.buffers);
         state.wait_for_arrival(self.found.is_none(), waker);

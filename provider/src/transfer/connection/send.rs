@@ -8,7 +8,7 @@ use verbs_shim::RegisteredBuffer;
 use super::completions::{post_buffer, post_inline};
 use super::{Connection, Fence, Qp, State};
 use crate::error::TransferError;
-use crate::transfer::engine::{Completion, Ending, NOBODYS, Operation};
+use crate::transfer::engine::{Completion, Ending, MessagePlan, NOBODYS, Operation};
 
 /// The bytes of a message to send.
 #[derive(Debug)]
@@ -100,17 +100,49 @@ impl Connection {
     #[inline]
     pub(crate) fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         if bytes.len() <= self.inline {
-            let mut state = self.state.lock();
-            if state.engine.can_send(bytes.len()) {
-                let payload = Payload::Bytes(bytes);
-                let posted = self.post_now(&mut state, NOBODYS, payload, kind, false);
-                self.settle(state);
-                return posted.map_err(TransferError::from);
+            let mut guard = self.state.lock();
+            if guard.engine.can_send(bytes.len()) {
+                self.post_receives(&mut guard);
+                let state = &mut *guard;
+                if let Qp::Connected(qp) = &state.qp {
+                    let plan = state.engine.send_message(bytes.len(), kind, false);
+                    match post_inline(qp, NOBODYS, plan, bytes, false) {
+                        Ok(()) => {
+                            self.count_sent(bytes.len());
+                            self.settle_sent(guard);
+                            return Ok(());
+                        }
+                        Err(ending) => return Err(self.not_sent(guard, plan, bytes.len(), ending)),
+                    }
+                }
             }
         }
         self.try_send_slowly(bytes, kind)
     }
 
+    #[inline]
+    fn count_sent(&self, bytes: usize) {
+        let counters = self.lane.counted();
+        counters.messages_sent.raise();
+        counters.bytes_sent.add(bytes as u64);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn not_sent(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        plan: MessagePlan,
+        bytes: usize,
+        ending: Ending,
+    ) -> TransferError {
+        state.engine.take_back(plan, bytes);
+        state.engine.break_with(ending);
+        self.settle(state);
+        ending.into()
+    }
+
+    #[inline(never)]
     fn try_send_slowly(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         let mut state = self.room_to_send(bytes.len())?;
         let payload = if bytes.len() <= self.inline {
@@ -171,7 +203,6 @@ impl Connection {
     }
 
     /// Posts a message; the engine has said that it may go.
-    #[inline]
     fn post_now(
         &self,
         state: &mut State,
@@ -193,11 +224,7 @@ impl Connection {
             Payload::Buffer(buffer) => post_buffer(qp, token, plan, buffer, fence),
         };
         match posted {
-            Ok(()) => {
-                let counters = self.lane.counted();
-                counters.messages_sent.raise();
-                counters.bytes_sent.add(bytes as u64);
-            }
+            Ok(()) => self.count_sent(bytes),
             Err(ending) => {
                 engine.take_back(plan, bytes);
                 engine.break_with(ending);

@@ -118,7 +118,17 @@ impl Connection {
         state.followed.any = true;
     }
 
+    /// As [`Connection::settle`], after a message that went out at once: that changes nothing about
+    /// what can be received, and nothing waits.
+    #[inline]
+    pub(super) fn settle_sent(&self, state: MutexGuard<'_, State>) {
+        if state.followed.any || state.engine.is_followed() || state.engine.has_effects() {
+            self.settle(state);
+        }
+    }
+
     /// Lets the lock go, and does what is to be done without it.
+    #[inline]
     pub(super) fn settle(&self, state: MutexGuard<'_, State>) {
         let readable = state.engine.is_readable();
         if readable != self.readable.load(Ordering::Relaxed) {

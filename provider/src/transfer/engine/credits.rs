@@ -35,6 +35,10 @@ pub(crate) struct Credits {
     /// Receives set aside for this connection, without the one for credit messages.
     window: u32,
     most_window: u32,
+    /// What follows from the window: so many receives are worth a call of the driver, so many that wait
+    /// to be given are worth a credit message.
+    chain: u32,
+    enough: u32,
     /// Credits given to the peer, all told.
     given: u64,
     /// Data messages received, all told.
@@ -56,6 +60,8 @@ impl Credits {
             before_their_last: None,
             window,
             most_window: most_window.max(window),
+            chain: chain(window),
+            enough: enough(window),
             given: u64::from(window),
             received: 0,
             owed: 0,
@@ -75,16 +81,19 @@ impl Credits {
     }
 
     /// Whether a data message may be sent.
+    #[inline]
     pub(crate) fn may_send(&self) -> bool {
         self.sent < self.given_by_peer
     }
 
     /// A data message goes out.
+    #[inline]
     pub(crate) fn data_sent(&mut self) {
         self.sent += 1;
     }
 
     /// The peer gave `n` credits: with the negotiation, or in a data message.
+    #[inline]
     pub(crate) fn credits_came(&mut self, n: u16) -> Result<(), Violation> {
         let given = self.given_by_peer + u64::from(n);
         let unspent = given.saturating_sub(self.sent);
@@ -110,6 +119,7 @@ impl Credits {
     }
 
     /// A data message came.
+    #[inline]
     pub(crate) fn data_came(&mut self) -> Result<(), Violation> {
         if self.received >= self.given {
             return Err(Violation::NoCredit);
@@ -119,11 +129,13 @@ impl Credits {
     }
 
     /// A receive is free again.
+    #[inline]
     pub(crate) fn freed(&mut self) {
         self.owed += 1;
     }
 
     /// By how much the window should grow: the peer has used half of it up.
+    #[inline]
     pub(crate) fn wanted_growth(&self) -> u32 {
         if self.outstanding() * 2 <= u64::from(self.window) {
             self.window.min(self.most_window - self.window)
@@ -135,29 +147,23 @@ impl Credits {
     /// `n` more receives were set aside.
     pub(crate) fn grown(&mut self, n: u32) {
         self.window += n;
+        self.chain = chain(self.window);
+        self.enough = enough(self.window);
         self.owed += n;
     }
 
     /// How many receives are to be posted again now: none until they make a chain, or credits have
     /// to go out by themselves.
+    #[inline]
     pub(crate) fn receives_due(&self, drained: bool) -> u32 {
-        if self.owed == 0 || (self.owed < self.chain() && !self.must_return(drained)) {
+        if self.owed == 0 || (self.owed < self.chain && !self.must_return(drained)) {
             return 0;
         }
         self.owed
     }
 
-    /// So many receives are worth a call of the driver: three eighths of the window, at most
-    /// [`MOST_CHAINED`]. With more, an exchange of single messages would make the window grow.
-    fn chain(&self) -> u32 {
-        match self.window {
-            0..4 => 1,
-            4..8 => 2,
-            window => (window * 3 / 8).min(MOST_CHAINED),
-        }
-    }
-
     /// `n` of the receives that were due are posted.
+    #[inline]
     pub(crate) fn posted(&mut self, n: u32) {
         let n = n.min(self.owed);
         self.owed -= n;
@@ -167,10 +173,11 @@ impl Credits {
     /// Whether credits have to go out by themselves now: more than half of the window waits to be given
     /// (half of a small one), or the peer can send nothing and there is nothing left here (`drained`) by whose consumption more
     /// would.
+    #[inline]
     pub(crate) fn must_return(&self, drained: bool) -> bool {
         let back = self.owed + self.untold;
-        let enough = back >= self.window / 2 + u32::from(self.window != 2);
-        let stuck = self.outstanding() == 0 && (back >= self.chain() || drained && back > 0);
+        let enough = back >= self.enough;
+        let stuck = self.outstanding() == 0 && (back >= self.chain || drained && back > 0);
         (enough || stuck)
             && self
                 .before_our_last
@@ -179,6 +186,7 @@ impl Credits {
 
     /// A message goes out and gives the peer the credits for receives that are posted, a credit
     /// message if `alone`: how many it gives.
+    #[inline]
     pub(crate) fn tell(&mut self, alone: bool) -> u16 {
         let n = u16::try_from(self.untold)
             .unwrap_or(u16::MAX)
@@ -211,6 +219,7 @@ impl Credits {
     }
 
     /// Credits that the peer can still use.
+    #[inline]
     pub(crate) fn outstanding(&self) -> u64 {
         self.given - self.received
     }
@@ -229,6 +238,22 @@ impl Credits {
     pub(crate) fn window(&self) -> u32 {
         self.window
     }
+}
+
+/// So many receives are worth a call of the driver: three eighths of the window, at most
+/// [`MOST_CHAINED`]. With more, an exchange of single messages would make the window grow.
+const fn chain(window: u32) -> u32 {
+    match window {
+        0..4 => 1,
+        4..8 => 2,
+        8..43 => window * 3 / 8,
+        _ => MOST_CHAINED,
+    }
+}
+
+/// More than half of the window; half of a small one.
+const fn enough(window: u32) -> u32 {
+    window / 2 + (window != 2) as u32
 }
 
 #[cfg(test)]

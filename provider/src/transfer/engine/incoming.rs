@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 
 use super::{
-    Arrived, Body, Completion, Direction, Ending, Engine, Link, Operation, Outcome, Payloads, SPENT,
+    Arrived, Body, Completion, Direction, Ending, Engine, Link, Operation, Outcome, Payloads,
 };
 use crate::error::TransferError;
 use crate::wire::{Immediate, MessageType, Violation};
@@ -44,6 +44,7 @@ impl<P: Payloads> Engine<P> {
     ///
     /// # Errors
     /// How it breaks the protocol; the buffer comes back.
+    #[inline]
     pub(crate) fn message_came(
         &mut self,
         immediate: Option<u32>,
@@ -53,18 +54,8 @@ impl<P: Payloads> Engine<P> {
             Ok(immediate) => immediate,
             Err(violation) => return Err((violation, buffer)),
         };
-        match immediate.message {
-            MessageType::Data => {}
-            MessageType::Credit => {
-                self.totals.credit_messages_received += 1;
-                return Ok(Came::Credits(buffer));
-            }
-            MessageType::Move => {
-                return match self.about_moving_came(immediate.kind, &buffer) {
-                    Ok(()) => Ok(Came::Handover(buffer)),
-                    Err(violation) => Err((violation, buffer)),
-                };
-            }
+        if immediate.message != MessageType::Data {
+            return self.other_came(immediate, buffer);
         }
         let bytes = buffer.len();
         self.totals.bytes_received += bytes as u64;
@@ -76,20 +67,42 @@ impl<P: Payloads> Engine<P> {
             kind: immediate.kind,
             read: 0,
         };
-        match self.receives.pop_front() {
-            Some(operation) => {
-                let arrived = self.hand_out(arrived);
-                self.end_operation(operation, Outcome::Received(arrived));
-            }
-            None => {
-                self.inbox.push_back(arrived);
-                self.wake_arrival();
-            }
+        if self.receives.is_empty() {
+            self.inbox.push_back(arrived);
+            self.wake_arrival();
+        } else {
+            self.give_to_receive(arrived);
         }
         Ok(Came::Data(bytes))
     }
 
+    /// A message that carries nothing for the layer above.
+    #[inline(never)]
+    fn other_came(
+        &mut self,
+        immediate: Immediate,
+        buffer: P::Buffer,
+    ) -> Result<Came<P::Buffer>, (Violation, P::Buffer)> {
+        if immediate.message == MessageType::Credit {
+            self.totals.credit_messages_received += 1;
+            return Ok(Came::Credits(buffer));
+        }
+        match self.about_moving_came(immediate.kind, &buffer) {
+            Ok(()) => Ok(Came::Handover(buffer)),
+            Err(violation) => Err((violation, buffer)),
+        }
+    }
+
+    #[inline(never)]
+    fn give_to_receive(&mut self, arrived: Arrived<P::Buffer>) {
+        if let Some(operation) = self.receives.pop_front() {
+            let arrived = self.hand_out(arrived);
+            self.end_operation(operation, Outcome::Received(arrived));
+        }
+    }
+
     /// Reads the immediate data and counts its credits.
+    #[inline]
     fn account(&mut self, immediate: Option<u32>, buffer: &[u8]) -> Result<Immediate, Violation> {
         let immediate = Immediate::parse(immediate.ok_or(Violation::NoImmediate)?)?;
         match immediate.message {
@@ -105,6 +118,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// By how many receives the window should grow: the peer is busy.
+    #[inline]
     pub(crate) fn wanted_growth(&self) -> u32 {
         self.credits.wanted_growth()
     }
@@ -123,7 +137,16 @@ impl<P: Payloads> Engine<P> {
         self.arrival.push(waker);
     }
 
+    #[inline]
     pub(super) fn wake_arrival(&mut self) {
+        if !self.arrival.is_empty() {
+            self.wake_all_that_wait();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wake_all_that_wait(&mut self) {
         while let Some(waker) = self.arrival.pop() {
             self.effects.wake(waker);
         }
@@ -167,23 +190,19 @@ impl<P: Payloads> Engine<P> {
     /// Copies what is here into `buffers`, one after the other: bytes of any number of messages, as
     /// long as they are of one kind. What does not fit stays for the next call. `None`: nothing is
     /// here, or receives wait, which come first.
+    #[inline]
     pub(crate) fn read_into(
         &mut self,
         buffers: &mut [IoSliceMut<'_>],
     ) -> Option<Result<Received, TransferError>> {
-        if !self.receives.is_empty() {
-            return None;
-        }
-        let Some(first) = self.inbox.front() else {
-            return self.check().err().map(Err);
-        };
-        let kind = first.kind;
-        if self.inbox.len() == 1
+        if self.receives.is_empty()
+            && self.inbox.len() == 1
             && let [buffer] = buffers
+            && let Some(first) = self.inbox.front()
             && let Some(place) = buffer.get_mut(..first.len())
         {
             place.copy_from_slice(first);
-            let bytes = place.len();
+            let (bytes, kind) = (place.len(), first.kind);
             self.drop_first();
             return Some(Ok(Received {
                 bytes,
@@ -191,9 +210,24 @@ impl<P: Payloads> Engine<P> {
                 whole: true,
             }));
         }
-        Some(Ok(self.read_several(kind, buffers)))
+        self.read_otherwise(buffers)
     }
 
+    #[inline(never)]
+    fn read_otherwise(
+        &mut self,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Option<Result<Received, TransferError>> {
+        if !self.receives.is_empty() {
+            return None;
+        }
+        match self.inbox.front() {
+            Some(first) => Some(Ok(self.read_several(first.kind, buffers))),
+            None => self.check().err().map(Err),
+        }
+    }
+
+    #[inline]
     fn drop_first(&mut self) {
         if let Some(arrived) = self.inbox.pop_front()
             && let Body::Received(buffer) = arrived.body
@@ -255,11 +289,11 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// A message was read: its receive is free, and its buffer is kept to be posted again.
+    #[inline]
     pub(crate) fn recycle(&mut self, buffer: P::Buffer) {
         self.credits.freed();
-        if self.spent.len() < SPENT {
-            self.spent.push(buffer);
-        }
+        // With too many of them it goes back to where it came from.
+        let _ = self.spent.try_push(buffer);
     }
 
     /// A message is dropped, its buffer is free elsewhere: its receive is free.
@@ -268,16 +302,19 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// How many receives to post again now.
+    #[inline]
     pub(crate) fn receives_due(&self) -> u32 {
         self.credits.receives_due(self.inbox.is_empty())
     }
 
     /// A buffer to post for one of them, if the engine has one.
+    #[inline]
     pub(crate) fn spent(&mut self) -> Option<P::Buffer> {
         self.spent.pop()
     }
 
     /// `n` of those that were due are posted.
+    #[inline]
     pub(crate) fn receives_posted(&mut self, n: u32) {
         self.credits.posted(n);
     }

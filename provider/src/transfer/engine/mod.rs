@@ -21,6 +21,8 @@ pub(super) mod sim;
 use std::collections::VecDeque;
 use std::ops::Deref;
 
+use arrayvec::ArrayVec;
+
 use self::credits::Credits;
 use self::handover::Handover;
 pub(crate) use self::handover::{Carried, Departure};
@@ -246,7 +248,7 @@ pub(crate) struct Engine<P: Payloads> {
     moved_at_probe: u64,
     probe_under_way: bool,
     /// Buffers of receives that are owed.
-    spent: Vec<P::Buffer>,
+    spent: ArrayVec<P::Buffer, SPENT>,
     effects: Effects<P>,
 }
 
@@ -271,7 +273,7 @@ impl<P: Payloads> Engine<P> {
             control_aside: false,
             moved_at_probe: u64::MAX,
             probe_under_way: false,
-            spent: Vec::new(),
+            spent: ArrayVec::new(),
             effects: Effects::default(),
         }
     }
@@ -377,6 +379,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// Whether [`Engine::effects`] has something.
+    #[inline]
     pub(crate) fn has_effects(&self) -> bool {
         self.effects.any
     }
@@ -388,6 +391,7 @@ impl<P: Payloads> Engine<P> {
 
     /// Whether somebody has to be served who does not wait: operations that end by upcall, or sends
     /// that are queued.
+    #[inline]
     pub(crate) fn is_followed(&self) -> bool {
         self.operations.any_upcalls() || !self.sends.is_empty()
     }
@@ -411,6 +415,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// Whether transfers can be started.
+    #[inline]
     pub(crate) fn check(&self) -> Result<(), TransferError> {
         match (self.ending, self.link) {
             (None, Link::Prepared | Link::Up | Link::Held) => Ok(()),
@@ -428,6 +433,7 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
+    #[inline]
     pub(crate) fn link(&self) -> Link {
         self.link
     }
@@ -472,6 +478,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// Whether something can be received, or the end be seen.
+    #[inline]
     pub(crate) fn is_readable(&self) -> bool {
         !self.inbox.is_empty() || self.ending.is_some()
     }

@@ -8,6 +8,7 @@ use crate::wire::{Immediate, MessageType};
 
 impl<P: Payloads> Engine<P> {
     /// Whether a data message could be posted now, if none waited before it.
+    #[inline]
     fn may_post(&self) -> bool {
         self.link == Link::Up && self.credits.may_send() && self.queue.has_room()
     }
@@ -76,6 +77,7 @@ impl<P: Payloads> Engine<P> {
 
     /// A message of `bytes` goes out at once; [`Engine::can_send_now`] said that it may. It makes a
     /// completion if somebody waits for it or it holds memory (`wanted`).
+    #[inline]
     pub(crate) fn send_message(&mut self, bytes: usize, kind: u8, wanted: bool) -> MessagePlan {
         let credits = self.credits.tell(false);
         self.credits.data_sent();
@@ -176,6 +178,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// Whether [`Engine::next_post`], or a receive to be posted, is worth a look.
+    #[inline]
     pub(crate) fn has_work(&self) -> bool {
         !self.sends.is_empty()
             || self.handover.is_some()
@@ -275,6 +278,7 @@ impl<P: Payloads> Engine<P> {
 
     /// A request completed and freed `freed` places on the send queue; why it failed, if it did.
     /// Its memory is free.
+    #[inline]
     pub(crate) fn request_completed(&mut self, token: u32, freed: u32, failed: Option<Ending>) {
         self.queue.completed(freed);
         let over = self.ending;

@@ -105,6 +105,7 @@ impl<M: Member> Members<M> {
 
     /// Hands the batch out: to each connection all of its completions that follow each other, under
     /// one lock. `claim` gives the buffer of a receive; what belongs to nobody goes to `stray`.
+    #[inline]
     pub(super) fn hand_out(
         &mut self,
         claim: impl Fn(&Completion) -> Option<RegisteredBuffer>,
@@ -115,7 +116,7 @@ impl<M: Member> Members<M> {
         while let Some(first) = rest.first() {
             let number = first.qp_num();
             if self.last_number != number || self.last.is_none() {
-                self.last = self.table.get(&number).cloned();
+                self.last = find(&self.table, number);
                 self.last_number = number;
             }
             let Some(member) = &self.last else {
@@ -143,7 +144,13 @@ impl<M: Member> Members<M> {
     }
 }
 
+#[inline(never)]
+fn find<M>(table: &Table<M>, number: u32) -> Option<Arc<M>> {
+    table.get(&number).cloned()
+}
+
 #[cold]
+#[inline(never)]
 fn hand_to_nobody(
     completion: &Completion,
     claim: &impl Fn(&Completion) -> Option<RegisteredBuffer>,

@@ -27,8 +27,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use verbs_shim::{
-    CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer, Sleeper,
-    VerbsError,
+    Completion, CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer,
+    Sleeper, VerbsError,
 };
 
 use self::ledger::Ledger;
@@ -297,19 +297,43 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         }
     }
 
+    /// Asks the send queue for notification, too, unless the other one refused.
+    #[inline(never)]
+    fn arm_both(&self, receives: Result<(), VerbsError>) -> bool {
+        let result = receives.and_then(|()| self.send_cq.request_notify());
+        if let Err(error) = &result {
+            self.break_down(error);
+        }
+        result.is_ok()
+    }
+
     /// The queues cannot be used any more: all connections of the lane are over.
+    #[cold]
+    #[inline(never)]
     fn break_down(&self, error: &VerbsError) {
         if !self.broken.swap(true, Ordering::SeqCst) {
             tracing::error!(lane = self.name, %error, "completion queues failed, connections end");
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn end_all(members: &mut Members<M>) {
+        for member in members.drain() {
+            member.finish(Ending::NetDown);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     fn read_mail(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
         self.read_changes(members);
         self.let_leave(members, see);
         self.read_endings(members, see);
     }
 
+    #[cold]
+    #[inline(never)]
     fn read_changes(&self, members: &mut Members<M>) {
         while let Some(change) = self.mail.changes.pop() {
             match change {
@@ -370,6 +394,8 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         }
     }
 
+    /// Polls a queue once. Mostly nothing is there, so this much stands where it is called.
+    #[inline]
     fn poll_queue(
         &self,
         members: &mut Members<M>,
@@ -378,30 +404,39 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     ) -> usize {
         match queue.poll(&mut members.batch) {
             Ok(0) => 0,
-            Ok(found) => {
-                // A queue pair is announced before anything can complete on it; and its number may
-                // be that of one before it.
-                if self.mail.is_some() {
-                    self.read_changes(members);
-                }
-                let stray = |buffer: Option<RegisteredBuffer>| {
-                    // What a queue pair that is gone had posted was freed with it.
-                    self.counters.stray_completions.raise();
-                    if let Some(buffer) = buffer {
-                        self.receives.repost(buffer);
-                    }
-                };
-                members.hand_out(
-                    |completion| self.receives.srq().claim(completion),
-                    stray,
-                    see,
-                );
-                found
-            }
+            Ok(found) => self.hand_out(members, found, see),
             Err(error) => {
                 self.break_down(&error);
                 0
             }
+        }
+    }
+
+    /// Hands out what a poll has found; how much that is.
+    #[inline(never)]
+    fn hand_out(
+        &self,
+        members: &mut Members<M>,
+        found: usize,
+        see: &mut impl FnMut(&M, &mut M::State),
+    ) -> usize {
+        // A queue pair is announced before anything can complete on it; and its number may be that of
+        // one before it.
+        if self.mail.is_some() {
+            self.read_changes(members);
+        }
+        let claim = |completion: &Completion| self.receives.srq().claim(completion);
+        members.hand_out(claim, |buffer| self.take_stray(buffer), see);
+        found
+    }
+
+    /// Something completed for nobody: what a queue pair that is gone had posted was freed with it.
+    #[cold]
+    #[inline(never)]
+    fn take_stray(&self, buffer: Option<RegisteredBuffer>) {
+        self.counters.stray_completions.raise();
+        if let Some(buffer) = buffer {
+            self.receives.repost(buffer);
         }
     }
 }
@@ -411,6 +446,7 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
     type Member = M;
     type State = M::State;
 
+    #[inline]
     fn poll(
         &self,
         members: &mut Members<M>,
@@ -421,9 +457,7 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
             self.read_mail(members, see);
         }
         if self.broken.load(Ordering::Relaxed) {
-            for member in members.drain() {
-                member.finish(Ending::NetDown);
-            }
+            Self::end_all(members);
             return 0;
         }
         let came = self.poll_queue(members, &self.recv_cq, see);
@@ -437,15 +471,13 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
         self.mail.is_some()
     }
 
+    #[inline]
     fn arm(&self, queues: Queues) -> bool {
-        let mut result = self.recv_cq.request_notify();
-        if queues == Queues::Both {
-            result = result.and(self.send_cq.request_notify());
+        let result = self.recv_cq.request_notify();
+        if queues == Queues::Receives && result.is_ok() {
+            return true;
         }
-        if let Err(error) = &result {
-            self.break_down(error);
-        }
-        result.is_ok()
+        self.arm_both(result)
     }
 
     fn sleep(&self, timeout: Option<Duration>) {

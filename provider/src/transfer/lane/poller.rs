@@ -142,11 +142,15 @@ impl Followers {
         self.count.store(queue.len(), Ordering::SeqCst);
     }
 
+    #[inline]
+    fn any(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
     /// Wakes the one that waits longest; whether there was one.
+    #[cold]
+    #[inline(never)]
     fn wake_one(&self) -> bool {
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return false;
-        }
         let woken = {
             let mut queue = lock(&self.queue);
             let woken = queue.pop_front();
@@ -275,6 +279,7 @@ impl<R> Poller<R> {
         }
     }
 
+    #[inline]
     fn lead<S: Source<Role = R>, W: Wanted<S>>(
         &self,
         source: &S,
@@ -359,6 +364,7 @@ impl<R> Poller<R> {
     }
 
     /// Polls as a thread does that waits.
+    #[inline]
     fn look<S: Source<Role = R>>(
         &self,
         source: &S,
@@ -374,6 +380,7 @@ impl<R> Poller<R> {
     }
 
     /// Asks for notification. `false`: nothing would come.
+    #[inline]
     pub(super) fn arm<S: Source<Role = R>>(&self, source: &S) -> bool {
         let queues = match self.send_interest.load(Ordering::SeqCst) {
             0 => Queues::Receives,
@@ -429,7 +436,22 @@ impl<R> Poller<R> {
     }
 
     /// Lets the role go, and sees to it that somebody takes it who needs it.
-    fn let_go<S: Source<Role = R>>(&self, source: &S, mut role: MutexGuard<'_, Role<R>>) {
+    #[inline]
+    fn let_go<S: Source<Role = R>>(&self, source: &S, role: MutexGuard<'_, Role<R>>) {
+        if self.async_interest.load(Ordering::SeqCst) > 0 || self.outside.load(Ordering::SeqCst) > 0
+        {
+            return self.let_go_watched(source, role);
+        }
+        drop(role);
+        fence(Ordering::SeqCst);
+        self.serve_mail(source);
+        self.hand_over(source);
+    }
+
+    /// Lets the role go where others sleep on the same channel.
+    #[cold]
+    #[inline(never)]
+    fn let_go_watched<S: Source<Role = R>>(&self, source: &S, mut role: MutexGuard<'_, Role<R>>) {
         // The progress thread sleeps on the same channel: it hears of what comes from now on, and
         // is woken for what may have come before.
         let mut more = self.async_interest.load(Ordering::SeqCst) > 0
@@ -536,11 +558,21 @@ impl<R> Poller<R> {
         }
     }
 
+    /// Wakes somebody who takes the role over, if there is anybody.
+    #[inline]
     fn hand_over<S: Source<Role = R>>(&self, source: &S) {
-        if !self.followers.wake_one()
-            && self.progress_waits.load(Ordering::SeqCst)
-            && self.progress_waits.swap(false, Ordering::SeqCst)
-        {
+        if self.followers.any() && self.followers.wake_one() {
+            return;
+        }
+        if self.progress_waits.load(Ordering::SeqCst) {
+            self.hand_to_progress(source);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn hand_to_progress<S: Source<Role = R>>(&self, source: &S) {
+        if self.progress_waits.swap(false, Ordering::SeqCst) {
             source.wake_progress();
         }
     }
@@ -554,7 +586,16 @@ impl<R> Poller<R> {
     }
 
     /// Does what the mail says, unless somebody holds the role: then that thread does.
+    #[inline]
     pub(super) fn serve_mail<S: Source<Role = R>>(&self, source: &S) {
+        if source.has_mail() {
+            self.serve_mail_there_is(source);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn serve_mail_there_is<S: Source<Role = R>>(&self, source: &S) {
         let mut served = false;
         while source.has_mail() {
             let Some(mut role) = try_lock(&self.role) else {
@@ -573,6 +614,7 @@ impl<R> Poller<R> {
 }
 
 /// Polls both queues once; how much came.
+#[inline(never)]
 fn poll<S: Source>(
     source: &S,
     role: &mut Role<S::Role>,

@@ -6,7 +6,6 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arrayvec::ArrayVec;
 use verbs_shim::{ProtectionDomain, RegisteredBuffer, SharedReceiveQueue, VerbsError};
 
 use super::ledger::Ledger;
@@ -14,9 +13,6 @@ use super::pool::GrowingPool;
 
 /// A receive's token says nothing: what matters is the connection it arrives on.
 const RECEIVE: u32 = 0;
-
-/// Receives that go to the driver in one call.
-const CHAIN: usize = 16;
 
 /// See the top of the file.
 pub(crate) struct Receives {
@@ -77,40 +73,43 @@ impl Receives {
 
     /// Posts `n` receives that were set aside, in chains: first from the surplus, then in the buffers
     /// that `own` gives, then in those of the pool. How many were posted.
+    #[inline]
     pub(crate) fn post(&self, n: u32, mut own: impl FnMut() -> Option<RegisteredBuffer>) -> u32 {
-        let mut posted = self.take_surplus(n);
-        let mut chain = ArrayVec::<RegisteredBuffer, CHAIN>::new();
-        while posted < n {
-            let wanted = (n - posted).min(CHAIN as u32) as usize;
-            while chain.len() < wanted {
-                match own().or_else(|| self.pool.take()) {
-                    Some(buffer) => chain.push(buffer),
-                    None => break,
-                }
-            }
-            let before = chain.len();
-            if before == 0 {
-                break;
-            }
-            let result = self.srq.post_batch(RECEIVE, &mut chain);
-            posted += (before - chain.len()) as u32;
-            if let Err(error) = result {
-                tracing::warn!(lane = self.lane, %error, "a receive could not be posted");
-                break;
-            }
+        let from_surplus = match self.surplus.load(Ordering::Acquire) {
+            0 => 0,
+            have => self.take_surplus(have, n),
+        };
+        let mut posted = 0;
+        let next = || own().or_else(|| self.take_from_pool());
+        let result = self
+            .srq
+            .post_from(RECEIVE, n - from_surplus, next, &mut posted);
+        if let Err(error) = result {
+            self.not_posted(&error);
         }
-        posted
+        from_surplus + posted
+    }
+
+    /// Where the buffers of a connection are in use, or it begins.
+    #[cold]
+    fn take_from_pool(&self) -> Option<RegisteredBuffer> {
+        self.pool.take()
+    }
+
+    #[cold]
+    fn not_posted(&self, error: &VerbsError) {
+        tracing::warn!(lane = self.lane, %error, "a receive could not be posted");
     }
 
     /// Posts a receive whose message was taken in at once.
     pub(crate) fn repost(&self, buffer: RegisteredBuffer) {
         if let Err(error) = self.srq.post(RECEIVE, buffer) {
-            tracing::warn!(lane = self.lane, error = %error.error, "a receive could not be posted");
+            self.not_posted(&error.error);
         }
     }
 
-    fn take_surplus(&self, n: u32) -> u32 {
-        let mut have = self.surplus.load(Ordering::Acquire);
+    #[cold]
+    fn take_surplus(&self, mut have: u32, n: u32) -> u32 {
         while have > 0 {
             let take = have.min(n);
             match self.surplus.compare_exchange_weak(
