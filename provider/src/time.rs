@@ -15,8 +15,8 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Longer is without end.
-    const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+    /// So many seconds are without end.
+    const LONGEST: u64 = u32::MAX as u64;
 
     #[inline]
     pub(crate) fn new(length: Duration) -> Self {
@@ -29,12 +29,13 @@ impl Patience {
     /// What is left; `None` is without end.
     #[inline]
     pub(crate) fn left(&mut self) -> Option<Duration> {
-        match self.length > Self::LONGEST {
+        match self.length.as_secs() >= Self::LONGEST {
             true => None,
             false => Some(self.left_of_some()),
         }
     }
 
+    #[inline(never)]
     fn left_of_some(&mut self) -> Duration {
         match self.deadline {
             Some(deadline) => deadline.left().unwrap_or(Duration::MAX),

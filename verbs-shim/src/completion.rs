@@ -4,6 +4,7 @@
 //! asks for notification, **polls again**, and only then sleeps.
 
 use std::collections::HashMap;
+use std::ffi::c_int;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -175,38 +176,54 @@ impl CompletionQueue {
     /// When the queue is broken (it overflowed, or the device is gone).
     #[inline]
     pub fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
-        match self.shared.has_retired.load(Ordering::Acquire) {
-            false => self.poll_into(batch),
-            true => self.poll_and_forget(batch),
+        match self.begin_poll(batch) {
+            false => Ok(0),
+            true => self.end_poll(batch),
         }
     }
 
+    /// The first half of [`CompletionQueue::poll`], for who polls in vain most times. `false`: the queue
+    /// is empty. Otherwise the batch looks empty until [`CompletionQueue::end_poll`].
     #[inline]
-    fn poll_into(&self, batch: &mut CompletionBatch) -> Result<usize> {
+    pub fn begin_poll(&self, batch: &mut CompletionBatch) -> bool {
         let cq = &*self.shared;
         batch.clear();
-        match cq.backend.poll(batch.entries()) {
-            0 => Ok(0),
-            // Whose completions they are had been made before they were polled, so it counts as
-            // older than this moment.
-            found @ 1.. => Ok(batch.polled(found as usize, cq.serial)),
-            _ => Err(cq.backend.queue().poll_error()),
+        let polled = match cq.has_retired.load(Ordering::Acquire) {
+            false => cq.backend.poll(batch.entries()),
+            true => self.poll_and_forget(batch),
+        };
+        polled != 0 && {
+            batch.note(polled, cq.serial);
+            true
         }
+    }
+
+    /// The other half: how many completions the batch has. Without the first, there are none.
+    ///
+    /// # Errors
+    /// As [`CompletionQueue::poll`].
+    #[inline]
+    pub fn end_poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
+        // Whose completions they are had been made before they were polled, so it counts as older than
+        // this moment.
+        let found = batch.open();
+        found.ok_or_else(|| self.shared.backend.queue().poll_error())
     }
 
     /// Polls when queue pairs have been retired.
     #[cold]
-    fn poll_and_forget(&self, batch: &mut CompletionBatch) -> Result<usize> {
+    #[inline(never)]
+    fn poll_and_forget(&self, batch: &mut CompletionBatch) -> c_int {
         let before = self.shared.retired.lock().count;
-        let found = self.poll_into(batch)?;
-        if found < BATCH {
+        let found = self.shared.backend.poll(batch.entries());
+        if (0..BATCH as c_int).contains(&found) {
             // What lay in the queue when those were retired has come out by now.
             let mut retired = self.shared.retired.lock();
             retired.qps.retain(|_, &mut number| number >= before);
             let more = !retired.qps.is_empty();
             self.shared.has_retired.store(more, Ordering::Release);
         }
-        Ok(found)
+        found
     }
 
     /// Announces the next completion on the channel, once. Poll again after this call before
@@ -271,6 +288,7 @@ impl fmt::Debug for CompletionQueue {
 mod tests {
     use super::*;
     use crate::testing::bench;
+    use crate::types::Epoch;
 
     #[test]
     fn retired_queue_pairs_are_known_until_the_queue_is_empty() {
@@ -304,5 +322,21 @@ mod tests {
         bench.cq.poll(&mut batch).unwrap();
         assert_eq!(bench.cq.poll(&mut batch).unwrap(), 0);
         assert!(batch.is_empty());
+    }
+
+    #[test]
+    fn what_was_polled_is_there_once() {
+        let bench = bench();
+        bench.notes.posted.lock().unwrap().push(42 << 32);
+        bench.notes.complete(0, 1, 0);
+        let mut batch = CompletionBatch::new();
+        assert_eq!(bench.cq.end_poll(&mut batch).unwrap(), 0);
+        assert!(bench.cq.begin_poll(&mut batch));
+        assert!(batch.is_empty());
+        assert_eq!(bench.cq.end_poll(&mut batch).unwrap(), 1);
+        batch.iter().next().unwrap().set_claimed();
+        assert_eq!(bench.cq.end_poll(&mut batch).unwrap(), 0);
+        assert!(!batch.iter().next().unwrap().is_since(Epoch::begin()));
+        assert!(!bench.cq.begin_poll(&mut batch));
     }
 }

@@ -261,6 +261,16 @@ fn a_secret_is_not_printed() {
 
 proptest! {
     #[test]
+    fn a_data_message_is_read_in_two_ways(bits in any::<u32>(), nearly in any::<bool>()) {
+        let bits = if nearly { bits & 0x0fff_ff01 | 0x1000_0000 } else { bits };
+        let data = match Immediate::parse(bits) {
+            Ok(Immediate { message: MessageType::Data, credits, kind }) => Some((credits, kind)),
+            _ => None,
+        };
+        prop_assert_eq!(Immediate::parse_data(bits), data);
+    }
+
+    #[test]
     fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         let _ = Hello::parse(HelloKind::Request, &bytes);
         let _ = Hello::parse(HelloKind::Reply, &bytes);

@@ -5,6 +5,7 @@
 //! reliable connections it carries which queue it was polled from, and when.
 
 use std::cell::Cell;
+use std::ffi::c_int;
 use std::fmt;
 
 use super::{Epoch, Kind, QueueId, WcStatus};
@@ -194,6 +195,9 @@ impl fmt::Debug for Completion {
 pub struct CompletionBatch {
     entries: [Completion; BATCH],
     len: usize,
+    /// What the last poll has said, until it is opened, and the serial number of the queue polled.
+    noted: c_int,
+    cq: u32,
 }
 
 impl CompletionBatch {
@@ -203,6 +207,8 @@ impl CompletionBatch {
         Self {
             entries: [const { Completion::none() }; BATCH],
             len: 0,
+            noted: 0,
+            cq: 0,
         }
     }
 
@@ -244,10 +250,23 @@ impl CompletionBatch {
         &mut self.entries
     }
 
-    /// The first `len` entries, at least one, have been polled from the completion queue with this serial number;
-    /// how many there are.
+    /// So many entries have been polled from the completion queue with this serial number, or the poll
+    /// failed.
     #[inline]
-    pub(crate) fn polled(&mut self, len: usize, cq: u32) -> usize {
+    pub(crate) fn note(&mut self, polled: c_int, cq: u32) {
+        self.noted = polled;
+        self.cq = cq;
+    }
+
+    /// What was noted is there from now on; how many. Once only: what was there before is not polled
+    /// again. `None`: the poll failed.
+    #[inline]
+    pub(crate) fn open(&mut self) -> Option<usize> {
+        let noted = std::mem::take(&mut self.noted);
+        if noted <= 0 {
+            return (noted == 0).then_some(0);
+        }
+        let (len, cq) = (noted as usize, self.cq);
         let now = Epoch::now();
         self.len = len.min(BATCH);
         let (first, others) = self.entries.split_at_mut(1);
@@ -256,12 +275,13 @@ impl CompletionBatch {
         for entry in others.iter_mut().take(len - 1) {
             entry.stamp(cq, now);
         }
-        self.len
+        Some(self.len)
     }
 
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.len = 0;
+        self.noted = 0;
     }
 }
 

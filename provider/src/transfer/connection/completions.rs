@@ -29,8 +29,15 @@ impl Member for Connection {
         self.state.lock()
     }
 
-    #[inline]
-    fn received(&self, state: &mut State, completion: &WorkCompletion, buffer: RegisteredBuffer) {
+    // Always: it is the middle of what a message passes through, and called in one place.
+    #[inline(always)]
+    fn received(
+        &self,
+        state: &mut State,
+        completion: &WorkCompletion,
+        buffer: RegisteredBuffer,
+        take: impl FnOnce(u8, &[u8]) -> bool,
+    ) {
         if state.engine.link() == Link::Down
             || completion.qp_num() != self.number()
             || !completion.is_success()
@@ -41,14 +48,15 @@ impl Member for Connection {
         if state.engine.link() == Link::Prepared {
             state.bring_up();
         }
-        match state.engine.message_came(completion.imm(), buffer) {
-            Ok(Came::Data(bytes)) => {
+        let bytes = buffer.len();
+        match state.engine.message_came(completion.imm(), buffer, take) {
+            None => {
                 let counters = self.lane.counted();
                 counters.messages_received.raise();
                 counters.bytes_received.add(bytes as u64);
                 self.grow_window(state);
             }
-            other => self.other_received(state, other),
+            Some(other) => self.other_received(state, other),
         }
     }
 
@@ -70,7 +78,7 @@ impl Member for Connection {
             .request_completed(completion.token(), freed, failed);
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.engine.has_work() {
             self.pump(&mut state);
@@ -130,26 +138,21 @@ impl Connection {
 
     /// What is not for the layer above, or goes there by another way, or breaks the protocol.
     #[inline(never)]
-    fn other_received(
-        &self,
-        state: &mut State,
-        came: Result<Came<RegisteredBuffer>, (Violation, RegisteredBuffer)>,
-    ) {
+    fn other_received(&self, state: &mut State, came: Came<RegisteredBuffer>) {
         let counters = self.lane.counted();
         match came {
-            Ok(Came::Data(_)) => {}
-            Ok(Came::Credits(buffer)) => {
+            Came::Credits(buffer) => {
                 counters.credit_messages_received.raise();
                 self.lane.receives.repost(buffer);
             }
-            Ok(Came::Handover(buffer)) => drop(buffer),
-            Ok(Came::Control(kind, buffer)) => {
+            Came::Handover(buffer) => drop(buffer),
+            Came::Control(kind, buffer) => {
                 counters.messages_received.raise();
                 counters.bytes_received.add(buffer.len() as u64);
                 self.grow_window(state);
                 Self::keep_control(state, kind, buffer);
             }
-            Err((violation, buffer)) => {
+            Came::Wrong(violation, buffer) => {
                 self.lane.receives.repost(buffer);
                 state.engine.receive_failed(Ending::Protocol(violation));
             }
@@ -262,7 +265,7 @@ impl Connection {
 }
 
 /// Posts a message whose bytes travel in the work request.
-#[inline]
+#[inline(always)]
 pub(super) fn post_inline(
     qp: &QueuePair,
     token: u32,

@@ -165,6 +165,24 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
     type Found = ();
 
     #[inline]
+    fn take(&mut self, member: &Connection, kind: u8, bytes: &[u8]) -> bool {
+        if let [buffer] = &mut *self.buffers
+            && let Some(place) = buffer.get_mut(..bytes.len())
+            && std::ptr::eq(member, self.connection)
+            && self.found.is_none()
+        {
+            place.copy_from_slice(bytes);
+            self.found = Some(Ok(Received {
+                bytes: bytes.len(),
+                kind,
+                whole: true,
+            }));
+            return true;
+        }
+        false
+    }
+
+    #[inline]
     fn see(&mut self, member: &Connection, state: &mut State) {
         if std::ptr::eq(member, self.connection) && self.found.is_none() {
             self.found = state.engine.read_into(self.buffers);

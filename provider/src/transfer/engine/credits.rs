@@ -118,6 +118,13 @@ impl Credits {
         self.credits_came(n)
     }
 
+    /// A data message came with `n` credits.
+    #[inline]
+    pub(crate) fn data_came_with(&mut self, n: u16) -> Result<(), Violation> {
+        self.credits_came(n)?;
+        self.data_came()
+    }
+
     /// A data message came.
     #[inline]
     pub(crate) fn data_came(&mut self) -> Result<(), Violation> {

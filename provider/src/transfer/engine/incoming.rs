@@ -14,15 +14,15 @@ pub(crate) const FIRST_CONTROL_KIND: u8 = 16;
 /// Threads that may be noted as waiting for a message.
 const MOST_WAKERS: usize = 64;
 
-/// What became of a message that came.
+/// What is to be done about a message that came and is none of the stream's.
 #[derive(Debug)]
 pub(crate) enum Came<B> {
-    /// It is kept, or was given to a receive.
-    Data(usize),
     /// It said what it had to say: its buffer is to be posted again at once.
     Credits(B),
     /// About moving. Its receive is back in the count, and its buffer is free.
     Handover(B),
+    /// It breaks the protocol.
+    Wrong(Violation, B),
     /// For the layer above, past what nobody has read: kind and bytes. Give the buffer to
     /// [`Engine::recycle`] afterwards.
     Control(u8, B),
@@ -40,31 +40,34 @@ pub struct Received {
 }
 
 impl<P: Payloads> Engine<P> {
-    /// A message came, with its immediate data in host order.
-    ///
-    /// # Errors
-    /// How it breaks the protocol; the buffer comes back.
+    /// A message came, with its immediate data in host order. `None`: its bytes are kept, were given to
+    /// a receive, or were taken by `take`, which is asked only if no other message comes before this
+    /// one.
     #[inline]
     pub(crate) fn message_came(
         &mut self,
         immediate: Option<u32>,
         buffer: P::Buffer,
-    ) -> Result<Came<P::Buffer>, (Violation, P::Buffer)> {
-        let immediate = match self.account(immediate, &buffer) {
-            Ok(immediate) => immediate,
-            Err(violation) => return Err((violation, buffer)),
+        take: impl FnOnce(u8, &[u8]) -> bool,
+    ) -> Option<Came<P::Buffer>> {
+        let Some((credits, kind)) = immediate.and_then(Immediate::parse_data) else {
+            return Some(self.other_came(immediate, buffer));
         };
-        if immediate.message != MessageType::Data {
-            return self.other_came(immediate, buffer);
+        if let Err(violation) = self.credits.data_came_with(credits) {
+            return Some(Came::Wrong(violation, buffer));
         }
-        let bytes = buffer.len();
-        self.totals.bytes_received += bytes as u64;
-        if self.control_aside && immediate.kind >= FIRST_CONTROL_KIND {
-            return Ok(Came::Control(immediate.kind, buffer));
+        self.totals.bytes_received += buffer.len() as u64;
+        if self.control_aside && kind >= FIRST_CONTROL_KIND {
+            return Some(Came::Control(kind, buffer));
+        }
+        let is_next = self.receives.is_empty() && self.inbox.is_empty();
+        if is_next && take(kind, &buffer) {
+            self.recycle(buffer);
+            return None;
         }
         let arrived = Arrived {
             body: Body::Received(buffer),
-            kind: immediate.kind,
+            kind,
             read: 0,
         };
         if self.receives.is_empty() {
@@ -73,23 +76,16 @@ impl<P: Payloads> Engine<P> {
         } else {
             self.give_to_receive(arrived);
         }
-        Ok(Came::Data(bytes))
+        None
     }
 
-    /// A message that carries nothing for the layer above.
+    /// A message that carries nothing for the layer above, or breaks the protocol.
     #[inline(never)]
-    fn other_came(
-        &mut self,
-        immediate: Immediate,
-        buffer: P::Buffer,
-    ) -> Result<Came<P::Buffer>, (Violation, P::Buffer)> {
-        if immediate.message == MessageType::Credit {
-            self.totals.credit_messages_received += 1;
-            return Ok(Came::Credits(buffer));
-        }
-        match self.about_moving_came(immediate.kind, &buffer) {
-            Ok(()) => Ok(Came::Handover(buffer)),
-            Err(violation) => Err((violation, buffer)),
+    fn other_came(&mut self, immediate: Option<u32>, buffer: P::Buffer) -> Came<P::Buffer> {
+        match self.account(immediate, &buffer) {
+            Ok(true) => Came::Credits(buffer),
+            Ok(false) => Came::Handover(buffer),
+            Err(violation) => Came::Wrong(violation, buffer),
         }
     }
 
@@ -101,20 +97,24 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
-    /// Reads the immediate data and counts its credits.
-    #[inline]
-    fn account(&mut self, immediate: Option<u32>, buffer: &[u8]) -> Result<Immediate, Violation> {
+    /// Reads the immediate data of a message that is no data, and does what it says; whether it is about
+    /// credits.
+    fn account(&mut self, immediate: Option<u32>, buffer: &[u8]) -> Result<bool, Violation> {
         let immediate = Immediate::parse(immediate.ok_or(Violation::NoImmediate)?)?;
         match immediate.message {
-            MessageType::Data => {
-                self.credits.credits_came(immediate.credits)?;
-                self.credits.data_came()?;
+            // All of these were told apart before.
+            MessageType::Data => Err(Violation::Type(1)),
+            MessageType::Move => {
+                self.about_moving_came(immediate.kind, buffer)?;
+                Ok(false)
             }
-            MessageType::Move => {}
-            MessageType::Credit if !buffer.is_empty() => return Err(Violation::CreditMessage),
-            MessageType::Credit => self.credits.credit_message_came(immediate.credits)?,
+            MessageType::Credit if !buffer.is_empty() => Err(Violation::CreditMessage),
+            MessageType::Credit => {
+                self.credits.credit_message_came(immediate.credits)?;
+                self.totals.credit_messages_received += 1;
+                Ok(true)
+            }
         }
-        Ok(immediate)
     }
 
     /// By how many receives the window should grow: the peer is busy.

@@ -13,6 +13,7 @@ use crossbeam::queue::SegQueue;
 use parking_lot::MutexGuard;
 use verbs_shim::{Completion, CompletionBatch, RegisteredBuffer};
 
+use super::poller::See;
 use crate::transfer::engine::Ending;
 
 /// A connection, as its lane knows it.
@@ -25,8 +26,14 @@ pub(crate) trait Member: Sized {
 
     fn lock(&self) -> MutexGuard<'_, Self::State>;
 
-    /// A receive completed.
-    fn received(&self, state: &mut Self::State, completion: &Completion, buffer: RegisteredBuffer);
+    /// A receive completed. `take` may take the message in at once, by its kind and bytes.
+    fn received(
+        &self,
+        state: &mut Self::State,
+        completion: &Completion,
+        buffer: RegisteredBuffer,
+        take: impl FnOnce(u8, &[u8]) -> bool,
+    );
 
     /// A send completed.
     fn sent(&self, state: &mut Self::State, completion: &Completion);
@@ -110,9 +117,11 @@ impl<M: Member> Members<M> {
         &mut self,
         claim: impl Fn(&Completion) -> Option<RegisteredBuffer>,
         stray: impl Fn(Option<RegisteredBuffer>),
-        see: &mut impl FnMut(&M, &mut M::State),
+        see: &mut impl See<M, M::State>,
     ) {
         let mut rest = self.batch.iter().as_slice();
+        // Of several, who waits takes all that fit when they are there.
+        let alone = rest.len() == 1;
         while let Some(first) = rest.first() {
             let number = first.qp_num();
             if self.last_number != number || self.last.is_none() {
@@ -134,11 +143,14 @@ impl<M: Member> Members<M> {
                     continue;
                 }
                 match claim(completion) {
-                    Some(buffer) => member.received(&mut state, completion, buffer),
+                    Some(buffer) => {
+                        let take = |kind, bytes: &[u8]| alone && see.take(member, kind, bytes);
+                        member.received(&mut state, completion, buffer, take);
+                    }
                     None => stray(None),
                 }
             }
-            see(member, &mut state);
+            see.see(member, &mut state);
             member.release(state);
         }
     }

@@ -35,7 +35,7 @@ use self::ledger::Ledger;
 pub(crate) use self::members::{Change, Member};
 use self::members::{Mail, Members};
 pub(crate) use self::poller::Wanted;
-use self::poller::{Poller, Queues, Source};
+use self::poller::{Poller, Queues, See, Source};
 use self::pool::GrowingPool;
 pub(crate) use self::receives::Receives;
 use super::engine::Ending;
@@ -326,7 +326,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     #[cold]
     #[inline(never)]
-    fn read_mail(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
+    fn read_mail(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
         self.read_changes(members);
         self.let_leave(members, see);
         self.read_endings(members, see);
@@ -357,7 +357,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// Those that were removed give their places back, once nothing of theirs is left in the queue
     /// that is as long as the connections with a place can fill it.
-    fn let_leave(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
+    fn let_leave(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
         if members.leaving.is_empty() {
             return;
         }
@@ -368,7 +368,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         }
     }
 
-    fn read_endings(&self, members: &mut Members<M>, see: &mut impl FnMut(&M, &mut M::State)) {
+    fn read_endings(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
         while let Some((member, ending)) = self.mail.endings.pop() {
             self.mail.done();
             // What arrived before the end is delivered before the end is told.
@@ -383,7 +383,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         &self,
         members: &mut Members<M>,
         queue: &CompletionQueue,
-        see: &mut impl FnMut(&M, &mut M::State),
+        see: &mut impl See<M, M::State>,
     ) {
         let mut left = queue.depth() as usize;
         while left > 0 {
@@ -400,15 +400,11 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         &self,
         members: &mut Members<M>,
         queue: &CompletionQueue,
-        see: &mut impl FnMut(&M, &mut M::State),
+        see: &mut impl See<M, M::State>,
     ) -> usize {
-        match queue.poll(&mut members.batch) {
-            Ok(0) => 0,
-            Ok(found) => self.hand_out(members, found, see),
-            Err(error) => {
-                self.break_down(&error);
-                0
-            }
+        match queue.begin_poll(&mut members.batch) {
+            false => 0,
+            true => self.hand_out(members, queue, see),
         }
     }
 
@@ -417,9 +413,16 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     fn hand_out(
         &self,
         members: &mut Members<M>,
-        found: usize,
-        see: &mut impl FnMut(&M, &mut M::State),
+        queue: &CompletionQueue,
+        see: &mut impl See<M, M::State>,
     ) -> usize {
+        let found = match queue.end_poll(&mut members.batch) {
+            Ok(found) => found,
+            Err(error) => {
+                self.break_down(&error);
+                return 0;
+            }
+        };
         // A queue pair is announced before anything can complete on it; and its number may be that of
         // one before it.
         if self.mail.is_some() {
@@ -451,7 +454,7 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
         &self,
         members: &mut Members<M>,
         queues: Queues,
-        see: &mut impl FnMut(&M, &mut M::State),
+        see: &mut impl See<M, M::State>,
     ) -> usize {
         if self.mail.is_some() {
             self.read_mail(members, see);

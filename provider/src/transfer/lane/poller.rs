@@ -13,6 +13,7 @@
 //! very file on a source of its own, with loom's primitives in place of the system's.
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::primitives::{
@@ -38,13 +39,13 @@ pub(crate) trait Source {
     /// A member's state, under its lock.
     type State;
 
-    /// Reads the mail and polls; hands what came to its members, and shows each of them to `see` while
-    /// its lock is held. How many completions there were.
+    /// Reads the mail and polls; hands what came to its members, and shows it and them to `see` while
+    /// their lock is held. How many completions there were.
     fn poll(
         &self,
         role: &mut Self::Role,
         queues: Queues,
-        see: &mut impl FnMut(&Self::Member, &mut Self::State),
+        see: &mut impl See<Self::Member, Self::State>,
     ) -> usize;
 
     /// Whether somebody has left mail.
@@ -73,9 +74,52 @@ pub(crate) enum Queues {
     Both,
 }
 
+/// Who is shown what a poll hands out.
+pub(crate) trait See<M, S> {
+    /// The only message that came, before it is kept for a member. `true`: it is not needed any more.
+    fn take(&mut self, member: &M, kind: u8, bytes: &[u8]) -> bool;
+
+    /// A member to which something was just handed.
+    fn see(&mut self, member: &M, state: &mut S);
+}
+
+/// Nobody.
+struct Unseen;
+
+impl<M, S> See<M, S> for Unseen {
+    #[inline]
+    fn take(&mut self, _: &M, _: u8, _: &[u8]) -> bool {
+        false
+    }
+
+    #[inline]
+    fn see(&mut self, _: &M, _: &mut S) {}
+}
+
+/// Somebody who waits.
+struct Seeing<'a, S, W>(&'a mut W, PhantomData<S>);
+
+impl<S: Source, W: Wanted<S>> See<S::Member, S::State> for Seeing<'_, S, W> {
+    #[inline]
+    fn take(&mut self, member: &S::Member, kind: u8, bytes: &[u8]) -> bool {
+        self.0.take(member, kind, bytes)
+    }
+
+    #[inline]
+    fn see(&mut self, member: &S::Member, state: &mut S::State) {
+        self.0.see(member, state);
+    }
+}
+
 /// What a thread waits for.
 pub(crate) trait Wanted<S: Source> {
     type Found;
+
+    /// Takes the bytes of a message that just came, if they are all that is wanted. `true`: it has.
+    #[inline]
+    fn take(&mut self, _: &S::Member, _kind: u8, _bytes: &[u8]) -> bool {
+        false
+    }
 
     /// Looks at a member to which something was just handed.
     fn see(&mut self, member: &S::Member, state: &mut S::State);
@@ -253,7 +297,7 @@ impl<R> Poller<R> {
         let Some(mut role) = try_lock(&self.role) else {
             return 0;
         };
-        let came = poll(source, &mut role, &mut |_, _| {});
+        let came = poll(source, &mut role, &mut Unseen);
         self.let_go(source, role);
         came
     }
@@ -371,7 +415,7 @@ impl<R> Poller<R> {
         role: &mut Role<R>,
         wanted: &mut impl Wanted<S>,
     ) -> usize {
-        let see = &mut |member: &S::Member, state: &mut S::State| wanted.see(member, state);
+        let see = &mut Seeing(wanted, PhantomData);
         role.looks += 1;
         if role.looks >= LOOKS_PER_SENDS || self.send_interest.load(Ordering::SeqCst) > 0 {
             return poll(source, role, see);
@@ -457,7 +501,7 @@ impl<R> Poller<R> {
         let mut more = self.async_interest.load(Ordering::SeqCst) > 0
             && !self.progress_waits.load(Ordering::SeqCst)
             && self.arm(source)
-            && poll(source, &mut role, &mut |_, _| {}) > 0;
+            && poll(source, &mut role, &mut Unseen) > 0;
         if self.outside.load(Ordering::SeqCst) > 0 && !self.arm_until_empty(source, &mut role) {
             source.wake_outside();
             more = true;
@@ -480,7 +524,7 @@ impl<R> Poller<R> {
                 consume();
                 // If there is more than this, letting go finds it.
                 for _ in 0..POLLS_AT_A_TIME {
-                    if poll(source, &mut role, &mut |_, _| {}) == 0 {
+                    if poll(source, &mut role, &mut Unseen) == 0 {
                         break;
                     }
                 }
@@ -498,7 +542,7 @@ impl<R> Poller<R> {
     /// Asks for notification and polls until nothing has come since; `false`: it goes on coming.
     fn arm_until_empty<S: Source<Role = R>>(&self, source: &S, role: &mut Role<R>) -> bool {
         for _ in 0..POLLS_AT_A_TIME {
-            if !self.arm(source) || poll(source, role, &mut |_, _| {}) == 0 {
+            if !self.arm(source) || poll(source, role, &mut Unseen) == 0 {
                 return true;
             }
         }
@@ -515,7 +559,7 @@ impl<R> Poller<R> {
             return 0;
         };
         let came = match self.arm(source) {
-            true => poll(source, &mut role, &mut |_, _| {}),
+            true => poll(source, &mut role, &mut Unseen),
             false => 0,
         };
         drop(role);
@@ -537,7 +581,7 @@ impl<R> Poller<R> {
         };
         let mut all = 0;
         for _ in 0..POLLS_AT_A_TIME {
-            match poll(source, &mut role, &mut |_, _| {}) {
+            match poll(source, &mut role, &mut Unseen) {
                 0 => break,
                 came => all += came,
             }
@@ -601,7 +645,7 @@ impl<R> Poller<R> {
             let Some(mut role) = try_lock(&self.role) else {
                 break;
             };
-            poll(source, &mut role, &mut |_, _| {});
+            poll(source, &mut role, &mut Unseen);
             drop(role);
             fence(Ordering::SeqCst);
             served = true;
@@ -618,7 +662,7 @@ impl<R> Poller<R> {
 fn poll<S: Source>(
     source: &S,
     role: &mut Role<S::Role>,
-    see: &mut impl FnMut(&S::Member, &mut S::State),
+    see: &mut impl See<S::Member, S::State>,
 ) -> usize {
     role.looks = 0;
     source.poll(&mut role.source, Queues::Both, see)

@@ -8,7 +8,7 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex, Notify};
 use loom::thread;
 
-use self::poller::{Poller, Queues, Source, Wanted};
+use self::poller::{Poller, Queues, See, Source, Wanted};
 use super::spin;
 
 #[path = "poller.rs"]
@@ -158,7 +158,7 @@ impl Source for Lane {
     type Member = ();
     type State = ();
 
-    fn poll(&self, (): &mut (), _: Queues, _: &mut impl FnMut(&(), &mut ())) -> usize {
+    fn poll(&self, (): &mut (), _: Queues, _: &mut impl See<(), ()>) -> usize {
         if self.mail_count.load(Ordering::Acquire) == 0 {
             return 0;
         }
