@@ -407,8 +407,9 @@ impl<R> Poller<R> {
         self.look(source, role, wanted)
     }
 
-    /// Polls as a thread does that waits.
-    #[inline]
+    /// Polls as a thread does that waits. Always where it is called: mostly nothing is there, and to save
+    /// the registers would cost as much as the poll.
+    #[inline(always)]
     fn look<S: Source<Role = R>>(
         &self,
         source: &S,

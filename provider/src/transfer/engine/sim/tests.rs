@@ -88,9 +88,9 @@ proptest! {
                 break;
             }
             end.posted -= 1;
-            match end.engine.message_came(immediate, bytes, |_, _| false) {
-                Some(Came::Credits(_) | Came::Wrong(..)) => end.posted += 1,
-                Some(_) | None => {}
+            let came = end.engine.message_came(immediate, bytes, |_, _| false);
+            if matches!(came, Some(Came::Credits(_) | Came::Wrong(..))) {
+                end.posted += 1;
             }
             if let Some(Ok(arrived)) = end.engine.take_message() {
                 end.drop_message(&arrived);
