@@ -278,6 +278,43 @@ fn a_shared_chain_that_fails_half_way_gives_the_rest_back_in_order() {
 }
 
 #[test]
+fn receives_from_a_source_stop_where_it_ends_or_the_device_refuses() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let srq = bench.pd.create_srq(4).unwrap();
+    let mut posted = 9;
+    // It gives one, and no more.
+    let mut one = pool.take();
+    srq.post_from(1, 3, || one.take(), &mut posted).unwrap();
+    assert_eq!((posted, srq.room()), (1, 3));
+    // The device takes one of three: the others are free again.
+    *bench.notes.fail_post_after.lock().unwrap() = Some(1);
+    assert!(srq.post_from(1, 3, || pool.take(), &mut posted).is_err());
+    assert_eq!((posted, srq.room(), pool.free()), (1, 2, 6));
+    *bench.notes.fail_post_after.lock().unwrap() = None;
+    // More than fit.
+    let full = srq.post_from(1, 3, || pool.take(), &mut posted);
+    assert_eq!(full.unwrap_err().errno(), libc::ENOMEM);
+    assert_eq!((posted, srq.room(), pool.free()), (2, 0, 4));
+    // It refuses, and does not say what it has taken: all of it, perhaps.
+    let strange = bench.pd.create_srq(4).unwrap();
+    *bench.notes.fail_post_after.lock().unwrap() = Some(0);
+    bench.notes.fail_strangely.store(true, Ordering::SeqCst);
+    assert!(
+        strange
+            .post_from(1, 2, || pool.take(), &mut posted)
+            .is_err()
+    );
+    assert_eq!((posted, strange.room(), pool.free()), (2, 2, 2));
+    // A buffer that cannot be received into.
+    let constant = BufferPool::new(&bench.pd, 16, 8, Access::READ_ONLY).unwrap();
+    let other = bench.pd.create_srq(4).unwrap();
+    let wrong = other.post_from(1, 1, || constant.take(), &mut posted);
+    assert_eq!(wrong.unwrap_err().errno(), libc::EINVAL);
+    assert_eq!((posted, other.room(), constant.free()), (0, 4, 8));
+}
+
+#[test]
 fn a_window_holds_a_place_until_it_is_claimed() {
     let bench = bench();
     let qp = bench.qp(7, None).established();

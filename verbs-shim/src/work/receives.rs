@@ -192,7 +192,12 @@ impl ReceiveQueue {
 /// Frees the buffers that the device did not take.
 #[cold]
 #[inline(never)]
-fn free_rest(table: &mut RecvTable, wrs: &[RecvWr], failure: Box<PostFailure>) -> Box<PostFailure> {
+fn free_rest(
+    table: &mut RecvTable,
+    wrs: &[RecvWr],
+    mut failure: Box<PostFailure>,
+) -> Box<PostFailure> {
+    failure.taken = failure.taken.min(wrs.len());
     for wr in wrs.iter().skip(failure.taken).rev() {
         drop(table.take(wr.wr_id as u16));
     }
