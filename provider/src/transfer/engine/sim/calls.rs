@@ -87,9 +87,14 @@ fn be_hostile(world: &mut World, bytes: &mut impl Iterator<Item = u8>) {
             return;
         }
         end.posted -= 1;
-        match end.engine.message_came(immediate, packet) {
-            Ok(Came::Credits(_)) | Err(_) => end.posted += 1,
-            Ok(_) => {}
+        // Somebody waits for it, now and then.
+        let is_awaited = kind & 16 != 0;
+        match end
+            .engine
+            .message_came(immediate, packet, |_, _| is_awaited)
+        {
+            Some(Came::Credits(_) | Came::Wrong(..)) => end.posted += 1,
+            Some(Came::Handover(_) | Came::Control(..)) | None => {}
         }
         if let Some(Ok(arrived)) = end.engine.take_message() {
             end.drop_message(&arrived);
