@@ -33,7 +33,7 @@ pub struct Config {
     /// Bytes of bulk that may be held for the application (`SO_RCVBUF`): at least 4 KiB.
     pub receive_buffer: u64,
     /// When a connecting end listens for a queue pair. The accepting end dials at twice that, and
-    /// if it is refused, at 8 and 64 times the bytes.
+    /// while that leads nowhere, at 8 and 64 times the bytes, and then no more.
     pub thresholds: Thresholds,
 }
 

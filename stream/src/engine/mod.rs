@@ -274,6 +274,8 @@ impl<P: Payloads> Engine<P> {
         self.maybe_cut();
         if self.state == State::Cutting && self.tx == Tx::San {
             self.timers.stop(Timer::Change);
+            // Dials that lead nowhere are dialled less and less often, also if they are answered.
+            self.dials = 0;
             self.set_state(State::San);
         }
         if self.state == State::Leaving && self.is_clean() {

@@ -81,7 +81,6 @@ impl<P: Payloads> Engine<P> {
         self.boundary = Some(boundary);
         self.link = Link::Up;
         self.traffic = super::Traffic::default();
-        self.dials = 0;
         self.retained.start();
         self.timers.set(Timer::Change, now + CHANGE);
         self.set_state(State::Proving);

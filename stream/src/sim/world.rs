@@ -177,8 +177,8 @@ impl World {
             break_chance: random.pick(&[0, 1, 3, 10, 30, 100]),
             down_chance: random.pick(&[0, 0, 0, 1, 4]),
             slow: [
-                random.pick(&[1000, 1000, 500, 150]),
-                random.pick(&[1000, 1000, 500, 150]),
+                random.pick(&[1000, 1000, 500, 200]),
+                random.pick(&[1000, 1000, 500, 200]),
             ],
             fate: matches!(story, Story::Death | Story::Abort).then(|| random.below(2)),
             random,
@@ -336,7 +336,7 @@ impl World {
                 idle += 1;
             }
             self.after_death()?;
-            if idle > 300 {
+            if idle > 150 {
                 idle = 0;
                 self.unstick()?;
             }
