@@ -386,3 +386,20 @@ fn without_a_provider_there_is_no_thread() {
     assert!(switch.san_addresses().is_empty());
     assert!(switch.no_san_reason().is_none());
 }
+
+#[test]
+fn an_end_after_both_ends_is_no_error() {
+    let switch = switch();
+    let listener = listen(&switch, 4);
+    for _ in 0..50 {
+        let client = connect(&switch, listener.local_addr());
+        let server = listener.accept_timeout(PATIENCE).unwrap();
+        client.shutdown_write().unwrap();
+        assert_eq!(server.receive(&mut [0; 8]).unwrap(), 0);
+        server.finish(None).unwrap();
+        assert_eq!(client.receive(&mut [0; 8]).unwrap(), 0);
+        // The kernel says ENOTCONN here, once both ends are acknowledged.
+        client.shutdown_write().unwrap();
+        client.finish(None).unwrap();
+    }
+}

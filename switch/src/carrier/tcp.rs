@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut, Read};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::net::RecvFlags;
@@ -18,6 +19,8 @@ use crate::counters::TcpCounters;
 pub(crate) struct TcpCarrier {
     socket: Socket,
     counters: Arc<TcpCounters>,
+    /// Our stream is ended. The kernel may refuse to end one twice, depending on what the peer did.
+    is_ended: AtomicBool,
 }
 
 impl TcpCarrier {
@@ -28,6 +31,7 @@ impl TcpCarrier {
         Self {
             socket,
             counters: Arc::default(),
+            is_ended: AtomicBool::new(false),
         }
     }
 
@@ -69,7 +73,12 @@ impl Carrier for TcpCarrier {
     }
 
     fn end(&self) -> io::Result<()> {
-        self.socket.shutdown(Shutdown::Write)
+        if self.is_ended.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.socket.shutdown(Shutdown::Write)?;
+        self.is_ended.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// The kernel sees to the bytes, whether this process lives or not: there is nothing to wait for.
