@@ -1,7 +1,7 @@
-//! Two engines in a pretended world: TCP that cuts bytes as it likes and has little room, queue
-//! pairs that come, and break at any point, with messages that arrived and were never acknowledged,
-//! and an end that notices later than the other. Every byte is checked at its position, so a frame
-//! that an application sees is a wrong byte.
+//! Two engines in a pretended world. Its TCP cuts bytes as it likes and has little room. Its queue
+//! pairs come, and break at any point: some messages have arrived and were never acknowledged, and one
+//! end notices later than the other. Every byte is checked at its position, so a frame that an
+//! application sees is a wrong byte.
 //!
 //! A run is a seed. `SAN_STREAM_SEED` runs one, `SAN_STREAM_SEEDS` says how many,
 //! `SAN_STREAM_TRACE` prints events.

@@ -42,6 +42,12 @@ pub(crate) trait Carrier: Send + Sync {
     /// How long `receive` waits; `None` = until something happens. Never zero.
     fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
 
+    /// What [`Carrier::set_send_timeout`] has set, or the settings have.
+    fn send_timeout(&self) -> io::Result<Option<Duration>>;
+
+    /// What [`Carrier::set_receive_timeout`] has set, or the settings have.
+    fn receive_timeout(&self) -> io::Result<Option<Duration>>;
+
     /// The TCP socket of the connection, whether it carries anything or not (duty 10).
     fn tcp_socket(&self) -> BorrowedFd<'_>;
 }

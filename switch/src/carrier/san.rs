@@ -329,6 +329,14 @@ impl Carrier for SanCarrier {
         Ok(())
     }
 
+    fn send_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.send_timeout.wanted())
+    }
+
+    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.receive_timeout.wanted())
+    }
+
     fn tcp_socket(&self) -> BorrowedFd<'_> {
         self.companion.as_fd()
     }
@@ -505,6 +513,13 @@ impl Timeout {
         self.wanted.store(nanoseconds, Ordering::Relaxed);
         if self.in_force.load(Ordering::Relaxed) != AT_ONCE {
             self.in_force.store(nanoseconds, Ordering::Relaxed);
+        }
+    }
+
+    fn wanted(&self) -> Option<Duration> {
+        match self.wanted.load(Ordering::Relaxed) {
+            0 => None,
+            nanoseconds => Some(Duration::from_nanos(nanoseconds)),
         }
     }
 

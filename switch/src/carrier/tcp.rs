@@ -94,6 +94,14 @@ impl Carrier for TcpCarrier {
         self.socket.set_read_timeout(timeout)
     }
 
+    fn send_timeout(&self) -> io::Result<Option<Duration>> {
+        self.socket.write_timeout()
+    }
+
+    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
+        self.socket.read_timeout()
+    }
+
     fn tcp_socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

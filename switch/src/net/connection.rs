@@ -237,6 +237,22 @@ impl Connection {
         self.carrier().set_send_timeout(checked(timeout)?)
     }
 
+    /// How long [`Connection::receive`] waits.
+    ///
+    /// # Errors
+    /// Over TCP what getsockopt(2) says.
+    pub fn receive_timeout(&self) -> io::Result<Option<Duration>> {
+        self.carrier().receive_timeout()
+    }
+
+    /// How long [`Connection::send`] waits.
+    ///
+    /// # Errors
+    /// Over TCP what getsockopt(2) says.
+    pub fn send_timeout(&self) -> io::Result<Option<Duration>> {
+        self.carrier().send_timeout()
+    }
+
     /// The TCP socket that belongs to the connection (duty 10), for its options and its number.
     /// Over TCP it is the stream's own descriptor. Over the SAN it is not connected: `poll` and
     /// epoll see HUP on it at once, whatever the stream does, so it tells nothing about readiness.

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use san_base::lock;
 use socket2::SockRef;
 
 use super::connect::ConnectOptions;
@@ -27,14 +26,7 @@ struct Shared {
     connection: Connection,
     /// The application closed its reading half.
     reads_nothing: AtomicBool,
-    timeouts: Mutex<Timeouts>,
     open: Open,
-}
-
-#[derive(Debug, Default)]
-struct Timeouts {
-    read: Option<Duration>,
-    write: Option<Duration>,
 }
 
 impl TcpStream {
@@ -126,9 +118,7 @@ impl TcpStream {
     /// # Errors
     /// EINVAL for a time of zero.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.shared.connection.set_receive_timeout(timeout)?;
-        lock(&self.shared.timeouts).read = timeout;
-        Ok(())
+        self.shared.connection.set_receive_timeout(timeout)
     }
 
     /// How long a write waits.
@@ -136,25 +126,23 @@ impl TcpStream {
     /// # Errors
     /// EINVAL for a time of zero.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.shared.connection.set_send_timeout(timeout)?;
-        lock(&self.shared.timeouts).write = timeout;
-        Ok(())
+        self.shared.connection.set_send_timeout(timeout)
     }
 
     /// How long a read waits.
     ///
     /// # Errors
-    /// None; as the standard library has it.
+    /// Over TCP what getsockopt(2) says.
     pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(lock(&self.shared.timeouts).read)
+        self.shared.connection.receive_timeout()
     }
 
     /// How long a write waits.
     ///
     /// # Errors
-    /// None; as the standard library has it.
+    /// Over TCP what getsockopt(2) says.
     pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(lock(&self.shared.timeouts).write)
+        self.shared.connection.send_timeout()
     }
 
     /// Reads bytes that the next read gets again.
@@ -233,7 +221,6 @@ impl From<Connection> for TcpStream {
             shared: Arc::new(Shared {
                 connection,
                 reads_nothing: AtomicBool::new(false),
-                timeouts: Mutex::default(),
                 open: Open::new(),
             }),
         }

@@ -40,7 +40,7 @@ fn arrive(world: &mut World) {
 }
 
 /// The connection ends here: by a close, or because the transport says so.
-fn end(world: &mut World, closes: bool) {
+pub(super) fn end(world: &mut World, closes: bool) {
     for end in &mut world.ends {
         if closes {
             assert!(end.engine.begin_close());
@@ -61,7 +61,8 @@ fn end(world: &mut World, closes: bool) {
             end.take(false);
         }
         end.collect();
-        assert!(end.sends.is_empty() && end.receives.is_empty());
+        assert!(end.sends.is_empty(), "every send has ended");
+        assert!(end.receives.is_empty(), "every receive has ended");
         end.check();
         assert!(end.engine.check().is_err());
         assert!(end.engine.next_post().is_none());

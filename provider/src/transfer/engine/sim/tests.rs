@@ -42,32 +42,7 @@ proptest! {
         for (at, what) in steps {
             world.step(at, what);
         }
-        for end in &mut world.ends {
-            if closes {
-                prop_assert!(end.engine.begin_close());
-                end.engine.drop_memory();
-                end.engine.end_close();
-                prop_assert!(!end.engine.begin_close());
-            } else {
-                end.engine.finish(Ending::Reset);
-                while !end.send_queue.is_empty() {
-                    // The device flushes everything, also what makes no completion otherwise.
-                    for (_, signaled) in &mut end.send_queue {
-                        *signaled = true;
-                    }
-                    end.acknowledged(Some(Ending::Reset));
-                }
-            }
-            while end.engine.is_readable() && !end.engine.inbox.is_empty() {
-                end.take(false);
-            }
-            end.collect();
-            prop_assert!(end.sends.is_empty());
-            prop_assert!(end.receives.is_empty());
-            end.check();
-            prop_assert!(end.engine.check().is_err());
-            prop_assert!(end.engine.next_post().is_none());
-        }
+        calls::end(&mut world, closes);
     }
 
     // Whatever a peer sends, the engine says what is wrong with it or takes it; it never panics, and
