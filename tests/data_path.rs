@@ -1,7 +1,7 @@
 //! The data path by itself: `DataPath`, `LaneHandle`, disconnect, keepalive.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -244,6 +244,58 @@ fn a_sink_hears_of_each_change_once_and_of_control_messages_at_once() {
         send(&from, b"control", 16);
         let received = read(&to, &mut buffer).expect("the control message");
         assert_eq!((received.bytes, received.kind), (7, 16));
+    });
+}
+
+#[test]
+fn a_sink_hears_of_what_comes_behind_others() {
+    bounded(|| {
+        let san = San::start();
+        let ((_a, from), (b, to)) = pair(&san);
+        let sink = Arc::new(Sink::default());
+        to.set_sink(Some((Arc::clone(&sink) as Arc<dyn ReadySink>, 42)));
+        let readable = || sink.readable.load(Ordering::SeqCst);
+        send(&from, b"first", 0);
+        eventually("the sink hears of it", STEP, || readable() == 1);
+        send(&from, b"another kind", 1);
+        eventually("and of another kind", STEP, || readable() == 2);
+        assert_eq!(to.last_waiting(), (Some(1), false));
+        to.tell_each(true);
+        send(&from, b"plain", 0);
+        eventually("and of each", STEP, || readable() == 3);
+        b.disconnect().expect("connected");
+        eventually("and of the end", STEP, || readable() == 4);
+        assert_eq!(to.last_waiting(), (Some(0), true));
+    });
+}
+
+#[test]
+fn a_wait_can_be_called_off() {
+    bounded(|| {
+        let san = San::start();
+        let ((_a, data), (_b, _to)) = pair(&san);
+        let flag = AtomicBool::new(false);
+        // One of them polls, the others wait for it.
+        thread::scope(|scope| {
+            let readers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut buffer = [0; 10];
+                        let buffers = &mut [IoSliceMut::new(&mut buffer)];
+                        data.receive_into_unless(buffers, STEP, &flag)
+                    })
+                })
+                .collect();
+            let waits = scope.spawn(|| data.wait_for(&flag, STEP));
+            thread::sleep(Duration::from_millis(30));
+            flag.store(true, Ordering::Release);
+            data.wake();
+            for reader in readers {
+                let called_off = reader.join().expect("no panic");
+                assert!(matches!(called_off, Err(TransferError::WouldBlock)));
+            }
+            assert!(waits.join().expect("no panic"));
+        });
     });
 }
 

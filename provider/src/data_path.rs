@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use verbs_shim::fork::ForkGuard;
@@ -82,7 +83,59 @@ impl DataPath {
         buffers: &mut [IoSliceMut<'_>],
         wait: Duration,
     ) -> Result<Received, TransferError> {
-        self.connection()?.receive_into(buffers, wait)
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        self.connection()?.receive_into(buffers, wait, &NEVER)
+    }
+
+    /// As [`DataPath::receive_into`], but the wait ends when another thread sets `called_off` and then
+    /// calls [`DataPath::wake`].
+    ///
+    /// # Errors
+    /// As [`DataPath::try_receive`]; `WSAEWOULDBLOCK` also if it was called off.
+    #[inline]
+    pub fn receive_into_unless(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        wait: Duration,
+        called_off: &AtomicBool,
+    ) -> Result<Received, TransferError> {
+        self.connection()?.receive_into(buffers, wait, called_off)
+    }
+
+    /// Waits until another thread, or a [`ReadySink`], sets `flag` and then calls [`DataPath::wake`].
+    /// The waiting thread polls the lane itself, if no other does. `false`: not within `wait`.
+    #[must_use]
+    pub fn wait_for(&self, flag: &AtomicBool, wait: Duration) -> bool {
+        let connection = self.connection();
+        connection.is_ok_and(|connection| connection.wait_for(flag, wait))
+    }
+
+    /// Has the threads in [`DataPath::receive_into_unless`] and [`DataPath::wait_for`] look at their
+    /// flags.
+    pub fn wake(&self) {
+        if let Ok(connection) = self.connection() {
+            connection.wake();
+        }
+    }
+
+    /// Whether a message waits or the connection is over, as far as somebody has polled.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.connection().is_ok_and(|own| own.may_have_something())
+    }
+
+    /// Whether a message would go out at once, or the connection is over.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.connection().is_ok_and(|own| own.is_writable())
+    }
+
+    /// The kind of the message that came last, if it waits; and whether the connection is over, so that
+    /// nothing comes after it.
+    #[must_use]
+    pub fn last_waiting(&self) -> (Option<u8>, bool) {
+        self.connection()
+            .map_or((None, true), |connection| connection.last_waiting())
     }
 
     /// How many data messages the transport may not have acknowledged yet. What is not counted has
@@ -114,6 +167,14 @@ impl DataPath {
     pub fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
         if let Ok(connection) = self.connection() {
             connection.set_sink(sink, false);
+        }
+    }
+
+    /// Whether the sink hears of every message that waits. Else it hears of the first, and of those of
+    /// another kind than 0.
+    pub fn tell_each(&self, each: bool) {
+        if let Ok(connection) = self.connection() {
+            connection.set_tell_each(each);
         }
     }
 

@@ -15,7 +15,10 @@ pub enum Readiness {
 /// connection of the same lane, since nobody polls the lane meanwhile; calls that do not wait
 /// (`try_receive`, `try_send`) are allowed.
 pub trait ReadySink: Send + Sync {
-    /// The connection of this token has become readable or writable: told once, until it is not.
+    /// The connection of this token has become readable or writable: told once, until it is not. That it
+    /// is readable is told again when a message comes of another kind than 0, or, after
+    /// [`crate::DataPath::tell_each`], any. That it is not writable is noticed by a send that would have
+    /// had to wait.
     fn ready(&self, token: u64, readiness: Readiness);
 
     /// A message of kind 16 or above came. It does not wait behind messages that nobody has read.

@@ -2,7 +2,7 @@
 
 use std::io::IoSliceMut;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::sync::Unparker;
@@ -49,21 +49,42 @@ impl Connection {
     }
 
     /// Copies what is here, or comes within `wait`, into `buffers`: the bytes of as many messages of
-    /// one kind as there are and fit.
+    /// one kind as there are and fit. `called_off`, followed by [`Connection::wake`], ends the wait.
     pub(crate) fn receive_into(
         &self,
         buffers: &mut [IoSliceMut<'_>],
         wait: Duration,
+        called_off: &AtomicBool,
     ) -> Result<Received, TransferError> {
         let mut wanted = NextBytes {
             connection: self,
             buffers,
             found: None,
+            called_off,
         };
         if wanted.check(None).is_none() {
             let _ = self.lane.wait(wait, &mut wanted);
         }
         wanted.found.unwrap_or(Err(TransferError::WouldBlock))
+    }
+
+    /// Waits until `flag` is set and [`Connection::wake`] was called after that; at most `wait`.
+    pub(crate) fn wait_for(&self, flag: &AtomicBool, wait: Duration) -> bool {
+        let mut wanted = Flagged {
+            connection: self,
+            flag,
+        };
+        self.lane.wait(wait, &mut wanted).is_some()
+    }
+
+    /// The kind of the message that came last, if it waits; and whether nothing can come any more.
+    pub(crate) fn last_waiting(&self) -> (Option<u8>, bool) {
+        self.state.lock().engine.last_waiting()
+    }
+
+    /// Whether a send would go out at once, or fail at once.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.state.lock().engine.is_writable()
     }
 
     /// The result of an operation; waits for it at most `wait`, if given (duty 96).
@@ -101,7 +122,7 @@ impl Connection {
 
     /// Whether anything can be received, or the end be seen. Who polls, or has the polling role,
     /// knows of all that came before.
-    fn may_have_something(&self) -> bool {
+    pub(crate) fn may_have_something(&self) -> bool {
         self.readable.load(Ordering::Acquire)
     }
 
@@ -159,6 +180,8 @@ struct NextBytes<'a, 'b> {
     connection: &'a Connection,
     buffers: &'a mut [IoSliceMut<'b>],
     found: Option<Result<Received, TransferError>>,
+    /// It waits no longer.
+    called_off: &'a AtomicBool,
 }
 
 impl Wanted<Lane> for NextBytes<'_, '_> {
@@ -191,7 +214,7 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
 
     #[inline]
     fn seen(&mut self) -> Option<()> {
-        self.found.as_ref().map(drop)
+        (self.found.is_some() || self.called_off.load(Ordering::Acquire)).then_some(())
     }
 
     #[inline]
@@ -200,7 +223,7 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
             return Some(());
         }
         if waker.is_none() && !self.connection.may_have_something() {
-            return None;
+            return self.seen();
         }
         self.check_under_lock(waker)
     }
@@ -223,6 +246,31 @@ impl State {
         if waits && let Some(waker) = waker {
             self.engine.tell_of_arrival(waker.clone());
         }
+    }
+}
+
+/// A thread that waits for another to say so.
+struct Flagged<'a> {
+    connection: &'a Connection,
+    flag: &'a AtomicBool,
+}
+
+impl Wanted<Lane> for Flagged<'_> {
+    type Found = ();
+
+    fn see(&mut self, _: &Connection, _: &mut State) {}
+
+    fn seen(&mut self) -> Option<()> {
+        self.flag.load(Ordering::Acquire).then_some(())
+    }
+
+    fn check(&mut self, waker: Option<&Unparker>) -> Option<()> {
+        if let Some(waker) = waker {
+            let mut state = self.connection.state.lock();
+            state.wait_for_arrival(true, Some(waker));
+            self.connection.settle(state);
+        }
+        self.seen()
     }
 }
 

@@ -187,7 +187,10 @@ impl Connection {
         state.engine.check_send(length)?;
         match state.engine.can_send_now() {
             true => Ok(state),
-            false => Err(TransferError::WouldBlock),
+            false => {
+                self.refused_to_send(state);
+                Err(TransferError::WouldBlock)
+            }
         }
     }
 

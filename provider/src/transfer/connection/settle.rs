@@ -63,10 +63,11 @@ impl Followed {
         }
     }
 
+    /// A sink that has nothing more to hear, until something becomes readable, costs a message nothing.
     fn refresh_any(&mut self) {
         self.any = self.readable.is_some()
             || self.writable.is_some()
-            || self.sink.is_some()
+            || self.sink.as_ref().is_some_and(|sink| !sink.writable)
             || self.watches_sends
             || self.served_async
             || self.served_lazily
@@ -112,6 +113,28 @@ impl Connection {
         self.settle(state);
     }
 
+    /// Whether the sink hears of every message that waits, and not only of the first.
+    pub(crate) fn set_tell_each(&self, each: bool) {
+        self.state.lock().engine.set_tell_each(each);
+    }
+
+    /// A message did not go out at once: the sink is to hear when one would.
+    pub(super) fn refused_to_send(&self, mut state: MutexGuard<'_, State>) {
+        let told = |sink: &Sink| sink.writable;
+        if state.followed.sink.as_ref().is_some_and(told) {
+            state.followed.any = true;
+        }
+        self.settle(state);
+    }
+
+    /// Has the threads that wait for this connection look again at what they wait for.
+    pub(crate) fn wake(&self) {
+        let mut state = self.state.lock();
+        state.engine.wake_arrival();
+        self.settle(state);
+        self.lane.kick();
+    }
+
     /// A message for the sink came.
     pub(super) fn keep_control(state: &mut State, kind: u8, buffer: RegisteredBuffer) {
         state.followed.control.push((kind, buffer));
@@ -131,10 +154,11 @@ impl Connection {
     #[inline]
     pub(super) fn settle(&self, state: MutexGuard<'_, State>) {
         let readable = state.engine.is_readable();
+        let mut follows = state.followed.any || state.engine.is_followed();
         if readable != self.readable.load(Ordering::Relaxed) {
             self.readable.store(readable, Ordering::Release);
+            follows |= state.followed.sink.is_some();
         }
-        let follows = state.followed.any || state.engine.is_followed();
         if follows || state.engine.has_effects() {
             self.settle_slowly(state, follows);
         }
@@ -146,11 +170,11 @@ impl Connection {
         let mut wake_progress = false;
         let mut news = None;
         let mut kick = false;
-        if follows {
-            (wake_progress, kick) = self.follow(&mut state);
-            news = state.news();
-        }
         let mut effects = state.engine.effects().unwrap_or_default();
+        if follows || effects.arrived {
+            (wake_progress, kick) = self.follow(&mut state);
+            news = state.news(effects.arrived);
+        }
         wake_progress |= self.tell_under_lock(&mut state, &mut effects);
         drop(state);
         if let Some(waker) = effects.waker {
@@ -278,8 +302,8 @@ impl State {
         !matches!(self.qp, super::Qp::Gone)
     }
 
-    /// What the sink has to hear: each change to true once.
-    fn news(&mut self) -> Option<News> {
+    /// What the sink has to hear: each change to true once, and what `arrived` meanwhile.
+    fn news(&mut self, arrived: bool) -> Option<News> {
         let (readable, writable) = (self.engine.is_readable(), self.engine.is_writable());
         let followed = &mut self.followed;
         let sink = followed.sink.as_mut()?;
@@ -287,7 +311,7 @@ impl State {
             sink: Arc::clone(&sink.sink),
             token: sink.token,
             control: std::mem::take(&mut followed.control),
-            readable: readable && !sink.readable,
+            readable: readable && (arrived || !sink.readable),
             writable: writable && !sink.writable,
         };
         (sink.readable, sink.writable) = (readable, writable);

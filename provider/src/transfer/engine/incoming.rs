@@ -72,6 +72,10 @@ impl<P: Payloads> Engine<P> {
         };
         if self.receives.is_empty() {
             self.inbox.push_back(arrived);
+            if self.control_aside && (self.tell_each || kind > 0) {
+                self.effects.any = true;
+                self.effects.arrived = true;
+            }
             self.wake_arrival();
         } else {
             self.give_to_receive(arrived);
@@ -138,7 +142,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     #[inline]
-    pub(super) fn wake_arrival(&mut self) {
+    pub(crate) fn wake_arrival(&mut self) {
         if !self.arrival.is_empty() {
             self.wake_all_that_wait();
         }

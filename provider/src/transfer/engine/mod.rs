@@ -181,6 +181,8 @@ pub(crate) struct Effects<P: Payloads> {
     pub(crate) answer_receive_over: Option<bool>,
     /// Messages that were given out as copies.
     pub(crate) copied: u32,
+    /// A message waits that the layer above hears of though others wait.
+    pub(crate) arrived: bool,
 }
 
 impl<P: Payloads> Default for Effects<P> {
@@ -195,6 +197,7 @@ impl<P: Payloads> Default for Effects<P> {
             peer_moves: false,
             answer_receive_over: None,
             copied: 0,
+            arrived: false,
         }
     }
 }
@@ -244,6 +247,8 @@ pub(crate) struct Engine<P: Payloads> {
     answer_receive: bool,
     /// Messages of kinds for the layer above are given out as they come ([`Came::Control`]).
     control_aside: bool,
+    /// The layer above hears of each message that waits.
+    tell_each: bool,
     /// How much had moved when [`Engine::probe_is_due`] was last asked.
     moved_at_probe: u64,
     probe_under_way: bool,
@@ -271,6 +276,7 @@ impl<P: Payloads> Engine<P> {
             peer_takes_moves: false,
             answer_receive: false,
             control_aside: false,
+            tell_each: false,
             moved_at_probe: u64::MAX,
             probe_under_way: false,
             spent: ArrayVec::new(),
@@ -306,6 +312,8 @@ impl<P: Payloads> Engine<P> {
     pub(crate) fn finish(&mut self, ending: Ending) {
         if self.ending.is_none() {
             self.ending = Some(ending);
+            // Also if messages wait.
+            self.effects.arrived = self.control_aside;
             self.fail(Pending::NotPosted, ending);
         }
     }
@@ -502,5 +510,17 @@ impl<P: Payloads> Engine<P> {
     /// Whether messages of kinds for the layer above, from now on, do not wait behind others.
     pub(crate) fn set_control_aside(&mut self, aside: bool) {
         self.control_aside = aside;
+    }
+
+    /// Whether the layer above hears of each message that waits, and not only of the first and of
+    /// those that are no plain data.
+    pub(crate) fn set_tell_each(&mut self, each: bool) {
+        self.tell_each = each;
+    }
+
+    /// The kind of the message that came last, if it waits; and whether nothing can come any more.
+    pub(crate) fn last_waiting(&self) -> (Option<u8>, bool) {
+        let last = self.inbox.back().map(|arrived| arrived.kind);
+        (last, self.ending.is_some())
     }
 }
