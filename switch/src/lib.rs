@@ -54,6 +54,7 @@ mod config;
 mod counters;
 mod error;
 pub mod net;
+mod readiness;
 mod route;
 mod san;
 pub mod session;
@@ -70,11 +71,15 @@ pub use error::{AcceptError, ConnectError, ListenError, OpenError};
 pub use net::connect::{ConnectOptions, PendingConnect};
 pub use net::connection::Connection;
 pub use net::listener::{ListenOptions, Listener};
+pub use readiness::{Events, Watcher};
 pub use route::fallback::{FallbackReason, Route};
 pub use route::table::{RouteQuery, SanEntry, SanTable};
 pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};
 pub use wait::CancelToken;
+
+/// What an event loop polls and sleeps on: [`Connection::lane`].
+pub use san_provider::LaneHandle;
 
 /// The examples of the project's README, so that they stay true.
 #[cfg(doctest)]

@@ -3,10 +3,15 @@
 //! How a connection came about, and which way it took, is `net/`'s business.
 
 use std::io::{self, IoSliceMut};
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use san_base::Deadline;
+use san_provider::LaneHandle;
+
+use crate::readiness::{Events, Watcher};
 
 pub(crate) mod san;
 pub(crate) mod tcp;
@@ -47,6 +52,21 @@ pub(crate) trait Carrier: Send + Sync {
 
     /// What [`Carrier::set_receive_timeout`] has set, or the settings have.
     fn receive_timeout(&self) -> io::Result<Option<Duration>>;
+
+    /// Ends one direction or both, and every call that waits for what cannot come any more.
+    fn shut(&self, how: Shutdown) -> io::Result<()>;
+
+    /// What it is ready for now.
+    fn events(&self) -> Events;
+
+    /// Who hears of changes of that, where no descriptor tells them.
+    fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>);
+
+    /// What is polled for it, where no descriptor of its own is.
+    fn lane(&self) -> Option<LaneHandle>;
+
+    /// The error that no call has told yet; it is told with this.
+    fn take_error(&self) -> io::Result<Option<io::Error>>;
 
     /// The TCP socket of the connection, whether it carries anything or not (duty 10).
     fn tcp_socket(&self) -> BorrowedFd<'_>;

@@ -8,22 +8,26 @@
 //! One lock for each direction: a connection's sender and receiver do not meet.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSliceMut, Read};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 // Without poison: to look for it costs as much as the lock.
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use san_base::Deadline;
 use san_provider::{
-    Completion, DataPath, Operation, Received, ResultError, TransferError, WsaCode,
+    Completion, DataPath, LaneHandle, Operation, Readiness, ReadySink, Received, ResultError,
+    TransferError, WsaCode,
 };
 use socket2::Socket;
 
 use super::Carrier;
+use crate::readiness::{Events, Watcher};
 use crate::san::socket::ProviderSocket;
 use crate::session::{MessageKind, ReceiveState};
 
@@ -35,7 +39,6 @@ const WINDOW: usize = 60;
 const DATA: u8 = MessageKind::Data.number();
 
 /// The stream.
-#[derive(Debug)]
 pub(crate) struct SanCarrier {
     socket: ProviderSocket,
     /// Its data path; none if it was closed before it got here.
@@ -44,7 +47,10 @@ pub(crate) struct SanCarrier {
     companion: Socket,
     peer: SocketAddr,
     sending: Mutex<Sending>,
+    /// Held by the one who receives, also while it waits: others would find nothing meanwhile.
     receiving: Mutex<Receiving>,
+    seen: Seen,
+    watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
     /// We had ended our stream when the peer's end came: the peer ended last, and waits for the
     /// acknowledgement of that.
     peer_ended_last: AtomicBool,
@@ -54,6 +60,45 @@ pub(crate) struct SanCarrier {
     receive_timeout: Timeout,
     /// Bytes of the largest message, by the negotiation.
     message_limit: usize,
+}
+
+/// What is to be seen of the stream without a lock that a call holds while it waits.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Bytes that a peek has kept.
+    peeked: AtomicUsize,
+    /// The peer's end was taken; or the connection, or the protocol, is broken.
+    peer_ended: AtomicBool,
+    /// Our reading half is shut: who waits to receive is called off.
+    reading_shut: AtomicBool,
+    /// Sends under way.
+    under_way: AtomicUsize,
+    /// The connection broke: the error that no call has said, or 0 once one has.
+    broken: AtomicBool,
+    error: AtomicI32,
+}
+
+/// What the provider tells. It keeps nothing open: the carrier has the provider's connection.
+struct Ears(Weak<SanCarrier>);
+
+impl ReadySink for Ears {
+    fn ready(&self, _token: u64, _readiness: Readiness) {
+        if let Some(carrier) = self.0.upgrade() {
+            carrier.tell_watcher();
+        }
+    }
+
+    fn control(&self, _token: u64, kind: u8, bytes: &[u8]) {
+        if let Some(carrier) = self.0.upgrade() {
+            let kind = MessageKind::from(kind);
+            tracing::warn!(%kind, length = bytes.len(), "the peer broke the session protocol");
+            carrier.break_off(Errno::CONNRESET.raw_os_error());
+            carrier.seen.reading_shut.store(true, Ordering::Release);
+            if let Some(data) = &carrier.data {
+                data.wake();
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -78,14 +123,23 @@ enum SendState {
     Broken(WsaCode),
 }
 
+impl fmt::Debug for SanCarrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SanCarrier")
+            .field("socket", &self.socket)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
 impl SanCarrier {
     pub(crate) fn new(
         socket: ProviderSocket,
         companion: Socket,
         peer: SocketAddr,
         timeout: Option<Duration>,
-    ) -> Self {
-        SanCarrier {
+    ) -> Arc<Self> {
+        let carrier = Arc::new(SanCarrier {
             message_limit: socket.max_message_size(),
             data: socket.data().data_path().ok(),
             socket,
@@ -103,7 +157,39 @@ impl SanCarrier {
             is_ended: AtomicBool::new(false),
             send_timeout: Timeout::new(timeout),
             receive_timeout: Timeout::new(timeout),
+            seen: Seen::default(),
+            watcher: Mutex::new(None),
+        });
+        if let Some(data) = &carrier.data {
+            data.set_polled_sink(Some((Arc::new(Ears(Arc::downgrade(&carrier))), 0)));
         }
+        carrier
+    }
+
+    /// The connection is over before its end: the next call says this.
+    fn break_off(&self, errno: i32) {
+        if !self.seen.broken.swap(true, Ordering::AcqRel) {
+            self.seen.error.store(errno, Ordering::Release);
+        }
+    }
+
+    fn tell_watcher(&self) {
+        let watcher = self.watcher.lock().clone();
+        if let Some((watcher, token)) = watcher {
+            watcher.changed(token, self.events());
+        }
+    }
+
+    /// The right to receive. Where another thread has it and waits, there is nothing to receive now.
+    fn receiving(&self, deadline: Deadline) -> io::Result<MutexGuard<'_, Receiving>> {
+        if let Some(receiving) = self.receiving.try_lock() {
+            return Ok(receiving);
+        }
+        let receiving = match deadline.instant() {
+            None => Some(self.receiving.lock()),
+            Some(instant) => self.receiving.try_lock_until(instant),
+        };
+        receiving.ok_or_else(|| Errno::AGAIN.into())
     }
 
     /// Sends bytes without waiting for them to arrive: the end of the stream, which comes after
@@ -157,22 +243,77 @@ impl SanCarrier {
             match *state {
                 ReceiveState::Open => {}
                 ReceiveState::Ended => return Ok(0),
-                ReceiveState::Broken => return Err(Errno::CONNRESET.into()),
+                ReceiveState::Broken => return self.said_broken().map_or(Ok(0), Err),
             }
-            match self.data()?.receive_into(buffers, left(deadline)) {
+            let off = &self.seen.reading_shut;
+            match self
+                .data()?
+                .receive_into_unless(buffers, left(deadline), off)
+            {
                 Ok(received) if received.kind == DATA && received.bytes > 0 => {
                     return Ok(received.bytes);
                 }
-                Ok(received) => {
-                    state.take_in(received);
-                    if *state == ReceiveState::Ended {
-                        let ended = self.is_ended.load(Ordering::Relaxed);
-                        self.peer_ended_last.store(ended, Ordering::Relaxed);
+                Ok(received) => self.take_in(state, received),
+                Err(TransferError::WouldBlock) => {
+                    if self.seen.broken.load(Ordering::Acquire) {
+                        *state = ReceiveState::Broken;
+                    } else if off.load(Ordering::Acquire) {
+                        return Ok(0);
+                    } else {
+                        return Err(Errno::AGAIN.into());
                     }
                 }
-                Err(error) => state.take_error(&error)?,
+                Err(error) => self.receive_failed(state, &error),
             }
         }
+    }
+
+    /// What was read is none of the stream's bytes.
+    #[cold]
+    #[inline(never)]
+    fn take_in(&self, state: &mut ReceiveState, received: Received) {
+        let kind = MessageKind::from(received.kind);
+        (*state, _) = state.on_message(kind, received.bytes);
+        match *state {
+            ReceiveState::Open => {}
+            ReceiveState::Ended => {
+                let ended = self.is_ended.load(Ordering::Relaxed);
+                self.peer_ended_last.store(ended, Ordering::Relaxed);
+                self.seen.peer_ended.store(true, Ordering::Release);
+            }
+            ReceiveState::Broken => {
+                tracing::warn!(%kind, length = received.bytes, "the peer broke the session protocol");
+                self.break_off(Errno::CONNRESET.raw_os_error());
+            }
+        }
+    }
+
+    /// Nothing was read, and nothing will be.
+    #[cold]
+    #[inline(never)]
+    fn receive_failed(&self, state: &mut ReceiveState, error: &TransferError) {
+        *state = state.on_disconnect();
+        if *state == ReceiveState::Broken {
+            self.break_off(error.errno());
+        }
+    }
+
+    /// The error of a broken connection, once, as SO_ERROR.
+    fn said_broken(&self) -> Option<io::Error> {
+        let errno = self.seen.error.swap(0, Ordering::AcqRel);
+        (errno != 0).then(|| io::Error::from_raw_os_error(errno))
+    }
+
+    fn read_peeked(
+        &self,
+        receiving: &mut Receiving,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize> {
+        let read = receiving.peeked.read_vectored(buffers)?;
+        self.seen
+            .peeked
+            .store(receiving.peeked.len(), Ordering::Release);
+        Ok(read)
     }
 
     #[inline]
@@ -200,6 +341,7 @@ impl SanCarrier {
             {
                 Ok(operation) => {
                     sending.under_way.push_back(operation);
+                    self.note_under_way(sending);
                     return Ok(());
                 }
                 Err(TransferError::WouldBlock) if !sending.under_way.is_empty() => {
@@ -218,6 +360,7 @@ impl SanCarrier {
         match self.result(operation, deadline) {
             Collected::Done => {
                 sending.under_way.pop_front();
+                self.note_under_way(sending);
                 Ok(())
             }
             Collected::Failed(error) => {
@@ -226,6 +369,11 @@ impl SanCarrier {
             }
             Collected::NotYet => Err(Errno::AGAIN.into()),
         }
+    }
+
+    fn note_under_way(&self, sending: &Sending) {
+        let count = sending.under_way.len();
+        self.seen.under_way.store(count, Ordering::Release);
     }
 
     fn result(&self, operation: Operation, deadline: Deadline) -> Collected {
@@ -266,37 +414,38 @@ impl Carrier for SanCarrier {
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut receiving = self.receiving.lock();
         if bytes.is_empty() {
             return Ok(0);
         }
+        let deadline = self.receive_timeout.deadline();
+        let mut receiving = self.receiving(deadline)?;
         let mut buffers = [IoSliceMut::new(bytes)];
         if !receiving.peeked.is_empty() {
-            return receiving.peeked.read_vectored(&mut buffers);
+            return self.read_peeked(&mut receiving, &mut buffers);
         }
-        let deadline = self.receive_timeout.deadline();
         self.receive_more(&mut receiving.state, &mut buffers, deadline)
     }
 
     fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let mut receiving = self.receiving.lock();
         if buffers.iter().all(|buffer| buffer.is_empty()) {
             return Ok(0);
         }
-        if !receiving.peeked.is_empty() {
-            return receiving.peeked.read_vectored(buffers);
-        }
         let deadline = self.receive_timeout.deadline();
+        let mut receiving = self.receiving(deadline)?;
+        if !receiving.peeked.is_empty() {
+            return self.read_peeked(&mut receiving, buffers);
+        }
         self.receive_more(&mut receiving.state, buffers, deadline)
     }
 
     fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let mut receiving = self.receiving.lock();
+        let deadline = self.receive_timeout.deadline();
+        let mut receiving = self.receiving(deadline)?;
         if receiving.peeked.is_empty() && !bytes.is_empty() {
-            let deadline = self.receive_timeout.deadline();
             let mut buffers = [IoSliceMut::new(bytes)];
             let came = self.receive_more(&mut receiving.state, &mut buffers, deadline)?;
             receiving.peeked.extend(&bytes[..came]);
+            self.seen.peeked.store(came, Ordering::Release);
         }
         for (place, byte) in bytes.iter_mut().zip(&receiving.peeked) {
             *place = *byte;
@@ -308,6 +457,63 @@ impl Carrier for SanCarrier {
         self.send_timeout.set_nonblocking(on);
         self.receive_timeout.set_nonblocking(on);
         Ok(())
+    }
+
+    fn shut(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Write {
+            self.seen.reading_shut.store(true, Ordering::Release);
+            if let Some(data) = &self.data {
+                data.wake();
+            }
+        }
+        let ended = match how {
+            Shutdown::Read => Ok(()),
+            Shutdown::Write | Shutdown::Both => self.end(),
+        };
+        self.tell_watcher();
+        ended
+    }
+
+    fn events(&self) -> Events {
+        let Some(data) = &self.data else {
+            return Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
+        };
+        let seen = &self.seen;
+        let (last, is_over) = data.last_waiting();
+        let end = MessageKind::EndOfStream.number();
+        let peer_ended = seen.peer_ended.load(Ordering::Acquire) || last == Some(end);
+        if is_over && !peer_ended {
+            self.break_off(Errno::CONNRESET.raw_os_error());
+        }
+        let is_broken = seen.broken.load(Ordering::Acquire);
+        let is_over = is_over || is_broken;
+        let read_closed = is_over || peer_ended || seen.reading_shut.load(Ordering::Acquire);
+        let write_closed = is_over || self.is_ended.load(Ordering::Acquire);
+        let has_bytes = last.is_some() || seen.peeked.load(Ordering::Acquire) > 0;
+        let has_room = seen.under_way.load(Ordering::Acquire) < WINDOW;
+        let mut events = Events::empty();
+        events.set(Events::READABLE, has_bytes || read_closed);
+        events.set(Events::READ_CLOSED, read_closed);
+        events.set(Events::HANG_UP, read_closed && write_closed);
+        let writable = write_closed || has_room || data.is_writable();
+        events.set(Events::WRITABLE, writable);
+        events.set(Events::ERROR, seen.error.load(Ordering::Acquire) != 0);
+        events
+    }
+
+    fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {
+        if let Some(data) = &self.data {
+            data.tell_each(watcher.is_some());
+        }
+        *self.watcher.lock() = watcher;
+    }
+
+    fn lane(&self) -> Option<LaneHandle> {
+        self.data.as_ref().map(DataPath::lane)
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.said_broken())
     }
 
     fn end(&self) -> io::Result<()> {
@@ -449,34 +655,6 @@ impl Sending {
             self.state = SendState::Broken(error.code());
         }
         io::Error::from_raw_os_error(error.errno())
-    }
-}
-
-impl ReceiveState {
-    /// What was read is none of the stream's bytes: the state that follows.
-    #[cold]
-    #[inline(never)]
-    fn take_in(&mut self, received: Received) {
-        let kind = MessageKind::from(received.kind);
-        let (state, _) = self.on_message(kind, received.bytes);
-        if state == ReceiveState::Broken {
-            tracing::warn!(%kind, length = received.bytes, "the peer broke the session protocol");
-        }
-        *self = state;
-    }
-
-    /// Nothing was read: the state that follows, or what the caller is told.
-    #[cold]
-    #[inline(never)]
-    fn take_error(&mut self, error: &TransferError) -> io::Result<()> {
-        if matches!(error, TransferError::WouldBlock) {
-            return Err(Errno::AGAIN.into());
-        }
-        *self = self.on_disconnect();
-        match *self {
-            ReceiveState::Broken => Err(io::Error::from_raw_os_error(error.errno())),
-            _ => Ok(()),
-        }
     }
 }
 

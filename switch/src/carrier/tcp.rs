@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::RecvFlags;
-use san_base::Deadline;
+use san_base::{Deadline, timespec};
+use san_provider::LaneHandle;
 use socket2::Socket;
 
 use super::Carrier;
 use crate::counters::TcpCounters;
+use crate::readiness::{Events, Watcher};
 
 /// A connected socket of the kernel's.
 #[derive(Debug)]
@@ -100,6 +103,49 @@ impl Carrier for TcpCarrier {
 
     fn receive_timeout(&self) -> io::Result<Option<Duration>> {
         self.socket.read_timeout()
+    }
+
+    fn shut(&self, how: Shutdown) -> io::Result<()> {
+        if how == Shutdown::Write {
+            return self.end();
+        }
+        self.socket.shutdown(how)?;
+        self.is_ended
+            .fetch_or(how == Shutdown::Both, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn events(&self) -> Events {
+        let pairs = [
+            (PollFlags::IN, Events::READABLE),
+            (PollFlags::OUT, Events::WRITABLE),
+            (PollFlags::RDHUP, Events::READ_CLOSED),
+            (PollFlags::HUP, Events::HANG_UP),
+            (PollFlags::ERR, Events::ERROR),
+            (PollFlags::PRI, Events::PRIORITY),
+        ];
+        let asked = pairs.iter().map(|(flag, _)| *flag).collect();
+        let mut fds = [PollFd::new(&self.socket, asked)];
+        // It does not wait, and so it is not interrupted.
+        let _ = poll(&mut fds, Some(&timespec(Duration::ZERO)));
+        let [fd] = fds;
+        let holds = |(flag, _): &&(PollFlags, Events)| fd.revents().contains(*flag);
+        pairs
+            .iter()
+            .filter(holds)
+            .map(|(_, event)| *event)
+            .collect()
+    }
+
+    /// The descriptor tells.
+    fn set_watcher(&self, _watcher: Option<(Arc<dyn Watcher>, u64)>) {}
+
+    fn lane(&self) -> Option<LaneHandle> {
+        None
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.socket.take_error()
     }
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {

@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::io::{self, IoSliceMut, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use san_base::Deadline;
+use san_provider::LaneHandle;
 use socket2::Socket;
 
 use super::registry::{ConnectionInfo, Counted};
@@ -19,6 +20,7 @@ use super::rooms::Lease;
 use crate::carrier::Carrier;
 use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
+use crate::readiness::{Events, Watcher};
 use crate::route::fallback::{FallbackReason, Route};
 use crate::san::provider::StartedProvider;
 use crate::san::socket::ProviderSocket;
@@ -98,7 +100,7 @@ impl Connection {
                 };
                 let counted = Counted::San(socket.data().clone());
                 let carrier = SanCarrier::new(socket, companion, peer, timeout);
-                (local, peer, route, counted, Carried::San(Arc::new(carrier)))
+                (local, peer, route, counted, Carried::San(carrier))
             }
             Established::Tcp {
                 socket,
@@ -206,6 +208,45 @@ impl Connection {
     /// ENOTCONN or ECONNRESET when the peer is gone.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.carrier().end()
+    }
+
+    /// Shuts the reading half, the writing half, or both, and ends the calls of other threads that wait
+    /// for what cannot come any more: a receive gives 0, a send EPIPE. What had come before can still be
+    /// received.
+    ///
+    /// # Errors
+    /// ENOTCONN or ECONNRESET when the peer is gone.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.carrier().shut(how)
+    }
+
+    /// What the connection is ready for now, as poll(2) would say. It never waits, and no call that waits
+    /// keeps it from answering. Over the SAN it knows what came until the lane was last polled
+    /// ([`LaneHandle::poll`]).
+    pub fn events(&self) -> Events {
+        self.carrier().events()
+    }
+
+    /// Has `watcher` hear, with this token, when the connection becomes ready for something; `None` ends
+    /// that, but for a call that is under way in another thread. It hears nothing of what held before:
+    /// look at [`Connection::events`] afterwards. Over TCP it is never called, since the descriptor
+    /// tells.
+    pub fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {
+        self.carrier().set_watcher(watcher);
+    }
+
+    /// The lane that an event loop polls for the connection, and whose descriptors it sleeps on; `None`
+    /// over TCP, where the descriptor tells.
+    pub fn lane(&self) -> Option<LaneHandle> {
+        self.carrier().lane()
+    }
+
+    /// The error that no call has said yet, as SO_ERROR: it is said with this.
+    ///
+    /// # Errors
+    /// Over TCP what getsockopt(2) says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.carrier().take_error()
     }
 
     /// Ends our stream and waits until all of it is in the memory of the peer's host; `None` = as

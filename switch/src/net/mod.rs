@@ -23,8 +23,6 @@
 //!
 //! # What differs from `std::net`
 //! - There is no `AsFd`: over the SAN no descriptor tells when a stream is ready.
-//! - `shutdown(Shutdown::Read)` over the SAN has later reads give the end; a read that waits already
-//!   goes on.
 //! - Over the SAN bytes travel at once: `set_nodelay` changes nothing.
 //! - A process that ends loses what is under way over the SAN. Closing its last stream or listener
 //!   waits for that, two seconds at most; `std::process::exit` does not.

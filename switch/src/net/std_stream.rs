@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -24,8 +23,6 @@ pub struct TcpStream {
 
 struct Shared {
     connection: Connection,
-    /// The application closed its reading half.
-    reads_nothing: AtomicBool,
     open: Open,
 }
 
@@ -85,22 +82,13 @@ impl TcpStream {
         Ok(self.shared.connection.local_addr())
     }
 
-    /// Closes the reading half, the writing half, or both.
+    /// Closes the reading half, the writing half, or both, and ends the calls of other threads that wait
+    /// for what cannot come any more.
     ///
     /// # Errors
     /// ENOTCONN or ECONNRESET when the peer is gone.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let connection = &self.shared.connection;
-        if !connection.is_san() {
-            return SockRef::from(&connection.companion_fd()).shutdown(how);
-        }
-        if how != Shutdown::Write {
-            self.shared.reads_nothing.store(true, Ordering::Release);
-        }
-        if how != Shutdown::Read {
-            connection.shutdown_write()?;
-        }
-        Ok(())
+        self.shared.connection.shutdown(how)
     }
 
     /// Another handle of the same stream.
@@ -150,9 +138,6 @@ impl TcpStream {
     /// # Errors
     /// As a read.
     pub fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.reads_nothing() {
-            return Ok(0);
-        }
         self.shared.connection.peek(bytes)
     }
 
@@ -172,16 +157,12 @@ impl TcpStream {
         SockRef::from(&self.shared.connection.companion_fd()).tcp_nodelay()
     }
 
-    /// The error that the system keeps for the stream, and clears it. Over the SAN each error is
-    /// what a call returns, so there is none.
+    /// The error that no call has said yet, and clears it.
     ///
     /// # Errors
     /// What getsockopt(2) says.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        if self.shared.connection.is_san() {
-            return Ok(None);
-        }
-        SockRef::from(&self.shared.connection.companion_fd()).take_error()
+        self.shared.connection.take_error()
     }
 
     /// Whether calls give EAGAIN where they would wait.
@@ -190,10 +171,6 @@ impl TcpStream {
     /// What fcntl(2) says.
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         self.shared.connection.set_nonblocking(on)
-    }
-
-    fn reads_nothing(&self) -> bool {
-        self.shared.reads_nothing.load(Ordering::Acquire)
     }
 }
 
@@ -220,7 +197,6 @@ impl From<Connection> for TcpStream {
         Self {
             shared: Arc::new(Shared {
                 connection,
-                reads_nothing: AtomicBool::new(false),
                 open: Open::new(),
             }),
         }
@@ -248,16 +224,10 @@ impl Drop for Shared {
 
 impl Read for &TcpStream {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.reads_nothing() {
-            return Ok(0);
-        }
         self.shared.connection.receive(bytes)
     }
 
     fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        if self.reads_nothing() {
-            return Ok(0);
-        }
         self.shared.connection.receive_vectored(buffers)
     }
 }
