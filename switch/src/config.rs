@@ -10,6 +10,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use san_stream::Thresholds;
+
+use crate::upgrade::key::DeploymentKey;
+
 /// The largest backlog a listener can have: `SOMAXCONN` of Linux.
 pub const SOMAXCONN: u32 = 4096;
 
@@ -25,6 +29,17 @@ pub enum FabricChoice {
     Soft,
     /// No fabric: the switch is plain TCP.
     Off,
+}
+
+/// Which way the connections of a program take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RouteChoice {
+    /// The SAN first, and TCP where the SAN gives no connection. A connection stays where it began.
+    #[default]
+    Direct,
+    /// TCP first. A connection that carries enough moves to the SAN, and back to TCP when the SAN
+    /// breaks, without losing a byte.
+    Upgrade,
 }
 
 /// How long, and for how many destinations, a failed SAN connect is remembered.
@@ -73,6 +88,14 @@ pub struct SwitchConfig {
     pub shutdown_timeout: Duration,
     /// Whether the process tells `san stat` what it does (`SAN_STAT`: `on`, `off`).
     pub stat: bool,
+    /// Which way connections take (`SAN_ROUTE`: `direct`, `upgrade`).
+    pub route: RouteChoice,
+    /// Bytes of both directions after which a connection that began on TCP is worth moving to the SAN
+    /// (`SAN_UPGRADE_BYTES`). The end that accepted it waits for twice as many.
+    pub upgrade_bytes: u64,
+    /// The key that all hosts share (`SAN_KEY`, `SAN_KEY_FILE`); none by default. Only its holders can
+    /// then give a connection of ours a second carrier.
+    pub key: DeploymentKey,
 }
 
 impl Default for SwitchConfig {
@@ -92,6 +115,9 @@ impl Default for SwitchConfig {
             io_timeout: None,
             shutdown_timeout: Duration::from_secs(5),
             stat: true,
+            route: RouteChoice::Direct,
+            upgrade_bytes: 32 * 1024,
+            key: DeploymentKey::default(),
         }
     }
 }
@@ -123,6 +149,9 @@ setters! {
     io_timeout: Option<Duration>,
     shutdown_timeout: Duration,
     stat: bool,
+    route: RouteChoice,
+    upgrade_bytes: u64,
+    key: DeploymentKey,
 }
 
 impl SwitchConfig {
@@ -131,6 +160,14 @@ impl SwitchConfig {
     pub fn negative_cache(mut self, entries: usize, lifetime: Duration) -> Self {
         self.negative_cache = NegativeCacheConfig { entries, lifetime };
         self
+    }
+
+    /// When a connection that began on TCP is worth moving.
+    pub(crate) fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            bytes: self.upgrade_bytes,
+            ..Thresholds::default()
+        }
     }
 
     /// Reads `SAN_*` from the environment, over what the file named by `SAN_CONFIG` says, over
@@ -411,6 +448,44 @@ const SETTINGS: &[Setting] = &[
             Some(())
         },
     },
+    Setting {
+        name: "SAN_ROUTE",
+        allowed: "direct or upgrade",
+        set: |config, value| {
+            config.route = match value {
+                "direct" => RouteChoice::Direct,
+                "upgrade" => RouteChoice::Upgrade,
+                _ => return None,
+            };
+            Some(())
+        },
+    },
+    Setting {
+        name: "SAN_UPGRADE_BYTES",
+        allowed: "a number of bytes from 1 to 1099511627776",
+        set: |config, value| {
+            let bytes = value.parse().ok()?;
+            (1..=1 << 40)
+                .contains(&bytes)
+                .then(|| config.upgrade_bytes = bytes)
+        },
+    },
+    Setting {
+        name: "SAN_KEY",
+        allowed: "32 to 512 hexadecimal digits (openssl rand -hex 32)",
+        set: |config, value| {
+            config.key = DeploymentKey::from_hex(value)?;
+            Some(())
+        },
+    },
+    Setting {
+        name: "SAN_KEY_FILE",
+        allowed: "a file that its owner alone may read (chmod 600), with a key of 1 to 4096 bytes",
+        set: |config, value| {
+            config.key = DeploymentKey::from_file(Path::new(value)).ok()?;
+            Some(())
+        },
+    },
 ];
 
 fn milliseconds(value: &str, least: u64) -> Option<Duration> {
@@ -448,7 +523,9 @@ mod tests {
              SAN_FABRIC_CONNECT_TIMEOUT_MS=250\nSAN_STRICT=1\nSAN_BACKLOG=7\n\
              SAN_NEGATIVE_CACHE_ENTRIES=0\nSAN_NEGATIVE_CACHE_MS=0\nSAN_LOOPBACK=true\n\
              SAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
-             SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\nSAN_STAT=off\n",
+             SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\nSAN_STAT=off\n\
+             SAN_ROUTE=upgrade\nSAN_UPGRADE_BYTES=4096\n\
+             SAN_KEY=000102030405060708090a0b0c0d0e0f\n",
         )
         .unwrap();
         let wanted = SwitchConfig {
@@ -466,6 +543,9 @@ mod tests {
             io_timeout: Some(Duration::from_millis(9)),
             shutdown_timeout: Duration::from_millis(11),
             stat: false,
+            route: RouteChoice::Upgrade,
+            upgrade_bytes: 4096,
+            key: DeploymentKey::new(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         };
         assert_eq!(config, wanted);
     }

@@ -57,6 +57,16 @@ counters! {
         closes_continued,
         /// Closes after which bytes were lost: the peer was gone, or took nothing in for too long.
         closes_lost,
+        /// Streams that moved from TCP to the SAN.
+        streams_up,
+        /// Streams that went back to TCP.
+        streams_down,
+        /// Second carriers that were connected for a stream, in use in the end or not.
+        moves_begun,
+        /// Tries to make a second carrier that came to nothing.
+        moves_failed,
+        /// Second carriers turned down since the peer's proof was wrong.
+        moves_unproven,
     }
 }
 

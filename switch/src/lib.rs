@@ -61,11 +61,14 @@ pub mod session;
 pub mod stat;
 mod switch;
 mod tcp;
+mod upgrade;
 mod wait;
 
 pub use companion::condition::{Condition, Decision, IncomingRequest, Side};
 pub use companion::plan::{CompanionState, CompanionStatus};
-pub use config::{ConfigError, FabricChoice, NegativeCacheConfig, SOMAXCONN, SwitchConfig};
+pub use config::{
+    ConfigError, FabricChoice, NegativeCacheConfig, RouteChoice, SOMAXCONN, SwitchConfig,
+};
 pub use counters::{ListenerStats, SwitchStats};
 pub use error::{AcceptError, ConnectError, ListenError, OpenError};
 pub use net::connect::{ConnectOptions, PendingConnect};
@@ -76,6 +79,7 @@ pub use route::fallback::{FallbackReason, Route};
 pub use route::table::{RouteQuery, SanEntry, SanTable};
 pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};
+pub use upgrade::key::DeploymentKey;
 pub use wait::CancelToken;
 
 /// What an event loop polls and sleeps on: [`Connection::lane`].

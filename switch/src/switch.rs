@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use san_base::lock;
 use san_provider::{Counters, Provider, WsaCode};
@@ -20,6 +21,9 @@ use crate::net::rooms::{Lease, Rooms};
 use crate::route::table::{SanEntry, SanTable};
 use crate::san::provider::StartedProvider;
 use crate::stat::{Report, StatThread};
+
+/// How long closed streams may take for their last bytes when the switch shuts down.
+const MOVING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The switch. Clones are the same switch; it ends with the last of them and of its listeners
 /// and connections, or with [`Switch::shutdown`].
@@ -292,6 +296,7 @@ impl Running {
         }
         let stat = lock(&self.stat_thread).take();
         drop(stat);
+        self.rooms.moving.shut_down(MOVING_PATIENCE);
         self.rooms.closing.shut_down();
         let thread = lock(&self.accept_thread).take();
         let timeout = self.rooms.config.shutdown_timeout;

@@ -15,6 +15,7 @@ use crate::readiness::{Events, Watcher};
 
 pub(crate) mod san;
 pub(crate) mod tcp;
+pub(crate) mod timeout;
 
 /// What carries a connection. One thread may send while another receives.
 pub(crate) trait Carrier: Send + Sync {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::io::{self, IoSliceMut, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use san_provider::{
 use socket2::Socket;
 
 use super::Carrier;
+use super::timeout::Timeout;
 use crate::readiness::{Events, Watcher};
 use crate::san::socket::ProviderSocket;
 use crate::session::{MessageKind, ReceiveState};
@@ -655,63 +656,5 @@ impl Sending {
             self.state = SendState::Broken(error.code());
         }
         io::Error::from_raw_os_error(error.errno())
-    }
-}
-
-/// How long calls wait. It can be changed at any time.
-#[derive(Debug)]
-struct Timeout {
-    /// Nanoseconds; 0 = no end, [`AT_ONCE`] = not at all.
-    in_force: AtomicU64,
-    /// The same without regard to nonblocking mode.
-    wanted: AtomicU64,
-}
-
-/// Of a timeout in nonblocking mode.
-const AT_ONCE: u64 = u64::MAX;
-
-impl Timeout {
-    fn new(timeout: Option<Duration>) -> Self {
-        let nanoseconds = Self::nanoseconds(timeout);
-        Timeout {
-            in_force: AtomicU64::new(nanoseconds),
-            wanted: AtomicU64::new(nanoseconds),
-        }
-    }
-
-    fn nanoseconds(timeout: Option<Duration>) -> u64 {
-        timeout.map_or(0, |time| {
-            let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            nanoseconds.clamp(1, AT_ONCE - 1)
-        })
-    }
-
-    fn set(&self, timeout: Option<Duration>) {
-        let nanoseconds = Self::nanoseconds(timeout);
-        self.wanted.store(nanoseconds, Ordering::Relaxed);
-        if self.in_force.load(Ordering::Relaxed) != AT_ONCE {
-            self.in_force.store(nanoseconds, Ordering::Relaxed);
-        }
-    }
-
-    fn wanted(&self) -> Option<Duration> {
-        match self.wanted.load(Ordering::Relaxed) {
-            0 => None,
-            nanoseconds => Some(Duration::from_nanos(nanoseconds)),
-        }
-    }
-
-    fn set_nonblocking(&self, on: bool) {
-        let wanted = self.wanted.load(Ordering::Relaxed);
-        let in_force = if on { AT_ONCE } else { wanted };
-        self.in_force.store(in_force, Ordering::Relaxed);
-    }
-
-    fn deadline(&self) -> Deadline {
-        match self.in_force.load(Ordering::Relaxed) {
-            0 => Deadline::NEVER,
-            AT_ONCE => Deadline::passed(),
-            nanoseconds => Deadline::after(Duration::from_nanos(nanoseconds)),
-        }
     }
 }

@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 use san_base::Deadline;
 use san_provider::{ConnectError as SpiConnectError, NetworkEvents};
+use san_stream::Role;
 use socket2::Socket;
 
 use super::attempt::{SanAttempt, SanFailure, SanRequest, TcpAttempt};
 use super::connection::{Connection, Established};
 use super::rooms::Lease;
 use crate::companion::plan::canonical;
+use crate::config::RouteChoice;
 use crate::error::ConnectError;
 use crate::route::fallback::{FallbackReason, is_worth_remembering};
 use crate::route::table::RouteQuery;
@@ -39,6 +41,9 @@ pub struct ConnectOptions {
     pub cancel: Option<CancelToken>,
     /// Do not think of the SAN.
     pub tcp_only: bool,
+    /// Whether the SAN is tried first, or the connection may move to it later. `None` takes the switch's
+    /// setting.
+    pub route: Option<RouteChoice>,
     /// The type of service of the packets (IP_TOS, IPV6_TCLASS), on either side.
     pub type_of_service: Option<u8>,
 }
@@ -50,6 +55,7 @@ pub struct PendingConnect {
     deadline: Deadline,
     stage: Stage,
     fallback: Option<FallbackReason>,
+    may_move: bool,
     readiness: OwnedFd,
 }
 
@@ -90,6 +96,13 @@ impl ConnectOptions {
         self
     }
 
+    /// Chooses whether the SAN is tried first, or the connection may move to it later.
+    #[must_use]
+    pub fn route(mut self, route: RouteChoice) -> Self {
+        self.route = Some(route);
+        self
+    }
+
     /// Sets the type of service of the packets, on either side.
     #[must_use]
     pub fn type_of_service(mut self, value: u8) -> Self {
@@ -123,6 +136,7 @@ impl PendingConnect {
         }
         let readiness =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
+        let route = options.route.unwrap_or(lease.config.route);
         let timeout = options.timeout.unwrap_or(lease.config.connect_timeout);
         let mut connect = Self {
             lease,
@@ -130,9 +144,10 @@ impl PendingConnect {
             deadline: Deadline::after(timeout),
             stage: Stage::Over,
             fallback: None,
+            may_move: !options.tcp_only && route == RouteChoice::Upgrade,
             readiness,
         };
-        let attempt = if options.tcp_only {
+        let attempt = if options.tcp_only || connect.may_move {
             None
         } else {
             connect.try_san(options)?
@@ -354,6 +369,7 @@ impl PendingConnect {
             local,
             peer: self.destination,
             why,
+            may_move: self.may_move.then_some(Role::Connector),
         };
         Ok(Connection::open(established, self.lease.clone()))
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use san_base::Deadline;
 use san_provider::LaneHandle;
+use san_stream::Role;
 use socket2::Socket;
 
 use super::registry::{ConnectionInfo, Counted};
@@ -20,10 +21,12 @@ use super::rooms::Lease;
 use crate::carrier::Carrier;
 use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
+use crate::companion::plan::canonical;
 use crate::readiness::{Events, Watcher};
 use crate::route::fallback::{FallbackReason, Route};
 use crate::san::provider::StartedProvider;
 use crate::san::socket::ProviderSocket;
+use crate::upgrade::stream::{self, MovingStream};
 
 /// How long a close waits itself: a peer that keeps up has taken everything in by then, and no other
 /// thread is needed.
@@ -54,6 +57,7 @@ pub struct Connection {
 enum Carried {
     San(Arc<SanCarrier>),
     Tcp(TcpCarrier),
+    Moving(Arc<MovingStream>),
 }
 
 /// What a connect or an accept has brought about.
@@ -73,6 +77,8 @@ pub(super) enum Established {
         local: SocketAddr,
         peer: SocketAddr,
         why: Option<FallbackReason>,
+        /// It may move to the SAN; this is our end of it.
+        may_move: Option<Role>,
     },
 }
 
@@ -107,7 +113,12 @@ impl Connection {
                 local,
                 peer,
                 why,
+                may_move,
             } => {
+                let way = may_move.and_then(|role| Some((role, lease.way(local, peer)?)));
+                if let Some((role, san)) = way {
+                    return Self::open_moving(lease, socket, (local, peer), role, why, san);
+                }
                 let carrier = TcpCarrier::new(socket, timeout);
                 let counted = Counted::Tcp(Arc::clone(carrier.counters()));
                 (
@@ -127,22 +138,51 @@ impl Connection {
         }
     }
 
+    /// A TCP connection that may move to the SAN.
+    fn open_moving(
+        lease: Lease,
+        socket: Socket,
+        (local, peer): (SocketAddr, SocketAddr),
+        role: Role,
+        why: Option<FallbackReason>,
+        san: Route,
+    ) -> Self {
+        let stream = MovingStream::new(
+            &lease.moving,
+            socket,
+            stream::ends(role, canonical(local), canonical(peer)),
+            role,
+            lease.config.thresholds(),
+            lease.config.io_timeout,
+        );
+        let counted = Counted::Moving(Arc::clone(&stream), san);
+        let info = lease
+            .connections
+            .add(local, peer, Route::Tcp { why }, counted);
+        Self {
+            carrier: Carried::Moving(stream),
+            info,
+            lease,
+        }
+    }
+
     #[inline]
     fn carrier(&self) -> &dyn Carrier {
         match &self.carrier {
             Carried::San(carrier) => &**carrier,
             Carried::Tcp(carrier) => carrier,
+            Carried::Moving(stream) => &**stream,
         }
     }
 
-    /// Which way it took, and why.
+    /// Which way it goes now, and why.
     pub fn route(&self) -> &Route {
-        &self.info.route
+        self.info.route()
     }
 
     /// Whether the SAN carries it.
     pub fn is_san(&self) -> bool {
-        matches!(self.info.route, Route::San { .. })
+        matches!(self.info.route(), Route::San { .. })
     }
 
     /// Our end.
@@ -164,6 +204,7 @@ impl Connection {
         match &self.carrier {
             Carried::San(carrier) => carrier.send(bytes),
             Carried::Tcp(carrier) => carrier.send(bytes),
+            Carried::Moving(stream) => stream.send(bytes),
         }
     }
 
@@ -175,6 +216,7 @@ impl Connection {
         match &self.carrier {
             Carried::San(carrier) => carrier.receive(bytes),
             Carried::Tcp(carrier) => carrier.receive(bytes),
+            Carried::Moving(stream) => stream.receive(bytes),
         }
     }
 
@@ -294,6 +336,15 @@ impl Connection {
         self.carrier().send_timeout()
     }
 
+    /// Has a connection that moved to the SAN ([`RouteChoice::Upgrade`](crate::RouteChoice::Upgrade)) go
+    /// back to TCP, without losing a byte; `stay`: it does not move again. It returns at once. Whatever is
+    /// on TCP stays there, and a connection that began on the SAN stays on the SAN.
+    pub fn move_to_tcp(&self, stay: bool) {
+        if let Carried::Moving(stream) = &self.carrier {
+            stream.move_to_tcp(stay);
+        }
+    }
+
     /// The TCP socket that belongs to the connection (duty 10), for its options and its number.
     /// Over TCP it is the stream's own descriptor. Over the SAN it is not connected: `poll` and
     /// epoll see HUP on it at once, whatever the stream does, so it tells nothing about readiness.
@@ -306,8 +357,10 @@ impl Drop for Connection {
     /// As TCP's close: it returns soon, and what was sent still arrives, then the end of the stream.
     fn drop(&mut self) {
         self.lease.connections.remove(&self.info);
-        let Carried::San(carrier) = &self.carrier else {
-            return;
+        let carrier = match &self.carrier {
+            Carried::San(carrier) => carrier,
+            Carried::Tcp(_) => return,
+            Carried::Moving(stream) => return stream.close(),
         };
         let grace = Deadline::after(CLOSE_GRACE);
         match carrier.close_step(grace) {
@@ -358,7 +411,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("local", &self.info.local)
             .field("peer", &self.info.peer)
-            .field("route", &self.info.route)
+            .field("route", self.info.route())
             .finish_non_exhaustive()
     }
 }

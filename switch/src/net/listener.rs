@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use san_base::{Deadline, lock};
+use san_stream::Role;
 use socket2::Socket;
 
 use super::connection::{Connection, Established};
@@ -18,7 +19,7 @@ use crate::companion::Turn;
 use crate::companion::condition::{Condition, Decision, IncomingRequest, Side};
 use crate::companion::plan::CompanionStatus;
 use crate::companion::shared::{ListenerShared, ReadySan};
-use crate::config::SOMAXCONN;
+use crate::config::{RouteChoice, SOMAXCONN};
 use crate::counters::ListenerStats;
 use crate::error::{AcceptError, ListenError};
 use crate::tcp;
@@ -44,12 +45,17 @@ pub struct ListenOptions {
     pub condition: Option<Condition>,
     /// For an IPv6 wildcard: leave IPv4 alone. `None` takes the system's default.
     pub only_v6: Option<bool>,
+    /// Whether TCP connections that it accepts may move to the SAN later. `None` takes the switch's
+    /// setting.
+    pub route: Option<RouteChoice>,
 }
 
 /// A listener on TCP and, where it fits, on the SAN. Dropping it closes it.
 pub struct Listener {
     shared: Arc<ListenerShared>,
     lease: Lease,
+    /// What its TCP connections may do.
+    route: RouteChoice,
 }
 
 impl ListenOptions {
@@ -67,6 +73,13 @@ impl ListenOptions {
         condition: impl Fn(&IncomingRequest) -> Decision + Send + Sync + 'static,
     ) -> Self {
         self.condition = Some(Arc::new(condition));
+        self
+    }
+
+    /// Whether its TCP connections may move to the SAN later. `None` takes the switch's setting.
+    #[must_use]
+    pub fn route(mut self, route: RouteChoice) -> Self {
+        self.route = Some(route);
         self
     }
 
@@ -98,7 +111,12 @@ impl Listener {
         let shared = ListenerShared::new(token, tcp, backlog, options.condition).map_err(failed)?;
         let shared = Arc::new(shared);
         lease.companions.add(&shared).map_err(failed)?;
-        let listener = Self { shared, lease };
+        let route = options.route.unwrap_or(lease.config.route);
+        let listener = Self {
+            shared,
+            lease,
+            route,
+        };
         if listener.lease.is_closed() {
             return Err(ListenError::ShutDown);
         }
@@ -243,6 +261,7 @@ impl Listener {
             local,
             peer,
             why: None,
+            may_move: (self.route == RouteChoice::Upgrade).then_some(Role::Acceptor),
         };
         Ok(Some(Connection::open(established, self.lease.clone())))
     }

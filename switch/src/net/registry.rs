@@ -13,13 +13,15 @@ use san_base::lock;
 
 use crate::counters::TcpCounters;
 use crate::route::fallback::Route;
+use crate::upgrade::stream::MovingStream;
 
 /// What is known of an open connection from outside.
 pub(crate) struct ConnectionInfo {
     number: u64,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
-    pub(crate) route: Route,
+    /// The way that it took when it was made.
+    route: Route,
     pub(crate) since: Instant,
     pub(crate) counted: Counted,
 }
@@ -29,6 +31,18 @@ pub(crate) enum Counted {
     /// The provider has them.
     San(san_provider::Socket),
     Tcp(Arc<TcpCounters>),
+    /// It may move to the SAN, where this is its way.
+    Moving(Arc<MovingStream>, Route),
+}
+
+impl ConnectionInfo {
+    /// Which way it goes now.
+    pub(crate) fn route(&self) -> &Route {
+        match &self.counted {
+            Counted::Moving(stream, san) if stream.carrying().is_san => san,
+            _ => &self.route,
+        }
+    }
 }
 
 /// The open connections of a switch, for those who ask. Only a connection's beginning and end are

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +15,14 @@ use std::time::Instant;
 use super::closing::Closing;
 use super::registry::OpenConnections;
 use crate::companion::keeper::Keeper;
+use crate::companion::plan::canonical;
 use crate::config::SwitchConfig;
 use crate::counters::SwitchCounters;
 use crate::route::Routes;
+use crate::route::fallback::Route;
+use crate::route::table::RouteQuery;
 use crate::san::providers::Providers;
+use crate::upgrade::service::Service;
 
 /// What listeners, connects and connections of one switch share.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub(crate) struct Rooms {
     pub(crate) companions: Arc<Keeper>,
     pub(crate) connections: OpenConnections,
     pub(crate) closing: Closing,
+    pub(crate) moving: Arc<Service>,
     /// Why there is no provider, where one was looked for.
     pub(crate) absent: Option<String>,
     pub(crate) started: Instant,
@@ -47,6 +53,12 @@ impl Rooms {
             config.loopback,
         )?;
         let closing = Closing::new(Arc::clone(&counters));
+        let moving = Service::new(
+            Arc::clone(&providers),
+            Arc::clone(&routes),
+            Arc::clone(&counters),
+            config.key.clone(),
+        )?;
         Ok(Self {
             config,
             counters,
@@ -55,9 +67,24 @@ impl Rooms {
             companions: Arc::new(companions),
             connections: OpenConnections::default(),
             closing,
+            moving: Arc::new(moving),
             absent,
             started: Instant::now(),
             closed: AtomicBool::new(false),
+        })
+    }
+
+    /// The way over the SAN between two addresses of a TCP connection, if there is one.
+    pub(super) fn way(&self, local: SocketAddr, peer: SocketAddr) -> Option<Route> {
+        let table = self.routes.table();
+        let entry = table.route(&RouteQuery {
+            destination: canonical(peer),
+            bound: Some(local.ip().to_canonical()),
+            preferred: None,
+        })?;
+        Some(Route::San {
+            provider: self.providers.name(entry.provider),
+            device: entry.device.clone(),
         })
     }
 

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use san_provider::wire::Session;
 use san_provider::{
     AcceptError, ConnectError, ConnectOptions, ConnectionRequest, Decision, EventObject,
     NetworkEventRecord, NetworkEvents, SelectError, Socket, SocketOption,
@@ -64,9 +65,19 @@ impl ProviderSocket {
         destination: SocketAddr,
         budget: Duration,
     ) -> Result<(), ConnectError> {
-        let deadline = Some(budget);
+        self.connect_with(destination, budget, Session::NONE)
+    }
+
+    /// As [`ProviderSocket::connect`], with a session in the request.
+    pub(crate) fn connect_with(
+        &self,
+        destination: SocketAddr,
+        budget: Duration,
+        session: Session,
+    ) -> Result<(), ConnectError> {
         let options = ConnectOptions {
-            deadline,
+            deadline: Some(budget),
+            session,
             ..ConnectOptions::default()
         };
         self.0.connect(destination, options)

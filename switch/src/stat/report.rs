@@ -125,7 +125,8 @@ pub struct ConnectionReport {
     pub age_ms: u64,
     /// What it has counted: `bytes_sent`, `bytes_received`, `messages_sent` and
     /// `messages_received` (on TCP: calls that sent and received), and on the SAN the other fields
-    /// of [`san_provider::ConnectionStats`].
+    /// of [`san_provider::ConnectionStats`]. A connection that may move also has `carrier_ups` and
+    /// `carrier_downs`, how often it moved to the SAN and back, and `carrier_since_ms`.
     pub counters: Numbers,
 }
 
@@ -223,7 +224,7 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
         age_ms: millis(now.saturating_duration_since(info.since)),
         counters: Numbers::new(),
     };
-    match &info.route {
+    match info.route() {
         Route::San { provider, device } => {
             report.route = "san".to_owned();
             report.provider = Some(provider.clone());
@@ -233,6 +234,15 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
     }
     report.counters = match &info.counted {
         Counted::Tcp(counters) => numbers(counters.snapshot().rows()),
+        Counted::Moving(stream, _) => {
+            let carrying = stream.carrying();
+            let since = millis(now.saturating_duration_since(carrying.since));
+            let mut counters = numbers(stream.counters().snapshot().rows());
+            counters.insert("carrier_ups".to_owned(), carrying.ups);
+            counters.insert("carrier_downs".to_owned(), carrying.downs);
+            counters.insert("carrier_since_ms".to_owned(), since);
+            counters
+        }
         // One that is being closed has nothing to tell any more.
         Counted::San(socket) => {
             socket

@@ -1,0 +1,269 @@
+//! What the application asks for: reads, writes, and what the stream is ready for.
+
+use std::io;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use san_stream::{Event, Failure, Keep, Kind, RING, Source, TcpIn, Write};
+
+use super::{Around, Mover, Reading, Writing};
+use crate::readiness::Events;
+use crate::upgrade::tcp_side::Step;
+
+impl Mover {
+    pub(in crate::upgrade) fn has_unread(&self) -> bool {
+        !self.kept.is_empty() || !self.aside.is_empty()
+    }
+
+    /// Reads for the application.
+    pub(in crate::upgrade) fn read(&mut self, around: &Around, bytes: &mut [u8]) -> Reading {
+        loop {
+            if !self.kept.is_empty() {
+                let n = io::Read::read(&mut self.kept, bytes).unwrap_or(0);
+                return Reading::Read(n);
+            }
+            match self.engine.failure() {
+                None => {}
+                Some(Failure::PeerGone) => return Reading::Read(0),
+                Some(_) => return Reading::Failed(self.failure()),
+            }
+            if self.engine.received().1 {
+                return Reading::Read(0);
+            }
+            if self.drains {
+                return Reading::Drain;
+            }
+            match self.engine.source() {
+                Source::Message => {
+                    return match &self.pair {
+                        Some(pair) => Reading::Receive(pair.data.clone()),
+                        None => Reading::Await,
+                    };
+                }
+                Source::Landed { .. } | Source::Nothing => return Reading::Await,
+                Source::Tcp => {}
+            }
+            let limit = match self.engine.tcp_in() {
+                TcpIn::Raw { limit } => limit,
+                TcpIn::Peek => {
+                    let before = (self.engine.tcp_in(), self.engine.source());
+                    self.look(around);
+                    self.flush(around);
+                    self.post(around);
+                    let is_same = before == (self.engine.tcp_in(), self.engine.source());
+                    if is_same && !self.drains && self.kept.is_empty() {
+                        return Reading::Await;
+                    }
+                    continue;
+                }
+                TcpIn::Nothing | TcpIn::Discard => return Reading::Await,
+            };
+            let most = bytes
+                .len()
+                .min(usize::try_from(limit).unwrap_or(usize::MAX));
+            match around.tcp.read(&mut bytes[..most]) {
+                Step::Moved(n) => {
+                    self.read.note(&bytes[..n]);
+                    self.tell(around, Event::TcpBytes(n));
+                    return Reading::Read(n);
+                }
+                Step::WouldBlock => return Reading::AwaitTcp,
+                Step::End => self.tell(around, Event::TcpFin),
+                Step::Reset(errno) => {
+                    self.tcp_reset(around, errno);
+                    return Reading::Failed(errno.into());
+                }
+            }
+        }
+    }
+
+    /// Bytes came from the queue pair straight into the application's buffer: how many of them are
+    /// the application's now.
+    pub(in crate::upgrade) fn received(
+        &mut self,
+        around: &Around,
+        kind: u8,
+        bytes: &[u8],
+    ) -> usize {
+        if kind != Kind::Data.number() {
+            self.tell(around, Event::QpMessage { kind, bytes });
+            return 0;
+        }
+        match self.engine.data(bytes.len()) {
+            Keep::Deliver if self.kept.is_empty() => bytes.len(),
+            Keep::Deliver => {
+                self.kept.extend(bytes);
+                0
+            }
+            Keep::Aside => {
+                self.aside.extend(bytes);
+                self.act(around);
+                0
+            }
+            Keep::Drop => {
+                self.act(around);
+                0
+            }
+        }
+    }
+
+    /// Writes for the application.
+    pub(in crate::upgrade) fn write(&mut self, around: &Around, bytes: &[u8]) -> Writing {
+        let mut wrote = 0;
+        let mut looked = false;
+        while wrote < bytes.len() {
+            let rest = &bytes[wrote..];
+            match self.engine.write(rest.len(), false) {
+                Write::Tcp if wrote > 0 => break,
+                Write::Tcp => {
+                    return match around.tcp.write(rest) {
+                        Step::Moved(n) => {
+                            self.written.note(&rest[..n]);
+                            self.tell(around, Event::TcpWritten(n));
+                            Writing::Wrote(n)
+                        }
+                        Step::WouldBlock | Step::End => Writing::AwaitTcp,
+                        Step::Reset(errno) => {
+                            self.tcp_reset(around, errno);
+                            Writing::Failed(errno.into())
+                        }
+                    };
+                }
+                Write::Message(length) | Write::Stage { length, .. } => {
+                    self.stage(&rest[..length]);
+                    wrote += length;
+                    self.post(around);
+                    self.flush(around);
+                }
+                Write::Full if looked => break,
+                Write::Full => {
+                    looked = true;
+                    self.progress(around);
+                }
+                Write::Closed => {
+                    return match (wrote, self.error, self.engine.failure()) {
+                        (0, Some(_), _) | (0, None, Some(_)) => Writing::Failed(self.failure()),
+                        (0, None, None) => Writing::Failed(Errno::PIPE.into()),
+                        _ => Writing::Wrote(wrote),
+                    };
+                }
+            }
+        }
+        match (wrote, self.pair.is_some()) {
+            (0, true) => Writing::AwaitRoom,
+            (0, false) => Writing::Await,
+            _ => Writing::Wrote(wrote),
+        }
+    }
+
+    /// Bytes go to the ring, at their position.
+    fn stage(&mut self, bytes: &[u8]) {
+        if self.ring.is_empty() {
+            self.ring = vec![0; RING as usize];
+        }
+        let from = (self.engine.accepted() % RING) as usize;
+        let first = bytes.len().min(self.ring.len() - from);
+        self.ring[from..from + first].copy_from_slice(&bytes[..first]);
+        self.ring[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+        self.written.note(bytes);
+        self.engine.staged(bytes.len());
+    }
+
+    /// Copies bytes for the application, and they stay. `None`: see [`Mover::read`].
+    pub(in crate::upgrade) fn peek(&mut self, around: &Around, bytes: &mut [u8]) -> Option<usize> {
+        if self.kept.is_empty()
+            && self.engine.source() == Source::Tcp
+            && let TcpIn::Raw { limit } = self.engine.tcp_in()
+        {
+            let most = bytes
+                .len()
+                .min(usize::try_from(limit).unwrap_or(usize::MAX));
+            if let Step::Moved(n) = around.tcp.peek(&mut bytes[..most]) {
+                return Some(n);
+            }
+        }
+        if self.kept.is_empty() {
+            return None;
+        }
+        for (place, byte) in bytes.iter_mut().zip(&self.kept) {
+            *place = *byte;
+        }
+        Some(bytes.len().min(self.kept.len()))
+    }
+
+    /// What the stream is ready for.
+    pub(in crate::upgrade) fn events(&self, around: &Around) -> Events {
+        let mut events = Events::empty();
+        let is_over = self.engine.failure().is_some();
+        let has_ended = self.engine.received().1;
+        let tcp = around
+            .tcp
+            .ready(PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP);
+        let has_message = || {
+            self.pair
+                .as_ref()
+                .is_some_and(|pair| pair.data.is_readable())
+        };
+        let source = self.engine.source();
+        let is_on_tcp = source == Source::Tcp && matches!(self.engine.tcp_in(), TcpIn::Raw { .. });
+        let comes = match source {
+            Source::Tcp => is_on_tcp && tcp.intersects(PollFlags::IN | PollFlags::RDHUP),
+            Source::Message => has_message(),
+            Source::Landed { .. } => true,
+            Source::Nothing => false,
+        };
+        if !self.kept.is_empty() || is_over || has_ended || comes {
+            events |= Events::READABLE;
+        }
+        let takes = match self.engine.write(1, false) {
+            Write::Tcp => tcp.contains(PollFlags::OUT),
+            Write::Full => false,
+            Write::Message(_) | Write::Stage { .. } | Write::Closed => true,
+        };
+        if takes || is_over {
+            events |= Events::WRITABLE;
+        }
+        if has_ended || is_over || is_on_tcp && tcp.contains(PollFlags::RDHUP) {
+            events |= Events::READ_CLOSED;
+        }
+        let is_closed = matches!(self.engine.write(1, false), Write::Closed);
+        if is_over || is_closed && events.contains(Events::READ_CLOSED) {
+            events |= Events::HANG_UP;
+        }
+        let is_broken = !matches!(self.engine.failure(), None | Some(Failure::PeerGone));
+        if is_broken && !self.has_told {
+            events |= Events::ERROR;
+        }
+        events
+    }
+
+    /// The error of a stream that broke: told once.
+    pub(in crate::upgrade) fn take_error(&mut self) -> Option<io::Error> {
+        let is_broken = !matches!(self.engine.failure(), None | Some(Failure::PeerGone));
+        let is_first = is_broken && !std::mem::replace(&mut self.has_told, true);
+        is_first.then(|| self.failure())
+    }
+
+    /// Gives bytes back that were read to be peeked at.
+    pub(in crate::upgrade) fn unread(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().rev() {
+            self.kept.push_front(*byte);
+        }
+    }
+
+    /// How the stream ended.
+    pub(in crate::upgrade) fn failure(&self) -> io::Error {
+        if let Some(errno) = self.error {
+            return errno.into();
+        }
+        match self.engine.failure() {
+            Some(Failure::TimedOut) => Errno::TIMEDOUT.into(),
+            Some(Failure::PeerGone) => Errno::PIPE.into(),
+            Some(failure) => {
+                tracing::debug!(%failure, "a stream is over");
+                Errno::CONNRESET.into()
+            }
+            None => Errno::PIPE.into(),
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What a stream that may move holds under its lock, and how the engine's wishes are carried out.
+//!
+//! Nothing here waits. Everything that the engine asks for is done by whoever has the lock: the
+//! application's threads, and the thread `san-stream` for those that do not come.
+
+mod app;
+mod pair;
+mod tcp;
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use san_provider::DataPath;
+use san_stream::{Action, Engine, Event, Kind, Payloads, State, TcpOut};
+
+use super::key::ExcursionKey;
+use super::queue_pair::{Feed, QueuePair};
+use super::request::{Agreed, BEGINNING, Beginnings, Dialled};
+use super::service::{Command, Service};
+use super::tcp_side::TcpSide;
+
+/// Bytes that are read ahead at a time.
+const AHEAD: usize = 64 * 1024;
+
+/// What the engine keeps for the stream: all bytes that may go out again lie in the staging ring.
+#[derive(Debug)]
+pub(in crate::upgrade) struct Pieces;
+
+impl Payloads for Pieces {
+    type Piece = [u8; 0];
+    type Key = ExcursionKey;
+}
+
+/// What does not change, and whom the stream tells.
+#[derive(Debug)]
+pub(in crate::upgrade) struct Around {
+    pub(in crate::upgrade) token: u64,
+    pub(in crate::upgrade) service: std::sync::Arc<Service>,
+    pub(in crate::upgrade) feed: std::sync::Arc<Feed>,
+    pub(in crate::upgrade) tcp: TcpSide,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub(in crate::upgrade) enum Reading {
+    Read(usize),
+    Failed(io::Error),
+    /// The queue pair has the next bytes: wait there.
+    Receive(DataPath),
+    /// The queue pair stopped: it must be emptied first.
+    Drain,
+    /// TCP has the next bytes.
+    AwaitTcp,
+    /// Something is under way.
+    Await,
+}
+
+/// What a write came to.
+#[derive(Debug)]
+pub(in crate::upgrade) enum Writing {
+    Wrote(usize),
+    Failed(io::Error),
+    /// TCP is full.
+    AwaitTcp,
+    /// Neither carrier takes any.
+    Await,
+    /// The peer has not acknowledged enough.
+    AwaitRoom,
+}
+
+impl std::fmt::Debug for Mover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mover")
+            .field("engine", &self.engine)
+            .field("tcp_in", &self.engine.tcp_in())
+            .field("tcp_out", &self.engine.tcp_out())
+            .field("source", &self.engine.source())
+            .field("drains", &self.drains)
+            .field("kept", &self.kept.len())
+            .field("aside", &self.aside.len())
+            .field(
+                "pair",
+                &self.pair.as_ref().map(|p| {
+                    (
+                        p.unacknowledged(),
+                        p.data.is_readable(),
+                        p.data.is_writable(),
+                    )
+                }),
+            )
+            .finish_non_exhaustive()
+    }
+}
+
+pub(in crate::upgrade) struct Mover {
+    pub(in crate::upgrade) engine: Engine<Pieces>,
+    /// Staged bytes, by their positions. Made at the first need.
+    ring: Vec<u8>,
+    pub(in crate::upgrade) pair: Option<QueuePair>,
+    /// The queue pair was told to stop; what had come is to be taken in.
+    pub(in crate::upgrade) drains: bool,
+    /// Bytes for the application that the engine has counted.
+    kept: VecDeque<u8>,
+    /// Bytes that come after those which are still on TCP.
+    aside: VecDeque<u8>,
+    written: Beginning,
+    read: Beginning,
+    pub(in crate::upgrade) dialled: Option<Dialled>,
+    /// What a request that was answered has come to.
+    pub(in crate::upgrade) agreed: Option<Agreed>,
+    is_watched: bool,
+    /// Bytes wait for room on the queue pair.
+    pub(in crate::upgrade) is_stalled: bool,
+    /// FIN was sent, or RST: nothing more goes out.
+    is_ended: bool,
+    /// How TCP failed.
+    error: Option<Errno>,
+    /// A call has told the application.
+    has_told: bool,
+    timeout: Option<Instant>,
+    /// The last change of the carrier.
+    pub(in crate::upgrade) changed: Option<State>,
+}
+
+/// The first bytes of a direction.
+#[derive(Debug, Default)]
+struct Beginning {
+    bytes: Vec<u8>,
+}
+
+impl Beginning {
+    #[inline]
+    fn note(&mut self, bytes: &[u8]) {
+        if self.bytes.len() < BEGINNING {
+            let most = bytes.len().min(BEGINNING - self.bytes.len());
+            self.bytes.extend_from_slice(&bytes[..most]);
+        }
+    }
+}
+
+impl Mover {
+    pub(in crate::upgrade) fn new(engine: Engine<Pieces>) -> Self {
+        Self {
+            engine,
+            ring: Vec::new(),
+            pair: None,
+            drains: false,
+            kept: VecDeque::new(),
+            aside: VecDeque::new(),
+            written: Beginning::default(),
+            read: Beginning::default(),
+            dialled: None,
+            agreed: None,
+            is_watched: false,
+            is_stalled: false,
+            is_ended: false,
+            error: None,
+            has_told: false,
+            timeout: None,
+            changed: None,
+        }
+    }
+
+    pub(in crate::upgrade) fn beginnings(&self) -> Beginnings<'_> {
+        Beginnings {
+            written: &self.written.bytes,
+            read: &self.read.bytes,
+        }
+    }
+
+    /// Whether the stream is on TCP, with nothing of a change left.
+    pub(in crate::upgrade) fn is_plain(&self) -> bool {
+        matches!(
+            self.engine.state(),
+            State::Tcp | State::Inviting | State::Dialling | State::TcpForGood
+        ) && matches!(
+            self.engine.tcp_out(),
+            TcpOut::Application | TcpOut::Nothing | TcpOut::Fin
+        )
+    }
+
+    /// Tells the engine, and does what it asks for.
+    pub(in crate::upgrade) fn tell(&mut self, around: &Around, event: Event<'_, ExcursionKey>) {
+        self.engine.handle(event, Instant::now());
+        self.act(around);
+    }
+
+    fn act(&mut self, around: &Around) {
+        while let Some(action) = self.engine.poll_action() {
+            self.do_it(around, action);
+        }
+        let state = self.engine.state();
+        let is_moving = matches!(
+            state,
+            State::Proving | State::Cutting | State::San | State::Leaving
+        );
+        let watch = is_moving || state == State::Ended && self.is_watched;
+        if watch != self.is_watched {
+            self.is_watched = watch;
+            around.service.command(around.token, Command::Watch(watch));
+        }
+        // On TCP the application's own calls look at the clock.
+        let timeout = self.engine.next_timeout();
+        if timeout != self.timeout {
+            self.timeout = timeout;
+            if state != State::Tcp && timeout.is_some() {
+                around.service.attend(around.token);
+            }
+        }
+    }
+
+    fn do_it(&mut self, around: &Around, action: Action) {
+        let command = |command| around.service.command(around.token, command);
+        match action {
+            Action::Listen => self.connect(around, Command::Listen),
+            Action::Dial => self.connect(around, Command::Dial),
+            Action::StopConnecting => {
+                self.dialled = None;
+                command(Command::StopConnecting);
+            }
+            Action::QpDisconnect => match &self.pair {
+                Some(pair) => {
+                    pair.disconnect();
+                    self.drains = true;
+                    command(Command::Attend);
+                }
+                None => self.engine.handle(Event::QpDrained, Instant::now()),
+            },
+            Action::QpClose => self.forget_pair(around),
+            // The one that has just come is dropped by who brought it.
+            Action::QpUnwanted => {}
+            Action::TcpSkip(n) => around.tcp.skip(n),
+            Action::TakeAside => {
+                let mut aside = std::mem::take(&mut self.aside);
+                self.kept.append(&mut aside);
+            }
+            // Not asked for: nothing is offered, and a peer that cannot be read from offers nothing.
+            Action::OpenRing | Action::PeerRing(_) => self.refuse_bulk(),
+            Action::Urgent(byte) => self.kept.push_back(byte),
+            Action::Reset => {
+                if let Some(pair) = &self.pair {
+                    pair.say(Kind::Abort.number(), &[]);
+                }
+                self.forget_pair(around);
+                self.is_ended = true;
+                around.tcp.reset();
+            }
+            Action::Changed(state) => self.changed = Some(state),
+            Action::Decline(reason) => {
+                tracing::debug!(?reason, "a second carrier is declined");
+                if let Some(pair) = &self.pair {
+                    pair.say(Kind::No.number(), &[reason.number()]);
+                }
+            }
+            Action::Declined(reason) => {
+                tracing::debug!(?reason, "the peer declines the second carrier");
+            }
+        }
+    }
+
+    fn connect(&mut self, around: &Around, command: Command) {
+        match around.service.ensure_thread() {
+            Ok(()) => around.service.command(around.token, command),
+            Err(error) => tracing::warn!(%error, "no thread to move streams: they stay on TCP"),
+        }
+    }
+
+    /// Takes in what came out of turn, and does everything that can be done now.
+    pub(in crate::upgrade) fn progress(&mut self, around: &Around) {
+        loop {
+            match around.feed.next() {
+                Ok(Some((kind, bytes))) => self.tell(
+                    around,
+                    Event::QpMessage {
+                        kind,
+                        bytes: &bytes,
+                    },
+                ),
+                Ok(None) => break,
+                Err(()) => {
+                    tracing::warn!("a peer floods a stream with control messages");
+                    around.feed.clear();
+                    self.tell(around, Event::QpBroken);
+                }
+            }
+        }
+        if self.pair.is_some() && !self.drains && around.feed.is_over() {
+            self.tell(around, Event::QpBroken);
+        }
+        if self
+            .engine
+            .next_timeout()
+            .is_some_and(|at| at <= Instant::now())
+        {
+            self.tell(around, Event::Timer);
+        }
+        if self.is_watched {
+            self.look(around);
+        }
+        self.flush(around);
+        self.post(around);
+    }
+
+    /// Whether nothing is left to be sent, or can be.
+    pub(in crate::upgrade) fn is_through(&self) -> bool {
+        match self.engine.state() {
+            State::Broken(_) => true,
+            State::Ended => self.is_ended && !self.is_watched,
+            State::TcpForGood => self.is_ended,
+            _ => false,
+        }
+    }
+
+    /// What was sent over the queue pair and may not have arrived, or has not left.
+    pub(in crate::upgrade) fn is_owed(&self) -> bool {
+        match &self.pair {
+            Some(pair) => self.drains || pair.unacknowledged() > 0,
+            None => !matches!(self.engine.tcp_out(), TcpOut::Application | TcpOut::Nothing),
+        }
+    }
+}

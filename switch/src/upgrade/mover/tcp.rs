@@ -1,0 +1,88 @@
+//! The TCP side: places, what is read ahead, and what the engine has to write.
+
+use rustix::io::Errno;
+use san_stream::{Event, RING, TcpIn, TcpOut};
+
+use super::{AHEAD, Around, Mover};
+use crate::upgrade::service::Command;
+use crate::upgrade::tcp_side::Step;
+
+impl Mover {
+    /// Looks at what stands on TCP at a place, and reads ahead where that is needed.
+    pub(super) fn look(&mut self, around: &Around) {
+        loop {
+            match self.engine.tcp_in() {
+                TcpIn::Peek => {
+                    let before = self.engine.received();
+                    match around.tcp.look() {
+                        Ok(seen) => {
+                            let event = Event::TcpPeeked {
+                                bytes: seen.bytes(),
+                                is_end: seen.is_end,
+                            };
+                            self.tell(around, event);
+                        }
+                        Err(Step::Reset(errno)) => self.tcp_reset(around, errno),
+                        Err(_) => return,
+                    }
+                    if self.engine.tcp_in() == TcpIn::Peek && self.engine.received() == before {
+                        return;
+                    }
+                }
+                TcpIn::Raw { limit } if self.engine.must_read_ahead() => {
+                    let most = usize::try_from(limit).unwrap_or(AHEAD).min(AHEAD);
+                    let mut bytes = vec![0; most];
+                    match around.tcp.read(&mut bytes) {
+                        Step::Moved(n) => {
+                            self.kept.extend(&bytes[..n]);
+                            self.read.note(&bytes[..n]);
+                            self.tell(around, Event::TcpBytes(n));
+                        }
+                        Step::End => self.tell(around, Event::TcpFin),
+                        Step::Reset(errno) => self.tcp_reset(around, errno),
+                        Step::WouldBlock => return,
+                    }
+                }
+                TcpIn::Discard => {
+                    if around.tcp.discard() && self.is_watched {
+                        self.is_watched = false;
+                        around.service.command(around.token, Command::Watch(false));
+                    }
+                    return;
+                }
+                TcpIn::Raw { .. } | TcpIn::Nothing => return,
+            }
+        }
+    }
+
+    pub(super) fn tcp_reset(&mut self, around: &Around, errno: Errno) {
+        self.error.get_or_insert(errno);
+        self.tell(around, Event::TcpReset);
+    }
+
+    /// Writes to TCP what the engine has for it.
+    pub(super) fn flush(&mut self, around: &Around) {
+        loop {
+            let step = match self.engine.tcp_out() {
+                TcpOut::Nothing | TcpOut::Application => return,
+                TcpOut::Frame(bytes) | TcpOut::Again(bytes) => around.tcp.write(bytes),
+                TcpOut::Staged { position, length } => {
+                    let from = (position % RING) as usize;
+                    let bytes = self.ring.get(from..from + length as usize);
+                    around.tcp.write(bytes.unwrap_or_default())
+                }
+                TcpOut::Fin => {
+                    around.tcp.end();
+                    self.is_ended = true;
+                    self.tell(around, Event::TcpShutDown);
+                    continue;
+                }
+            };
+            match step {
+                Step::Moved(n) => self.tell(around, Event::TcpWritten(n)),
+                Step::WouldBlock | Step::End => return,
+                Step::Reset(errno) => return self.tcp_reset(around, errno),
+            }
+        }
+    }
+}

@@ -1,0 +1,641 @@
+//! A stream that may move: the application's calls, which wait, over what never does (`mover.rs`).
+//!
+//! One lock for the stream, never held while a thread waits. One thread at a time reads and one
+//! writes. Whoever empties a stopped queue pair keeps others from reading: bytes that a read has taken
+//! from it and not yet counted come before.
+
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use san_base::{Deadline, Signal};
+use san_provider::wire::Session;
+use san_provider::{LaneHandle, Rejection, TransferError};
+use san_stream::{Config, Engine, Event, Refusal, Role, Route as StreamRoute, State, Thresholds};
+use socket2::Socket;
+
+use super::mover::{Around, Mover, Reading, Writing};
+use super::queue_pair::Feed;
+use super::request::{self, Ends, PURPOSE};
+use super::service::{Member, Service};
+use super::tcp_side::TcpSide;
+use crate::carrier::Carrier;
+use crate::carrier::timeout::Timeout;
+use crate::counters::TcpCounters;
+use crate::readiness::{Events, Watcher};
+use crate::san::socket::ProviderSocket;
+
+/// The longest that a read waits at the queue pair before it looks whether it was called off.
+const SLICE: Duration = Duration::from_millis(200);
+/// How long a writer waits for acknowledgements that nobody announces.
+const ROOM: Duration = Duration::from_millis(1);
+/// How long whoever empties a queue pair waits for the thread that polls it.
+const DRAIN: Duration = Duration::from_millis(1);
+
+/// Bytes of the largest message: what every peer of this protocol takes.
+const MESSAGE: usize = 4096;
+
+/// What carries a stream that may move, and since when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Carrying {
+    /// The bytes go over the SAN.
+    pub(crate) is_san: bool,
+    pub(crate) since: Instant,
+    /// How often it changed to the SAN, and back.
+    pub(crate) ups: u64,
+    pub(crate) downs: u64,
+}
+
+/// A stream that may move between TCP and a queue pair.
+pub(crate) struct MovingStream {
+    around: Around,
+    ends: Ends,
+    role: Role,
+    mover: Mutex<Mover>,
+    reading: Mutex<()>,
+    writing: Mutex<()>,
+    /// What a read, or a write, that waits is woken by.
+    read_wake: OnceLock<Signal>,
+    write_wake: OnceLock<Signal>,
+    receives_over: AtomicBool,
+    send_timeout: Timeout,
+    receive_timeout: Timeout,
+    counters: Arc<TcpCounters>,
+    carrying: RwLock<Carrying>,
+    watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
+}
+
+impl MovingStream {
+    /// A stream over a TCP connection that has just been made.
+    pub(crate) fn new(
+        service: &Arc<Service>,
+        socket: Socket,
+        ends: Ends,
+        role: Role,
+        thresholds: Thresholds,
+        timeout: Option<Duration>,
+    ) -> Arc<Self> {
+        let config = Config {
+            is_keyed: service.key().is_set(),
+            may_offer: false,
+            max_message: MESSAGE,
+            thresholds,
+            ..Config::new(role, StreamRoute::Upgrade)
+        };
+        let now = Instant::now();
+        service.add(|token| {
+            let feed = Arc::new(Feed::new(token, Arc::clone(service)));
+            Arc::new(Self {
+                around: Around {
+                    token,
+                    service: Arc::clone(service),
+                    feed,
+                    tcp: TcpSide::new(socket),
+                },
+                ends,
+                role,
+                mover: Mutex::new(Mover::new(Engine::new(config, now))),
+                reading: Mutex::new(()),
+                writing: Mutex::new(()),
+                read_wake: OnceLock::new(),
+                write_wake: OnceLock::new(),
+                receives_over: AtomicBool::new(false),
+                send_timeout: Timeout::new(timeout),
+                receive_timeout: Timeout::new(timeout),
+                counters: Arc::default(),
+                carrying: RwLock::new(Carrying {
+                    is_san: false,
+                    since: now,
+                    ups: 0,
+                    downs: 0,
+                }),
+                watcher: Mutex::new(None),
+            })
+        })
+    }
+
+    /// What it counts.
+    pub(crate) fn counters(&self) -> &Arc<TcpCounters> {
+        &self.counters
+    }
+
+    pub(crate) fn carrying(&self) -> Carrying {
+        *self.carrying.read()
+    }
+
+    /// Does something under the lock, and what follows from it without.
+    fn with<T>(&self, what: impl FnOnce(&mut Mover, &Around) -> T) -> T {
+        let mut mover = self.mover.lock();
+        let outcome = what(&mut mover, &self.around);
+        let changed = mover.changed.take();
+        let wakes = changed.is_some() || mover.drains;
+        drop(mover);
+        if let Some(state) = changed {
+            self.changed(state);
+        }
+        if wakes {
+            self.wake();
+        }
+        outcome
+    }
+
+    fn changed(&self, state: State) {
+        tracing::debug!(connector = %self.ends.connector, acceptor = %self.ends.acceptor, role = ?self.role, ?state, "stream");
+        let is_san = match state {
+            State::San => true,
+            State::Leaving | State::Tcp | State::TcpForGood | State::Broken(_) => false,
+            _ => return,
+        };
+        let mut carrying = self.carrying.write();
+        if carrying.is_san == is_san {
+            return;
+        }
+        carrying.is_san = is_san;
+        carrying.since = Instant::now();
+        let counters = &self.around.service.counters;
+        if is_san {
+            carrying.ups += 1;
+            counters.streams_up.raise();
+        } else {
+            carrying.downs += 1;
+            counters.streams_down.raise();
+        }
+    }
+
+    /// Ends the wait of a read at the queue pair.
+    fn call_off(&self) {
+        let data = {
+            let mover = self.mover.lock();
+            mover.pair.as_ref().map(|pair| pair.data.clone())
+        };
+        if let Some(data) = data {
+            data.wake();
+        }
+        self.wake();
+    }
+
+    fn tell_watcher(&self) {
+        let watcher = self.watcher.lock().clone();
+        if let Some((watcher, token)) = watcher {
+            watcher.changed(token, self.events());
+        }
+    }
+
+    fn wake(&self) {
+        for wake in [&self.read_wake, &self.write_wake] {
+            if let Some(signal) = wake.get() {
+                signal.set();
+            }
+        }
+    }
+
+    fn receive_by(&self, bytes: &mut [u8], deadline: Deadline) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let _reading = self.reading.lock();
+        loop {
+            if self.receives_over.load(Ordering::Acquire) {
+                return Ok(0);
+            }
+            match self.with(|mover, around| {
+                mover.progress(around);
+                mover.read(around, bytes)
+            }) {
+                Reading::Read(n) => {
+                    self.counters.messages_received.raise();
+                    self.counters.bytes_received.add(n as u64);
+                    return Ok(n);
+                }
+                Reading::Failed(error) => return Err(error),
+                Reading::Drain => {
+                    if !self.with(Mover::drain) {
+                        std::thread::sleep(DRAIN);
+                    }
+                }
+                Reading::Receive(data) => {
+                    let wait = deadline.left().unwrap_or(SLICE).min(SLICE);
+                    match data.receive_into_unless(
+                        &mut [IoSliceMut::new(bytes)],
+                        wait,
+                        &self.receives_over,
+                    ) {
+                        Ok(came) => {
+                            let taken = self.with(|mover, around| {
+                                mover.received(around, came.kind, &bytes[..came.bytes])
+                            });
+                            if taken > 0 {
+                                self.counters.messages_received.raise();
+                                self.counters.bytes_received.add(taken as u64);
+                                return Ok(taken);
+                            }
+                        }
+                        Err(TransferError::WouldBlock) if deadline.is_over() => {
+                            return Err(Errno::AGAIN.into());
+                        }
+                        Err(TransferError::WouldBlock) => {}
+                        Err(_) => self.with(Mover::broken),
+                    }
+                }
+                Reading::AwaitTcp => {
+                    self.wait(
+                        &self.read_wake,
+                        Some(PollFlags::IN | PollFlags::RDHUP),
+                        deadline,
+                    )?;
+                }
+                Reading::Await => self.wait(&self.read_wake, None, deadline)?,
+            }
+        }
+    }
+
+    fn send_by(&self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let _writing = self.writing.lock();
+        loop {
+            match self.with(|mover, around| mover.write(around, bytes)) {
+                Writing::Wrote(n) => {
+                    self.counters.messages_sent.raise();
+                    self.counters.bytes_sent.add(n as u64);
+                    return Ok(n);
+                }
+                Writing::Failed(error) => return Err(error),
+                Writing::AwaitTcp => {
+                    self.wait(&self.write_wake, Some(PollFlags::OUT), deadline)?;
+                }
+                Writing::Await => self.wait(&self.write_wake, None, deadline)?,
+                Writing::AwaitRoom => {
+                    let soon = Deadline::after(deadline.left().unwrap_or(ROOM).min(ROOM));
+                    if deadline.is_over() {
+                        return Err(Errno::AGAIN.into());
+                    }
+                    match self.wait(&self.write_wake, None, soon) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        outcome => outcome?,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the thread `san-stream` or another call has changed something, or TCP is ready.
+    fn wait(
+        &self,
+        wake: &OnceLock<Signal>,
+        tcp: Option<PollFlags>,
+        deadline: Deadline,
+    ) -> io::Result<()> {
+        if deadline.is_over() {
+            return Err(Errno::AGAIN.into());
+        }
+        let Some(signal) = wake.get() else {
+            let _ = wake.set(Signal::new()?);
+            // What changed before the signal was there is looked at again.
+            return Ok(());
+        };
+        let mut fds = vec![PollFd::new(signal, PollFlags::IN)];
+        if let Some(flags) = tcp {
+            fds.push(PollFd::new(&self.around.tcp, flags));
+        }
+        match poll(&mut fds, deadline.timespec().as_ref()) {
+            Ok(0) => return Err(Errno::AGAIN.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        signal.reset();
+        Ok(())
+    }
+
+    /// Back to TCP.
+    pub(crate) fn move_to_tcp(&self, stay: bool) {
+        self.with(|mover, around| {
+            mover.tell(around, Event::WantDown { for_good: stay });
+            mover.progress(around);
+        });
+    }
+
+    /// The application has closed it. Whether it may go at once.
+    pub(crate) fn close(self: &Arc<Self>) {
+        let (is_plain, token) = self.with(|mover, around| {
+            let event = if mover.has_unread() {
+                Event::Abort
+            } else {
+                Event::Close
+            };
+            let was_plain = mover.is_plain() && mover.pair.is_none();
+            if was_plain && matches!(event, Event::Close) {
+                // The kernel sees the rest off, and tells a reset from an end by itself.
+                return (true, around.token);
+            }
+            mover.tell(around, event);
+            mover.progress(around);
+            (mover.is_through(), around.token)
+        });
+        let service = &self.around.service;
+        if is_plain {
+            service.remove(token);
+        } else {
+            service.keep(token, Arc::clone(self) as Arc<dyn Member>);
+        }
+    }
+}
+
+impl Carrier for MovingStream {
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_by(bytes, self.send_timeout.deadline())
+    }
+
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.receive_by(bytes, self.receive_timeout.deadline())
+    }
+
+    fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        // Whoever reads takes what it gets: the first buffer that has room.
+        match buffers.iter_mut().find(|buffer| !buffer.is_empty()) {
+            Some(buffer) => self.receive(buffer),
+            None => Ok(0),
+        }
+    }
+
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(n) = self.with(|mover, around| mover.peek(around, bytes)) {
+                return Ok(n);
+            }
+            let mut next = [0; MESSAGE];
+            let most = bytes.len().min(MESSAGE);
+            let n = self.receive_by(&mut next[..most], self.receive_timeout.deadline())?;
+            if n == 0 {
+                return Ok(0);
+            }
+            self.with(|mover, _| mover.unread(&next[..n]));
+        }
+    }
+
+    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.send_timeout.set_nonblocking(on);
+        self.receive_timeout.set_nonblocking(on);
+        Ok(())
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.with(|mover, around| {
+            mover.tell(around, Event::Close);
+            mover.progress(around);
+        });
+        Ok(())
+    }
+
+    fn finish(&self, deadline: Deadline) -> io::Result<()> {
+        self.end()?;
+        loop {
+            let (is_owed, failed) = self.with(|mover, around| {
+                mover.progress(around);
+                let failed = mover.engine.failure().map(|_| mover.failure());
+                (mover.is_owed(), failed)
+            });
+            match failed {
+                _ if !is_owed => return Ok(()),
+                Some(error) => return Err(error),
+                None => {}
+            }
+            if deadline.is_over() {
+                return Err(Errno::AGAIN.into());
+            }
+            std::thread::sleep(ROOM.min(deadline.left().unwrap_or(ROOM)));
+        }
+    }
+
+    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.send_timeout.set(timeout);
+        Ok(())
+    }
+
+    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.receive_timeout.set(timeout);
+        Ok(())
+    }
+
+    fn send_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.send_timeout.wanted())
+    }
+
+    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.receive_timeout.wanted())
+    }
+
+    fn shut(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Write {
+            self.receives_over.store(true, Ordering::Release);
+        }
+        if how != Shutdown::Read {
+            self.end()?;
+        }
+        self.call_off();
+        Ok(())
+    }
+
+    fn events(&self) -> Events {
+        let mut events = self.with(|mover, around| {
+            mover.progress(around);
+            mover.events(around)
+        });
+        if self.receives_over.load(Ordering::Acquire) {
+            events |= Events::READABLE | Events::READ_CLOSED;
+        }
+        events
+    }
+
+    fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {
+        self.around
+            .feed
+            .is_watched
+            .store(watcher.is_some(), Ordering::Release);
+        *self.watcher.lock() = watcher;
+        self.tell_watcher();
+    }
+
+    fn lane(&self) -> Option<LaneHandle> {
+        let mover = self.mover.lock();
+        mover.pair.as_ref().map(|pair| pair.data.lane())
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.with(|mover, _| mover.take_error()))
+    }
+
+    fn tcp_socket(&self) -> BorrowedFd<'_> {
+        self.around.tcp.as_fd()
+    }
+}
+
+impl Member for MovingStream {
+    fn attend(&self) {
+        self.with(Mover::progress);
+        let drains = self.mover.lock().drains;
+        // A read that waits does it itself.
+        if drains && let Some(_reading) = self.reading.try_lock() {
+            for _ in 0..100 {
+                if self.with(Mover::drain) {
+                    break;
+                }
+                std::thread::sleep(DRAIN);
+            }
+        }
+        self.wake();
+        self.tell_watcher();
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let mover = self.mover.lock();
+        let state = mover.engine.state();
+        // On TCP the application's own calls look at the clock.
+        let timeout = mover.engine.next_timeout().filter(|_| state != State::Tcp);
+        // A queue pair that could not be emptied yet is tried again, and one without room is looked at.
+        let drains = (mover.drains || mover.is_stalled).then(|| Instant::now() + DRAIN);
+        [timeout, drains].into_iter().flatten().min()
+    }
+
+    fn tcp(&self) -> BorrowedFd<'_> {
+        self.around.tcp.as_fd()
+    }
+
+    fn ends(&self) -> Ends {
+        self.ends
+    }
+
+    fn request(&self) -> Option<Session> {
+        self.with(|mover, around| {
+            if mover.engine.state() != State::Dialling {
+                return None;
+            }
+            let generation = u16::try_from(self.carrying().ups + 1).unwrap_or(u16::MAX);
+            let (dialled, session) = request::request(
+                around.service.key(),
+                self.ends,
+                generation,
+                nonce()?,
+                &mover.beginnings(),
+            );
+            mover.dialled = Some(dialled);
+            Some(session)
+        })
+    }
+
+    fn answer(&self, session: &Session) -> Result<Session, Rejection> {
+        self.with(|mover, around| {
+            if session.purpose != PURPOSE || mover.engine.state() != State::Inviting {
+                return Err(Rejection::NoSuchConnection);
+            }
+            let nonce = nonce().ok_or(Rejection::NotNow)?;
+            let answered = request::answer(
+                around.service.key(),
+                self.ends,
+                session,
+                nonce,
+                &mover.beginnings(),
+            );
+            match answered {
+                Ok((agreed, reply)) => {
+                    mover.agreed = Some(agreed);
+                    Ok(reply)
+                }
+                Err(why) => {
+                    around.service.counters.moves_unproven.raise();
+                    tracing::warn!(peer = %self.ends.acceptor, %why, "a request for a second carrier is turned down");
+                    Err(Rejection::NoSuchConnection)
+                }
+            }
+        })
+    }
+
+    fn connected(&self, socket: ProviderSocket, reply: Option<&Session>) {
+        self.with(|mover, around| {
+            let agreed = match reply {
+                None => mover.agreed.take(),
+                Some(reply) => {
+                    let Some(dialled) = mover.dialled.take() else {
+                        return;
+                    };
+                    let key = around.service.key();
+                    match request::confirm(key, &dialled, reply, &mover.beginnings()) {
+                        Ok(agreed) => Some(agreed),
+                        Err(why) => {
+                            around.service.counters.moves_unproven.raise();
+                            tracing::warn!(peer = %self.ends.connector, %why, "a second carrier is turned down");
+                            None
+                        }
+                    }
+                }
+            };
+            match agreed {
+                Some(agreed) if socket.max_message_size() >= MESSAGE => {
+                    mover.connected(around, socket, agreed.key, agreed.generation);
+                }
+                _ => mover.tell(around, Event::Refused(Refusal::Never)),
+            }
+        });
+    }
+
+    fn refused(&self, refusal: Refusal) {
+        self.with(|mover, around| mover.tell(around, Event::Refused(refusal)));
+    }
+
+    fn leave(&self) {
+        self.move_to_tcp(true);
+        self.attend();
+    }
+
+    fn is_through(&self) -> bool {
+        self.mover.lock().is_through()
+    }
+}
+
+impl Drop for MovingStream {
+    fn drop(&mut self) {
+        self.around.service.remove(self.around.token);
+    }
+}
+
+impl fmt::Debug for MovingStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MovingStream")
+            .field("mover", &self.mover)
+            .field("ends", &self.ends)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A random number that is not 0. `None`: the kernel has none.
+fn nonce() -> Option<u64> {
+    let mut bytes = [0; 8];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    match rustix::rand::getrandom(&mut bytes, flags) {
+        Ok(8) => Some(u64::from_ne_bytes(bytes).max(1)),
+        _ => None,
+    }
+}
+
+/// The ends of a TCP connection, by the role of ours.
+pub(crate) fn ends(role: Role, local: SocketAddr, peer: SocketAddr) -> Ends {
+    match role {
+        Role::Connector => Ends {
+            connector: local,
+            acceptor: peer,
+        },
+        Role::Acceptor => Ends {
+            connector: peer,
+            acceptor: local,
+        },
+    }
+}

@@ -1,0 +1,472 @@
+//! The thread `san-stream`: listens and dials for streams that have earned a queue pair, and attends
+//! to those that have one.
+//!
+//! It holds no lock of its own while it calls a stream or the provider.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use san_base::timespec;
+use san_provider::{
+    AcceptOptions, ConnectError, ConnectFailure, Decision, EventObject, NetworkEvents, Rejection,
+    SocketOption, WsaCode,
+};
+use san_stream::Refusal;
+
+use super::dials::Dials;
+use super::peers::{Failed, SilentPeers};
+use super::service::{Command, Member, Service};
+use crate::route::table::RouteQuery;
+use crate::san::provider::StartedProvider;
+use crate::san::socket::ProviderSocket;
+
+/// The wake-up's token.
+pub(super) const WAKE: u64 = u64::MAX;
+
+/// Which of a stream's descriptors it was; with the stream's number it makes a token.
+const TCP: u64 = 0;
+const EVENT: u64 = 1;
+
+/// How long a dial may take: as long as the engine waits for it.
+const DIAL: Duration = Duration::from_secs(1);
+/// A dial that may not start yet is tried again after this.
+const LATER: Duration = Duration::from_millis(20);
+/// The peer may have carried enough a moment later than we: if nobody listens, it is asked once more.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Streams that listen at a time; the oldest gives way.
+const MOST_INVITATIONS: usize = 1024;
+/// How long a closed stream may take to send what is left.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest sleep.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What is done for one stream.
+#[derive(Default)]
+struct Served {
+    /// Listens or dials.
+    connecting: Option<Connecting>,
+    is_watched: bool,
+    timeout: Option<Instant>,
+    /// A dial that waits for its turn, until then.
+    waits: Option<Instant>,
+    /// Nobody listened there a moment ago: the peer may just be about to.
+    is_second_try: bool,
+}
+
+struct Connecting {
+    socket: ProviderSocket,
+    event: EventObject,
+    is_dial: bool,
+    since: Instant,
+}
+
+pub(super) struct Worker {
+    service: Arc<Service>,
+    served: HashMap<u64, Served>,
+    dials: Dials,
+    silent: SilentPeers,
+}
+
+impl Worker {
+    pub(super) fn new(service: Arc<Service>) -> Self {
+        Self {
+            service,
+            served: HashMap::new(),
+            dials: Dials::new(Instant::now()),
+            silent: SilentPeers::default(),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            if let Err(error) = self.wait(&mut events) {
+                tracing::error!(%error, "the thread that moves streams cannot wait");
+                return;
+            }
+            for event in &events {
+                match event.data.u64() {
+                    WAKE => {
+                        self.service.wake.reset();
+                    }
+                    token => self.event(token >> 1, token & 1),
+                }
+            }
+            loop {
+                let mut state = self.service.state.lock();
+                if state.is_over {
+                    return;
+                }
+                let Some((token, command)) = state.commands.pop_front() else {
+                    break;
+                };
+                drop(state);
+                self.command(token, command);
+            }
+            self.timers();
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        let now = Instant::now();
+        let until = |served: &Served| [served.timeout, served.waits].into_iter().flatten().min();
+        let next = self.served.values().filter_map(until).min();
+        let time = next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE));
+        events.clear();
+        match epoll::wait(
+            &self.service.epoll,
+            rustix::buffer::spare_capacity(events),
+            Some(&timespec(time)),
+        ) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn member(&self, token: u64) -> Option<Arc<dyn Member>> {
+        let state = self.service.state.lock();
+        state.members.get(&token).and_then(Weak::upgrade)
+    }
+
+    fn event(&mut self, token: u64, which: u64) {
+        let Some(member) = self.member(token) else {
+            return;
+        };
+        if which == TCP {
+            member.attend();
+        } else if let Some(connecting) = self.served.get(&token).and_then(|s| s.connecting.as_ref())
+        {
+            if connecting.is_dial {
+                self.dial_event(token, &*member);
+            } else {
+                self.accept(token, &*member);
+            }
+        }
+        self.after(token, &*member);
+    }
+
+    fn command(&mut self, token: u64, command: Command) {
+        if command == Command::Forget {
+            self.forget(token);
+            return;
+        }
+        let Some(member) = self.member(token) else {
+            return;
+        };
+        match command {
+            Command::Attend | Command::Closed => member.attend(),
+            Command::Listen => self.listen(token, &*member),
+            Command::Dial => self.dial(token, &*member),
+            Command::StopConnecting => self.stop_connecting(token),
+            Command::Watch(on) => self.watch(token, &*member, on),
+            Command::Forget => {}
+        }
+        self.after(token, &*member);
+    }
+
+    /// Notes the next deadline, and lets a closed stream go that is through.
+    fn after(&mut self, token: u64, member: &dyn Member) {
+        let timeout = member.next_timeout();
+        match self.served.get_mut(&token) {
+            Some(served) => served.timeout = timeout,
+            None if timeout.is_some() => {
+                let served = Served {
+                    timeout,
+                    ..Served::default()
+                };
+                self.served.insert(token, served);
+            }
+            None => {}
+        }
+        if member.is_through() {
+            let closed = self.service.state.lock().closed.remove(&token);
+            drop(closed);
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let due: Vec<(u64, Command)> = self
+            .served
+            .iter()
+            .flat_map(|(token, served)| {
+                let dial = is_due(served.waits).then_some((*token, Command::Dial));
+                let attend = is_due(served.timeout).then_some((*token, Command::Attend));
+                [dial, attend].into_iter().flatten()
+            })
+            .collect();
+        for (token, command) in due {
+            self.command(token, command);
+        }
+        let mut state = self.service.state.lock();
+        let counters = &self.service.counters;
+        let mut given_up = Vec::new();
+        state.closed.retain(|_, (member, since)| {
+            let is_over = now.saturating_duration_since(*since) > PATIENCE;
+            if is_over {
+                counters.closes_lost.raise();
+                given_up.push(Arc::clone(member));
+            }
+            !is_over
+        });
+        drop(state);
+        for member in given_up {
+            let peer = member.ends();
+            tracing::warn!(
+                ?peer,
+                "a closed stream is given up: its peer takes nothing in"
+            );
+        }
+    }
+
+    /// Watches the TCP socket of a stream whose bytes go over the queue pair.
+    fn watch(&mut self, token: u64, member: &dyn Member, on: bool) {
+        let served = self.served.entry(token).or_default();
+        if served.is_watched == on {
+            return;
+        }
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(token << 1 | TCP);
+        let outcome = match on {
+            true => epoll::add(&self.service.epoll, member.tcp(), data, flags),
+            false => epoll::delete(&self.service.epoll, member.tcp()),
+        };
+        match outcome {
+            Ok(()) => served.is_watched = on,
+            Err(error) => tracing::error!(%error, "cannot watch the TCP socket of a stream"),
+        }
+    }
+
+    /// The provider that serves our end, if the SAN has a way to the peer.
+    fn provider(&self, local: SocketAddr, peer: SocketAddr) -> Option<Arc<StartedProvider>> {
+        let table = self.service.routes.table();
+        let entry = table.route(&RouteQuery {
+            destination: peer,
+            bound: Some(local.ip()),
+            preferred: None,
+        })?;
+        self.service.providers.nth(entry.provider)
+    }
+
+    /// The connecting end: listens at its own address and port of the TCP connection.
+    fn listen(&mut self, token: u64, member: &dyn Member) {
+        let ends = member.ends();
+        let Some(provider) = self.provider(ends.connector, ends.acceptor) else {
+            return;
+        };
+        let made = provider.socket(ends.connector).and_then(|socket| {
+            socket.set_option(SocketOption::ReuseAddr, 1)?;
+            socket.bind(ends.connector)?;
+            let event = provider.event_object()?;
+            socket.event_select(&event, NetworkEvents::ACCEPT)?;
+            socket.listen(1)?;
+            Ok((socket, event))
+        });
+        match made {
+            Ok((socket, event)) => {
+                self.hear(token, socket, event, false);
+                self.limit_invitations();
+            }
+            Err(failure) => {
+                self.service.counters.moves_failed.raise();
+                tracing::debug!(at = %ends.connector, reason = failure.reason, "a stream stays on TCP: cannot listen");
+            }
+        }
+    }
+
+    /// Watches a socket that listens or dials.
+    fn hear(&mut self, token: u64, socket: ProviderSocket, event: EventObject, is_dial: bool) {
+        let data = epoll::EventData::new_u64(token << 1 | EVENT);
+        if let Err(error) = epoll::add(&self.service.epoll, &event, data, epoll::EventFlags::IN) {
+            tracing::error!(%error, "cannot watch a socket of the SAN");
+            return;
+        }
+        self.served.entry(token).or_default().connecting = Some(Connecting {
+            socket,
+            event,
+            is_dial,
+            since: Instant::now(),
+        });
+    }
+
+    fn limit_invitations(&mut self) {
+        let invitations = self.served.iter().filter_map(|(token, served)| {
+            let connecting = served.connecting.as_ref().filter(|c| !c.is_dial)?;
+            Some((connecting.since, *token))
+        });
+        let all: Vec<_> = invitations.collect();
+        if all.len() > MOST_INVITATIONS
+            && let Some((_, oldest)) = all.into_iter().min()
+        {
+            self.stop_connecting(oldest);
+        }
+    }
+
+    /// A peer has dialled.
+    fn accept(&mut self, token: u64, member: &dyn Member) {
+        let Some(connecting) = self.served.get(&token).and_then(|s| s.connecting.as_ref()) else {
+            return;
+        };
+        let _ = connecting.socket.network_events(&connecting.event);
+        let peer = member.ends().acceptor;
+        let mut answered = None;
+        let outcome = connecting.socket.accept(|request| {
+            if request.peer.map(|from| from.ip().to_canonical()) != Some(peer.ip()) {
+                return Decision::Reject(Rejection::NoSuchConnection);
+            }
+            match member.answer(&request.session) {
+                Ok(session) => {
+                    answered = Some(request.session);
+                    Decision::AcceptWith(AcceptOptions::default().session(session))
+                }
+                Err(rejection) => Decision::Reject(rejection),
+            }
+        });
+        match outcome {
+            Ok(accepted) => {
+                self.stop_connecting(token);
+                member.connected(accepted.socket, None);
+            }
+            Err(error) => {
+                if error.code() != WsaCode::WouldBlock {
+                    self.service.counters.moves_failed.raise();
+                    tracing::debug!(%peer, %error, "a request for a second carrier came to nothing");
+                }
+            }
+        }
+    }
+
+    /// The accepting end: dials the connecting end's address and port.
+    fn dial(&mut self, token: u64, member: &dyn Member) {
+        let ends = member.ends();
+        let now = Instant::now();
+        self.served.entry(token).or_default().waits = None;
+        let Some(provider) = self.provider(ends.acceptor, ends.connector) else {
+            return member.refused(Refusal::Never);
+        };
+        if !self.silent.may_dial(ends.connector.ip(), now) {
+            return member.refused(Refusal::NotNow);
+        }
+        if !self.dials.start(now) {
+            self.served.entry(token).or_default().waits = Some(now + LATER);
+            return;
+        }
+        let Some(session) = member.request() else {
+            return self.dials.ended();
+        };
+        // One that is under way is given up for it.
+        drop(self.take_connecting(token));
+        let made = provider.socket(ends.connector).and_then(|socket| {
+            socket.bind(SocketAddr::new(ends.acceptor.ip(), 0))?;
+            let event = provider.event_object()?;
+            socket.event_select(&event, NetworkEvents::CONNECT)?;
+            Ok((socket, event))
+        });
+        let (socket, event) = match made {
+            Ok(made) => made,
+            Err(failure) => {
+                self.dials.ended();
+                tracing::debug!(to = %ends.connector, reason = failure.reason, "cannot dial");
+                return member.refused(Refusal::NotNow);
+            }
+        };
+        match socket.connect_with(ends.connector, DIAL, session) {
+            Err(error) if !error.is_in_progress() => {
+                self.dials.ended();
+                self.dial_failed(token, member, &error);
+            }
+            _ => self.hear(token, socket, event, true),
+        }
+    }
+
+    fn dial_event(&mut self, token: u64, member: &dyn Member) {
+        let Some(connecting) = self.served.get(&token).and_then(|s| s.connecting.as_ref()) else {
+            return;
+        };
+        let outcome = match connecting.socket.network_events(&connecting.event) {
+            Ok(record) => record.connect,
+            Err(_) => Some(Err(ConnectFailure::NetDown.into())),
+        };
+        match outcome {
+            None => {}
+            Some(Ok(())) => {
+                let Some(connecting) = self.take_connecting(token) else {
+                    return;
+                };
+                self.silent.answered(member.ends().connector.ip());
+                self.served.entry(token).or_default().is_second_try = false;
+                let reply = connecting.socket.data().peer_session().ok().flatten();
+                member.connected(connecting.socket, reply.as_ref());
+            }
+            Some(Err(error)) => {
+                self.stop_connecting(token);
+                self.dial_failed(token, member, &error);
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, token: u64, member: &dyn Member, error: &ConnectError) {
+        let host = member.ends().connector.ip();
+        tracing::debug!(%host, %error, "a dial brought no second carrier");
+        let now = Instant::now();
+        let served = self.served.entry(token).or_default();
+        let refusal = match error.failure() {
+            // The peer may just be about to listen.
+            ConnectFailure::NobodyListens { .. } if !served.is_second_try => {
+                served.is_second_try = true;
+                served.waits = Some(now + AGAIN);
+                return;
+            }
+            // It knows the protocol: it is asked again for as long as the engine waits.
+            ConnectFailure::NotNow
+            | ConnectFailure::NoSuchConnection
+            | ConnectFailure::PeerOutOfResources
+            | ConnectFailure::ListenerClosing => {
+                served.waits = Some(now + AGAIN);
+                return;
+            }
+            ConnectFailure::NobodyListens { .. } | ConnectFailure::ForeignReject { .. } => {
+                self.silent.failed(host, Failed::NobodyListens, now);
+                Refusal::NotNow
+            }
+            ConnectFailure::TimedOut | ConnectFailure::Unreachable | ConnectFailure::NoRoute => {
+                self.silent.failed(host, Failed::NoAnswer, now);
+                Refusal::Never
+            }
+            _ => Refusal::Never,
+        };
+        self.service.counters.moves_failed.raise();
+        served.is_second_try = false;
+        member.refused(refusal);
+    }
+
+    fn take_connecting(&mut self, token: u64) -> Option<Connecting> {
+        let connecting = self.served.get_mut(&token)?.connecting.take()?;
+        let _ = epoll::delete(&self.service.epoll, connecting.event.as_fd());
+        if connecting.is_dial {
+            self.dials.ended();
+        }
+        Some(connecting)
+    }
+
+    fn stop_connecting(&mut self, token: u64) {
+        if let Some(served) = self.served.get_mut(&token) {
+            served.waits = None;
+        }
+        drop(self.take_connecting(token));
+    }
+
+    fn forget(&mut self, token: u64) {
+        self.stop_connecting(token);
+        self.served.remove(&token);
+    }
+}
