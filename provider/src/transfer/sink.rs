@@ -21,6 +21,12 @@ pub trait ReadySink: Send + Sync {
     /// had to wait.
     fn ready(&self, token: u64, readiness: Readiness);
 
+    /// The connection is over: the peer ended it, it broke, or [`crate::Socket::disconnect`] did. Told
+    /// once. What had come can still be received.
+    fn over(&self, token: u64) {
+        let _ = token;
+    }
+
     /// A message of kind 16 or above came. It does not wait behind messages that nobody has read.
     fn control(&self, token: u64, kind: u8, bytes: &[u8]);
 }

@@ -41,6 +41,7 @@ struct Sink {
     polled_by_caller: bool,
     readable: bool,
     writable: bool,
+    over: bool,
 }
 
 impl Followed {
@@ -82,6 +83,7 @@ struct News {
     control: Vec<(u8, RegisteredBuffer)>,
     readable: bool,
     writable: bool,
+    over: bool,
 }
 
 impl Connection {
@@ -108,6 +110,7 @@ impl Connection {
             polled_by_caller,
             readable: false,
             writable: false,
+            over: false,
         });
         state.followed.refresh_any();
         self.settle(state);
@@ -239,6 +242,9 @@ impl Connection {
         if news.writable {
             news.sink.ready(news.token, Readiness::Writable);
         }
+        if news.over {
+            news.sink.over(news.token);
+        }
         if had_control {
             let mut state = self.state.lock();
             for buffer in free {
@@ -305,6 +311,7 @@ impl State {
     /// What the sink has to hear: each change to true once, and what `arrived` meanwhile.
     fn news(&mut self, arrived: bool) -> Option<News> {
         let (readable, writable) = (self.engine.is_readable(), self.engine.is_writable());
+        let over = self.engine.is_over();
         let followed = &mut self.followed;
         let sink = followed.sink.as_mut()?;
         let news = News {
@@ -313,10 +320,12 @@ impl State {
             control: std::mem::take(&mut followed.control),
             readable: readable && (arrived || !sink.readable),
             writable: writable && !sink.writable,
+            over: over && !sink.over,
         };
-        (sink.readable, sink.writable) = (readable, writable);
+        (sink.readable, sink.writable, sink.over) = (readable, writable, over);
         followed.refresh_any();
-        (news.readable || news.writable || !news.control.is_empty()).then_some(news)
+        let is_any = news.readable || news.writable || news.over || !news.control.is_empty();
+        is_any.then_some(news)
     }
 }
 

@@ -346,6 +346,7 @@ impl<P: Payloads> Engine<P> {
         self.credits = renewed;
         self.link = Link::Prepared;
         self.queue.renew();
+        self.failed_messages = 0;
         self.probe_under_way = false;
         self.handover = None;
         self.spent.clear();

@@ -223,6 +223,8 @@ pub(crate) struct Engine<P: Payloads> {
     link: Link,
     /// Why it is over, if it is.
     ending: Option<Ending>,
+    /// Data messages whose requests failed: nobody knows whether they arrived.
+    failed_messages: u32,
     credits: Credits,
     totals: Totals,
     /// Bytes that a message to the peer may have; 0 until the peer has said so.
@@ -262,6 +264,7 @@ impl<P: Payloads> Engine<P> {
         Self {
             link: Link::Prepared,
             ending: None,
+            failed_messages: 0,
             credits: Credits::new(settings.window, settings.most_window),
             totals: Totals::default(),
             send_limit: 0,
@@ -477,7 +480,7 @@ impl<P: Payloads> Engine<P> {
 
     /// Data messages that the transport may not have acknowledged yet.
     pub(crate) fn unacknowledged(&self) -> u32 {
-        self.queue.messages()
+        self.queue.messages() + self.failed_messages
     }
 
     /// Operations under way that end by upcall.
@@ -489,6 +492,11 @@ impl<P: Payloads> Engine<P> {
     #[inline]
     pub(crate) fn is_readable(&self) -> bool {
         !self.inbox.is_empty() || self.ending.is_some()
+    }
+
+    /// Whether it has ended, or broken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ending.is_some()
     }
 
     /// Whether a send would go out at once, or fail at once.

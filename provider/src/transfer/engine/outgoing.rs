@@ -280,7 +280,12 @@ impl<P: Payloads> Engine<P> {
     /// Its memory is free.
     #[inline]
     pub(crate) fn request_completed(&mut self, token: u32, freed: u32, failed: Option<Ending>) {
+        let before = self.queue.messages();
         self.queue.completed(freed);
+        if failed.is_some() {
+            // Whatever a failure frees, those before it too, may or may not have arrived.
+            self.failed_messages += before - self.queue.messages();
+        }
         let over = self.ending;
         let failure = failed.map(|why| over.unwrap_or(why));
         if failure.is_some() && self.is_undecided(token) {
