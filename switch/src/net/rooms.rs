@@ -23,6 +23,7 @@ use crate::route::fallback::Route;
 use crate::route::table::RouteQuery;
 use crate::san::providers::Providers;
 use crate::upgrade::service::Service;
+use crate::upgrade::thread;
 
 /// What listeners, connects and connections of one switch share.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ impl Rooms {
             Arc::clone(&routes),
             Arc::clone(&counters),
             config.key.clone(),
+            thread::start,
         )?;
         Ok(Self {
             config,

@@ -13,4 +13,4 @@ pub(crate) mod request;
 pub(crate) mod service;
 pub(crate) mod stream;
 mod tcp_side;
-mod thread;
+pub(crate) mod thread;

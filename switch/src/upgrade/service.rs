@@ -21,14 +21,16 @@ use san_stream::Refusal;
 
 use super::key::DeploymentKey;
 use super::request::Ends;
-use super::thread::Worker;
 use crate::counters::SwitchCounters;
 use crate::route::Routes;
 use crate::san::providers::Providers;
 use crate::san::socket::ProviderSocket;
 
-/// The thread's name, as `ps -L` shows it.
-pub(crate) const THREAD_NAME: &str = "san-stream";
+/// The wake-up's token in the epoll set.
+pub(super) const WAKE: u64 = u64::MAX;
+
+/// Starts the thread that serves a service.
+pub(crate) type Start = fn(Arc<Service>) -> io::Result<JoinHandle<()>>;
 
 /// A stream as the thread sees it.
 pub(crate) trait Member: Send + Sync {
@@ -90,6 +92,7 @@ pub(crate) struct Service {
     pub(super) routes: Arc<Routes>,
     pub(super) counters: Arc<SwitchCounters>,
     pub(super) key: DeploymentKey,
+    start: Start,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -109,10 +112,11 @@ impl Service {
         routes: Arc<Routes>,
         counters: Arc<SwitchCounters>,
         key: DeploymentKey,
+        start: Start,
     ) -> io::Result<Self> {
         let wake = Signal::new()?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let data = epoll::EventData::new_u64(super::thread::WAKE);
+        let data = epoll::EventData::new_u64(WAKE);
         epoll::add(&epoll, &wake, data, epoll::EventFlags::IN)?;
         Ok(Self {
             state: Mutex::default(),
@@ -122,6 +126,7 @@ impl Service {
             routes,
             counters,
             key,
+            start,
             thread: Mutex::new(None),
         })
     }
@@ -186,12 +191,7 @@ impl Service {
     pub(super) fn ensure_thread(self: &Arc<Self>) -> io::Result<()> {
         let mut thread = self.thread.lock();
         if thread.is_none() {
-            let worker = Worker::new(Arc::clone(self));
-            *thread = Some(
-                std::thread::Builder::new()
-                    .name(THREAD_NAME.to_owned())
-                    .spawn(move || worker.run())?,
-            );
+            *thread = Some((self.start)(Arc::clone(self))?);
         }
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Service {
         self.state.lock().is_over = true;
         self.wake.set();
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-            tracing::error!("the thread {THREAD_NAME} panicked");
+            tracing::error!("the thread that moves streams panicked");
         }
     }
 }

@@ -4,9 +4,11 @@
 //! It holds no lock of its own while it calls a stream or the provider.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -20,13 +22,13 @@ use san_stream::Refusal;
 
 use super::dials::Dials;
 use super::peers::{Failed, SilentPeers};
-use super::service::{Command, Member, Service};
+use super::service::{Command, Member, Service, WAKE};
 use crate::route::table::RouteQuery;
 use crate::san::provider::StartedProvider;
 use crate::san::socket::ProviderSocket;
 
-/// The wake-up's token.
-pub(super) const WAKE: u64 = u64::MAX;
+/// The thread's name, as `ps -L` shows it.
+pub(crate) const THREAD_NAME: &str = "san-stream";
 
 /// Which of a stream's descriptors it was; with the stream's number it makes a token.
 const TCP: u64 = 0;
@@ -65,7 +67,14 @@ struct Connecting {
     since: Instant,
 }
 
-pub(super) struct Worker {
+/// Starts it.
+pub(crate) fn start(service: Arc<Service>) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(THREAD_NAME.to_owned())
+        .spawn(move || Worker::new(service).run())
+}
+
+struct Worker {
     service: Arc<Service>,
     served: HashMap<u64, Served>,
     dials: Dials,
@@ -73,7 +82,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(service: Arc<Service>) -> Self {
+    fn new(service: Arc<Service>) -> Self {
         Self {
             service,
             served: HashMap::new(),
@@ -82,7 +91,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         let mut events = Vec::with_capacity(64);
         loop {
             if let Err(error) = self.wait(&mut events) {
