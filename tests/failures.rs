@@ -20,9 +20,10 @@ use san_provider::{
 use san_tests::census;
 use san_tests::memory;
 use san_tests::net;
-use san_tests::program::{Program, must, output_of};
+use san_tests::program::Program;
 use san_tests::san::{San, Upcall};
 use san_tests::time::{STEP, eventually, holds_within, within};
+use san_tests::wire::{OUR_OWN, Wire, run};
 
 const PEER: &str = env!("CARGO_BIN_EXE_san-test-peer");
 
@@ -546,103 +547,4 @@ fn goes_on(san: &San) {
     let (connected, accepted) = san.pair();
     san_tests::san::send(&connected, b"as before");
     assert_eq!(san_tests::san::receive(&accepted), b"as before");
-}
-
-/// Whose wire it has to be.
-const OUR_OWN: &str = "a wire of our own: ci/rxe, or ci/soft in a namespace";
-
-/// The wire between the two addresses. Mended when dropped.
-#[derive(Debug)]
-enum Wire {
-    /// The pair of links between the guest's devices.
-    Guest,
-    /// The link of our own namespace that carries it.
-    Namespace(String),
-}
-
-impl Wire {
-    /// Where this is the guest of `ci/rxe` or a namespace of `ci/soft`: nobody else's links are touched.
-    fn here() -> Option<Self> {
-        if net::is_soft() {
-            return std::env::var("SAN_TEST_LINK").ok().map(Self::Namespace);
-        }
-        let is_ours = |netdev: &str, end: char| {
-            let path = format!("/sys/class/net/{netdev}/address");
-            let address = std::fs::read_to_string(Path::new(&path)).unwrap_or_default();
-            address.trim() == format!("02:00:0a:00:07:0{end}")
-        };
-        (is_ours("v0", '1') && is_ours("v1", '2')).then_some(Self::Guest)
-    }
-
-    /// From now on it loses all packets, at least those of the end that connects, and nobody is told.
-    fn lose(&self) {
-        match self {
-            // The routes have to stay: without one, soft-RoCE breaks the connection at once.
-            Self::Guest => run("tc", "qdisc add dev v1 root netem loss 100%"),
-            Self::Namespace(_) => self.set_down(),
-        }
-    }
-
-    /// From now on it loses some packets: one of a hundred, or on the loopback, which has no such means here, what is
-    /// too much for a slow wire with a short queue.
-    fn lose_some(&self) {
-        match self {
-            Self::Guest => ["v0", "v1"]
-                .iter()
-                .for_each(|link| run("tc", &format!("qdisc add dev {link} root netem loss 1%"))),
-            Self::Namespace(link) => run(
-                "tc",
-                &format!("qdisc add dev {link} root tbf rate 200mbit burst 70kb limit 75kb"),
-            ),
-        }
-    }
-
-    /// How many packets it has lost since.
-    fn lost(&self) -> u64 {
-        let text = output_of("tc", &["-s", "qdisc", "show", "dev", self.link()]).expect("tc");
-        let dropped = text.split("(dropped ").nth(1).unwrap_or_default();
-        let digits = dropped.split(',').next().unwrap_or_default();
-        digits.parse().unwrap_or_else(|_| panic!("of {text}"))
-    }
-
-    fn set_down(&self) {
-        run("ip", &format!("link set {} down", self.link()));
-    }
-
-    fn link(&self) -> &str {
-        match self {
-            Self::Guest => "v1",
-            Self::Namespace(link) => link,
-        }
-    }
-
-    /// As `ci/guest/fabric.sh` and `ci/soft` make it, but for what a link that was down has lost for good.
-    fn mend(&self) {
-        let up = format!("ip link set {} up", self.link());
-        let quick = format!("tc qdisc del dev {} root", self.link());
-        let guest = [
-            "tc qdisc del dev v0 root",
-            "ip neigh replace 10.0.7.1 lladdr 02:00:0a:00:07:01 dev v1 nud permanent",
-            "ip neigh replace 10.0.7.2 lladdr 02:00:0a:00:07:02 dev v0 nud permanent",
-        ];
-        let lines = match self {
-            Self::Guest => &guest[..],
-            Self::Namespace(_) => &[],
-        };
-        for line in [&*up, &*quick].into_iter().chain(lines.iter().copied()) {
-            let words: Vec<_> = line.split(' ').collect();
-            // What is as it was says so. A failure shows in what comes next.
-            let _ = output_of(words[0], &words[1..]);
-        }
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.mend();
-    }
-}
-
-fn run(program: &str, line: &str) {
-    must(program, &line.split(' ').collect::<Vec<_>>());
 }

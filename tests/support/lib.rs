@@ -4,7 +4,8 @@
 //! counts what a process holds ([`census`]), registers and opens memory
 //! ([`memory`]), runs other programs ([`program`]) and processes with a provider
 //! of their own ([`puppet`]), starts
-//! providers and connects them ([`san`]), speaks RDMA CM without a provider ([`stranger`]). What it
+//! providers and connects them ([`san`]), speaks RDMA CM without a provider ([`stranger`]), has the wire
+//! lose packets ([`wire`]). What it
 //! does not do: judge anything; the tests do, one file a subject, each test named after the duty it is
 //! about.
 #![forbid(unsafe_code)]
@@ -17,3 +18,4 @@ pub mod puppet;
 pub mod san;
 pub mod stranger;
 pub mod time;
+pub mod wire;

@@ -5,13 +5,23 @@
 #[allow(dead_code, reason = "each test program uses some of it")]
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use san_provider::ConnectFailure;
+use san_provider::wire::Session;
+
 use san_switch::{
-    ConnectOptions, Connection, DeploymentKey, Route, RouteChoice, Switch, SwitchConfig,
+    ConnectOptions, Connection, DeploymentKey, Events, Route, RouteChoice, Switch, SwitchConfig,
+    Watcher,
 };
-use san_tests::time::{bounded, eventually};
+use san_tests::net::{addr_a, addr_b};
+use san_tests::san::San;
+use san_tests::time::{bounded, eventually, within};
+use san_tests::wire::{OUR_OWN, Wire};
 
 use support::*;
 
@@ -30,10 +40,7 @@ fn ends_of(here: SwitchConfig, there: SwitchConfig) -> Ends {
     let (here, there) = (Switch::new(here).unwrap(), Switch::new(there).unwrap());
     let listener = there.listen(any(), backlog(4)).unwrap();
     let client = here
-        .connect(
-            at(san_tests::net::addr_b(), &listener),
-            &from(san_tests::net::addr_a()),
-        )
+        .connect(at(addr_b(), &listener), &from(addr_a()))
         .unwrap();
     let server = accept(&listener);
     assert!(!client.is_san() && !server.is_san());
@@ -194,13 +201,13 @@ fn a_peer_without_the_upgrade_leaves_the_stream_on_tcp() {
             let listens = Switch::new(there.clone()).unwrap();
             let connects = Switch::new(here).unwrap();
             let listener = listens.listen(any(), backlog(4)).unwrap();
-            let options: ConnectOptions = from(san_tests::net::addr_a());
+            let options: ConnectOptions = from(addr_a());
             let options = if there.route == RouteChoice::Upgrade {
                 options.tcp_only(true)
             } else {
                 options
             };
-            let to = at(san_tests::net::addr_b(), &listener);
+            let to = at(addr_b(), &listener);
             let client = connects.connect(to, &options).unwrap();
             let server = accept(&listener);
             let ends = Ends {
@@ -232,5 +239,152 @@ fn with_a_key_only_its_holders_move() {
         eventually("a proof is turned down", PATIENCE, told);
         talk(&other, 200_000, 200_000);
         assert!(!other.client.is_san() && !other.server.is_san());
+    });
+}
+
+/// The wire loses everything until the transport of the SAN has given up; TCP goes on when it is mended.
+#[test]
+#[ignore = "needs a link of its own: ci/test"]
+fn a_cut_of_the_san_is_not_the_end_of_the_stream() {
+    let wire = Wire::here().expect(OUR_OWN);
+    within(Duration::from_secs(120), move || {
+        let ends = ends();
+        let at = talk_until(&ends, 0, are_up);
+        // More than the SAN has brought when it breaks.
+        let length = 600_000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| talk(&ends, at, length));
+            std::thread::sleep(Duration::from_millis(20));
+            wire.lose();
+            eventually("both see the break", Duration::from_secs(60), || {
+                // Whoever sends finds out.
+                !ends.client.is_san() || !ends.server.is_san()
+            });
+            wire.mend();
+        });
+        talk(&ends, at + length, 100_000);
+        assert!(ends.here.stats().streams_down + ends.there.stats().streams_down >= 2);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_switch_that_shuts_down_leaves_its_streams_on_tcp() {
+    bounded(|| {
+        let ends = ends();
+        let at = talk_until(&ends, 0, are_up);
+        assert!(ends.there.shutdown());
+        talk(&ends, at, 300_000);
+        assert!(!ends.client.is_san() && !ends.server.is_san());
+        ends.server.shutdown_write().unwrap();
+        assert_eq!(ends.client.receive(&mut [0; 4]).unwrap(), 0);
+    });
+}
+
+/// Somebody on the SAN asks for the second carrier of a stream that is not his.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stranger_gets_no_part_of_a_stream() {
+    bounded(|| {
+        // Only one end moves, so its port stays open for strangers.
+        let direct = Switch::new(moving().route(RouteChoice::Direct)).unwrap();
+        let here = Switch::new(moving()).unwrap();
+        let listener = direct.listen(any(), backlog(4)).unwrap();
+        let client = here
+            .connect(at(addr_b(), &listener), &from(addr_a()))
+            .unwrap();
+        let ends = Ends {
+            server: accept(&listener),
+            client,
+            here,
+            there: direct,
+        };
+        talk(&ends, 0, 20_000);
+        let port: SocketAddr = ends.client.local_addr();
+        let stranger = San::start();
+        let ask = |session: Session| {
+            let socket = stranger.bound(SocketAddr::new(addr_b(), 0));
+            let connector = san_tests::san::Connector::new(socket);
+            let options = san_provider::ConnectOptions {
+                deadline: Some(Duration::from_secs(5)),
+                session,
+                ..san_provider::ConnectOptions::default()
+            };
+            let _ = connector.socket.connect(port, options);
+            connector.failure().failure()
+        };
+        // The thread that listens may not have come to it yet.
+        let forged = Session::with_id(7)
+            .secret([9; 16])
+            .purpose(1)
+            .tcp_port(ends.server.local_addr().port())
+            .generation(1);
+        eventually("it listens", PATIENCE, || {
+            ask(forged) == ConnectFailure::NoSuchConnection
+        });
+        assert!(ends.here.stats().moves_unproven >= 1);
+        for session in [
+            Session::NONE,
+            forged.purpose(0),
+            forged.purpose(9),
+            forged.tcp_port(1),
+        ] {
+            assert_eq!(ask(session), ConnectFailure::NoSuchConnection);
+        }
+        talk(&ends, 20_000, 100_000);
+        assert!(!ends.client.is_san());
+    });
+}
+
+struct Heard(AtomicBool);
+
+impl Watcher for Heard {
+    fn changed(&self, _token: u64, events: Events) {
+        if events.contains(Events::READABLE) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_watcher_hears_of_a_stream_that_has_moved() {
+    bounded(|| {
+        let ends = ends();
+        let at = talk_until(&ends, 0, are_up);
+        ends.server.set_nonblocking(true).unwrap();
+        let heard = Arc::new(Heard(AtomicBool::new(false)));
+        ends.server
+            .set_watcher(Some((Arc::clone(&heard) as Arc<dyn Watcher>, 5)));
+        assert_eq!(ends.server.events(), Events::WRITABLE);
+        let error = ends.server.receive(&mut [0; 9]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        heard.0.store(false, Ordering::SeqCst);
+        write(&ends.client, at, 10, 1);
+        eventually("the watcher hears of bytes", PATIENCE, || {
+            heard.0.load(Ordering::SeqCst)
+        });
+        read(&ends.server, at, 10, 1);
+        heard.0.store(false, Ordering::SeqCst);
+        ends.client.shutdown_write().unwrap();
+        eventually("the watcher hears of the end", PATIENCE, || {
+            ends.server.events().contains(Events::READ_CLOSED)
+        });
+        assert_eq!(ends.server.receive(&mut [0; 9]).unwrap(), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_read_that_waits_ends_by_a_shutdown_of_another_thread() {
+    bounded(|| {
+        let ends = ends();
+        talk_until(&ends, 0, are_up);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| ends.client.receive(&mut [0; 4]));
+            std::thread::sleep(Duration::from_millis(50));
+            ends.client.shutdown(std::net::Shutdown::Read).unwrap();
+            assert_eq!(reader.join().unwrap().unwrap(), 0);
+        });
     });
 }

@@ -223,7 +223,11 @@ impl Mover {
         if takes || is_over {
             events |= Events::WRITABLE;
         }
-        if has_ended || is_over || is_on_tcp && tcp.contains(PollFlags::RDHUP) {
+        let end_waits = self
+            .pair
+            .as_ref()
+            .is_some_and(|pair| pair.data.last_waiting().0 == Some(Kind::End.number()));
+        if has_ended || is_over || end_waits || is_on_tcp && tcp.contains(PollFlags::RDHUP) {
             events |= Events::READ_CLOSED;
         }
         let is_closed = matches!(self.engine.write(1, false), Write::Closed);
