@@ -8,7 +8,6 @@
 //! all others.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -20,7 +19,7 @@ use san_provider::{
 use san_tests::census;
 use san_tests::memory;
 use san_tests::net;
-use san_tests::program::Program;
+use san_tests::program::{Program, must};
 use san_tests::san::{San, Upcall};
 use san_tests::time::{STEP, eventually, holds_within, within};
 use san_tests::wire::{OUR_OWN, Wire, run};
