@@ -1,6 +1,6 @@
 //! The command line: what `san` understands. Nothing is done here.
 
-use crate::destination::{Destination, local_address};
+use crate::destination::{Destination, local_address, peer};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +9,12 @@ use std::path::PathBuf;
 const AFTER: &str = "Settings are read from SAN_* in the environment (SAN_FABRIC=auto|rdma|soft|off, \
 SAN_CONNECT_TIMEOUT_MS, SAN_BACKLOG, ...) and from the file that SAN_CONFIG names. SAN_LOG=debug \
 shows what happens inside.";
+
+const DOCTOR: &str = "Example: san doctor node7:7000\n\n\
+The exit status is 1 if a line says fail. With a peer, up to two connections are made to each of its \
+addresses and closed at once, without a byte.";
+const MAN: &str = "Example: san man /usr/local/share/man/man1";
+const COMPLETIONS: &str = "Example: san completions bash > /etc/bash_completion.d/san";
 
 /// Sockets over RDMA, with TCP beside them.
 #[derive(Debug, Parser)]
@@ -29,16 +35,20 @@ pub(crate) enum Command {
     /// Connect, over the SAN where it has a way, and join the connection to standard input and
     /// output.
     Connect(ConnectArguments),
+    /// Say whether the SAN can be used here, which way a connection to a peer takes, and what to
+    /// type where that is not well.
+    #[command(after_help = DOCTOR)]
+    Doctor(DoctorArguments),
     /// Show what a running process does: listeners, connections, counters.
     Stat(StatArguments),
     /// Write the manual pages into a directory.
-    #[command(hide = true)]
+    #[command(after_help = MAN)]
     Man {
         /// The directory; it is made if it does not exist.
         directory: PathBuf,
     },
     /// Print the completions for a shell.
-    #[command(hide = true)]
+    #[command(after_help = COMPLETIONS)]
     Completions {
         /// Which shell.
         shell: Shell,
@@ -61,6 +71,17 @@ pub(crate) struct DemoArguments {
 #[derive(Debug, Args)]
 pub(crate) struct DevicesArguments {
     /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// A peer, to see which way a connection to it takes: node7:7000. Without a port, whether RDMA
+    /// answers there: node7.
+    #[arg(value_name = "HOST[:PORT]", value_parser = peer)]
+    pub(crate) peer: Option<(Destination, bool)>,
+    /// Print JSON: the lines, and the facts behind them.
     #[arg(long)]
     pub(crate) json: bool,
 }

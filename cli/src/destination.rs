@@ -10,6 +10,9 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 use std::str::FromStr;
 
+/// The port that is asked where none was given: that of RoCE, on which no program listens.
+const NO_PORT: u16 = 4791;
+
 /// A host and a port, as given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Destination {
@@ -83,6 +86,23 @@ impl fmt::Display for Destination {
     }
 }
 
+/// `HOST:PORT`, or a host alone; and which of the two it was. The port stands for none then.
+pub(crate) fn peer(text: &str) -> Result<(Destination, bool), String> {
+    let is_host_alone = match text.rsplit_once(':') {
+        None => true,
+        // An IPv6 address, with or without brackets.
+        Some((before, _)) => text.ends_with(']') || before.contains(':') && !text.contains(']'),
+    };
+    if !is_host_alone {
+        return Ok((text.parse()?, true));
+    }
+    let host = match text.contains(':') && !text.starts_with('[') {
+        true => format!("[{text}]"),
+        false => text.to_owned(),
+    };
+    Ok((format!("{host}:{NO_PORT}").parse()?, false))
+}
+
 /// An address of this host to listen on, or to come from.
 pub(crate) fn local_address(text: &str) -> Result<SocketAddr, String> {
     let hint = "give an address of this host and a port: 10.0.7.1:7000, 0.0.0.0:7000 or [::]:7000";
@@ -137,6 +157,24 @@ fn interface(zone: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_may_have_no_port() {
+        for (text, shown, has_port) in [
+            ("node7", "node7:4791", false),
+            ("node7:7000", "node7:7000", true),
+            ("10.0.7.2", "10.0.7.2:4791", false),
+            ("::1", "[::1]:4791", false),
+            ("[::1]", "[::1]:4791", false),
+            ("[::1]:7000", "[::1]:7000", true),
+        ] {
+            let (destination, found) = peer(text).unwrap();
+            assert_eq!((destination.to_string().as_str(), found), (shown, has_port));
+        }
+        for bad in ["node7:0", "node7:x", ":7000", ""] {
+            assert!(peer(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn hosts_and_ports_are_told_apart() {

@@ -13,8 +13,10 @@ mod connect;
 mod demo;
 mod destination;
 mod devices;
+mod doctor;
 mod generate;
 mod listen;
+mod output;
 mod problem;
 mod relay;
 mod stat;
@@ -35,12 +37,15 @@ fn main() -> ExitCode {
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Listen(arguments) => listen::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),
         Command::Man { directory } => generate::man(&directory),
         Command::Completions { shell } => generate::completions(shell),
     };
     outcome.unwrap_or_else(|problem: Problem| {
-        eprintln!("san: {problem}");
+        if !problem.is_broken_pipe() {
+            eprintln!("san: {problem}");
+        }
         ExitCode::FAILURE
     })
 }

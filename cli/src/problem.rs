@@ -13,6 +13,7 @@ use std::io;
 pub(crate) struct Problem {
     text: String,
     remedy: Option<String>,
+    broken_pipe: bool,
 }
 
 impl Problem {
@@ -20,7 +21,18 @@ impl Problem {
         Problem {
             text: text.into(),
             remedy: None,
+            broken_pipe: false,
         }
+    }
+
+    /// What happened, without the remedy.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it is only that nobody reads the output any more, as with `san stat | head`.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.broken_pipe
     }
 
     pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
@@ -41,7 +53,10 @@ impl fmt::Display for Problem {
 
 impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
-        Problem::new(error.to_string())
+        Problem {
+            broken_pipe: error.kind() == io::ErrorKind::BrokenPipe,
+            ..Problem::new(error.to_string())
+        }
     }
 }
 

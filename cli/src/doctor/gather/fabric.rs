@@ -1,0 +1,167 @@
+//! The fabric that the settings ask for: its devices, and a switch on it.
+
+use crate::doctor::facts::{
+    AddressFacts, DeviceFacts, FabricFacts, GidFacts, OpenFailure, PortFacts, SoftPortFacts,
+    SoftPortState,
+};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use san_switch::{FabricChoice, Switch, SwitchConfig};
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+use verbs_shim::{Device, Fabric, OpenError, SoftConfig};
+
+/// The UDP port of RoCEv2.
+pub(super) const ROCE_PORT: u16 = 4791;
+/// What a connect of the doctor's waits for the SAN.
+const SAN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Opens the fabric. The switch is one that tells `san stat` nothing, and that forgets failures.
+pub(super) fn gather(config: &SwitchConfig) -> (FabricFacts, Option<Switch>) {
+    let mut facts = FabricFacts {
+        failure: None,
+        devices: Vec::new(),
+        table: Vec::new(),
+        switch: None,
+        soft_ports: Vec::new(),
+    };
+    let fabric = match config.fabric {
+        FabricChoice::Off => None,
+        FabricChoice::Soft => Some(Fabric::soft(&SoftConfig {
+            addresses: config.soft_addresses.clone(),
+            ..SoftConfig::default()
+        })),
+        FabricChoice::Auto | FabricChoice::Rdma => Some(Fabric::rdma()),
+    };
+    match fabric {
+        Some(Ok(fabric)) => match fabric.devices() {
+            Ok(devices) if devices.is_empty() => facts.failure = Some(OpenFailure::NoDevice),
+            Ok(devices) => facts.devices = devices.iter().map(device).collect(),
+            Err(error) => facts.failure = Some(OpenFailure::Other(error.to_string())),
+        },
+        Some(Err(error)) => facts.failure = Some(failure(error)),
+        None => {}
+    }
+    if config.fabric == FabricChoice::Soft {
+        facts.soft_ports = soft_ports(&facts.devices);
+    }
+    let patience = config.fabric_connect_timeout.min(SAN_PATIENCE);
+    let own = config
+        .clone()
+        .stat(false)
+        .negative_cache(0, Duration::ZERO)
+        .fabric_connect_timeout(patience);
+    match Switch::new(own) {
+        Ok(switch) => {
+            let entries = switch.san_addresses();
+            facts.table = entries.iter().map(ToString::to_string).collect();
+            (facts, Some(switch))
+        }
+        Err(error) => {
+            facts.switch = Some(error.to_string());
+            // TCP is there whatever the settings demand, and a peer can be asked over it.
+            let plain = SwitchConfig::default()
+                .stat(false)
+                .fabric(FabricChoice::Off);
+            (facts, Switch::new(plain).ok())
+        }
+    }
+}
+
+fn failure(error: OpenError) -> OpenFailure {
+    let text = error.to_string();
+    match error {
+        OpenError::LibraryMissing { library, .. } | OpenError::SymbolMissing { library, .. } => {
+            OpenFailure::Library {
+                library: library.to_owned(),
+                text,
+            }
+        }
+        OpenError::NoKernelSupport { source } => OpenFailure::Kernel(source.to_string()),
+        OpenError::NoDevice => OpenFailure::NoDevice,
+        OpenError::ConnectionManager { source } => {
+            OpenFailure::ConnectionManager(source.to_string())
+        }
+        OpenError::Soft { .. } => OpenFailure::Soft(text),
+        _ => OpenFailure::Other(text),
+    }
+}
+
+fn device(device: &Device) -> DeviceFacts {
+    let limits = device.limits().ok();
+    let ports = limits.as_ref().map_or(1, |limits| limits.ports);
+    let node_type = Path::new("/sys/class/infiniband").join(device.name());
+    let node_type = std::fs::read_to_string(node_type.join("node_type")).unwrap_or_default();
+    let node_type = node_type.split_once(':').map_or("", |(_, name)| name);
+    let addresses = device.addresses().unwrap_or_default();
+    DeviceFacts {
+        name: device.name().to_owned(),
+        node_type: node_type.trim().to_owned(),
+        ports: (1..=ports).filter_map(|n| port(device, n)).collect(),
+        addresses: addresses
+            .into_iter()
+            .map(|address| AddressFacts {
+                ip: address.ip,
+                prefix_len: address.prefix_len,
+                netdev: address.netdev,
+            })
+            .collect(),
+        windows: limits.map(|limits| limits.max_windows),
+    }
+}
+
+fn port(device: &Device, number: u8) -> Option<PortFacts> {
+    let port = device.port(number).ok()?;
+    let gids = device.gids(number).unwrap_or_default();
+    Some(PortFacts {
+        number,
+        state: format!("{:?}", port.state).to_lowercase(),
+        link_layer: format!("{:?}", port.link_layer).to_lowercase(),
+        max_mtu: port.max_mtu,
+        active_mtu: port.active_mtu,
+        gids: gids
+            .into_iter()
+            .map(|gid| GidFacts {
+                index: gid.index,
+                gid: gid.gid.to_string(),
+                kind: gid.kind,
+                netdev: gid.netdev,
+            })
+            .collect(),
+    })
+}
+
+/// Who has UDP port 4791 of the addresses that the soft fabric serves. An endpoint takes it with its
+/// first listen or connect, so the doctor's own has not yet.
+fn soft_ports(devices: &[DeviceFacts]) -> Vec<SoftPortFacts> {
+    let addresses = devices.iter().flat_map(|device| &device.addresses);
+    let port = |address: &AddressFacts| SoftPortFacts {
+        ip: address.ip,
+        state: soft_port(address.ip),
+    };
+    addresses.map(port).collect()
+}
+
+fn soft_port(ip: IpAddr) -> SoftPortState {
+    let Err(error) = UdpSocket::bind((ip, ROCE_PORT)) else {
+        return SoftPortState::Free;
+    };
+    match Errno::from_io_error(&error) {
+        Some(Errno::ADDRINUSE) if is_of_own_endpoint(ip) => SoftPortState::Shared,
+        Some(Errno::ADDRINUSE) if Path::new("/sys/module/rdma_rxe").exists() => {
+            SoftPortState::Kernel
+        }
+        Some(Errno::ADDRINUSE) => SoftPortState::Taken,
+        _ => SoftPortState::Refused(error.to_string()),
+    }
+}
+
+/// Whether a soft endpoint of this user says that it has the port: it holds a lock while it lives.
+fn is_of_own_endpoint(ip: IpAddr) -> bool {
+    san_base::runtime_dir::own("soft-roce")
+        .iter()
+        .map(|directory| directory.join(format!("{}-public", ip.to_canonical())))
+        .filter_map(|path| std::fs::File::open(path).ok())
+        .any(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+}

@@ -1,0 +1,240 @@
+//! `san doctor` as an operator has it: on the soft fabric, and on a machine without any device.
+
+use san_tests::program::Program;
+use serde_json::Value;
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const SAN: &str = env!("CARGO_BIN_EXE_san");
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The doctor's environment is the test's own, without settings.
+fn doctor(settings: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Command::new(SAN);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SAN_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .arg("doctor")
+        .args(args)
+        .envs(settings.iter().copied());
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn report(settings: &[(&str, &str)], args: &[&str]) -> (Value, bool) {
+    let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+    let output = doctor(settings, &args);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], output.status.success());
+    (report, output.status.success())
+}
+
+/// The line of that check, with its level; the first if there are several.
+fn line<'a>(report: &'a Value, check: &str) -> &'a Value {
+    let mut lines = report["lines"].as_array().unwrap().iter();
+    lines
+        .find(|line| line["check"] == check)
+        .unwrap_or_else(|| panic!("no line {check} in {report}"))
+}
+
+fn text_of(line: &Value) -> &str {
+    line["text"].as_str().unwrap()
+}
+
+fn remedy_of(line: &Value) -> &str {
+    line["remedy"].as_str().unwrap_or_default()
+}
+
+fn echo(settings: &[&str]) -> (Program, String) {
+    let mut all = settings.to_vec();
+    all.extend(["SAN_STAT=off", SAN, "listen", "--echo", "-k", "127.0.0.1:0"]);
+    let mut listener = Program::start("env", &all);
+    let line = listener.expect("san: listening on ", LIMIT);
+    let address = line.split(',').next().unwrap().trim().to_owned();
+    (listener, address)
+}
+
+#[test]
+fn a_peer_on_the_soft_fabric_is_reached_over_the_san() {
+    let (_listener, address) = echo(&["SAN_FABRIC=soft"]);
+    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &[&address]);
+    assert!(ok, "{report}");
+    let route = text_of(line(&report, "route"));
+    assert!(route.contains("over the SAN (soft, soft0)"), "{route}");
+    assert_eq!(line(&report, "tcp")["level"], "ok");
+    assert_eq!(line(&report, "device")["level"], "ok");
+    let facts = &report["facts"]["peer"]["addresses"][0];
+    assert!(facts["path_mtu"].as_u64().unwrap() > 1000, "{facts}");
+}
+
+#[test]
+fn a_peer_of_tcp_alone_takes_tcp_with_a_reason() {
+    let (_listener, address) = echo(&["SAN_FABRIC=off"]);
+    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &[&address]);
+    assert!(!ok, "{report}");
+    let route = line(&report, "route");
+    assert_eq!(route["level"], "fail");
+    assert!(text_of(route).contains("takes TCP"), "{route}");
+    assert!(remedy_of(route).contains("on the peer"), "{route}");
+    assert_eq!(line(&report, "tcp")["level"], "ok");
+}
+
+#[test]
+fn nobody_there_is_told_for_both_ways() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &[&address]);
+    assert!(!ok);
+    assert_eq!(line(&report, "route")["level"], "fail");
+    let tcp = line(&report, "tcp");
+    assert!(remedy_of(tcp).contains("ss -ltnp"), "{tcp}");
+}
+
+#[test]
+fn a_host_alone_is_asked_for_its_rdma() {
+    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &["127.0.0.1"]);
+    assert!(ok, "{report}");
+    let route = text_of(line(&report, "route"));
+    assert!(route.contains("RDMA answers at 127.0.0.1"), "{route}");
+}
+
+#[test]
+fn a_name_that_nobody_has_is_told() {
+    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &["no-such-host.invalid:1"]);
+    assert!(!ok);
+    let peer = line(&report, "peer");
+    assert!(
+        remedy_of(peer).contains("getent hosts no-such-host.invalid"),
+        "{peer}"
+    );
+}
+
+#[test]
+fn without_a_device_it_says_what_is_missing() {
+    if std::path::Path::new("/sys/class/infiniband").exists() {
+        return;
+    }
+    for fabric in ["auto", "rdma"] {
+        let (report, ok) = report(&[("SAN_FABRIC", fabric)], &[]);
+        assert!(!ok);
+        let kernel = line(&report, "kernel");
+        assert_eq!(kernel["level"], "fail");
+        assert!(
+            remedy_of(kernel).contains("modprobe -a ib_core"),
+            "{kernel}"
+        );
+        let library = line(&report, "library");
+        assert_eq!(library["level"], "fail");
+        assert!(!remedy_of(library).is_empty(), "{library}");
+    }
+    // The peer is looked at all the same.
+    let (_listener, address) = echo(&["SAN_FABRIC=off"]);
+    let (report, _) = report(&[], &[&address]);
+    assert!(
+        text_of(line(&report, "route")).contains("takes TCP"),
+        "{report}"
+    );
+    assert_eq!(line(&report, "tcp")["level"], "ok");
+}
+
+#[test]
+fn every_bad_setting_is_named() {
+    let settings = [
+        ("SAN_FABRIC", "soft"),
+        ("SAN_BACKLOG", "0"),
+        ("SAN_STRICT", "yes"),
+        ("SAN_CONFIG", "/no/such/file"),
+        ("SAN_FABRC", "soft"),
+    ];
+    let (report, ok) = report(&settings, &[]);
+    assert!(!ok);
+    let lines = report["lines"].as_array().unwrap();
+    for (name, level) in [
+        ("SAN_BACKLOG is '0'", "fail"),
+        ("SAN_STRICT is 'yes'", "fail"),
+        ("SAN_CONFIG names a file", "fail"),
+        ("SAN_FABRC is not a setting", "warn"),
+    ] {
+        let mut of_settings = lines.iter().filter(|line| line["check"] == "settings");
+        let line = of_settings.find(|line| text_of(line).contains(name));
+        assert_eq!(
+            line.unwrap_or(&Value::Null)["level"],
+            level,
+            "{name}: {report}"
+        );
+    }
+    // Those that are good count.
+    assert_eq!(report["facts"]["settings"]["fabric"], "soft");
+}
+
+#[test]
+fn an_address_of_somebody_else_is_told() {
+    let settings = [
+        ("SAN_FABRIC", "soft"),
+        ("SAN_SOFT_ADDRESSES", "198.51.100.77"),
+    ];
+    let (report, ok) = report(&settings, &[]);
+    assert!(!ok);
+    let device = line(&report, "device");
+    assert!(text_of(device).contains("198.51.100.77"), "{device}");
+    assert!(remedy_of(device).contains("SAN_SOFT_ADDRESSES"), "{device}");
+}
+
+#[test]
+fn few_descriptors_are_told_and_end_nothing() {
+    let script = "ulimit -n 40; exec \"$0\" doctor --json";
+    let output = Command::new("sh")
+        .args(["-c", script, SAN])
+        .env("SAN_FABRIC", "soft")
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let line = line(&report, "descriptors");
+    assert_eq!(line["level"], "fail", "{line}");
+    assert!(remedy_of(line).contains("ulimit -n 40"), "{line}");
+}
+
+#[test]
+fn output_without_a_terminal_has_no_colours_and_fits_the_columns() {
+    let settings = [("SAN_FABRIC", "soft"), ("COLUMNS", "20")];
+    let output = doctor(&settings, &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains('\x1b'), "{text}");
+    for line in text.lines() {
+        assert!(line.chars().count() <= 20, "{line}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_a_reader_that_leaves_is_none() {
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(SAN)
+        .args(["doctor", "--json"])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("cannot write the output: No space left"),
+        "{said}"
+    );
+
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(SAN)
+        .args(["doctor", "--json"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
