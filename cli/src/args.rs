@@ -1,6 +1,7 @@
 //! The command line: what `san` understands. Nothing is done here.
 
 use crate::destination::{Destination, local_address, peer};
+use crate::perf::units::parse_size;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +11,17 @@ const AFTER: &str = "Settings are read from SAN_* in the environment (SAN_FABRIC
 SAN_CONNECT_TIMEOUT_MS, SAN_BACKLOG, ...) and from the file that SAN_CONFIG names. SAN_LOG=debug \
 shows what happens inside.";
 
+const DEMO: &str = "Example: san demo          (without RDMA: SAN_FABRIC=soft san demo)";
+const DEVICES: &str = "Example: san devices          (without RDMA: SAN_FABRIC=soft san devices)";
+const LISTEN: &str = "Example: san listen --echo -k 0.0.0.0:7000";
+const CONNECT: &str = "Example: san connect node7:7000 < file";
+const STAT: &str = "Example: san stat 4711 --watch 2";
 const DOCTOR: &str = "Example: san doctor node7:7000\n\n\
 The exit status is 1 if a line says fail. With a peer, up to two connections are made to each of its \
 addresses and closed at once, without a byte.";
+const PING: &str = "Example: san ping node7          (on node7 before that: san perf --serve)";
+const PERF: &str =
+    "Example: san perf node7 --svg node7.svg          (on node7 before that: san perf --serve)";
 const MAN: &str = "Example: san man /usr/local/share/man/man1";
 const COMPLETIONS: &str = "Example: san completions bash > /etc/bash_completion.d/san";
 
@@ -27,19 +36,30 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show the whole of it on this machine: served, refused, rejected, and TCP on the same port.
+    #[command(after_help = DEMO)]
     Demo(DemoArguments),
     /// List the devices of the fabric that is set, with their addresses, or say what is missing.
+    #[command(after_help = DEVICES)]
     Devices(DevicesArguments),
     /// Wait for a connection, from the SAN or TCP, and join it to standard input and output.
+    #[command(after_help = LISTEN)]
     Listen(ListenArguments),
     /// Connect, over the SAN where it has a way, and join the connection to standard input and
     /// output.
+    #[command(after_help = CONNECT)]
     Connect(ConnectArguments),
     /// Say whether the SAN can be used here, which way a connection to a peer takes, and what to
     /// type where that is not well.
     #[command(after_help = DOCTOR)]
     Doctor(DoctorArguments),
+    /// Measure round trips to a `san perf --serve`, over the SAN and over TCP.
+    #[command(after_help = PING)]
+    Ping(PingArguments),
+    /// Measure latency and throughput by size, over the SAN and over TCP, or serve those who do.
+    #[command(after_help = PERF)]
+    Perf(PerfArguments),
     /// Show what a running process does: listeners, connections, counters.
+    #[command(after_help = STAT)]
     Stat(StatArguments),
     /// Write the manual pages into a directory.
     #[command(after_help = MAN)]
@@ -84,6 +104,60 @@ pub(crate) struct DoctorArguments {
     /// Print JSON: the lines, and the facts behind them.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PingArguments {
+    /// A host on which `san perf --serve` runs; without a port, port 7474.
+    #[arg(value_name = "HOST[:PORT]", value_parser = peer)]
+    pub(crate) server: (Destination, bool),
+    /// Round trips, at most.
+    #[arg(long, short, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) count: u64,
+    /// Bytes of a message: 64, 4k, 1m.
+    #[arg(long, short, value_name = "BYTES", default_value = "64", value_parser = parse_size)]
+    pub(crate) size: usize,
+    /// Milliseconds between two round trips.
+    #[arg(long, short, value_name = "MS", default_value_t = 0,
+          value_parser = clap::value_parser!(u64).range(0..=5_000))]
+    pub(crate) interval: u64,
+    /// Seconds for each carrier, at most.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Write the figures as JSON into a file; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PerfArguments {
+    /// A host on which `san perf --serve` runs; without a port, port 7474.
+    #[arg(value_name = "HOST[:PORT]", value_parser = peer, required_unless_present = "serve")]
+    pub(crate) server: Option<(Destination, bool)>,
+    /// Serve those who measure, until killed; without an address, at port 7474 of each.
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, conflicts_with_all = ["server", "json", "svg", "compare"],
+          value_parser = local_address)]
+    pub(crate) serve: Option<Option<SocketAddr>>,
+    /// Connections that carry the throughput together.
+    #[arg(long, short = 'n', value_name = "N", default_value = "1", value_parser = connections)]
+    pub(crate) connections: usize,
+    /// Bytes of a message, with commas between them.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "64,1k,4k,64k,1m",
+          value_parser = parse_size)]
+    pub(crate) sizes: Vec<usize>,
+    /// Seconds for each figure.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Write the figures as JSON into a file; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Draw the figures into a file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Show beside each figure what it is of the one in a file that --json has written.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compare: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -136,4 +210,31 @@ pub(crate) struct ConnectArguments {
     /// Print what happens as JSON lines on standard error.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n| (0.01..=30.0).contains(n));
+    number.ok_or_else(|| format!("'{text}' is no number of seconds from 0.01 to 30"))
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|n| (1..=256).contains(n));
+    number.ok_or_else(|| format!("'{text}' is no number from 1 to 256"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_each_command_has_an_example() {
+        let command = Arguments::command();
+        command.clone().debug_assert();
+        for one in command.get_subcommands() {
+            let help = one.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(help.contains("Example: san "), "{}", one.get_name());
+        }
+    }
 }

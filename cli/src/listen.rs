@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
 
 /// Waits for a connection. Want of descriptors or memory ends nothing: it is said once and waited
 /// out, while those who are served go on and give back what they have.
-fn accept(listener: &Listener) -> Result<Connection, Problem> {
+pub(crate) fn accept(listener: &Listener) -> Result<Connection, Problem> {
     let mut is_told = false;
     loop {
         match listener.accept() {
@@ -76,7 +76,8 @@ fn accept(listener: &Listener) -> Result<Connection, Problem> {
     }
 }
 
-fn tell(switch: &Switch, listener: &Listener, json: bool) {
+/// Says where it listens, and what came of the SAN.
+pub(crate) fn tell(switch: &Switch, listener: &Listener, json: bool) {
     let san: Vec<String> = listener
         .san_status()
         .iter()

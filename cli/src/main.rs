@@ -17,9 +17,11 @@ mod doctor;
 mod generate;
 mod listen;
 mod output;
+mod perf;
 mod problem;
 mod relay;
 mod stat;
+mod table;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Command::Listen(arguments) => listen::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Ping(arguments) => perf::ping(&arguments),
+        Command::Perf(arguments) => perf::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),
         Command::Man { directory } => generate::man(&directory),
         Command::Completions { shell } => generate::completions(shell),

@@ -43,8 +43,18 @@ pub(crate) fn unwritten(error: io::Error) -> Problem {
     }
 }
 
-/// The terminal's columns; `COLUMNS` goes before.
+/// The terminal's columns for text; `COLUMNS` goes before.
 pub(crate) fn width() -> usize {
+    columns().unwrap_or(NO_TERMINAL)
+}
+
+/// The terminal's columns for tables: where there is no terminal, a program may read them line by
+/// line, so there is no limit.
+pub(crate) fn table_width() -> usize {
+    columns().unwrap_or(usize::MAX)
+}
+
+fn columns() -> Option<usize> {
     let asked = std::env::var("COLUMNS")
         .ok()
         .and_then(|text| text.parse().ok());
@@ -53,7 +63,7 @@ pub(crate) fn width() -> usize {
         false => None,
     };
     let width = asked.or_else(found).filter(|width| *width > 0);
-    width.unwrap_or(NO_TERMINAL).max(NARROWEST)
+    width.map(|width: usize| width.max(NARROWEST))
 }
 
 /// Text in lines of at most so many columns, each indented.

@@ -4,7 +4,9 @@
 //! process says of itself is not trusted: text from it is stripped of what a terminal would obey.
 
 use crate::args::StatArguments;
+use crate::output::{self, Output};
 use crate::problem::Problem;
+use crate::table::{Table, plain};
 use san_switch::stat::{ConnectionReport, ListenerReport, Numbers, ProviderReport};
 use san_switch::{Report, StatError};
 use std::io::{self, IsTerminal, Write};
@@ -36,22 +38,25 @@ fn show(arguments: &StatArguments) -> Result<(), Problem> {
             .flatten()
             .collect(),
     };
-    let mut out = io::stdout().lock();
+    let mut out = Output::stdout();
+    write(&mut out, arguments, &reports)
+        .and_then(|()| out.flush())
+        .map_err(output::unwritten)
+}
+
+fn write(out: &mut impl Write, arguments: &StatArguments, reports: &[Report]) -> io::Result<()> {
+    let width = output::table_width();
     if arguments.json {
         // One line, so that those of --watch can be told apart.
-        serde_json::to_writer(&mut out, &reports).map_err(io::Error::from)?;
-        writeln!(out)?;
+        serde_json::to_writer(&mut *out, reports).map_err(io::Error::from)?;
+        writeln!(out)
     } else if arguments.pid.is_some() {
-        for report in &reports {
-            print(&mut out, report)?;
-        }
+        reports.iter().try_for_each(|one| print(out, one, width))
     } else if reports.is_empty() {
-        writeln!(out, "no process of this user has a San Direct switch")?;
+        writeln!(out, "no process of this user has a San Direct switch")
     } else {
-        overview(&mut out, &reports)?;
+        overview(out, reports, width)
     }
-    out.flush()?;
-    Ok(())
 }
 
 impl From<StatError> for Problem {
@@ -70,7 +75,7 @@ impl From<StatError> for Problem {
     }
 }
 
-fn overview(out: &mut impl Write, reports: &[Report]) -> io::Result<()> {
+fn overview(out: &mut impl Write, reports: &[Report], width: usize) -> io::Result<()> {
     let mut table = Table::new(&[
         "PID",
         "PROGRAM",
@@ -107,10 +112,10 @@ fn overview(out: &mut impl Write, reports: &[Report]) -> io::Result<()> {
             (report.connections.len() - san).to_string(),
         ]);
     }
-    table.print(out, "")
+    table.print(out, width)
 }
 
-fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+fn print(out: &mut impl Write, report: &Report, width: usize) -> io::Result<()> {
     let program = plain(&report.program);
     writeln!(
         out,
@@ -125,8 +130,8 @@ fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
     for one in &report.providers {
         provider(out, one)?;
     }
-    listeners(out, &report.listeners)?;
-    connections(out, &report.connections, report.omitted)
+    listeners(out, &report.listeners, width)?;
+    connections(out, &report.connections, report.omitted, width)
 }
 
 fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
@@ -149,7 +154,7 @@ fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
     Ok(())
 }
 
-fn listeners(out: &mut impl Write, listeners: &[ListenerReport]) -> io::Result<()> {
+fn listeners(out: &mut impl Write, listeners: &[ListenerReport], width: usize) -> io::Result<()> {
     if listeners.is_empty() {
         return writeln!(out, "no listener");
     }
@@ -180,7 +185,7 @@ fn listeners(out: &mut impl Write, listeners: &[ListenerReport]) -> io::Result<(
             number("refused_condition"),
         ]);
     }
-    table.print(out, "")?;
+    table.print(out, width)?;
     for listener in listeners {
         for companion in &listener.companions {
             let counted = counted(&companion.counters);
@@ -199,6 +204,7 @@ fn connections(
     out: &mut impl Write,
     connections: &[ConnectionReport],
     omitted: usize,
+    width: usize,
 ) -> io::Result<()> {
     if connections.is_empty() {
         return writeln!(out, "no connection");
@@ -225,7 +231,7 @@ fn connections(
             number("sends_delayed"),
         ]);
     }
-    table.print(out, "")?;
+    table.print(out, width)?;
     if omitted > 0 {
         writeln!(out, "and {omitted} more")?;
     }
@@ -259,76 +265,9 @@ fn age(ms: u64) -> String {
     }
 }
 
-/// Text without what a terminal would obey.
-fn plain(text: &str) -> String {
-    let keep = |c: char| if c.is_control() { '?' } else { c };
-    text.chars().map(keep).collect()
-}
-
-/// Columns as wide as what is in them; numbers to the right.
-struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(heads: &[&str]) -> Self {
-        Table {
-            rows: vec![heads.iter().map(|head| (*head).to_owned()).collect()],
-        }
-    }
-
-    fn row(&mut self, cells: &[String]) {
-        self.rows
-            .push(cells.iter().map(|cell| plain(cell)).collect());
-    }
-
-    fn print(&self, out: &mut impl Write, indent: &str) -> io::Result<()> {
-        let columns = self.rows.first().map_or(0, Vec::len);
-        let of = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| {
-                of(column)
-                    .map(|cell| cell.chars().count())
-                    .max()
-                    .unwrap_or(0)
-            })
-            .collect();
-        let is_number = |cell: &String| cell.bytes().all(|byte| byte.is_ascii_digit());
-        let right: Vec<bool> = (0..columns)
-            .map(|column| of(column).skip(1).all(is_number))
-            .collect();
-        for row in &self.rows {
-            let mut line = indent.to_owned();
-            for ((cell, width), right) in row.iter().zip(&widths).zip(&right) {
-                let (width, right) = (*width, *right);
-                let padded = match right {
-                    true => format!("{cell:>width$}"),
-                    false => format!("{cell:<width$}"),
-                };
-                line.push_str(&padded);
-                line.push_str("  ");
-            }
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_what_is_in_them_and_numbers_stand_to_the_right() {
-        let mut table = Table::new(&["PEER", "SENT"]);
-        table.row(&["10.0.7.1:7000".to_owned(), "5".to_owned()]);
-        table.row(&["a\x1b[2J".to_owned(), "12345".to_owned()]);
-        let mut out = Vec::new();
-        table.print(&mut out, "").unwrap();
-        let text = String::from_utf8(out).unwrap();
-        let wanted = "PEER            SENT\n10.0.7.1:7000      5\na?[2J          12345\n";
-        assert_eq!(text, wanted);
-    }
 
     #[test]
     fn only_what_was_counted_is_told() {
