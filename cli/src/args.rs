@@ -1,6 +1,7 @@
 //! The command line: what `san` understands. Nothing is done here.
 
 use crate::destination::{Destination, local_address, peer};
+use crate::exporter::Place;
 use crate::perf::units::parse_size;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -15,7 +16,7 @@ const DEMO: &str = "Example: san demo          (without RDMA: SAN_FABRIC=soft sa
 const DEVICES: &str = "Example: san devices          (without RDMA: SAN_FABRIC=soft san devices)";
 const LISTEN: &str = "Example: san listen --echo -k 0.0.0.0:7000";
 const CONNECT: &str = "Example: san connect node7:7000 < file";
-const STAT: &str = "Example: san stat 4711 --watch 2";
+const STAT: &str = "Example: san stat 4711 --watch 2\n         san stat --serve 127.0.0.1:9464";
 const DOCTOR: &str = "Example: san doctor node7:7000\n\n\
 The exit status is 1 if a line says fail. With a peer, up to two connections are made to each of its \
 addresses and closed at once, without a byte.";
@@ -167,6 +168,13 @@ pub(crate) struct StatArguments {
     /// Print JSON: one line, a list with a report for each switch.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print OpenMetrics text, as Prometheus reads it.
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub(crate) openmetrics: bool,
+    /// Serve OpenMetrics text of every process until killed, at a loopback port (/metrics) or a
+    /// Unix socket.
+    #[arg(long, value_name = "ADDR:PORT|PATH", conflicts_with_all = ["json", "watch", "openmetrics", "pid"])]
+    pub(crate) serve: Option<Place>,
     /// Again every so many seconds, until interrupted.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) watch: Option<u64>,

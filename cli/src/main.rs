@@ -14,12 +14,14 @@ mod demo;
 mod destination;
 mod devices;
 mod doctor;
+mod exporter;
 mod generate;
 mod listen;
 mod output;
 mod perf;
 mod problem;
 mod relay;
+mod reports;
 mod stat;
 mod table;
 

@@ -4,10 +4,12 @@
 //! process says of itself is not trusted: text from it is stripped of what a terminal would obey.
 
 use crate::args::StatArguments;
+use crate::exporter;
 use crate::output::{self, Output};
 use crate::problem::Problem;
+use crate::reports::{self, Reports};
 use crate::table::{Table, plain};
-use san_switch::stat::{ConnectionReport, ListenerReport, Numbers, ProviderReport};
+use san_switch::stat::{ConnectionReport, ListenerReport, Numbers, ProviderReport, openmetrics};
 use san_switch::{Report, StatError};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -15,6 +17,9 @@ use std::time::Duration;
 
 /// Prints the statistics once, or again and again.
 pub(crate) fn run(arguments: &StatArguments) -> Result<ExitCode, Problem> {
+    if let Some(place) = &arguments.serve {
+        return exporter::serve(place).map(|never| match never {});
+    }
     let Some(seconds) = arguments.watch else {
         return show(arguments).map(|()| ExitCode::SUCCESS);
     };
@@ -29,33 +34,43 @@ pub(crate) fn run(arguments: &StatArguments) -> Result<ExitCode, Problem> {
 }
 
 fn show(arguments: &StatArguments) -> Result<(), Problem> {
-    let reports = match arguments.pid {
-        Some(pid) => Report::of_process(pid)?,
-        None => Report::processes()
-            .into_iter()
-            // One that ended meanwhile, or is stuck, hides the others' reports no more.
-            .filter_map(|pid| Report::of_process(pid).ok())
-            .flatten()
-            .collect(),
+    let found = match arguments.pid {
+        Some(pid) => Reports {
+            reports: Report::of_process(pid)?,
+            unanswered: 0,
+        },
+        None => reports::of_all(),
     };
     let mut out = Output::stdout();
-    write(&mut out, arguments, &reports)
+    write(&mut out, arguments, &found)
         .and_then(|()| out.flush())
         .map_err(output::unwritten)
 }
 
-fn write(out: &mut impl Write, arguments: &StatArguments, reports: &[Report]) -> io::Result<()> {
+fn write(out: &mut impl Write, arguments: &StatArguments, found: &Reports) -> io::Result<()> {
     let width = output::table_width();
-    if arguments.json {
+    let reports = &found.reports;
+    if arguments.openmetrics {
+        out.write_all(openmetrics(reports, found.unanswered).as_bytes())
+    } else if arguments.json {
         // One line, so that those of --watch can be told apart.
         serde_json::to_writer(&mut *out, reports).map_err(io::Error::from)?;
         writeln!(out)
     } else if arguments.pid.is_some() {
         reports.iter().try_for_each(|one| print(out, one, width))
     } else if reports.is_empty() {
-        writeln!(out, "no process of this user has a San Direct switch")
+        writeln!(out, "no process of this user has a San Direct switch")?;
+        unanswered(out, found.unanswered)
     } else {
-        overview(out, reports, width)
+        overview(out, reports, width)?;
+        unanswered(out, found.unanswered)
+    }
+}
+
+fn unanswered(out: &mut impl Write, count: usize) -> io::Result<()> {
+    match count {
+        0 => Ok(()),
+        n => writeln!(out, "{n} more did not answer"),
     }
 }
 

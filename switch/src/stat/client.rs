@@ -15,6 +15,10 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an answer, at most.
 const LONGEST: usize = 64 << 20;
+/// Entries of a directory that are looked at for users, at most.
+const MOST_ENTRIES: usize = 65_536;
+/// Users that are looked at, at most.
+const MOST_USERS: usize = 1024;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -91,21 +95,51 @@ impl Report {
         }
     }
 
-    /// The processes of this user that seem to have a switch.
+    /// The processes of this user that seem to have a switch; for root, those of every user whose
+    /// directory lies where it usually does.
     #[must_use]
     pub fn processes() -> Vec<u32> {
-        let uid = rustix::process::geteuid().as_raw();
-        let mut all: Vec<u32> = runtime_dir::of_user(sockets::DIRECTORY, uid)
-            .iter()
-            .filter(|directory| runtime_dir::check(directory, uid).is_ok())
-            .flat_map(|directory| sockets::in_directory(directory))
-            .filter(|(pid, path)| sockets::is_there(*pid) && !sockets::is_dead(path))
-            .map(|(pid, _)| pid)
-            .collect();
+        let own = rustix::process::geteuid();
+        let mut users = vec![own.as_raw()];
+        if own.is_root() {
+            users.extend(other_users());
+        }
+        let mut all: Vec<u32> = users.into_iter().flat_map(processes_of).collect();
         all.sort_unstable();
         all.dedup();
         all
     }
+}
+
+fn processes_of(uid: u32) -> Vec<u32> {
+    runtime_dir::of_user(sockets::DIRECTORY, uid)
+        .iter()
+        .filter(|directory| runtime_dir::check(directory, uid).is_ok())
+        .flat_map(|directory| sockets::in_directory(directory))
+        .filter(|(pid, path)| sockets::is_there(*pid) && !sockets::is_dead(path))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// The users who have a directory for sockets, as the names say; each is checked before it is used.
+fn other_users() -> Vec<u32> {
+    let shared = format!("{}-", sockets::DIRECTORY);
+    let names = |directory: &str| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.take(MOST_ENTRIES).collect::<Vec<String>>()
+    };
+    let of_tmp = names("/tmp");
+    let of_tmp = of_tmp
+        .iter()
+        .filter_map(|name| name.strip_prefix(&shared)?.parse::<u32>().ok());
+    let of_sessions = names("/run/user");
+    let of_sessions = of_sessions.iter().filter_map(|name| name.parse().ok());
+    let mut users: Vec<u32> = of_tmp.chain(of_sessions).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.truncate(MOST_USERS);
+    users
 }
 
 fn ask(pid: u32, path: &Path) -> io::Result<Report> {

@@ -11,11 +11,13 @@
 //! written unless somebody asks. Counting costs the same either way.
 
 mod client;
+mod openmetrics;
 mod report;
 mod server;
 mod sockets;
 
 pub use client::StatError;
+pub use openmetrics::{OPENMETRICS_TYPE, openmetrics};
 pub use report::{
     CompanionReport, ConnectionReport, DeviceReport, ListenerReport, Numbers, ProviderReport,
     Report,
