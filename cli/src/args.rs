@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 const AFTER: &str = "Settings are read from SAN_* in the environment (SAN_FABRIC=auto|rdma|soft|off, \
-SAN_CONNECT_TIMEOUT_MS, SAN_BACKLOG, ...) and from the file that SAN_CONFIG names. SAN_LOG=debug \
-shows what happens inside.";
+SAN_CONNECT_TIMEOUT_MS, SAN_BACKLOG, ...) and from the file that \
+SAN_CONFIG names; san config shows them. SAN_LOG=debug shows what happens inside.";
 
 const DEMO: &str = "Example: san demo          (without RDMA: SAN_FABRIC=soft san demo)";
 const DEVICES: &str = "Example: san devices          (without RDMA: SAN_FABRIC=soft san devices)";
@@ -20,6 +20,8 @@ const STAT: &str = "Example: san stat 4711 --watch 2\n         san stat --serve 
 const DOCTOR: &str = "Example: san doctor node7:7000\n\n\
 The exit status is 1 if a line says fail. With a peer, up to two connections are made to each of its \
 addresses and closed at once, without a byte.";
+const CONFIG: &str = "Example: SAN_FABRIC=soft san config --allowed\n\n\
+The exit status is 1 if a program could not start with these settings.";
 const PING: &str = "Example: san ping node7          (on node7 before that: san perf --serve)";
 const PERF: &str =
     "Example: san perf node7 --svg node7.svg          (on node7 before that: san perf --serve)";
@@ -53,6 +55,9 @@ pub(crate) enum Command {
     /// type where that is not well.
     #[command(after_help = DOCTOR)]
     Doctor(DoctorArguments),
+    /// Show the settings in force, each with where it came from.
+    #[command(after_help = CONFIG)]
+    Config(ConfigArguments),
     /// Measure round trips to a `san perf --serve`, over the SAN and over TCP.
     #[command(after_help = PING)]
     Ping(PingArguments),
@@ -103,6 +108,16 @@ pub(crate) struct DoctorArguments {
     #[arg(value_name = "HOST[:PORT]", value_parser = peer)]
     pub(crate) peer: Option<(Destination, bool)>,
     /// Print JSON: the lines, and the facts behind them.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArguments {
+    /// Show what each setting may be, too.
+    #[arg(long)]
+    pub(crate) allowed: bool,
+    /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -242,7 +257,9 @@ mod tests {
         for one in command.get_subcommands() {
             let help = one.get_after_help().map(ToString::to_string);
             let help = help.unwrap_or_default();
-            assert!(help.contains("Example: san "), "{}", one.get_name());
+            let example = format!("san {}", one.get_name());
+            let is_shown = help.contains("Example: ") && help.contains(&example);
+            assert!(is_shown, "{example}");
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod args;
 mod attempts;
+mod config;
 mod connect;
 mod demo;
 mod destination;
@@ -22,6 +23,7 @@ mod perf;
 mod problem;
 mod relay;
 mod reports;
+mod settings;
 mod stat;
 mod table;
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Listen(arguments) => listen::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
         Command::Ping(arguments) => perf::ping(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),

@@ -3,6 +3,7 @@
 //! `gather/` fills it in and `judge/` reads it, so that each judgement can be tested with facts that
 //! a test makes up. Sizes are in bytes, times in the unit that the name tells.
 
+use crate::settings::BadSetting;
 use san_provider::ConnectFailure;
 use san_switch::FabricChoice;
 use serde::{Serialize, Serializer};
@@ -34,13 +35,6 @@ pub(super) struct SettingsFacts {
     pub(super) unknown: Vec<String>,
     /// Why the file that `SAN_CONFIG` names cannot be used.
     pub(super) bad_file: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct BadSetting {
-    pub(super) name: String,
-    pub(super) value: String,
-    pub(super) allowed: String,
 }
 
 /// What the kernel offers.

@@ -5,18 +5,18 @@
 
 mod fabric;
 mod peer;
-mod settings;
 mod system;
 
-use super::facts::Facts;
+use super::facts::{Facts, SettingsFacts};
 use crate::destination::Destination;
+use crate::settings::{Settings, Source};
 
 /// Finds out everything; `peer` is asked about too if there is one.
 pub(super) fn gather(peer: Option<&(Destination, bool)>) -> Facts {
-    let (settings, config) = settings::gather();
-    let (fabric, switch) = fabric::gather(&config);
+    let settings = Settings::read();
+    let (fabric, switch) = fabric::gather(&settings.config);
     let mut facts = Facts {
-        settings,
+        settings: of_settings(&settings),
         kernel: system::kernel(),
         interfaces: system::interfaces(&fabric),
         fabric,
@@ -29,4 +29,18 @@ pub(super) fn gather(peer: Option<&(Destination, bool)>) -> Facts {
         facts.peer = Some(peer::gather(destination, *has_port, switch, &facts));
     }
     facts
+}
+
+fn of_settings(settings: &Settings) -> SettingsFacts {
+    let given = settings.in_force.iter();
+    let given = given.filter(|setting| setting.source != Source::Default);
+    SettingsFacts {
+        fabric: settings.config.fabric,
+        set: given
+            .map(|setting| format!("{}={}", setting.name, setting.value))
+            .collect(),
+        bad: settings.bad.clone(),
+        unknown: settings.unknown.clone(),
+        bad_file: settings.bad_file.clone(),
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::doctor::facts::{Access, Facts, WatchFacts};
 use crate::doctor::line::Line;
+use crate::settings::Source;
 use san_switch::FabricChoice;
 
 /// Bytes of locked memory that a handful of connections need.
@@ -26,14 +27,12 @@ pub(super) fn settings(facts: &Facts) -> Vec<Line> {
         ));
     }
     for bad in &settings.bad {
-        lines.push(Line::fail(
-            "settings",
-            format!(
-                "{} is '{}', but must be {}; no program starts with it",
-                bad.name, bad.value, bad.allowed
-            ),
-            format!("set it right, or: unset {}", bad.name),
-        ));
+        let remedy = match bad.source {
+            Source::Environment => format!("set it right, or: unset {}", bad.name),
+            _ => "mend the line in the file that SAN_CONFIG names; then: san config".to_owned(),
+        };
+        let text = format!("{bad}; no program starts with it");
+        lines.push(Line::fail("settings", text, remedy));
     }
     for name in &settings.unknown {
         lines.push(Line::warn(

@@ -3,6 +3,7 @@
 use super::judge;
 use crate::doctor::facts::*;
 use crate::doctor::line::{Level, Line};
+use crate::settings::{BadSetting, Source};
 use san_provider::ConnectFailure;
 use san_switch::FabricChoice;
 
@@ -200,6 +201,7 @@ fn bad_settings_are_named() {
             name: "SAN_BACKLOG".to_owned(),
             value: "0".to_owned(),
             allowed: "a number from 1 to 4096".to_owned(),
+            source: Source::Environment,
         });
     });
     expect(
@@ -208,6 +210,24 @@ fn bad_settings_are_named() {
         "settings",
         "SAN_BACKLOG is '0'",
         "unset SAN_BACKLOG",
+    );
+    let facts = changed(|facts| {
+        facts.settings.bad.push(BadSetting {
+            name: String::new(),
+            value: "nonsense".to_owned(),
+            allowed: "NAME = value".to_owned(),
+            source: Source::File {
+                path: "/etc/san.conf".into(),
+                line: 3,
+            },
+        });
+    });
+    expect(
+        &facts,
+        Fail,
+        "settings",
+        "'nonsense' (/etc/san.conf:3)",
+        "mend the line",
     );
     let facts = changed(|facts| facts.settings.bad_file = Some("/x: not there".to_owned()));
     expect(

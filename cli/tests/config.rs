@@ -1,0 +1,75 @@
+//! `san config` as an operator has it.
+
+use serde_json::Value;
+use std::io::Write;
+use std::process::{Command, Output};
+
+fn config(settings: &[(&str, &str)], args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_san"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SAN_") {
+            command.env_remove(name);
+        }
+    }
+    command.arg("config").args(args);
+    command.envs(settings.iter().copied()).output().unwrap()
+}
+
+#[test]
+fn each_setting_is_shown_with_where_it_came_from() {
+    let path = std::env::temp_dir().join(format!("san-config-{}", std::process::id()));
+    let mut file = std::fs::File::create(&path).unwrap();
+    writeln!(file, "# a comment\nSAN_BACKLOG = 16").unwrap();
+    let path = path.to_str().unwrap();
+    let output = config(&[("SAN_CONFIG", path), ("SAN_FABRIC", "soft")], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let row = |name: &str| {
+        let mut lines = text.lines().filter(|line| line.starts_with(name));
+        let line = lines.next().unwrap_or_else(|| panic!("{name}: {text}"));
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(row("SAN_FABRIC "), ["SAN_FABRIC", "soft", "environment"]);
+    assert_eq!(
+        row("SAN_BACKLOG"),
+        ["SAN_BACKLOG", "16", &format!("{path}:2")]
+    );
+    assert_eq!(row("SAN_STAT"), ["SAN_STAT", "on", "default"]);
+
+    let output = config(&[("SAN_CONFIG", path)], &["--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut settings = report["settings"].as_array().unwrap().iter();
+    let backlog = settings.find(|one| one["name"] == "SAN_BACKLOG").unwrap();
+    assert_eq!(backlog["source"]["file"]["line"], 2);
+    let _ = std::fs::remove_file(path);
+}
+
+#[test]
+fn a_bad_value_names_itself_and_hides_no_other() {
+    let settings = [
+        ("SAN_BACKLOG", "0"),
+        ("SAN_STRICT", "yes"),
+        ("SAN_FABRC", "soft"),
+    ];
+    let output = config(&settings, &["--allowed"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for line in [
+        "SAN_BACKLOG is '0' (environment), but must be a number from 1 to 4096",
+        "SAN_STRICT is 'yes' (environment), but must be 1, 0, true or false",
+        "SAN_FABRC is not a setting; nothing reads it",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("auto, rdma, soft or off"), "{text}");
+    let output = config(&[("SAN_CONFIG", "/no/such/file")], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("/no/such/file")
+    );
+}
