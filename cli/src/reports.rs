@@ -1,7 +1,7 @@
 //! The reports of all processes that may be asked: asked side by side, since one that is stopped
 //! answers only after seconds, and must not hold up the others.
 
-use san_switch::Report;
+use san_switch::{Report, StatError};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,10 +35,11 @@ fn of(pids: &[u32]) -> Reports {
                             .lock()
                             .unwrap_or_else(std::sync::PoisonError::into_inner)
                             .push((*pid, reports)),
-                        // It may have ended just now; if it is there it has a reason.
-                        Err(_) => {
+                        Err(StatError::NoAnswer { .. }) => {
                             unanswered.fetch_add(1, Ordering::Relaxed);
                         }
+                        // It ended just now.
+                        Err(_) => {}
                     }
                 }
             });
