@@ -5,6 +5,7 @@ use crate::exporter::Place;
 use crate::perf::units::parse_size;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use san_switch::RouteChoice;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -201,6 +202,10 @@ pub(crate) struct ListenArguments {
     /// free one.
     #[arg(value_name = "ADDR:PORT", value_parser = local_address)]
     pub(crate) address: SocketAddr,
+    /// direct: connections begin on the SAN or on TCP and stay there; upgrade: those on TCP may move to
+    /// the SAN later.
+    #[arg(long, value_name = "ROUTE", value_parser = route)]
+    pub(crate) route: Option<RouteChoice>,
     /// Connections that may wait until they are accepted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) backlog: Option<u32>,
@@ -227,12 +232,24 @@ pub(crate) struct ConnectArguments {
     /// Give up after this many milliseconds, SAN and TCP and all of the host's addresses together.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     pub(crate) timeout: Option<u64>,
+    /// direct: the SAN first, and TCP where it gives no connection; upgrade: TCP first, and the SAN when
+    /// the connection has carried enough.
+    #[arg(long, value_name = "ROUTE", value_parser = route)]
+    pub(crate) route: Option<RouteChoice>,
     /// Use TCP even where the SAN has a way.
     #[arg(long)]
     pub(crate) tcp: bool,
     /// Print what happens as JSON lines on standard error.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn route(text: &str) -> Result<RouteChoice, String> {
+    match text {
+        "direct" => Ok(RouteChoice::Direct),
+        "upgrade" => Ok(RouteChoice::Upgrade),
+        _ => Err("it is direct or upgrade".to_owned()),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -13,6 +13,7 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode, Problem> {
     let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
     let switch = Switch::new(config)?;
     let mut options = ConnectOptions::default().tcp_only(arguments.tcp);
+    options.route = arguments.route;
     options.local = arguments.local;
     options.timeout = arguments.timeout.map(Duration::from_millis);
     let connection = connect_to_any(&switch, &arguments.destination.resolve()?, &options)?;

@@ -27,6 +27,7 @@ pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
     let switch = Switch::new(config)?;
     let mut options = ListenOptions::default();
     options.backlog = arguments.backlog;
+    options.route = arguments.route;
     let listener = switch.listen(arguments.address, options)?;
     tell(&switch, &listener, arguments.json);
     loop {

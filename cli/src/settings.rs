@@ -123,7 +123,7 @@ impl Settings {
                 (true, None) => "(none)".to_owned(),
                 (false, last) => value_of(&settings.config, name)
                     .or_else(|| last.map(|(_, value, _)| value.clone()))
-                    .unwrap_or_else(|| "(its default)".to_owned()),
+                    .unwrap_or_else(|| "(none)".to_owned()),
             };
             settings.in_force.push(Setting {
                 name,
@@ -269,6 +269,8 @@ fn value_of(config: &SwitchConfig, name: &str) -> Option<String> {
             timeout.to_string()
         }
         "SAN_SHUTDOWN_TIMEOUT_MS" => config.shutdown_timeout.as_millis().to_string(),
+        "SAN_ROUTE" => config.route.to_string(),
+        "SAN_UPGRADE_BYTES" => config.upgrade_bytes.to_string(),
         "SAN_STAT" => if config.stat { "on" } else { "off" }.to_owned(),
         _ => return None,
     })
@@ -351,14 +353,15 @@ mod tests {
         let all = "SAN_FABRIC=off\nSAN_CONNECT_TIMEOUT_MS=1\nSAN_FABRIC_CONNECT_TIMEOUT_MS=2\n\
                    SAN_STRICT=1\nSAN_BACKLOG=3\nSAN_NEGATIVE_CACHE_ENTRIES=4\n\
                    SAN_NEGATIVE_CACHE_MS=5\nSAN_LOOPBACK=true\nSAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
-                   SAN_IO_TIMEOUT_MS=6\nSAN_SHUTDOWN_TIMEOUT_MS=7\nSAN_STAT=off\n";
+                   SAN_IO_TIMEOUT_MS=6\nSAN_SHUTDOWN_TIMEOUT_MS=7\nSAN_STAT=off\n\
+                   SAN_ROUTE=upgrade\nSAN_UPGRADE_BYTES=8\n";
         let settings = of(&[], Some(all));
         let known = settings.in_force.iter();
         let known = known.filter(|setting| setting.source != Source::Default);
         let text: String = known
             .map(|setting| format!("{}={}\n", setting.name, setting.value))
             .collect();
-        assert_eq!(text.lines().count(), 12);
+        assert_eq!(text.lines().count(), 14);
         assert_eq!(SwitchConfig::from_text(&text).unwrap(), settings.config);
         assert_ne!(settings.config, SwitchConfig::default());
     }
@@ -368,7 +371,9 @@ mod tests {
     fn every_setting_has_a_value_to_show() {
         for (name, _) in SwitchConfig::settings() {
             let shown = value_of(&SwitchConfig::default(), name);
-            assert!(shown.is_some() || is_secret(name), "{name}");
+            // What is in a key's file is not kept either.
+            let is_hidden = is_secret(name) || name == "SAN_KEY_FILE";
+            assert!(shown.is_some() || is_hidden, "{name}");
         }
     }
 

@@ -286,6 +286,15 @@ impl SwitchConfig {
     }
 }
 
+impl fmt::Display for RouteChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RouteChoice::Direct => "direct",
+            RouteChoice::Upgrade => "upgrade",
+        })
+    }
+}
+
 impl fmt::Display for FabricChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -4,6 +4,7 @@
 //! Each step says what it does and what was seen; [`report`] keeps the promises and judges them.
 
 mod addresses;
+mod moving;
 mod report;
 mod traffic;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<ExitCode, Problem> {
     demo.one_rejected_by_the_condition_function();
     demo.tcp_client_on_the_same_port()?;
     demo.nobody_on_the_san()?;
+    demo.a_stream_moves()?;
     demo.close();
     let good = demo.report.finish()?;
     Ok(if good {

@@ -40,6 +40,8 @@ const DIAL: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_millis(20);
 /// The peer may have carried enough a moment later than we: if nobody listens, it is asked once more.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Requests that may wait at one of them: the peer's own, and a stranger's who comes at the same time.
+const ROOM: u32 = 4;
 /// Streams that listen at a time; the oldest gives way.
 const MOST_INVITATIONS: usize = 1024;
 /// How long a closed stream may take to send what is left.
@@ -277,7 +279,7 @@ impl Worker {
             socket.bind(ends.connector)?;
             let event = provider.event_object()?;
             socket.event_select(&event, NetworkEvents::ACCEPT)?;
-            socket.listen(1)?;
+            socket.listen(ROOM)?;
             Ok((socket, event))
         });
         match made {
@@ -437,6 +439,7 @@ impl Worker {
             }
             // It knows the protocol: it is asked again for as long as the engine waits.
             ConnectFailure::NotNow
+            | ConnectFailure::BacklogFull { .. }
             | ConnectFailure::NoSuchConnection
             | ConnectFailure::PeerOutOfResources
             | ConnectFailure::ListenerClosing => {

@@ -329,7 +329,10 @@ fn a_stranger_gets_no_part_of_a_stream() {
             forged.purpose(9),
             forged.tcp_port(1),
         ] {
-            assert_eq!(ask(session), ConnectFailure::NoSuchConnection);
+            let answer = (0..100)
+                .map(|_| ask(session))
+                .find(|answer| !matches!(answer, ConnectFailure::BacklogFull { .. }));
+            assert_eq!(answer, Some(ConnectFailure::NoSuchConnection));
         }
         talk(&ends, 20_000, 100_000);
         assert!(!ends.client.is_san());
