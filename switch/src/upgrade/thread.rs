@@ -38,8 +38,10 @@ const EVENT: u64 = 1;
 const DIAL: Duration = Duration::from_secs(1);
 /// A dial that may not start yet is tried again after this.
 const LATER: Duration = Duration::from_millis(20);
-/// The peer may have carried enough a moment later than we: if nobody listens, it is asked once more.
+/// The peer may have carried enough a moment later than we: if nobody listens, it is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How often, and each time a little later.
+const TRIES: u32 = 2;
 /// Requests that may wait at one of them: the peer's own, and a stranger's who comes at the same time.
 const ROOM: u32 = 4;
 /// Streams that listen at a time; the oldest gives way.
@@ -58,8 +60,8 @@ struct Served {
     timeout: Option<Instant>,
     /// A dial that waits for its turn, until then.
     waits: Option<Instant>,
-    /// Nobody listened there a moment ago: the peer may just be about to.
-    is_second_try: bool,
+    /// How often nobody has listened there: the peer may just be about to.
+    tries: u32,
 }
 
 struct Connecting {
@@ -414,7 +416,7 @@ impl Worker {
                     return;
                 };
                 self.silent.answered(member.ends().connector.ip());
-                self.served.entry(token).or_default().is_second_try = false;
+                self.served.entry(token).or_default().tries = 0;
                 let reply = connecting.socket.data().peer_session().ok().flatten();
                 member.connected(connecting.socket, reply.as_ref());
             }
@@ -432,9 +434,9 @@ impl Worker {
         let served = self.served.entry(token).or_default();
         let refusal = match error.failure() {
             // The peer may just be about to listen.
-            ConnectFailure::NobodyListens { .. } if !served.is_second_try => {
-                served.is_second_try = true;
-                served.waits = Some(now + AGAIN);
+            ConnectFailure::NobodyListens { .. } if served.tries < TRIES => {
+                served.tries += 1;
+                served.waits = Some(now + AGAIN * served.tries);
                 return;
             }
             // It knows the protocol: it is asked again for as long as the engine waits.
@@ -457,7 +459,7 @@ impl Worker {
             _ => Refusal::Never,
         };
         self.service.counters.moves_failed.raise();
-        served.is_second_try = false;
+        served.tries = 0;
         member.refused(refusal);
     }
 
