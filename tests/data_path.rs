@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use san_provider::{
-    AcceptOptions, ConnectOptions, DataPath, Decision, ProviderConfig, Readiness, ReadySink,
-    Received, Socket, TransferError,
+    AcceptOptions, ConnectOptions, DataPath, Decision, Operation, ProviderConfig, Readiness,
+    ReadySink, Received, Socket, TransferError,
 };
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually};
@@ -190,6 +190,7 @@ struct Sink {
     readable: AtomicUsize,
     writable: AtomicUsize,
     control: Mutex<Vec<(u64, u8, Vec<u8>)>>,
+    ended: Mutex<Vec<Operation>>,
 }
 
 impl ReadySink for Sink {
@@ -205,6 +206,11 @@ impl ReadySink for Sink {
     fn control(&self, token: u64, kind: u8, bytes: &[u8]) {
         let mut control = self.control.lock().expect("no panic");
         control.push((token, kind, bytes.to_vec()));
+    }
+
+    fn ended(&self, _: u64, operation: Operation, result: Result<usize, TransferError>) {
+        assert!(result.is_ok(), "{result:?}");
+        self.ended.lock().expect("no panic").push(operation);
     }
 }
 
@@ -259,13 +265,77 @@ fn a_sink_hears_of_what_comes_behind_others() {
         eventually("the sink hears of it", STEP, || readable() == 1);
         send(&from, b"another kind", 1);
         eventually("and of another kind", STEP, || readable() == 2);
-        assert_eq!(to.last_waiting(), (Some(1), false));
+        let inbox = to.inbox();
+        assert_eq!(
+            (inbox.first, inbox.last, inbox.is_over),
+            (Some(0), Some(1), false)
+        );
         to.tell_each(true);
         send(&from, b"plain", 0);
         eventually("and of each", STEP, || readable() == 3);
         b.disconnect().expect("connected");
         eventually("and of the end", STEP, || readable() == 4);
-        assert_eq!(to.last_waiting(), (Some(0), true));
+        assert!(to.inbox().is_over);
+    });
+}
+
+#[test]
+fn control_gets_through_a_full_inbox() {
+    bounded(|| {
+        let san = San::start();
+        let ((_a, from), (_b, to)) = pair(&san);
+        let (here, there) = (Arc::new(Sink::default()), Arc::new(Sink::default()));
+        from.set_sink(Some((Arc::clone(&here) as Arc<dyn ReadySink>, 42)));
+        to.set_sink(Some((Arc::clone(&there) as Arc<dyn ReadySink>, 42)));
+        // The window grows as it fills; nobody reads.
+        let mut filled = 0;
+        while here.writable.load(Ordering::SeqCst) < 100 && filled < 1000 {
+            match from.try_send(b"plain", 0) {
+                Ok(()) => filled = 0,
+                Err(TransferError::WouldBlock) => {
+                    filled += 1;
+                    thread::sleep(Duration::from_micros(300));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        for n in 0..200_u32 {
+            send(&from, &n.to_be_bytes(), 16);
+        }
+        eventually("all of them came", STEP, || {
+            there.control.lock().expect("no panic").len() == 200
+        });
+    });
+}
+
+#[test]
+fn a_message_that_is_told_has_arrived_with_all_before_it() {
+    bounded(|| {
+        let san = San::start();
+        let ((_a, from), (_b, to)) = pair(&san);
+        let sink = Arc::new(Sink::default());
+        from.set_sink(Some((Arc::clone(&sink) as Arc<dyn ReadySink>, 42)));
+        from.try_send_filled(3000, 0, |place| place.fill(9))
+            .expect("sent");
+        // The window is of two at first, and the last credit is for control.
+        let mut told = None;
+        eventually("it may go out", STEP, || {
+            told = from.try_send_told(1).ok();
+            told.is_some()
+        });
+        eventually("it has arrived", STEP, || {
+            sink.ended
+                .lock()
+                .expect("no panic")
+                .contains(&told.expect("sent"))
+        });
+        assert_eq!(from.unacknowledged(), 0);
+        let mut buffer = [0; 4096];
+        assert_eq!(read(&to, &mut buffer).expect("the first").bytes, 3000);
+        assert!(buffer[..3000].iter().all(|byte| *byte == 9));
+        assert_eq!(read(&to, &mut buffer).expect("the second").kind, 1);
+        assert!(to.peer().reads);
+        assert_eq!(to.peer().layer, 0);
     });
 }
 

@@ -63,6 +63,8 @@ pub struct ProviderConfig {
     pub ack_timeout: u8,
     /// How often the transport repeats, at most 6.
     pub retry_count: u8,
+    /// What the layer above says of itself in the negotiation: eight bits whose meaning is its own.
+    pub layer_features: u8,
     /// All hosts of this network speak RDMA: where no RDMA service listens, TCP would find
     /// nobody either, so such a connect ends with `WSAECONNRESET`.
     pub strict: bool,
@@ -95,6 +97,7 @@ impl Default for ProviderConfig {
             keepalive: Duration::from_secs(20),
             ack_timeout: 14,
             retry_count: 6,
+            layer_features: 0,
             strict: false,
         }
     }

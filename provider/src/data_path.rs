@@ -14,7 +14,9 @@ use verbs_shim::fork::ForkGuard;
 
 use crate::error::TransferError;
 use crate::socket::Socket;
-use crate::transfer::{Connection, Lane, Message, ReadySink, Received};
+use crate::transfer::{
+    Connection, Inbox, Lane, Message, Operation, PeerFeatures, ReadySink, Received,
+};
 
 /// The data path of a connected socket. Cheap to clone; any thread may use it.
 ///
@@ -130,12 +132,54 @@ impl DataPath {
         self.connection().is_ok_and(|own| own.is_writable())
     }
 
-    /// The kind of the message that came last, if it waits; and whether the connection is over, so that
-    /// nothing comes after it.
+    /// What waits to be received, as far as somebody has polled.
     #[must_use]
-    pub fn last_waiting(&self) -> (Option<u8>, bool) {
+    pub fn inbox(&self) -> Inbox {
+        let nothing = Inbox {
+            first: None,
+            last: None,
+            is_over: true,
+        };
         self.connection()
-            .map_or((None, true), |connection| connection.last_waiting())
+            .map_or(nothing, |connection| connection.inbox())
+    }
+
+    /// As [`DataPath::try_send`], of `length` bytes that `fill` writes where they are sent from. The
+    /// bytes that it is given are not those of another message, nor zero.
+    ///
+    /// # Errors
+    /// As [`DataPath::try_send`].
+    pub fn try_send_filled(
+        &self,
+        length: usize,
+        kind: u8,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), TransferError> {
+        self.connection()?.try_send_filled(length, kind, fill)
+    }
+
+    /// Sends a message of no bytes if it can go out at once. The sink is told when it, and everything
+    /// that was sent before it, has arrived ([`ReadySink::ended`]).
+    ///
+    /// # Errors
+    /// As [`DataPath::try_send`].
+    pub fn try_send_told(&self, kind: u8) -> Result<Operation, TransferError> {
+        self.connection()?.try_send_told(kind)
+    }
+
+    /// Whether the thread `san-progress` looks at the lane every millisecond or so for this connection,
+    /// while nobody else polls: for a layer above that waits for something, and nobody for the layer.
+    pub fn want_looks(&self, wanted: bool) {
+        if let Ok(connection) = self.connection() {
+            connection.set_wants_looks(wanted);
+        }
+    }
+
+    /// What the peer said of itself in the negotiation.
+    #[must_use]
+    pub fn peer(&self) -> PeerFeatures {
+        self.connection()
+            .map_or_else(|_| PeerFeatures::default(), |connection| connection.peer())
     }
 
     /// How many data messages the transport may not have acknowledged yet. What is not counted has

@@ -165,8 +165,8 @@ pub use socket::options::SocketOption;
 pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use statistics::{ConnectionStats, ListenStats, SocketStats};
 pub use transfer::{
-    Completion, Fence, MAX_SEGMENTS, Message, Operation, OverlappedResult, Readiness, ReadySink,
-    Received, Transferred,
+    Completion, Fence, Inbox, MAX_SEGMENTS, Message, Operation, OverlappedResult, PeerFeatures,
+    Readiness, ReadySink, Received, Transferred,
 };
 pub use upcalls::{NoUpcalls, SwitchUpcalls};
 pub use verbs_shim::{AppMemory, Fabric, RegisteredBuffer, SharedMemory, SoftConfig};

@@ -22,6 +22,7 @@ pub(crate) fn own_hello(
             rdma_read: max_rdma_size > 0,
             send_with_invalidate: false,
             moving: true,
+            layer: config.layer_features,
         },
         credits: config.initial_window,
         max_message_size: config.max_message_size,

@@ -12,8 +12,8 @@ mod lane;
 mod message;
 mod sink;
 
-pub use connection::{Fence, MAX_SEGMENTS};
-pub use engine::{Completion, Operation, Received};
+pub use connection::{Fence, MAX_SEGMENTS, PeerFeatures};
+pub use engine::{Completion, Inbox, Operation, Received};
 pub use message::{Message, OverlappedResult, Transferred};
 pub use sink::{Readiness, ReadySink};
 

@@ -1,5 +1,8 @@
 //! Who hears of a connection's readiness without a descriptor for it.
 
+use super::engine::Operation;
+use crate::error::TransferError;
+
 /// What can be done on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Readiness {
@@ -29,4 +32,12 @@ pub trait ReadySink: Send + Sync {
 
     /// A message of kind 16 or above came. It does not wait behind messages that nobody has read.
     fn control(&self, token: u64, kind: u8, bytes: &[u8]);
+
+    /// An operation with [`Completion::Sink`] has ended: its bytes, or why it failed. A sink that starts
+    /// none need not listen.
+    ///
+    /// [`Completion::Sink`]: crate::Completion::Sink
+    fn ended(&self, token: u64, operation: Operation, result: Result<usize, TransferError>) {
+        let _ = (token, operation, result);
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  8 features u32         bit 0 RDMA READ usable, bit 1 SEND with invalidate,
-//!                        bit 2 messages about moving; others ignored
+//!                        bit 2 messages about moving; bits 8..16 the layer above's; others ignored
 //! 12 receive credits u16  messages that the sender of this can take in at once, at least 1
 //! 14 reserved u16 = 0
 //! 16 max message size u32 bytes of one message, at least 64
@@ -43,6 +43,8 @@ pub struct Features {
     pub send_with_invalidate: bool,
     /// The side that says so takes messages about moving.
     pub moving: bool,
+    /// What the layer above says of itself; the provider carries it.
+    pub layer: u8,
 }
 
 /// A request or a reply.
@@ -85,6 +87,7 @@ impl Hello {
                 rdma_read: features & 1 != 0,
                 send_with_invalidate: features & 2 != 0,
                 moving: features & 4 != 0,
+                layer: (features >> 8 & 0xff) as u8,
             },
             credits: u16::from_be_bytes(field(message, CREDITS)),
             max_message_size: u32::from_be_bytes(field(message, MAX_MESSAGE)),
@@ -108,7 +111,8 @@ impl Hello {
     pub fn emit(&self, kind: HelloKind) -> [u8; LENGTH] {
         let features = u32::from(self.features.rdma_read)
             | u32::from(self.features.send_with_invalidate) << 1
-            | u32::from(self.features.moving) << 2;
+            | u32::from(self.features.moving) << 2
+            | u32::from(self.features.layer) << 8;
         let mut out = [0; LENGTH];
         head::emit(&mut out, kind.number());
         out[FEATURES..CREDITS].copy_from_slice(&features.to_be_bytes());

@@ -7,6 +7,7 @@ const HELLO: Hello = Hello {
         rdma_read: true,
         send_with_invalidate: false,
         moving: false,
+        layer: 0,
     },
     credits: 2,
     max_message_size: 4096,
@@ -146,6 +147,7 @@ fn unknown_features_are_ignored() {
             rdma_read: false,
             send_with_invalidate: true,
             moving: true,
+            layer: 0xff,
         }
     );
 }
@@ -300,12 +302,12 @@ proptest! {
 
     #[test]
     fn hellos_come_back(
-        read: bool, inval: bool, moving: bool, credits in 1u16.., message in 64u32.., rdma: u32, id: u64, secret: [u8; 16],
+        read: bool, inval: bool, moving: bool, layer: u8, credits in 1u16.., message in 64u32.., rdma: u32, id: u64, secret: [u8; 16],
         purpose: u8, flags: u8, tcp_port: u16, generation: u16,
     ) {
         let session = Session { id, secret, purpose, flags, tcp_port, generation };
         let hello = Hello {
-            features: Features { rdma_read: read, send_with_invalidate: inval, moving },
+            features: Features { rdma_read: read, send_with_invalidate: inval, moving, layer },
             credits, max_message_size: message, max_rdma_size: rdma, session,
         };
         prop_assert_eq!(Hello::parse(HelloKind::Reply, &hello.emit(HelloKind::Reply)), Ok(hello));

@@ -480,7 +480,11 @@ impl Carrier for SanCarrier {
             return Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
         };
         let seen = &self.seen;
-        let (last, is_over) = data.last_waiting();
+        let (inbox, last, is_over) = {
+            let inbox = data.inbox();
+            (inbox, inbox.last, inbox.is_over)
+        };
+        let _ = inbox;
         let end = MessageKind::EndOfStream.number();
         let peer_ended = seen.peer_ended.load(Ordering::Acquire) || last == Some(end);
         if is_over && !peer_ended {

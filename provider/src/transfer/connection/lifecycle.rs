@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use verbs_shim::{CmId, VerbsError};
 
 use super::settle::Followed;
-use super::{Connection, Place, Qp, State, queue_pair};
+use super::{Connection, PeerFeatures, Place, Qp, State, queue_pair};
 use crate::config::ProviderConfig;
 use crate::control::Control;
 use crate::memory::{MemoryStore, Registrations};
@@ -67,6 +67,7 @@ impl Connection {
             inline: qp.caps().inline as usize,
             receive_limit: config.max_message_size,
             handle: OnceLock::new(),
+            peer: OnceLock::new(),
             open_deadline: config.connect_deadline,
             memory: Registrations::new(config.max_registrations, memory),
             readable: AtomicBool::new(false),
@@ -87,6 +88,10 @@ impl Connection {
         // What the peer takes, and what fits into a send buffer of ours.
         let send = hello.max_message_size.min(self.receive_limit) as usize;
         let rdma = hello.max_rdma_size.min(self.lane.rdma_limit) as usize;
+        let _ = self.peer.set(PeerFeatures {
+            reads: hello.features.rdma_read,
+            layer: hello.features.layer,
+        });
         let mut state = self.state.lock();
         let came = state
             .engine

@@ -50,6 +50,7 @@ pub(crate) struct Connection {
     /// Bytes that a message of the peer's may have; the size of every buffer.
     receive_limit: u32,
     handle: OnceLock<SwitchHandle>,
+    peer: OnceLock<PeerFeatures>,
     this: Weak<Self>,
     /// How long the opening of memory may take.
     open_deadline: Duration,
@@ -57,6 +58,15 @@ pub(crate) struct Connection {
     /// Something can be received, or the end be seen; as it was when the lock was last let go.
     readable: AtomicBool,
     state: Mutex<State>,
+}
+
+/// What a peer said of itself in the negotiation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PeerFeatures {
+    /// It reads by RDMA from memory that is opened to it.
+    pub reads: bool,
+    /// What the layer above it said there ([`crate::ProviderConfig::layer_features`]).
+    pub layer: u8,
 }
 
 /// What the lock protects.
@@ -168,6 +178,11 @@ impl Connection {
     pub(crate) fn device_name(&self) -> &str {
         let name = &self.lane.name;
         name.rsplit_once('/').map_or(name, |(device, _)| device)
+    }
+
+    /// What the peer said of itself; nothing, before it did.
+    pub(crate) fn peer(&self) -> PeerFeatures {
+        self.peer.get().copied().unwrap_or_default()
     }
 
     /// What goes with its upcalls.

@@ -12,7 +12,9 @@ use verbs_shim::RegisteredBuffer;
 use super::{Connection, State};
 use crate::error::{ResultError, TransferError};
 use crate::transfer::Lane;
-use crate::transfer::engine::{Arrived, Completion, Direction, Look, Operation, Outcome, Received};
+use crate::transfer::engine::{
+    Arrived, Completion, Direction, Inbox, Look, Operation, Outcome, Received,
+};
 use crate::transfer::lane::Wanted;
 use crate::transfer::message::{Message, OverlappedResult};
 
@@ -77,9 +79,9 @@ impl Connection {
         self.lane.wait(wait, &mut wanted).is_some()
     }
 
-    /// The kind of the message that came last, if it waits; and whether nothing can come any more.
-    pub(crate) fn last_waiting(&self) -> (Option<u8>, bool) {
-        self.state.lock().engine.last_waiting()
+    /// What waits to be received.
+    pub(crate) fn inbox(&self) -> Inbox {
+        self.state.lock().engine.inbox()
     }
 
     /// Whether a send would go out at once, or fail at once.

@@ -8,7 +8,9 @@ use verbs_shim::RegisteredBuffer;
 use super::completions::{post_buffer, post_inline};
 use super::{Connection, Fence, Qp, State};
 use crate::error::TransferError;
-use crate::transfer::engine::{Completion, Ending, MessagePlan, NOBODYS, Operation};
+use crate::transfer::engine::{
+    Completion, Ending, FIRST_CONTROL_KIND, MessagePlan, NOBODYS, Operation,
+};
 
 /// The bytes of a message to send.
 #[derive(Debug)]
@@ -144,14 +146,14 @@ impl Connection {
 
     #[inline(never)]
     fn try_send_slowly(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
-        let mut state = self.room_to_send(bytes.len())?;
+        let mut state = self.room_to_send(bytes.len(), kind)?;
         let payload = if bytes.len() <= self.inline {
             Payload::Bytes(bytes)
         } else {
             // It may have to be registered.
             drop(state);
             let buffer = self.filled(&[IoSlice::new(bytes)])?;
-            state = self.room_to_send(bytes.len())?;
+            state = self.room_to_send(bytes.len(), kind)?;
             Payload::Buffer(buffer)
         };
         let posted = self.post_now(&mut state, NOBODYS, payload, kind, false);
@@ -169,23 +171,64 @@ impl Connection {
             return self.try_send(only, kind);
         }
         let length = length_of(parts);
-        drop(self.room_to_send(length)?);
+        drop(self.room_to_send(length, kind)?);
         let buffer = self.filled(parts)?;
-        let mut state = self.room_to_send(length)?;
+        let mut state = self.room_to_send(length, kind)?;
         let posted = self.post_now(&mut state, NOBODYS, Payload::Buffer(buffer), kind, false);
         self.settle(state);
         posted.map_err(TransferError::from)
     }
 
+    /// As [`Connection::try_send`], of bytes that `fill` writes where they are sent from.
+    pub(crate) fn try_send_filled(
+        &self,
+        length: usize,
+        kind: u8,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), TransferError> {
+        drop(self.room_to_send(length, kind)?);
+        let mut buffer = self.buffer()?;
+        buffer.set_len(length);
+        fill(&mut buffer);
+        let mut state = self.room_to_send(length, kind)?;
+        let posted = self.post_now(&mut state, NOBODYS, Payload::Buffer(buffer), kind, false);
+        self.settle(state);
+        posted.map_err(TransferError::from)
+    }
+
+    /// Sends a message of no bytes if it can go out at once. The sink is told when the peer has it.
+    pub(crate) fn try_send_told(&self, kind: u8) -> Result<Operation, TransferError> {
+        let mut state = self.room_to_send(0, kind)?;
+        if !state.engine.has_operation_left() {
+            return Err(TransferError::WouldBlock);
+        }
+        let operation = state.engine.start_posted(0, Completion::Sink);
+        let token = operation.token();
+        let posted = self.post_now(&mut state, token, Payload::Bytes(&[]), kind, false);
+        if posted.is_err() {
+            state.engine.cancel(operation);
+        }
+        self.settle(state);
+        posted.map(|()| operation).map_err(TransferError::from)
+    }
+
     /// The lock, once a message of `length` bytes can go out at once.
-    fn room_to_send(&self, length: usize) -> Result<MutexGuard<'_, State>, TransferError> {
+    fn room_to_send(
+        &self,
+        length: usize,
+        kind: u8,
+    ) -> Result<MutexGuard<'_, State>, TransferError> {
+        let can_send = |state: &State| match kind < FIRST_CONTROL_KIND {
+            true => state.engine.can_send_now(),
+            false => state.engine.can_send_control(),
+        };
         let mut state = self.state.lock();
-        if !state.engine.can_send_now() {
+        if !can_send(&state) {
             // Completions and credits may be waiting to be seen.
             state = self.after_a_look(state);
         }
         state.engine.check_send(length)?;
-        match state.engine.can_send_now() {
+        match can_send(&state) {
             true => Ok(state),
             false => {
                 self.refused_to_send(state);

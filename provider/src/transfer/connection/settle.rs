@@ -9,10 +9,11 @@ use verbs_shim::RegisteredBuffer;
 
 use super::{Connection, Parts, State};
 use crate::control::Command;
+use crate::error::TransferError;
 use crate::event::EventObject;
 use crate::progress::Upcall;
 use crate::transfer::Lane;
-use crate::transfer::engine::{Direction, Effects};
+use crate::transfer::engine::{Direction, Effects, Operation, Outcome};
 use crate::transfer::message::OverlappedResult;
 use crate::transfer::sink::{Readiness, ReadySink};
 
@@ -29,6 +30,8 @@ pub(super) struct Followed {
     watches_sends: bool,
     served_async: bool,
     served_lazily: bool,
+    /// The layer above wants the last.
+    wants_looks: bool,
     /// Messages that go past the inbox, for the sink.
     control: Vec<(u8, RegisteredBuffer)>,
 }
@@ -81,6 +84,7 @@ struct News {
     sink: Arc<dyn ReadySink>,
     token: u64,
     control: Vec<(u8, RegisteredBuffer)>,
+    ended: Vec<(Operation, Outcome<RegisteredBuffer>)>,
     readable: bool,
     writable: bool,
     over: bool,
@@ -119,6 +123,14 @@ impl Connection {
     /// Whether the sink hears of every message that waits, and not only of the first.
     pub(crate) fn set_tell_each(&self, each: bool) {
         self.state.lock().engine.set_tell_each(each);
+    }
+
+    /// Whether the lane is looked at now and then, though nobody waits for this connection.
+    pub(crate) fn set_wants_looks(&self, wanted: bool) {
+        let mut state = self.state.lock();
+        state.followed.wants_looks = wanted;
+        state.followed.any = true;
+        self.settle(state);
     }
 
     /// A message did not go out at once: the sink is to hear when one would.
@@ -174,9 +186,10 @@ impl Connection {
         let mut news = None;
         let mut kick = false;
         let mut effects = state.engine.effects().unwrap_or_default();
-        if follows || effects.arrived {
+        let ended = std::mem::take(&mut effects.ended);
+        if follows || effects.arrived || !ended.is_empty() {
             (wake_progress, kick) = self.follow(&mut state);
-            news = state.news(effects.arrived);
+            news = state.news(effects.arrived, ended);
         }
         wake_progress |= self.tell_under_lock(&mut state, &mut effects);
         drop(state);
@@ -236,6 +249,14 @@ impl Connection {
             news.sink.control(news.token, kind, &buffer);
             free.push(buffer);
         }
+        for (operation, outcome) in news.ended {
+            let result = match outcome {
+                Outcome::Sent(bytes) => Ok(bytes),
+                Outcome::Received(_) | Outcome::Emptied => Ok(0),
+                Outcome::Failed(ending) => Err(TransferError::from(ending)),
+            };
+            news.sink.ended(news.token, operation, result);
+        }
         if news.readable {
             news.sink.ready(news.token, Readiness::Readable);
         }
@@ -248,7 +269,7 @@ impl Connection {
         if had_control {
             let mut state = self.state.lock();
             for buffer in free {
-                state.engine.recycle(buffer);
+                state.engine.recycle_control(buffer);
             }
             self.pump(&mut state);
             self.settle(state);
@@ -291,7 +312,7 @@ impl Connection {
         }
         // Whoever sent may not come back for long, and the credits that they need come without
         // anybody waiting for them.
-        let lazily = up && engine.sends_waiting() > 0;
+        let lazily = up && (followed.wants_looks || engine.sends_waiting() > 0);
         if lazily != followed.served_lazily {
             followed.served_lazily = lazily;
             self.lane.serve_lazily(lazily);
@@ -309,7 +330,11 @@ impl State {
     }
 
     /// What the sink has to hear: each change to true once, and what `arrived` meanwhile.
-    fn news(&mut self, arrived: bool) -> Option<News> {
+    fn news(
+        &mut self,
+        arrived: bool,
+        ended: Vec<(Operation, Outcome<RegisteredBuffer>)>,
+    ) -> Option<News> {
         let (readable, writable) = (self.engine.is_readable(), self.engine.is_writable());
         let over = self.engine.is_over();
         let followed = &mut self.followed;
@@ -318,14 +343,15 @@ impl State {
             sink: Arc::clone(&sink.sink),
             token: sink.token,
             control: std::mem::take(&mut followed.control),
+            ended,
             readable: readable && (arrived || !sink.readable),
             writable: writable && !sink.writable,
             over: over && !sink.over,
         };
         (sink.readable, sink.writable, sink.over) = (readable, writable, over);
         followed.refresh_any();
-        let is_any = news.readable || news.writable || news.over || !news.control.is_empty();
-        is_any.then_some(news)
+        let is_any = news.readable || news.writable || news.over;
+        (is_any || !news.control.is_empty() || !news.ended.is_empty()).then_some(news)
     }
 }
 

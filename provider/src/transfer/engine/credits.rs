@@ -20,6 +20,9 @@ use crate::wire::{Immediate, Violation};
 /// More than anybody can have receives posted for.
 const MOST: u64 = 0xffff;
 
+/// Messages after which a window has grown, if it can.
+const YOUNG: u64 = 16;
+
 /// Receives that one call of the driver posts.
 const MOST_CHAINED: u32 = 16;
 
@@ -30,6 +33,10 @@ pub(crate) struct Credits {
     given_by_peer: u64,
     /// Data messages sent, all told.
     sent: u64,
+    /// Credits that data messages leave to those past the inbox; as it is to be once [`YOUNG`] messages
+    /// were sent.
+    reserve: u64,
+    reserve_later: u64,
     /// `given_by_peer` before the peer's last credit message.
     before_their_last: Option<u64>,
     /// Receives set aside for this connection, without the one for credit messages.
@@ -49,6 +56,9 @@ pub(crate) struct Credits {
     untold: u32,
     /// `given` before our last credit message.
     before_our_last: Option<u64>,
+    /// One of those that are owed or untold was a message past the inbox: the peer may need the credit
+    /// for the next one, whatever waits here.
+    owes_control: bool,
 }
 
 impl Credits {
@@ -57,6 +67,8 @@ impl Credits {
         Self {
             given_by_peer: 0,
             sent: 0,
+            reserve: 0,
+            reserve_later: 0,
             before_their_last: None,
             window,
             most_window: most_window.max(window),
@@ -67,6 +79,7 @@ impl Credits {
             owed: 0,
             untold: 0,
             before_our_last: None,
+            owes_control: false,
         }
     }
 
@@ -76,6 +89,7 @@ impl Credits {
         let free = self.window - self.held().min(self.window);
         Self {
             given: u64::from(free),
+            reserve_later: self.reserve_later,
             ..Self::new(self.window, self.most_window)
         }
     }
@@ -83,7 +97,24 @@ impl Credits {
     /// Whether a data message may be sent.
     #[inline]
     pub(crate) fn may_send(&self) -> bool {
+        self.sent + self.reserve < self.given_by_peer
+    }
+
+    /// Whether a message that goes past the inbox may be sent.
+    pub(crate) fn may_send_control(&self) -> bool {
         self.sent < self.given_by_peer
+    }
+
+    /// Whether data messages leave a credit to those that go past the inbox. Of a young connection they
+    /// do not: its window grows, and so credits come back whatever is read.
+    pub(crate) fn reserve(&mut self, wanted: bool) {
+        self.reserve_later = u64::from(wanted);
+        self.reserve &= self.reserve_later;
+    }
+
+    /// A receive is free again whose message went past the inbox.
+    pub(crate) fn control_freed(&mut self) {
+        self.owes_control = true;
     }
 
     /// A data message goes out.
@@ -103,6 +134,7 @@ impl Credits {
             ));
         }
         self.given_by_peer = given;
+        self.reserve = self.reserve_later & u64::from(self.sent >= YOUNG);
         Ok(())
     }
 
@@ -184,6 +216,7 @@ impl Credits {
     pub(crate) fn must_return(&self, drained: bool) -> bool {
         let back = self.owed + self.untold;
         let enough = back >= self.enough;
+        let drained = drained || self.owes_control;
         let stuck = self.outstanding() == 0 && (back >= self.chain || drained && back > 0);
         (enough || stuck)
             && self
@@ -203,6 +236,7 @@ impl Credits {
         }
         self.untold -= u32::from(n);
         self.given += u64::from(n);
+        self.owes_control = false;
         n
     }
 

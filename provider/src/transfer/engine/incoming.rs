@@ -39,6 +39,17 @@ pub struct Received {
     pub whole: bool,
 }
 
+/// What waits to be received: the kinds of the first and of the last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inbox {
+    /// The kind of the message that is next; `None`: none waits.
+    pub first: Option<u8>,
+    /// The kind of the message that came last.
+    pub last: Option<u8>,
+    /// The connection is over: nothing comes any more.
+    pub is_over: bool,
+}
+
 impl<P: Payloads> Engine<P> {
     /// A message came, with its immediate data in host order. `None`: its bytes are kept, were given to
     /// a receive, or were taken by `take`, which is asked only if no other message comes before this
@@ -298,6 +309,12 @@ impl<P: Payloads> Engine<P> {
         self.credits.freed();
         // With too many of them it goes back to where it came from.
         let _ = self.spent.try_push(buffer);
+    }
+
+    /// As [`Engine::recycle`], of a message that went past the inbox.
+    pub(crate) fn recycle_control(&mut self, buffer: P::Buffer) {
+        self.recycle(buffer);
+        self.credits.control_freed();
     }
 
     /// A message is dropped, its buffer is free elsewhere: its receive is free.

@@ -26,8 +26,8 @@ use arrayvec::ArrayVec;
 use self::credits::Credits;
 use self::handover::Handover;
 pub(crate) use self::handover::{Carried, Departure};
-pub(crate) use self::incoming::Came;
-pub use self::incoming::Received;
+pub(crate) use self::incoming::{Came, FIRST_CONTROL_KIND};
+pub use self::incoming::{Inbox, Received};
 pub use self::operation::{Completion, Operation};
 pub(crate) use self::operation::{Direction, Look, Outcome, Pending};
 use self::operation::{OperationTable, Told};
@@ -171,6 +171,8 @@ pub(crate) struct Effects<P: Payloads> {
     pub(crate) waker: Option<P::Waker>,
     pub(crate) more_wakers: Vec<P::Waker>,
     pub(crate) upcalls: Vec<(Operation, Outcome<P::Buffer>)>,
+    /// What the sink is told.
+    pub(crate) ended: Vec<(Operation, Outcome<P::Buffer>)>,
     /// The connection is over.
     pub(crate) broken: Option<Ending>,
     /// Who polls has to look at what has changed.
@@ -192,6 +194,7 @@ impl<P: Payloads> Default for Effects<P> {
             waker: None,
             more_wakers: Vec::new(),
             upcalls: Vec::new(),
+            ended: Vec::new(),
             broken: None,
             kick: false,
             peer_moves: false,
@@ -370,6 +373,10 @@ impl<P: Payloads> Engine<P> {
                 self.effects.any = true;
                 self.effects.upcalls.push((operation, outcome));
             }
+            Told::Sink(operation, outcome) => {
+                self.effects.any = true;
+                self.effects.ended.push((operation, outcome));
+            }
         }
     }
 
@@ -518,6 +525,7 @@ impl<P: Payloads> Engine<P> {
     /// Whether messages of kinds for the layer above, from now on, do not wait behind others.
     pub(crate) fn set_control_aside(&mut self, aside: bool) {
         self.control_aside = aside;
+        self.credits.reserve(aside);
     }
 
     /// Whether the layer above hears of each message that waits, and not only of the first and of
@@ -526,9 +534,12 @@ impl<P: Payloads> Engine<P> {
         self.tell_each = each;
     }
 
-    /// The kind of the message that came last, if it waits; and whether nothing can come any more.
-    pub(crate) fn last_waiting(&self) -> (Option<u8>, bool) {
-        let last = self.inbox.back().map(|arrived| arrived.kind);
-        (last, self.ending.is_some())
+    /// What waits to be received.
+    pub(crate) fn inbox(&self) -> Inbox {
+        Inbox {
+            first: self.inbox.front().map(|arrived| arrived.kind),
+            last: self.inbox.back().map(|arrived| arrived.kind),
+            is_over: self.ending.is_some(),
+        }
     }
 }

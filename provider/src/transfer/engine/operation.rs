@@ -18,6 +18,8 @@ pub enum Completion {
     Poll,
     /// By the upcall `complete_overlapped`, and only by it.
     Upcall,
+    /// By the connection's `ReadySink`, from whichever thread polls.
+    Sink,
 }
 
 /// A send that has not been posted yet.
@@ -74,6 +76,8 @@ pub(crate) enum Told<P: Payloads> {
     Waiter(P::Waker),
     /// Tell it by upcall.
     Upcall(Operation, Outcome<P::Buffer>),
+    /// Tell the sink.
+    Sink(Operation, Outcome<P::Buffer>),
 }
 
 /// What a look at an operation finds.
@@ -90,7 +94,7 @@ pub(crate) struct OperationTable<P: Payloads> {
     free: Vec<u16>,
     /// Operations in use, by direction.
     used: [u16; 2],
-    /// Those of them that end by upcall.
+    /// Those of them that end by upcall, or that the sink is told of.
     upcalls: [u16; 2],
     limit: u16,
 }
@@ -134,7 +138,7 @@ impl<P: Payloads> OperationTable<P> {
         self.used[direction as usize] < self.limit
     }
 
-    /// How many operations are under way that end by upcall.
+    /// How many operations are under way that nobody asks for.
     pub(crate) fn upcalls(&self, direction: Direction) -> u16 {
         self.upcalls[direction as usize]
     }
@@ -180,7 +184,7 @@ impl<P: Payloads> OperationTable<P> {
         state: State<P>,
     ) -> Operation {
         self.used[direction as usize] += 1;
-        self.upcalls[direction as usize] += u16::from(completion == Completion::Upcall);
+        self.upcalls[direction as usize] += u16::from(completion != Completion::Poll);
         let index = self.free.pop().unwrap_or_else(|| {
             self.records.push(Record {
                 generation: 0,
@@ -264,9 +268,13 @@ impl<P: Payloads> OperationTable<P> {
         if matches!(record.state, State::Done(_) | State::Free) {
             return Told::Nobody;
         }
-        if record.completion == Completion::Upcall {
+        let completion = record.completion;
+        if completion != Completion::Poll {
             self.free(operation);
-            return Told::Upcall(operation, outcome);
+            return match completion {
+                Completion::Sink => Told::Sink(operation, outcome),
+                _ => Told::Upcall(operation, outcome),
+            };
         }
         record.state = State::Done(outcome);
         record.waiter.take().map_or(Told::Nobody, Told::Waiter)
@@ -331,7 +339,7 @@ impl<P: Payloads> OperationTable<P> {
             record.waiter = None;
             self.used[record.direction as usize] -= 1;
             self.upcalls[record.direction as usize] -=
-                u16::from(record.completion == Completion::Upcall);
+                u16::from(record.completion != Completion::Poll);
             self.free.push((operation.0 & 0xffff) as u16);
         }
     }

@@ -28,6 +28,14 @@ impl<P: Payloads> Engine<P> {
         self.sends.is_empty() && self.may_post()
     }
 
+    /// Whether a message that goes past the inbox would go out at once.
+    pub(crate) fn can_send_control(&self) -> bool {
+        self.sends.is_empty()
+            && self.link == Link::Up
+            && self.credits.may_send_control()
+            && self.queue.has_room()
+    }
+
     /// Whether an RDMA operation would go out at once.
     pub(crate) fn can_rdma_now(&self) -> bool {
         self.sends.is_empty() && self.may_post_rdma()
