@@ -185,6 +185,8 @@ impl Landing {
             .offers
             .iter_mut()
             .find(|offer| offer.asked < offer.to)?;
+        // The receiver may keep them in a ring of its own, by their positions.
+        let room = room.min(bound.checked_sub(offer.asked - position)?);
         // Rather a whole piece later than crumbs now; but an empty receiver takes what it may.
         let wanted = (offer.to - offer.asked).min(PIECE);
         let is_behind = offer.landed < offer.asked;

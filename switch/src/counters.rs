@@ -3,6 +3,7 @@
 //! Always on, and read without stopping anything. What the SAN carries is counted by its provider.
 
 use san_base::counters;
+use san_stream::Violation;
 
 counters! {
     /// What a listener has seen so far.
@@ -67,6 +68,24 @@ counters! {
         moves_failed,
         /// Second carriers turned down since the peer's proof was wrong.
         moves_unproven,
+        /// Connections that were ended since the peer sent what is no message, or not a message now.
+        violations_message,
+        /// The same, since it sent data or another end after the end of its stream.
+        violations_after_end,
+        /// The same, since it offered bytes that cannot be, or said that bytes are read which were not
+        /// offered.
+        violations_bulk,
+    }
+}
+
+impl SwitchCounters {
+    pub(crate) fn count_violation(&self, violation: Violation) {
+        match violation {
+            Violation::AfterEnd => &self.violations_after_end,
+            Violation::Pull(_) | Violation::DoneForNothing => &self.violations_bulk,
+            _ => &self.violations_message,
+        }
+        .raise();
     }
 }
 

@@ -57,7 +57,6 @@ pub mod net;
 mod readiness;
 mod route;
 mod san;
-pub mod session;
 pub mod stat;
 mod switch;
 mod tcp;

@@ -9,7 +9,7 @@ use crate::pull::{Next, OFFER_FROM, RING, Read};
 /// Bytes that may be staged while no carrier takes any.
 const HELD: u64 = 64 * 1024;
 
-/// The longest offer: one READ at the other end, but for what comes with the offer itself.
+/// A usual offer: one READ at the other end, but for what comes with the offer itself.
 const MOST_OFFERED: u64 = 64 * 1024;
 
 /// What becomes of a write of the application.
@@ -129,8 +129,12 @@ impl<P: Payloads> Engine<P> {
     /// The DATA that [`write`](Self::write) allowed was posted; `piece` keeps its `length` bytes.
     #[inline]
     pub fn message_sent(&mut self, length: usize, piece: P::Piece) {
-        let from = self.outgoing.sent;
-        self.retained.kept(from, length as u32, piece);
+        if self.has_tcp() {
+            let from = self.outgoing.sent;
+            self.retained.kept(from, length as u32, piece);
+        } else {
+            self.retained.control();
+        }
         self.outgoing.sent += length as u64;
         self.outgoing.accepted += length as u64;
         if let Some(boundary) = &mut self.boundary {
@@ -144,26 +148,43 @@ impl<P: Payloads> Engine<P> {
         self.outgoing.accepted += length as u64;
     }
 
+    /// The next message to be posted that brings no bytes and goes past those that do, when the queue
+    /// pair has a place. It counts as posted.
+    pub fn next_control(&mut self) -> Option<Post> {
+        if self.link != Link::Up || self.is_over() {
+            return None;
+        }
+        let message = self.control.pop_front()?;
+        self.retained.control();
+        Some(Post {
+            kind: message.kind(),
+            head: message.head(),
+            staged: None,
+        })
+    }
+
     /// The next message to be posted, when the queue pair has a place. It counts as posted.
     pub fn next_message(&mut self) -> Option<Post> {
         if self.link != Link::Up || self.is_over() {
             return None;
         }
-        if let Some(message) = self.control.pop_front() {
-            self.retained.control();
-            return Some(Post {
-                kind: message.kind(),
-                head: message.head(),
-                staged: None,
-            });
+        if let Some(control) = self.next_control() {
+            return Some(control);
         }
         if self.tx != Tx::San || !self.retained.has_room() {
             return None;
         }
         let unsent = self.outgoing.unsent();
         let position = self.outgoing.sent;
+        // What follows an offer waits until it is read, or is an offer, too: the receiver may have taken
+        // DATA from its queue before it heard of the offer, but knows of one that it has read.
+        let is_offering = self.retained.offered() > 0;
         if unsent == 0 {
-            return self.next_end(position);
+            return if is_offering {
+                None
+            } else {
+                self.next_end(position)
+            };
         }
         let before_urgent = self
             .outgoing
@@ -171,6 +192,10 @@ impl<P: Payloads> Engine<P> {
             .map_or(u64::MAX, |urgent| urgent - position);
         let in_ring = RING - position % RING;
         let most = unsent.min(in_ring).min(before_urgent);
+        let is_bulk = most >= OFFER_FROM || is_offering && most == in_ring && most < unsent;
+        if is_offering && !is_bulk {
+            return None;
+        }
         if let Some(boundary) = &mut self.boundary {
             boundary.has_sent = true;
         }
@@ -178,10 +203,15 @@ impl<P: Payloads> Engine<P> {
             self.outgoing.urgent = None;
             return Some(self.post(Message::Urgent(0), 1));
         }
-        if most >= OFFER_FROM && self.config.may_offer {
+        if is_bulk && self.config.may_offer {
             match self.ring {
                 OwnRing::Open => {
-                    let length = most.min(MOST_OFFERED) as u32;
+                    // No crumb is left behind, which would have to wait.
+                    let length = if most < MOST_OFFERED + OFFER_FROM {
+                        most as u32
+                    } else {
+                        MOST_OFFERED as u32
+                    };
                     return Some(self.post(
                         Message::Offer {
                             position,
@@ -231,7 +261,12 @@ impl<P: Payloads> Engine<P> {
                 (message.head(), room.min(length as usize - 1))
             }
             _ => {
-                self.retained.staged(position, length as u32);
+                if self.has_tcp() {
+                    self.retained.staged(position, length as u32);
+                } else {
+                    // It is copied to where it is sent from.
+                    self.retained.control();
+                }
                 self.outgoing.sent += length as u64;
                 (Message::Data(&[]).head(), length)
             }
@@ -244,6 +279,21 @@ impl<P: Payloads> Engine<P> {
                 length: in_message,
             }),
         }
+    }
+
+    /// Whether bytes wait that were written: to be sent, or, of those that were offered, to be read.
+    pub fn has_unsent(&self) -> bool {
+        self.outgoing.unsent() > 0 || self.retained.offered() > 0
+    }
+
+    /// A number that grows as bytes that were written leave, and as offered ones are read.
+    pub fn progress(&self) -> u64 {
+        self.outgoing.sent * 2 - self.retained.offered()
+    }
+
+    /// Whether the peer has offered bytes that were not taken yet.
+    pub fn has_bulk(&self) -> bool {
+        !self.landing.is_empty()
     }
 
     /// Where the application's next bytes come from.

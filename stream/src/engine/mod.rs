@@ -250,11 +250,6 @@ impl<P: Payloads> Engine<P> {
         self.outgoing.accepted
     }
 
-    /// Whether the application has written bytes that no carrier has had.
-    pub fn has_unsent(&self) -> bool {
-        self.outgoing.unsent() > 0
-    }
-
     fn is_over(&self) -> bool {
         matches!(self.state, State::Ended | State::Broken(_))
     }

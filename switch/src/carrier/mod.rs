@@ -69,6 +69,13 @@ pub(crate) trait Carrier: Send + Sync {
     /// The error that no call has told yet; it is told with this.
     fn take_error(&self) -> io::Result<Option<io::Error>>;
 
+    /// How long a close waits for what is under way; `None`: it does not, and what is under way goes on.
+    /// Zero: it is thrown away, and the peer's calls fail (SO_LINGER).
+    fn set_linger(&self, linger: Option<Duration>) -> io::Result<()>;
+
+    /// What [`Carrier::set_linger`] has set.
+    fn linger(&self) -> io::Result<Option<Duration>>;
+
     /// The TCP socket of the connection, whether it carries anything or not (duty 10).
     fn tcp_socket(&self) -> BorrowedFd<'_>;
 }

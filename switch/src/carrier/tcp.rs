@@ -148,6 +148,14 @@ impl Carrier for TcpCarrier {
         self.socket.take_error()
     }
 
+    fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.socket.set_linger(linger)
+    }
+
+    fn linger(&self) -> io::Result<Option<Duration>> {
+        self.socket.linger()
+    }
+
     fn tcp_socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

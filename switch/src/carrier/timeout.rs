@@ -54,6 +54,7 @@ impl Timeout {
         self.in_force.store(in_force, Ordering::Relaxed);
     }
 
+    #[inline]
     pub(crate) fn deadline(&self) -> Deadline {
         match self.in_force.load(Ordering::Relaxed) {
             0 => Deadline::NEVER,
@@ -61,4 +62,10 @@ impl Timeout {
             nanoseconds => Deadline::after(Duration::from_nanos(nanoseconds)),
         }
     }
+}
+
+/// What is left, as the provider wants it.
+#[inline]
+pub(crate) fn left(deadline: Deadline) -> Duration {
+    deadline.left().unwrap_or(Duration::MAX)
 }

@@ -105,7 +105,8 @@ impl Connection {
                     device,
                 };
                 let counted = Counted::San(socket.data().clone());
-                let carrier = SanCarrier::new(socket, companion, peer, timeout);
+                let counters = Arc::clone(&lease.counters);
+                let carrier = SanCarrier::new(socket, companion, peer, timeout, counters);
                 (local, peer, route, counted, Carried::San(carrier))
             }
             Established::Tcp {
@@ -291,6 +292,24 @@ impl Connection {
         self.carrier().take_error()
     }
 
+    /// How long closing the connection waits for what is under way, as SO_LINGER: `None`, the default:
+    /// milliseconds, and what is under way then still arrives. Zero: it is thrown away, and the peer's
+    /// calls fail with ECONNRESET.
+    ///
+    /// # Errors
+    /// Over TCP what setsockopt(2) says.
+    pub fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.carrier().set_linger(linger)
+    }
+
+    /// What [`Connection::set_linger`] has set.
+    ///
+    /// # Errors
+    /// Over TCP what getsockopt(2) says.
+    pub fn linger(&self) -> io::Result<Option<Duration>> {
+        self.carrier().linger()
+    }
+
     /// Ends our stream and waits until all of it is in the memory of the peer's host; `None` = as
     /// long as the peer lives. A process that ends right after this loses nothing. Over TCP there is
     /// nothing to wait for: the kernel goes on after the process has ended.
@@ -362,7 +381,13 @@ impl Drop for Connection {
             Carried::Tcp(_) => return,
             Carried::Moving(stream) => return stream.close(),
         };
-        let grace = Deadline::after(CLOSE_GRACE);
+        let linger = carrier.lingers();
+        if linger == Some(Duration::ZERO) || carrier.has_unread() {
+            // As TCP: who reads no more tells the peer so, and what is under way is lost.
+            carrier.abort();
+            return;
+        }
+        let grace = Deadline::after(linger.unwrap_or(CLOSE_GRACE));
         match carrier.close_step(grace) {
             CloseStep::Done if carrier.wait_for_peer(grace) => {}
             CloseStep::Done => self.lease.closing.take_ended(Arc::clone(carrier)),

@@ -91,8 +91,13 @@ impl fmt::Debug for StartedProvider {
     }
 }
 
+/// What a switch says of itself in the negotiation: it speaks streams (`docs/protocol.md`), with bulk and
+/// urgent data. Those before it speak DATA and END alone.
+pub(crate) const STREAMS: u8 = 1;
+
 fn settings(config: &SwitchConfig) -> ProviderConfig {
     ProviderConfig {
+        layer_features: STREAMS,
         strict: config.strict,
         ..ProviderConfig::default()
     }

@@ -326,13 +326,14 @@ impl MovingStream {
     /// The application has closed it. Whether it may go at once.
     pub(crate) fn close(self: &Arc<Self>) {
         let (is_plain, token) = self.with(|mover, around| {
-            let event = if mover.has_unread() {
+            let is_reset = around.tcp.socket().linger().ok().flatten() == Some(Duration::ZERO);
+            let event = if mover.has_unread() || is_reset {
                 Event::Abort
             } else {
                 Event::Close
             };
             let was_plain = mover.is_plain() && mover.pair.is_none();
-            if was_plain && matches!(event, Event::Close) {
+            if was_plain && (is_reset || matches!(event, Event::Close)) {
                 // The kernel sees the rest off, and tells a reset from an end by itself.
                 return (true, around.token);
             }
@@ -471,6 +472,14 @@ impl Carrier for MovingStream {
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
         Ok(self.with(|mover, _| mover.take_error()))
+    }
+
+    fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        self.around.tcp.socket().set_linger(linger)
+    }
+
+    fn linger(&self) -> io::Result<Option<Duration>> {
+        self.around.tcp.socket().linger()
     }
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {

@@ -48,6 +48,10 @@ impl TcpSide {
         Self { socket }
     }
 
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// Takes at most as many bytes as the buffer has.
     pub(super) fn read(&self, bytes: &mut [u8]) -> Step {
         step(

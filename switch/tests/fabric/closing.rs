@@ -42,9 +42,20 @@ fn bytes() -> Vec<u8> {
     (0..LENGTH).map(|at| (at * 13 + at / 4096) as u8).collect()
 }
 
-/// Sends more than a peer that reads nothing takes in: 64 messages, once its window has grown.
+/// Sends more than a peer that reads nothing takes in: until nothing moves any more.
 fn fill(client: &Connection) {
-    (&mut &*client).write_all(&[7; 70 * 4096]).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut moved = Instant::now();
+    while moved.elapsed() < Duration::from_millis(300) {
+        match client.send(&[7; 30_000]) {
+            Ok(_) => moved = Instant::now(),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    client.set_nonblocking(false).unwrap();
 }
 
 fn read_all(server: &Connection) -> Vec<u8> {

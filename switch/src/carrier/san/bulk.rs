@@ -1,0 +1,166 @@
+//! The memory of bulk: the ring that a sender stages bytes in, and the ring that a receiver reads
+//! into. The byte at a position of the stream lies at the remainder of position and length.
+//!
+//! Who may use which bytes of them is the engine's account.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+
+use san_provider::{MemoryAccess, MemoryHandle, Segment, SharedMemory, Socket};
+use san_stream::{DESCRIPTOR, RING, Ring};
+
+/// Bytes of either ring.
+const LENGTH: usize = RING as usize;
+
+/// Where bytes of a stream lie in a ring: one piece, or two where they cross its end.
+fn pieces(position: u64, length: usize) -> [(usize, usize); 2] {
+    let place = usize::try_from(position % RING).unwrap_or(0);
+    let first = length.min(LENGTH - place);
+    [(place, first), (0, length - first)]
+}
+
+/// Bytes that are to be sent.
+#[derive(Debug)]
+pub(super) struct Staging {
+    memory: SharedMemory,
+}
+
+impl Staging {
+    pub(super) fn new() -> io::Result<Self> {
+        let memory = SharedMemory::new(LENGTH).map_err(|error| system(error.errno()))?;
+        Ok(Self { memory })
+    }
+
+    /// What is opened to the peer.
+    pub(super) fn memory(&self) -> SharedMemory {
+        self.memory.clone()
+    }
+
+    pub(super) fn put(&self, position: u64, bytes: &[u8]) {
+        let [(place, first), (start, _)] = pieces(position, bytes.len());
+        let (before, behind) = bytes.split_at(first);
+        // Inside, by the way the places are made.
+        let _ = self.memory.write_at(place, before);
+        let _ = self.memory.write_at(start, behind);
+    }
+
+    /// Copies bytes out; they do not cross the ring's end.
+    pub(super) fn take(&self, position: u64, into: &mut [u8]) {
+        let [(place, _), _] = pieces(position, into.len());
+        let _ = self.memory.read_at(place, into);
+    }
+}
+
+/// Opens a ring to the peer of a socket for reading. It may wait for the transport.
+pub(super) fn open_to_peer(socket: &Socket, memory: &SharedMemory) -> io::Result<Ring> {
+    let mut descriptor = [0; DESCRIPTOR];
+    let all = memory
+        .part(0, LENGTH)
+        .map_err(|error| system(error.errno()))?;
+    socket
+        .register_rdma_memory(all, MemoryAccess::Read, &mut descriptor)
+        .map_err(|error| system(error.errno()))?;
+    Ok(Ring(descriptor))
+}
+
+/// Bytes that were read from the peer's ring, and those that came with its offers.
+#[derive(Debug)]
+pub(super) struct Landing {
+    memory: SharedMemory,
+    handle: MemoryHandle,
+}
+
+/// The first bytes of an offer, and their position.
+#[derive(Debug)]
+pub(super) struct First {
+    pub(super) position: u64,
+    /// The message; the bytes begin behind its head.
+    pub(super) message: Box<[u8]>,
+    pub(super) head: usize,
+}
+
+impl First {
+    fn bytes(&self) -> &[u8] {
+        self.message.get(self.head..).unwrap_or_default()
+    }
+
+    fn end(&self) -> u64 {
+        self.position + self.bytes().len() as u64
+    }
+}
+
+impl Landing {
+    pub(super) fn new(socket: &Socket) -> io::Result<Self> {
+        let memory = SharedMemory::new(LENGTH).map_err(|error| system(error.errno()))?;
+        let all = memory
+            .part(0, LENGTH)
+            .map_err(|error| system(error.errno()))?;
+        let handle = socket
+            .register_memory(all, MemoryAccess::Write)
+            .map_err(|error| system(error.errno()))?;
+        Ok(Self { memory, handle })
+    }
+
+    /// Where a READ of these bytes goes.
+    pub(super) fn segments(&self, position: u64, length: usize) -> ([Segment; 2], usize) {
+        let pieces = pieces(position, length);
+        let segments = pieces.map(|(offset, length)| Segment {
+            handle: self.handle,
+            offset,
+            length,
+        });
+        (segments, if pieces[1].1 == 0 { 1 } else { 2 })
+    }
+
+    fn take(&self, position: u64, into: &mut [u8]) {
+        let [(place, first), (start, _)] = pieces(position, into.len());
+        let (before, behind) = into.split_at_mut(first);
+        let _ = self.memory.read_at(place, before);
+        let _ = self.memory.read_at(start, behind);
+    }
+}
+
+/// Copies bytes that are here, from `position` on, into the buffers: how many.
+pub(super) fn deliver(
+    landing: Option<&Landing>,
+    firsts: &mut VecDeque<First>,
+    (mut position, mut available): (u64, u64),
+    buffers: &mut [IoSliceMut<'_>],
+) -> usize {
+    let mut total = 0;
+    for buffer in buffers {
+        let mut into: &mut [u8] = buffer;
+        while !into.is_empty() && available > 0 {
+            while firsts.front().is_some_and(|first| first.end() <= position) {
+                firsts.pop_front();
+            }
+            let most = usize::try_from(available)
+                .unwrap_or(usize::MAX)
+                .min(into.len());
+            let first = firsts.front().filter(|first| first.position <= position);
+            let taken = if let Some(first) = first {
+                let skip = usize::try_from(position - first.position).unwrap_or(usize::MAX);
+                let bytes = first.bytes().get(skip..).unwrap_or_default();
+                let taken = most.min(bytes.len());
+                into[..taken].copy_from_slice(&bytes[..taken]);
+                taken
+            } else {
+                let until = firsts.front().map_or(u64::MAX, |first| first.position);
+                let taken = most.min(usize::try_from(until - position).unwrap_or(usize::MAX));
+                if let Some(landing) = landing {
+                    landing.take(position, &mut into[..taken]);
+                }
+                taken
+            };
+            into = &mut into[taken..];
+            position += taken as u64;
+            available -= taken as u64;
+            total += taken;
+        }
+    }
+    total
+}
+
+fn system(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}

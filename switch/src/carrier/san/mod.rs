@@ -1,0 +1,280 @@
+//! A byte stream over one SAN connection: the shell of `stream`'s engine.
+//!
+//! A small write goes out at once as one message. Everything else is staged, and goes out in larger
+//! pieces as the connection takes them; bulk is read by the peer (`bulk.rs`). Reads take messages as they
+//! come. What a message means, and what goes out when, is the engine's business, whose shell is
+//! `state.rs`; credits, buffers and the wire are the provider's.
+//!
+//! # Locks
+//! The stream has one lock, which nobody holds while he waits. Who reads has another one, also while he
+//! waits: a second one would find nothing. The provider tells from whichever thread polls, perhaps one
+//! that has the stream's lock right now: what it tells is mail, which is read by whoever lets the lock go.
+//! Nobody is called with a lock held.
+
+mod bulk;
+mod close;
+mod mail;
+mod read;
+mod state;
+mod write;
+
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+// Without poison: to look for it costs as much as the lock.
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use san_base::Deadline;
+use san_provider::{DataPath, LaneHandle, Socket as SpiSocket, TransferError};
+use san_stream::Kind;
+use socket2::Socket;
+
+pub(crate) use self::close::CloseStep;
+use self::mail::Mail;
+use self::read::Reading;
+use self::state::State;
+use crate::carrier::timeout::Timeout;
+use super::Carrier;
+use crate::counters::SwitchCounters;
+use crate::readiness::{Events, Watcher};
+use crate::san::provider::STREAMS;
+use crate::san::socket::ProviderSocket;
+
+/// The stream.
+pub(crate) struct SanCarrier {
+    socket: ProviderSocket,
+    /// Its data path; none if it was closed before it got here.
+    data: Option<DataPath>,
+    /// The application's descriptor (duty 10). It is not connected.
+    companion: Socket,
+    peer: SocketAddr,
+    counters: Arc<SwitchCounters>,
+    state: Mutex<State>,
+    /// What the provider has told while somebody had the lock.
+    mail: Mutex<Vec<Mail>>,
+    has_mail: AtomicBool,
+    reading: Mutex<Reading>,
+    /// Plain bytes that were read, all told. The reader alone writes it.
+    read: AtomicU64,
+    /// Bytes that a peek has kept.
+    peeked: AtomicUsize,
+    /// The reader has to look at the stream; one that waits is called off.
+    look: AtomicBool,
+    reading_shut: AtomicBool,
+    /// There may be room for the writer that waits, or the end that somebody waits for.
+    room: AtomicBool,
+    /// Who waits for room: one at a time.
+    waiting_to_write: Mutex<()>,
+    watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
+    linger: Mutex<Option<Duration>>,
+    send_timeout: Timeout,
+    receive_timeout: Timeout,
+    /// Bytes of the largest message, by the negotiation.
+    message_limit: usize,
+}
+
+impl SanCarrier {
+    pub(crate) fn new(
+        socket: ProviderSocket,
+        companion: Socket,
+        peer: SocketAddr,
+        timeout: Option<Duration>,
+        counters: Arc<SwitchCounters>,
+    ) -> Arc<Self> {
+        let data = socket.data().data_path().ok();
+        let features = data.as_ref().map(DataPath::peer).unwrap_or_default();
+        let takes_bulk = features.reads && features.layer & STREAMS != 0;
+        let message_limit = socket.max_message_size();
+        let carrier = Arc::new(SanCarrier {
+            message_limit,
+            data,
+            socket,
+            companion,
+            peer,
+            counters,
+            state: Mutex::new(State::new(message_limit, takes_bulk)),
+            mail: Mutex::default(),
+            has_mail: AtomicBool::new(false),
+            reading: Mutex::default(),
+            read: AtomicU64::new(0),
+            peeked: AtomicUsize::new(0),
+            look: AtomicBool::new(false),
+            reading_shut: AtomicBool::new(false),
+            room: AtomicBool::new(false),
+            waiting_to_write: Mutex::new(()),
+            watcher: Mutex::new(None),
+            linger: Mutex::new(None),
+            send_timeout: Timeout::new(timeout),
+            receive_timeout: Timeout::new(timeout),
+        });
+        carrier.listen();
+        carrier
+    }
+
+    #[inline]
+    fn data(&self) -> io::Result<&DataPath> {
+        self.data
+            .as_ref()
+            .ok_or_else(|| io::Error::from_raw_os_error(TransferError::NotSocket.errno()))
+    }
+
+    fn spi(&self) -> &SpiSocket {
+        self.socket.data()
+    }
+
+    /// The peer's address, for the log.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Has `watcher` know what holds now.
+    fn tell_watcher(&self) {
+        let watcher = self.watcher.lock().clone();
+        if let Some((watcher, token)) = watcher {
+            watcher.changed(token, self.events());
+        }
+    }
+}
+
+impl Carrier for SanCarrier {
+    #[inline]
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+
+    #[inline]
+    fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.read(&mut [IoSliceMut::new(bytes)])
+    }
+
+    fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.read(buffers)
+    }
+
+    fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.look_at(bytes)
+    }
+
+    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.send_timeout.set_nonblocking(on);
+        self.receive_timeout.set_nonblocking(on);
+        Ok(())
+    }
+
+    fn end(&self) -> io::Result<()> {
+        self.shut_writing()
+    }
+
+    fn finish(&self, deadline: Deadline) -> io::Result<()> {
+        self.wait_for_arrival(deadline)
+    }
+
+    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.send_timeout.set(timeout);
+        Ok(())
+    }
+
+    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.receive_timeout.set(timeout);
+        Ok(())
+    }
+
+    fn send_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.send_timeout.wanted())
+    }
+
+    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.receive_timeout.wanted())
+    }
+
+    fn shut(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Write {
+            self.reading_shut.store(true, Ordering::SeqCst);
+            self.call_reader_off();
+        }
+        let ended = match how {
+            Shutdown::Read => Ok(()),
+            Shutdown::Write | Shutdown::Both => self.shut_writing(),
+        };
+        self.tell_watcher();
+        ended
+    }
+
+    fn events(&self) -> Events {
+        let Some(data) = &self.data else {
+            return Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
+        };
+        let inbox = data.inbox();
+        let (mut state, _) = self.lock();
+        let peer_ended = state.is_at_end() || inbox.last == Some(Kind::End.number());
+        if inbox.is_over && !peer_ended && !state.is_over() {
+            state.note_over(data, Errno::CONNRESET.raw_os_error());
+        }
+        let is_over = state.is_broken() || state.is_over() && !peer_ended;
+        let read_closed = is_over || peer_ended || self.reading_shut.load(Ordering::Acquire);
+        let write_closed = is_over || state.is_closed;
+        let has_bytes = inbox.first.is_some()
+            || self.peeked.load(Ordering::Acquire) > 0
+            || matches!(state.source(), san_stream::Source::Landed { .. });
+        let mut events = Events::empty();
+        events.set(Events::READABLE, has_bytes || read_closed);
+        events.set(Events::READ_CLOSED, read_closed);
+        events.set(Events::HANG_UP, read_closed && write_closed);
+        events.set(Events::WRITABLE, write_closed || state.has_ample_room());
+        events.set(Events::ERROR, state.error.is_some());
+        events.set(Events::PRIORITY, state.urgent.is_some());
+        self.unlock(state);
+        events
+    }
+
+    fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {
+        if let Some(data) = &self.data {
+            data.tell_each(watcher.is_some());
+        }
+        *self.watcher.lock() = watcher;
+    }
+
+    fn lane(&self) -> Option<LaneHandle> {
+        self.data.as_ref().map(DataPath::lane)
+    }
+
+    fn take_error(&self) -> io::Result<Option<io::Error>> {
+        let (mut state, data) = self.lock();
+        if let Some(data) = data
+            && data.inbox().is_over
+            && !state.is_over()
+        {
+            state.note_over(data, Errno::CONNRESET.raw_os_error());
+        }
+        let said = state.take_error();
+        self.unlock(state);
+        Ok(said)
+    }
+
+    fn set_linger(&self, linger: Option<Duration>) -> io::Result<()> {
+        *self.linger.lock() = linger;
+        Ok(())
+    }
+
+    fn linger(&self) -> io::Result<Option<Duration>> {
+        Ok(*self.linger.lock())
+    }
+
+    fn tcp_socket(&self) -> BorrowedFd<'_> {
+        self.companion.as_fd()
+    }
+}
+
+impl fmt::Debug for SanCarrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SanCarrier")
+            .field("socket", &self.socket)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}

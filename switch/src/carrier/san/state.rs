@@ -1,0 +1,595 @@
+//! What the lock of a stream over the SAN protects: its engine, and what carries out what the engine
+//! asks for. Nothing here waits, and nothing calls out.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use san_provider::{Completion, DataPath, Fence, Operation, Socket, TransferError};
+use san_stream::{
+    Action, Config, Engine, Event, Failure, Kind, Mac, OFFER_HEAD, Payloads, Post, RING, Read,
+    Ring, Role, Route, Source, State as Place, TAG, Write,
+};
+
+use super::bulk::{First, Landing, Staging, deliver};
+
+/// A stream that lives on one queue pair keeps nothing of what it sent, and proves nothing.
+#[derive(Debug)]
+pub(super) struct Direct;
+
+#[derive(Debug)]
+pub(super) struct Nothing;
+
+impl AsRef<[u8]> for Nothing {
+    fn as_ref(&self) -> &[u8] {
+        &[]
+    }
+}
+
+impl Mac for Nothing {
+    fn mac(&self, _: &[u8]) -> [u8; TAG] {
+        [0; TAG]
+    }
+}
+
+impl Payloads for Direct {
+    type Piece = Nothing;
+    type Key = Nothing;
+}
+
+/// Whom something concerns that has happened. They are told without the lock.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct News {
+    /// Who receives has to look at the stream.
+    pub(super) reader: bool,
+    /// Who waits for room, or for the end.
+    pub(super) writer: bool,
+    /// The watcher.
+    pub(super) watcher: bool,
+    /// The connection is to be ended.
+    pub(super) over: bool,
+}
+
+/// The stream, under its lock.
+#[derive(Debug)]
+pub(super) struct State {
+    engine: Engine<Direct>,
+    /// Now, for an engine that has no deadline.
+    epoch: Instant,
+    /// A small message goes out at once: nothing is staged, and the stream is open. As it was when the
+    /// engine was last asked.
+    pub(super) plain: bool,
+    /// Bytes that went out so, and that the engine does not know of yet.
+    pub(super) plain_sent: usize,
+    /// Plain bytes that were read and that the engine knows of.
+    counted: u64,
+    staging: Option<Staging>,
+    /// Messages that the engine has given out and the provider did not take.
+    waiting_control: Option<Post>,
+    waiting: Option<Post>,
+    /// The engine asks for the ring to be opened, which may take time.
+    pub(super) opens_ring: bool,
+    landing: Option<Landing>,
+    firsts: VecDeque<First>,
+    peer_ring: Option<Ring>,
+    reads: VecDeque<(Operation, Read)>,
+    waiting_read: Option<Read>,
+    /// The end of our stream, once it is sent; and whether it has arrived.
+    end: Option<Operation>,
+    pub(super) has_end_arrived: bool,
+    /// Our end was sent when the peer's came.
+    pub(super) has_peer_ended_last: bool,
+    /// The application writes no more.
+    pub(super) is_closed: bool,
+    /// The provider's connection is over: why.
+    over: Option<i32>,
+    /// The error that no call has said yet.
+    pub(super) error: Option<i32>,
+    /// Looks of the provider's thread are asked for.
+    pub(super) wants_looks: bool,
+    /// An urgent byte that came and nobody has taken.
+    pub(super) urgent: Option<u8>,
+    pub(super) news: News,
+}
+
+impl State {
+    pub(super) fn new(max_message: usize, may_offer: bool) -> Self {
+        let epoch = Instant::now();
+        let config = Config {
+            may_offer,
+            max_message,
+            receive_buffer: RING,
+            ..Config::new(Role::Connector, Route::Direct)
+        };
+        Self {
+            engine: Engine::new(config, epoch),
+            epoch,
+            plain: true,
+            plain_sent: 0,
+            counted: 0,
+            staging: None,
+            waiting_control: None,
+            waiting: None,
+            opens_ring: false,
+            landing: None,
+            firsts: VecDeque::new(),
+            peer_ring: None,
+            reads: VecDeque::new(),
+            waiting_read: None,
+            end: None,
+            has_end_arrived: false,
+            has_peer_ended_last: false,
+            is_closed: false,
+            over: None,
+            error: None,
+            wants_looks: false,
+            urgent: None,
+            news: News::default(),
+        }
+    }
+
+    /// Tells the engine what went the short way, before anything else is done with it. `read`: plain bytes
+    /// that the reader has taken, all told.
+    pub(super) fn catch_up(&mut self, read: u64) {
+        let sent = std::mem::take(&mut self.plain_sent);
+        if sent > 0 {
+            self.engine.message_sent(sent, Nothing);
+        }
+        // Another thread may know of less than was told already.
+        let more = read.saturating_sub(self.counted);
+        if more > 0 {
+            self.counted += more;
+            self.engine
+                .data(usize::try_from(more).unwrap_or(usize::MAX));
+            self.handle(Event::Timer);
+        }
+    }
+
+    /// Whether messages may go the short way from now on.
+    pub(super) fn refresh(&mut self) {
+        self.plain = self.over.is_none()
+            && self.waiting.is_none()
+            && matches!(self.engine.write(1, true), Write::Message(_));
+    }
+
+    pub(super) fn handle(&mut self, event: Event<'_, Nothing>) {
+        self.engine.handle(event, self.epoch);
+        while let Some(action) = self.engine.poll_action() {
+            match action {
+                Action::OpenRing => {
+                    self.opens_ring = true;
+                    self.news.writer = true;
+                }
+                Action::PeerRing(ring) => self.peer_ring = Some(ring),
+                Action::Urgent(byte) => {
+                    self.urgent = Some(byte);
+                    self.news.watcher = true;
+                }
+                Action::Reset => self.news.over = true,
+                Action::Changed(Place::Broken(failure)) => self.failed(failure),
+                _ => {}
+            }
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        // What the provider's end is to the application was noted when that came.
+        if failure != Failure::Aborted && self.over.is_none() {
+            self.error = Some(self.reset());
+        }
+        self.news.reader = true;
+        self.news.writer = true;
+        self.news.watcher = true;
+    }
+
+    /// As TCP: who has read the end can only fail to write.
+    fn reset(&self) -> i32 {
+        let errno = if self.is_at_end() {
+            Errno::PIPE
+        } else {
+            Errno::CONNRESET
+        };
+        errno.raw_os_error()
+    }
+
+    /// The stream is over: nothing can be sent any more, and nothing comes.
+    pub(super) fn is_broken(&self) -> bool {
+        self.engine.failure().is_some()
+    }
+
+    /// Why the stream broke, if it did.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.engine.failure()
+    }
+
+    /// The peer's stream has ended, and all of it was read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.engine.received().1
+    }
+
+    /// What a call says of a broken stream: its error once, and `then` ever after.
+    pub(super) fn say<T>(&mut self, then: io::Result<T>) -> io::Result<T> {
+        match self.error.take() {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => then,
+        }
+    }
+
+    /// The error that no call has said, also of a connection that is over while bytes wait to be read.
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take().map(io::Error::from_raw_os_error)
+    }
+
+    /// The provider has said that the connection is over. What had come is read first; if the peer's end
+    /// is not among it, that is an error, which shows before.
+    pub(super) fn note_over(&mut self, data: &DataPath, errno: i32) {
+        let has_end = self.is_at_end() || data.inbox().last == Some(Kind::End.number());
+        if self.over.is_none() && !self.is_broken() && !has_end {
+            self.error = Some(errno);
+        }
+        self.over.get_or_insert(errno);
+        self.handle(Event::QpBroken);
+        self.news.watcher = true;
+        self.news.writer = true;
+        self.news.reader = true;
+    }
+
+    /// All that had come was read, or cannot be any more.
+    pub(super) fn drained(&mut self) {
+        self.handle(Event::QpDrained);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.is_some()
+    }
+
+    // Writing.
+
+    /// Whether a write would take at least a byte, or fail.
+    pub(super) fn has_room(&self) -> bool {
+        self.room(1) != Write::Full
+    }
+
+    /// Whether there is as much room as makes a watcher's writer worth waking: a third of the ring.
+    pub(super) fn has_ample_room(&self) -> bool {
+        let third = usize::try_from(RING / 3).unwrap_or(1);
+        match self.room(third) {
+            Write::Stage { length, .. } => length >= third,
+            other => other != Write::Full,
+        }
+    }
+
+    fn room(&self, length: usize) -> Write {
+        if self.over.is_some() {
+            return Write::Closed;
+        }
+        match self.engine.write(length, self.waiting.is_none()) {
+            // What waits lies in the ring still.
+            Write::Stage { position, length } => {
+                let staged = self.waiting.as_ref().and_then(|post| post.staged);
+                let low = staged.map_or(position, |staged| staged.position);
+                let room = usize::try_from(RING - (position - low)).unwrap_or(0);
+                match room.min(length) {
+                    0 => Write::Full,
+                    length => Write::Stage { position, length },
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a write may be made at all.
+    pub(super) fn check_open(&mut self) -> io::Result<()> {
+        match self.room(1) {
+            Write::Closed => self.closed(),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a write says that cannot be.
+    fn closed<T>(&mut self) -> io::Result<T> {
+        self.say(Err(Errno::PIPE.into()))
+    }
+
+    /// Takes bytes of a write: how many. `None`: there is no room.
+    pub(super) fn write(&mut self, data: &DataPath, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let mut room = self.room(bytes.len());
+        if let Write::Message(n) = room {
+            match data.try_send(&bytes[..n], Kind::Data.number()) {
+                Ok(()) => {
+                    self.engine.message_sent(n, Nothing);
+                    return Ok(Some(n));
+                }
+                Err(TransferError::WouldBlock) => room = self.engine.write(n, false),
+                Err(error) => {
+                    self.note_over(data, error.errno());
+                    room = Write::Closed;
+                }
+            }
+        }
+        match room {
+            Write::Stage { position, length } => {
+                let staging = match &mut self.staging {
+                    Some(staging) => staging,
+                    empty => empty.insert(Staging::new()?),
+                };
+                staging.put(position, &bytes[..length]);
+                self.engine.staged(length);
+                self.pump(data);
+                Ok(Some(length))
+            }
+            Write::Full => Ok(None),
+            _ => self.closed(),
+        }
+    }
+
+    /// Posts what may go out.
+    pub(super) fn pump(&mut self, data: &DataPath) {
+        while self.over.is_none() {
+            let control = self.waiting_control.take();
+            if let Some(post) = control.or_else(|| self.engine.next_control()) {
+                match data.try_send(&post.head, post.kind.number()) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        self.waiting_control = Some(post);
+                        return self.not_sent(data, &error);
+                    }
+                }
+            }
+            let waiting = self.waiting.take();
+            let Some(post) = waiting.or_else(|| self.engine.next_message()) else {
+                // It may have asked for the ring.
+                return self.handle_nothing();
+            };
+            if let Err(error) = self.post(data, &post) {
+                self.waiting = Some(post);
+                self.handle_nothing();
+                return self.not_sent(data, &error);
+            }
+            self.news.writer = true;
+        }
+    }
+
+    /// Does what the engine asked for while it gave out messages.
+    fn handle_nothing(&mut self) {
+        self.handle(Event::Timer);
+    }
+
+    fn not_sent(&mut self, data: &DataPath, error: &TransferError) {
+        if !matches!(error, TransferError::WouldBlock | TransferError::NoBuffers) {
+            self.note_over(data, error.errno());
+        }
+    }
+
+    fn post(&mut self, data: &DataPath, post: &Post) -> Result<(), TransferError> {
+        let number = post.kind.number();
+        if post.kind == Kind::End {
+            self.end = Some(data.try_send_told(number)?);
+            return Ok(());
+        }
+        let (Some(staged), Some(staging)) = (post.staged, &self.staging) else {
+            return data.try_send(&post.head, number);
+        };
+        let head = &post.head;
+        data.try_send_filled(head.len() + staged.length, number, |place| {
+            let (front, bytes) = place.split_at_mut(head.len());
+            front.copy_from_slice(head);
+            staging.take(staged.position, bytes);
+        })
+    }
+
+    /// The memory that the peer may read, if it is to be opened now; the caller does it.
+    pub(super) fn ring_to_open(&mut self) -> Option<san_provider::SharedMemory> {
+        let is_wanted = std::mem::take(&mut self.opens_ring) && self.over.is_none();
+        let staging = self.staging.as_ref().filter(|_| is_wanted)?;
+        Some(staging.memory())
+    }
+
+    /// The application writes no more.
+    pub(super) fn close(&mut self, data: &DataPath) {
+        self.is_closed = true;
+        self.handle(Event::Close);
+        self.pump(data);
+    }
+
+    /// Writes the urgent byte. `false`: there is no room.
+    pub(super) fn write_urgent(&mut self, data: &DataPath, byte: u8) -> io::Result<bool> {
+        let Write::Stage { position, .. } = (match self.room(1) {
+            Write::Message(_) => self.engine.write(1, false),
+            other => other,
+        }) else {
+            return match self.room(1) {
+                Write::Full => Ok(false),
+                _ => self.say(Err(Errno::PIPE.into())),
+            };
+        };
+        let staging = match &mut self.staging {
+            Some(staging) => staging,
+            empty => empty.insert(Staging::new()?),
+        };
+        staging.put(position, &[byte]);
+        self.engine.staged(1);
+        self.handle(Event::Urgent);
+        self.pump(data);
+        Ok(true)
+    }
+
+    /// Bytes that were written and may not have arrived, but for those that the provider has; and the
+    /// same as a number that changes with progress.
+    pub(super) fn owes(&self) -> bool {
+        let waits = |post: &Post| post.staged.is_some();
+        self.waiting.as_ref().is_some_and(waits) || self.engine.has_unsent()
+    }
+
+    /// Whether anything waits that nobody may come back for.
+    pub(super) fn is_busy(&self) -> bool {
+        self.over.is_none()
+            && (self.owes()
+                || self.waiting.is_some()
+                || self.waiting_control.is_some()
+                || self.waiting_read.is_some()
+                || self.is_closed && self.end.is_none() && !self.is_broken())
+    }
+
+    /// A number that changes when something that was written leaves or arrives.
+    pub(super) fn progress(&self) -> u64 {
+        self.engine.progress()
+            + u64::from(self.waiting.is_none())
+            + u64::from(self.end.is_some())
+            + u64::from(self.has_end_arrived)
+    }
+
+    pub(super) fn has_sent_end(&self) -> bool {
+        self.end.is_some()
+    }
+
+    // Reading.
+
+    /// A message for the reader: none of the stream's plain bytes.
+    pub(super) fn message(&mut self, kind: u8, bytes: &[u8]) {
+        let was_at_end = self.is_at_end();
+        self.handle(Event::QpMessage { kind, bytes });
+        if self.is_at_end() && !was_at_end {
+            self.has_peer_ended_last = self.end.is_some();
+        }
+    }
+
+    /// Where the reader finds its next bytes.
+    pub(super) fn source(&self) -> Source {
+        self.engine.source()
+    }
+
+    /// Whether bytes were offered that the reader has not taken.
+    pub(super) fn has_bulk(&self) -> bool {
+        self.engine.has_bulk()
+    }
+
+    /// Copies bytes that have landed.
+    pub(super) fn deliver(
+        &mut self,
+        socket: &Socket,
+        data: &DataPath,
+        at: (u64, u64),
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> usize {
+        let landing = self.landing.as_ref();
+        let taken = deliver(landing, &mut self.firsts, at, buffers);
+        self.engine.landed_taken(taken as u64);
+        self.post_reads(socket, data);
+        self.pump(data);
+        taken
+    }
+
+    /// A control message came: kinds from 16 on.
+    pub(super) fn control(&mut self, socket: &Socket, data: &DataPath, kind: u8, bytes: Box<[u8]>) {
+        self.handle(Event::QpMessage {
+            kind,
+            bytes: &bytes,
+        });
+        if self.is_broken() {
+            return;
+        }
+        match Kind::from_number(kind) {
+            Some(Kind::Offer) => {
+                let position = bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+                self.firsts.push_back(First {
+                    position: position.unwrap_or(0),
+                    message: bytes,
+                    head: OFFER_HEAD,
+                });
+                self.news.reader = true;
+                self.news.watcher = true;
+                self.post_reads(socket, data);
+            }
+            Some(Kind::Done) => {
+                self.news.writer = true;
+                self.news.watcher = true;
+            }
+            _ => {}
+        }
+        self.pump(data);
+    }
+
+    /// Starts the READs that the engine wants.
+    pub(super) fn post_reads(&mut self, socket: &Socket, data: &DataPath) {
+        while self.over.is_none() {
+            let waiting = self.waiting_read.take();
+            let Some(read) = waiting.or_else(|| self.engine.next_read()) else {
+                return;
+            };
+            match self.post_read(socket, &read) {
+                Ok(operation) => self.reads.push_back((operation, read)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting_read = Some(read);
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "bulk cannot be read: the connection ends");
+                    self.note_over(data, Errno::CONNRESET.raw_os_error());
+                    self.news.over = true;
+                }
+            }
+        }
+    }
+
+    fn post_read(&mut self, socket: &Socket, read: &Read) -> io::Result<Operation> {
+        let landing = match &mut self.landing {
+            Some(landing) => landing,
+            empty => empty.insert(Landing::new(socket)?),
+        };
+        let Some(ring) = &self.peer_ring else {
+            return Err(Errno::CONNRESET.into());
+        };
+        let (segments, count) = landing.segments(read.position, read.length as usize);
+        let segments = segments.get(..count).unwrap_or_default();
+        socket
+            .rdma_read(segments, &ring.0, read.place, Fence::None, Completion::Sink)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+    }
+
+    /// An operation of this stream has ended.
+    pub(super) fn ended(
+        &mut self,
+        socket: &Socket,
+        data: &DataPath,
+        operation: Operation,
+        result: Result<usize, i32>,
+    ) {
+        if let Err(errno) = result {
+            return self.note_over(data, errno);
+        }
+        if self.end == Some(operation) {
+            self.has_end_arrived = true;
+            self.news.writer = true;
+            return self.handle(Event::QpUnacknowledged(0));
+        }
+        let found = self.reads.iter().position(|(one, _)| *one == operation);
+        if let Some((_, read)) = found.and_then(|at| self.reads.remove(at)) {
+            self.handle(Event::ReadDone {
+                position: read.position,
+                length: read.length,
+            });
+            self.news.reader = true;
+            self.news.watcher = true;
+            self.post_reads(socket, data);
+            self.pump(data);
+        }
+    }
+
+    /// The provider would take a message again, or told that the connection is over.
+    pub(super) fn go_on(&mut self, socket: &Socket, data: &DataPath) {
+        self.post_reads(socket, data);
+        self.pump(data);
+        self.news.watcher = true;
+    }
+
+    /// Gives the stream up: the peer is told by ABORT, if that can go out now, and by the end of the
+    /// connection.
+    pub(super) fn abort(&mut self, data: &DataPath) {
+        self.handle(Event::Abort);
+        if self.over.is_none() {
+            let _ = data.try_send(&[], Kind::Abort.number());
+        }
+    }
+}
