@@ -90,7 +90,7 @@ impl DataPath {
     }
 
     /// As [`DataPath::receive_into`], but the wait ends when another thread sets `called_off` and then
-    /// calls [`DataPath::wake`].
+    /// calls [`DataPath::wake`]. What comes after the flag was set is not read.
     ///
     /// # Errors
     /// As [`DataPath::try_receive`]; `WSAEWOULDBLOCK` also if it was called off.
@@ -130,6 +130,14 @@ impl DataPath {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.connection().is_ok_and(|own| own.is_writable())
+    }
+
+    /// Whether the connection goes on, as far as somebody has polled.
+    ///
+    /// # Errors
+    /// Why it is over: `WSAECONNRESET` and others. What had come can still be received.
+    pub fn check(&self) -> Result<(), TransferError> {
+        self.connection()?.check_going_on()
     }
 
     /// What waits to be received, as far as somebody has polled.

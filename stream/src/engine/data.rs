@@ -291,6 +291,15 @@ impl<P: Payloads> Engine<P> {
         self.outgoing.sent * 2 - self.retained.offered()
     }
 
+    /// How many bytes may be taken from messages before others that were offered: where
+    /// [`source`](Self::source) says so. More may be there, which come after those.
+    pub fn message_limit(&self) -> u64 {
+        match self.landing.next(self.incoming.position) {
+            Next::Message(most) => most,
+            Next::Landed(_) => 0,
+        }
+    }
+
     /// Whether the peer has offered bytes that were not taken yet.
     pub fn has_bulk(&self) -> bool {
         !self.landing.is_empty()

@@ -79,6 +79,11 @@ impl Connection {
         self.lane.wait(wait, &mut wanted).is_some()
     }
 
+    /// Why the connection is over, if it is.
+    pub(crate) fn check_going_on(&self) -> Result<(), TransferError> {
+        self.state.lock().engine.check()
+    }
+
     /// What waits to be received.
     pub(crate) fn inbox(&self) -> Inbox {
         self.state.lock().engine.inbox()
@@ -195,6 +200,7 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
             && let Some(place) = buffer.get_mut(..bytes.len())
             && std::ptr::eq(member, self.connection)
             && self.found.is_none()
+            && !self.called_off.load(Ordering::Acquire)
         {
             place.copy_from_slice(bytes);
             self.found = Some(Ok(Received {
@@ -209,8 +215,8 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
 
     #[inline]
     fn see(&mut self, member: &Connection, state: &mut State) {
-        if std::ptr::eq(member, self.connection) && self.found.is_none() {
-            self.found = state.engine.read_into(self.buffers);
+        if std::ptr::eq(member, self.connection) {
+            self.read(state);
         }
     }
 
@@ -232,10 +238,19 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
 }
 
 impl NextBytes<'_, '_> {
+    /// Reads what is here, unless it was called off before that came: then it may be somebody else's to
+    /// say where it belongs.
+    #[inline]
+    fn read(&mut self, state: &mut State) {
+        if self.found.is_none() && !self.called_off.load(Ordering::Acquire) {
+            self.found = state.engine.read_into(self.buffers);
+        }
+    }
+
     #[inline(never)]
     fn check_under_lock(&mut self, waker: Option<&Unparker>) -> Option<()> {
         let mut state = self.connection.state.lock();
-        self.found = state.engine.read_into(self.buffers);
+        self.read(&mut state);
         state.wait_for_arrival(self.found.is_none(), waker);
         self.connection.work_and_settle(state);
         self.seen()

@@ -91,16 +91,13 @@ impl SanCarrier {
     }
 
     fn rest(&self, data: &DataPath) -> Rest {
-        let is_over = data.inbox().is_over;
         // Counted before it is asked whether the end has arrived: it acknowledges the others, too.
         let unacknowledged = data.unacknowledged();
         let (mut state, _) = self.lock();
         if !state.is_closed {
             state.close(data);
         }
-        if is_over && !state.is_over() {
-            state.note_over(data, Errno::CONNRESET.raw_os_error());
-        }
+        state.look_for_end(data);
         let rest = if state.has_end_arrived {
             Rest::Arrived
         } else if state.is_over() || state.is_broken() {

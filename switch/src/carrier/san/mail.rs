@@ -4,6 +4,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use parking_lot::MutexGuard;
+use rustix::io::Errno;
 use san_provider::{DataPath, Operation, Readiness, ReadySink, TransferError};
 use san_stream::Failure;
 
@@ -107,10 +108,19 @@ impl SanCarrier {
                 match one {
                     Mail::Control(kind, bytes) => state.control(self.spi(), data, kind, bytes),
                     Mail::Ended(operation, result) => {
+                        if result == Err(Errno::FAULT.raw_os_error()) {
+                            // It has offered what it has not opened.
+                            self.counters.violations_bulk.raise();
+                        }
                         state.ended(self.spi(), data, operation, result);
                     }
-                    Mail::Readable => state.news.watcher = true,
+                    Mail::Readable => state.look_for_end(data),
                     Mail::Writable => state.go_on(self.spi(), data),
+                }
+                // The reader must not take a message that the peer sends once it knows that what was
+                // offered before it is read: so it hears of the offer before the peer hears of that.
+                if state.news.reader {
+                    self.look.store(true, Ordering::SeqCst);
                 }
             }
             let news = self.settle(&mut state);

@@ -28,7 +28,6 @@ use std::time::Duration;
 
 // Without poison: to look for it costs as much as the lock.
 use parking_lot::Mutex;
-use rustix::io::Errno;
 use san_base::Deadline;
 use san_provider::{DataPath, LaneHandle, Socket as SpiSocket, TransferError};
 use san_stream::Kind;
@@ -212,8 +211,8 @@ impl Carrier for SanCarrier {
         let inbox = data.inbox();
         let (mut state, _) = self.lock();
         let peer_ended = state.is_at_end() || inbox.last == Some(Kind::End.number());
-        if inbox.is_over && !peer_ended && !state.is_over() {
-            state.note_over(data, Errno::CONNRESET.raw_os_error());
+        if inbox.is_over {
+            state.look_for_end(data);
         }
         let is_over = state.is_broken() || state.is_over() && !peer_ended;
         let read_closed = is_over || peer_ended || self.reading_shut.load(Ordering::Acquire);
@@ -245,11 +244,8 @@ impl Carrier for SanCarrier {
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
         let (mut state, data) = self.lock();
-        if let Some(data) = data
-            && data.inbox().is_over
-            && !state.is_over()
-        {
-            state.note_over(data, Errno::CONNRESET.raw_os_error());
+        if let Some(data) = data {
+            state.look_for_end(data);
         }
         let said = state.take_error();
         self.unlock(state);

@@ -29,8 +29,8 @@ pub(super) struct Reading {
 enum Found {
     /// So many bytes; 0: the end.
     Bytes(usize),
-    /// The next message.
-    Message,
+    /// The next messages, of so many bytes at most: what was offered comes then, whatever else is here.
+    Message(usize),
     /// Something that is under way.
     UnderWay,
 }
@@ -122,21 +122,35 @@ impl SanCarrier {
             {
                 return Ok(read);
             }
-            let wait = left(deadline);
-            match self.data()?.receive_into_unless(buffers, wait, &self.look) {
-                Ok(received) if received.kind == DATA && received.bytes > 0 => {
-                    let read = self.read.load(Ordering::Relaxed) + received.bytes as u64;
-                    self.read.store(read, Ordering::Relaxed);
-                    return Ok(received.bytes);
-                }
-                Ok(received) => self.take_in(received, buffers),
-                Err(error) => self.nothing_came(&error)?,
+            if let Some(read) = self.take_message(reading, buffers, left(deadline))? {
+                return Ok(read);
             }
-            reading.plain = false;
         }
     }
 
-    /// Looks at the stream, and waits for what is under way. `None`: the next message is wanted.
+    /// Takes messages. `None`: the stream has to be looked at.
+    #[inline]
+    fn take_message(
+        &self,
+        reading: &mut Reading,
+        buffers: &mut [IoSliceMut<'_>],
+        wait: Duration,
+    ) -> io::Result<Option<usize>> {
+        match self.data()?.receive_into_unless(buffers, wait, &self.look) {
+            Ok(received) if received.kind == DATA && received.bytes > 0 => {
+                let read = self.read.load(Ordering::Relaxed) + received.bytes as u64;
+                self.read.store(read, Ordering::Relaxed);
+                return Ok(Some(received.bytes));
+            }
+            Ok(received) => self.take_in(received, buffers),
+            Err(error) => self.nothing_came(&error)?,
+        }
+        reading.plain = false;
+        Ok(None)
+    }
+
+    /// Looks at the stream, and waits for what is under way. `None`: the next message is wanted, of
+    /// whatever length.
     #[cold]
     #[inline(never)]
     fn look_and_wait(
@@ -148,10 +162,23 @@ impl SanCarrier {
         loop {
             match self.find(reading, buffers)? {
                 Found::Bytes(read) => return Ok(Some(read)),
-                Found::Message if self.reading_shut.load(Ordering::Acquire) => {
-                    return self.read_what_is_here(buffers).map(Some);
+                Found::Message(_) if reading.plain => return Ok(None),
+                Found::Message(most) => {
+                    let is_shut = self.reading_shut.load(Ordering::Acquire);
+                    let wait = if is_shut {
+                        Duration::ZERO
+                    } else {
+                        left(deadline)
+                    };
+                    let mut limited = limited(buffers, most);
+                    match self.take_message(reading, &mut limited, wait) {
+                        Ok(None) => {}
+                        Err(error) if is_shut && error.kind() == io::ErrorKind::WouldBlock => {
+                            return Ok(Some(0));
+                        }
+                        taken => return taken,
+                    }
                 }
-                Found::Message => return Ok(None),
                 Found::UnderWay => {
                     let came = self.data()?.wait_for(&self.look, left(deadline));
                     if !came && deadline.is_over() && !self.look.load(Ordering::SeqCst) {
@@ -175,7 +202,7 @@ impl SanCarrier {
                 let read = state.deliver(self.spi(), data, (position, length), buffers);
                 Ok(Found::Bytes(read))
             }
-            Source::Message => Ok(Found::Message),
+            Source::Message => Ok(Found::Message(state.message_limit())),
             // What it waits for does not come any more.
             _ if state.is_over() => {
                 state.drained();
@@ -185,28 +212,12 @@ impl SanCarrier {
             _ => Ok(Found::UnderWay),
         };
         let is_shut = self.reading_shut.load(Ordering::Acquire);
-        reading.plain = matches!(found, Ok(Found::Message))
+        reading.plain = matches!(found, Ok(Found::Message(_)))
             && !state.has_bulk()
             && !is_shut
             && reading.peeked.is_empty();
         self.unlock(state);
         found
-    }
-
-    /// Our reading half is shut: what had come is read, and nothing is waited for.
-    fn read_what_is_here(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        match self.data()?.receive_into(buffers, Duration::ZERO) {
-            Ok(received) if received.kind == DATA && received.bytes > 0 => {
-                let read = self.read.load(Ordering::Relaxed) + received.bytes as u64;
-                self.read.store(read, Ordering::Relaxed);
-                Ok(received.bytes)
-            }
-            Ok(received) => {
-                self.take_in(received, buffers);
-                Ok(0)
-            }
-            Err(_) => Ok(0),
-        }
     }
 
     /// A message that is none of the stream's plain bytes; it lies in the buffers.
@@ -242,4 +253,15 @@ impl SanCarrier {
         self.unlock(state);
         Ok(())
     }
+}
+
+/// The first `most` bytes of the buffers.
+fn limited<'a>(buffers: &'a mut [IoSliceMut<'_>], mut most: usize) -> Vec<IoSliceMut<'a>> {
+    let mut limited = Vec::with_capacity(buffers.len());
+    for buffer in buffers {
+        let length = buffer.len().min(most);
+        most -= length;
+        limited.push(IoSliceMut::new(&mut buffer[..length]));
+    }
+    limited
 }

@@ -223,7 +223,11 @@ impl State {
 
     /// The provider has said that the connection is over. What had come is read first; if the peer's end
     /// is not among it, that is an error, which shows before.
-    pub(super) fn note_over(&mut self, data: &DataPath, errno: i32) {
+    pub(super) fn note_over(&mut self, data: &DataPath, mut errno: i32) {
+        if errno == Errno::FAULT.raw_os_error() {
+            // What a READ of memory says that is not open.
+            errno = Errno::CONNRESET.raw_os_error();
+        }
         let has_end = self.is_at_end() || data.inbox().last == Some(Kind::End.number());
         if self.over.is_none() && !self.is_broken() && !has_end {
             self.error = Some(errno);
@@ -460,6 +464,11 @@ impl State {
         self.engine.source()
     }
 
+    /// How many bytes the reader may take from messages.
+    pub(super) fn message_limit(&self) -> usize {
+        usize::try_from(self.engine.message_limit()).unwrap_or(usize::MAX)
+    }
+
     /// Whether bytes were offered that the reader has not taken.
     pub(super) fn has_bulk(&self) -> bool {
         self.engine.has_bulk()
@@ -577,8 +586,19 @@ impl State {
         }
     }
 
-    /// The provider would take a message again, or told that the connection is over.
+    /// Something came, perhaps the end of the connection: who waits to write hears of it.
+    pub(super) fn look_for_end(&mut self, data: &DataPath) {
+        self.news.watcher = true;
+        if self.over.is_none()
+            && let Err(error) = data.check()
+        {
+            self.note_over(data, error.errno());
+        }
+    }
+
+    /// The provider would take a message again.
     pub(super) fn go_on(&mut self, socket: &Socket, data: &DataPath) {
+        self.look_for_end(data);
         self.post_reads(socket, data);
         self.pump(data);
         self.news.watcher = true;

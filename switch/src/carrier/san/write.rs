@@ -85,7 +85,9 @@ impl SanCarrier {
 
     fn keep_error(&self, error: &io::Error) {
         let (mut state, _) = self.lock();
-        if state.is_broken() && error.raw_os_error() != Some(Errno::PIPE.raw_os_error()) {
+        if (state.is_broken() || state.is_over())
+            && error.raw_os_error() != Some(Errno::PIPE.raw_os_error())
+        {
             state.error = error.raw_os_error();
         }
         self.unlock(state);
