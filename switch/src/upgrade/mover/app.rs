@@ -226,7 +226,7 @@ impl Mover {
         let end_waits = self
             .pair
             .as_ref()
-            .is_some_and(|pair| pair.data.last_waiting().0 == Some(Kind::End.number()));
+            .is_some_and(|pair| pair.data.inbox().last == Some(Kind::End.number()));
         if has_ended || is_over || end_waits || is_on_tcp && tcp.contains(PollFlags::RDHUP) {
             events |= Events::READ_CLOSED;
         }
