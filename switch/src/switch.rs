@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use san_base::lock;
 use san_provider::{Counters, Provider, WsaCode};
+use socket2::Socket;
 
 use crate::companion::accept_thread::AcceptThread;
 use crate::config::{FabricChoice, SwitchConfig};
@@ -131,6 +132,31 @@ impl Switch {
         options: &ConnectOptions,
     ) -> Result<PendingConnect, ConnectError> {
         PendingConnect::start(self.lease(), destination, options)
+    }
+
+    /// Listens on the SAN beside a socket that listens on TCP already. The socket's owner goes on
+    /// using it; accepting is done by the listener.
+    pub(crate) fn adopt_listener(
+        &self,
+        socket: Socket,
+        backlog: u32,
+    ) -> Result<Listener, ListenError> {
+        Listener::adopt(self.lease(), socket, backlog)
+    }
+
+    /// Starts to connect over the SAN alone; `None`: it has no way there.
+    pub(crate) fn start_san_connect(
+        &self,
+        destination: SocketAddr,
+        options: &ConnectOptions,
+        companion: Socket,
+    ) -> Result<Option<PendingConnect>, ConnectError> {
+        PendingConnect::start_san(self.lease(), destination, options, companion)
+    }
+
+    /// Waits until no closed connection has bytes under way, at most so long; whether that is so.
+    pub(crate) fn wait_for_closing(&self, timeout: Duration) -> bool {
+        self.running.rooms.closing.wait(timeout)
     }
 
     /// Adds a provider to the running switch. It joins every listener that its addresses fit

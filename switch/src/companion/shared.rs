@@ -37,6 +37,8 @@ pub(crate) struct ListenerShared {
     condition: Mutex<Option<Condition>>,
     queue: Mutex<ReadyQueue<ReadySan>>,
     closed: AtomicBool,
+    /// TCP's socket is somebody else's, who goes on using it.
+    is_adopted: bool,
     /// Set while a SAN connection waits, and for good once closed.
     ready: Signal,
     /// The TCP socket and `ready` in one.
@@ -87,9 +89,23 @@ impl ListenerShared {
             condition: Mutex::new(condition),
             queue: Mutex::new(ReadyQueue::new(backlog as usize)),
             closed: AtomicBool::new(false),
+            is_adopted: false,
             ready,
             readiness,
         })
+    }
+
+    /// The same on a socket that is somebody else's.
+    pub(crate) fn adopted(token: u64, tcp: Socket, backlog: u32) -> io::Result<Self> {
+        Ok(ListenerShared {
+            is_adopted: true,
+            ..Self::new(token, tcp, backlog, None)?
+        })
+    }
+
+    /// A descriptor that is readable while a SAN connection waits.
+    pub(crate) fn san_ready(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
     }
 
     /// Accepted SAN connections that wait for the application.
@@ -171,7 +187,9 @@ impl ListenerShared {
     /// Stops TCP's listening; the descriptors themselves live as long as the listener.
     pub(super) fn stop(&self) {
         // A listening socket that is shut down refuses like a closed one.
-        let _ = self.tcp.shutdown(Shutdown::Both);
+        if !self.is_adopted {
+            let _ = self.tcp.shutdown(Shutdown::Both);
+        }
         *lock(&self.condition) = None;
     }
 

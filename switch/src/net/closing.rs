@@ -147,6 +147,18 @@ impl Closing {
         Ok(())
     }
 
+    /// Waits until there are none, at most so long; whether there are none.
+    pub(crate) fn wait(&self, timeout: Duration) -> bool {
+        let deadline = Deadline::after(timeout);
+        while !self.shared.state.lock().closed.is_empty() {
+            if deadline.is_over() {
+                return false;
+            }
+            std::thread::sleep(SHORT_PAUSE);
+        }
+        true
+    }
+
     /// Waits for those that make progress, gives up the others, and ends the thread.
     pub(crate) fn shut_down(&self) {
         let mut state = self.shared.state.lock();

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
+use rustix::io::Errno;
 use san_base::Deadline;
 use san_provider::{ConnectError as SpiConnectError, NetworkEvents};
 use san_stream::Role;
@@ -57,6 +58,8 @@ pub struct PendingConnect {
     fallback: Option<FallbackReason>,
     may_move: bool,
     readiness: OwnedFd,
+    /// Where the SAN gives no connection, TCP is the caller's affair.
+    san_alone: bool,
 }
 
 /// How far a connect is. The TCP socket, which is the application's descriptor in the end, goes
@@ -136,17 +139,7 @@ impl PendingConnect {
         }
         let readiness =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
-        let route = options.route.unwrap_or(lease.config.route);
-        let timeout = options.timeout.unwrap_or(lease.config.connect_timeout);
-        let mut connect = Self {
-            lease,
-            destination,
-            deadline: Deadline::after(timeout),
-            stage: Stage::Over,
-            fallback: None,
-            may_move: !options.tcp_only && route == RouteChoice::Upgrade,
-            readiness,
-        };
+        let mut connect = Self::prepared(lease, destination, options, readiness);
         let attempt = if options.tcp_only || connect.may_move {
             None
         } else {
@@ -157,6 +150,55 @@ impl PendingConnect {
             None => connect.start_tcp(tcp)?,
         }
         Ok(connect)
+    }
+
+    /// Starts to connect over the SAN alone; `None`: it has no way there. `companion` is the
+    /// application's socket, bound to [`ConnectOptions::local`] if that is set. A failure that is not
+    /// [`ConnectError::San`] leaves TCP to the caller.
+    pub(crate) fn start_san(
+        lease: Lease,
+        destination: SocketAddr,
+        options: &ConnectOptions,
+        companion: Socket,
+    ) -> Result<Option<Self>, ConnectError> {
+        if lease.is_closed() {
+            return Err(ConnectError::ShutDown);
+        }
+        let readiness = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| {
+            let (source, fallback) = (errno.into(), None);
+            ConnectError::Tcp {
+                destination,
+                source,
+                fallback,
+            }
+        })?;
+        let mut connect = Self::prepared(lease, destination, options, readiness);
+        connect.san_alone = true;
+        let Some(attempt) = connect.try_san(options)? else {
+            return Ok(None);
+        };
+        connect.stage = Stage::San(attempt, companion);
+        Ok(Some(connect))
+    }
+
+    fn prepared(
+        lease: Lease,
+        destination: SocketAddr,
+        options: &ConnectOptions,
+        readiness: OwnedFd,
+    ) -> Self {
+        let timeout = options.timeout.unwrap_or(lease.config.connect_timeout);
+        let route = options.route.unwrap_or(lease.config.route);
+        Self {
+            lease,
+            destination,
+            deadline: Deadline::after(timeout),
+            stage: Stage::Over,
+            fallback: None,
+            may_move: !options.tcp_only && route == RouteChoice::Upgrade,
+            readiness,
+            san_alone: false,
+        }
     }
 
     /// Goes as far as it can without waiting. `None`: not done yet.
@@ -297,6 +339,9 @@ impl PendingConnect {
         // Duty 21: the companion is closed before TCP is tried.
         drop(attempt);
         self.san_failed(error)?;
+        if self.san_alone {
+            return Err(self.tcp_failed(Errno::AGAIN.into()));
+        }
         self.start_tcp(tcp)
     }
 

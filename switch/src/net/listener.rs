@@ -4,6 +4,7 @@
 //! companions, are in `companion/`.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -58,6 +59,12 @@ pub struct Listener {
     route: RouteChoice,
 }
 
+/// What was taken, on which side.
+pub(crate) enum Taken<T> {
+    San(Connection),
+    Tcp(T),
+}
+
 impl ListenOptions {
     /// Connections that may wait for accept, on the SAN and, separately, on TCP.
     #[must_use]
@@ -109,18 +116,33 @@ impl Listener {
         let tcp = tcp::listen(address, backlog, options.only_v6).map_err(failed)?;
         let token = lease.companions.new_token();
         let shared = ListenerShared::new(token, tcp, backlog, options.condition).map_err(failed)?;
-        let shared = Arc::new(shared);
-        lease.companions.add(&shared).map_err(failed)?;
         let route = options.route.unwrap_or(lease.config.route);
-        let listener = Self {
-            shared,
-            lease,
-            route,
-        };
+        let listener = Self::begin(lease, shared, route).map_err(failed)?;
         if listener.lease.is_closed() {
             return Err(ListenError::ShutDown);
         }
         Ok(listener)
+    }
+
+    /// A listener on a socket that listens already, whose owner goes on using it: closing the
+    /// listener leaves it as it is.
+    pub(crate) fn adopt(lease: Lease, tcp: Socket, backlog: u32) -> Result<Self, ListenError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = tcp::local_addr(&tcp).unwrap_or(unknown);
+        let failed = |source| ListenError::Tcp { address, source };
+        let token = lease.companions.new_token();
+        let shared = ListenerShared::adopted(token, tcp, backlog).map_err(failed)?;
+        Self::begin(lease, shared, RouteChoice::Direct).map_err(failed)
+    }
+
+    fn begin(lease: Lease, shared: ListenerShared, route: RouteChoice) -> io::Result<Self> {
+        let shared = Arc::new(shared);
+        lease.companions.add(&shared)?;
+        Ok(Self {
+            shared,
+            lease,
+            route,
+        })
     }
 
     /// Waits for a connection, from whichever side, in order of arrival.
@@ -157,22 +179,49 @@ impl Listener {
     /// [`AcceptError::Closed`], and TCP's errors.
     pub fn try_accept(&self) -> Result<Option<Connection>, AcceptError> {
         loop {
-            if self.shared.is_closed() {
-                return Err(AcceptError::Closed);
-            }
-            let turn = match self.shared.take() {
-                Turn::San(ready) => return Ok(Some(self.san_connection(ready))),
-                Turn::Tcp(turn) => turn,
-            };
-            let Some((socket, peer)) = self.tcp_accept()? else {
-                let next = self.shared.tcp_would_block(turn);
-                return Ok(next.map(|ready| self.san_connection(ready)));
-            };
-            self.shared.tcp_taken(turn);
-            if let Some(connection) = self.tcp_connection(socket, peer)? {
-                return Ok(Some(connection));
+            match self.take(|| tcp::accept(&self.shared.tcp))? {
+                None => return Ok(None),
+                Some(Taken::San(connection)) => return Ok(Some(connection)),
+                Some(Taken::Tcp((socket, peer))) => {
+                    if let Some(connection) = self.tcp_connection(socket, peer)? {
+                        return Ok(Some(connection));
+                    }
+                }
             }
         }
+    }
+
+    /// Takes what waits, on the side whose turn it is. `accept` is TCP's accept, which must not wait.
+    pub(crate) fn take<T>(
+        &self,
+        accept: impl FnOnce() -> io::Result<Option<T>>,
+    ) -> Result<Option<Taken<T>>, AcceptError> {
+        if self.shared.is_closed() {
+            return Err(AcceptError::Closed);
+        }
+        let turn = match self.shared.take() {
+            Turn::San(ready) => return Ok(Some(Taken::San(self.san_connection(ready)))),
+            Turn::Tcp(turn) => turn,
+        };
+        let accepted = accept().map_err(|error| {
+            // A socket that was shut down meanwhile answers EINVAL.
+            if self.shared.is_closed() {
+                AcceptError::Closed
+            } else {
+                AcceptError::System(error)
+            }
+        })?;
+        let Some(accepted) = accepted else {
+            let next = self.shared.tcp_would_block(turn);
+            return Ok(next.map(|ready| Taken::San(self.san_connection(ready))));
+        };
+        self.shared.tcp_taken(turn);
+        Ok(Some(Taken::Tcp(accepted)))
+    }
+
+    /// A descriptor that is readable while a connection over the SAN waits.
+    pub(crate) fn san_ready(&self) -> BorrowedFd<'_> {
+        self.shared.san_ready()
     }
 
     /// The address it is bound to, with the port that TCP was given.
@@ -277,17 +326,6 @@ impl Listener {
             companion: ready.tcp,
         };
         Connection::open(established, self.lease.clone())
-    }
-
-    fn tcp_accept(&self) -> Result<Option<(Socket, SocketAddr)>, AcceptError> {
-        tcp::accept(&self.shared.tcp).map_err(|error| {
-            // A socket that was shut down meanwhile answers EINVAL.
-            if self.shared.is_closed() {
-                AcceptError::Closed
-            } else {
-                AcceptError::System(error)
-            }
-        })
     }
 }
 

@@ -1,0 +1,408 @@
+//! Reading and writing bytes.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::io::{self, IoSlice, IoSliceMut};
+
+use libc::{iovec, loff_t, off_t, off64_t, size_t, sockaddr, socklen_t, ssize_t};
+use san_switch::program::{Receiving, Sending};
+
+use crate::held::{TABLE, on_stream};
+use crate::inside::Answer;
+use crate::kernel::borrowed;
+use crate::next::{self, set_errno};
+
+/// The most parts that one call may have (IOV_MAX).
+pub(super) const MOST_PARTS: usize = 1024;
+
+/// What libc's function gives for this answer; `None`: ask libc's.
+pub(super) fn length(answer: Answer<usize>) -> Option<ssize_t> {
+    match answer {
+        Answer::Done(length) => Some(ssize_t::try_from(length).unwrap_or(ssize_t::MAX)),
+        Answer::Failed => Some(-1),
+        Answer::Pass => None,
+    }
+}
+
+/// As [`length`], of what was to be written: who writes after the end gets SIGPIPE, too.
+pub(super) fn written(answer: Answer<usize>, flags: c_int) -> Option<ssize_t> {
+    let failed = matches!(answer, Answer::Failed);
+    if failed && next::errno() == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
+        // SAFETY: it raises a signal in this thread, as the kernel does.
+        unsafe { libc::raise(libc::SIGPIPE) };
+        set_errno(libc::EPIPE);
+    }
+    length(answer)
+}
+
+pub(super) fn receiving(flags: c_int) -> Receiving {
+    Receiving {
+        at_once: flags & libc::MSG_DONTWAIT != 0,
+        peek: flags & libc::MSG_PEEK != 0,
+        all: flags & libc::MSG_WAITALL != 0,
+        urgent: flags & libc::MSG_OOB != 0,
+    }
+}
+
+pub(super) fn sending(flags: c_int) -> Sending {
+    Sending {
+        at_once: flags & libc::MSG_DONTWAIT != 0,
+        urgent: flags & libc::MSG_OOB != 0,
+    }
+}
+
+/// A caller's buffer.
+///
+/// # Safety
+/// `length` bytes there may be written until the slice is gone, as for read(2).
+unsafe fn buffer<'a>(start: *mut c_void, length: size_t) -> &'a mut [u8] {
+    if start.is_null() {
+        return &mut [];
+    }
+    // SAFETY: the caller says so.
+    unsafe { std::slice::from_raw_parts_mut(start.cast(), length.min(isize::MAX as usize)) }
+}
+
+/// A caller's bytes.
+///
+/// # Safety
+/// `length` bytes there may be read until the slice is gone, as for write(2).
+unsafe fn bytes<'a>(start: *const c_void, length: size_t) -> &'a [u8] {
+    if start.is_null() {
+        return &[];
+    }
+    // SAFETY: the caller says so.
+    unsafe { std::slice::from_raw_parts(start.cast(), length.min(isize::MAX as usize)) }
+}
+
+/// A caller's buffers.
+///
+/// # Safety
+/// As for readv(2).
+pub(super) unsafe fn buffers<'a>(parts: *mut iovec, count: usize) -> &'a mut [IoSliceMut<'a>] {
+    if parts.is_null() {
+        return &mut [];
+    }
+    // SAFETY: an `IoSliceMut` is an iovec, which std promises, and the caller says that they are there.
+    unsafe { std::slice::from_raw_parts_mut(parts.cast(), count.min(MOST_PARTS)) }
+}
+
+/// A caller's parts.
+///
+/// # Safety
+/// As for writev(2).
+pub(super) unsafe fn parts<'a>(parts: *const iovec, count: usize) -> &'a [IoSlice<'a>] {
+    if parts.is_null() {
+        return &[];
+    }
+    // SAFETY: an `IoSlice` is an iovec, which std promises, and the caller says that they are there.
+    unsafe { std::slice::from_raw_parts(parts.cast(), count.min(MOST_PARTS)) }
+}
+
+/// Receives from the stream under this number into one buffer.
+///
+/// # Safety
+/// As for recv(2).
+#[inline]
+unsafe fn receive(fd: c_int, start: *mut c_void, size: size_t, flags: c_int) -> Option<ssize_t> {
+    length(on_stream(fd, |stream| {
+        // SAFETY: the caller says so.
+        let bytes = unsafe { buffer(start, size) };
+        stream.receive(&mut [IoSliceMut::new(bytes)], receiving(flags))
+    }))
+}
+
+/// Sends one buffer on the stream under this number.
+///
+/// # Safety
+/// As for send(2).
+#[inline]
+unsafe fn transmit(fd: c_int, start: *const c_void, size: size_t, flags: c_int) -> Option<ssize_t> {
+    let answer = on_stream(fd, |stream| {
+        // SAFETY: the caller says so.
+        let bytes = unsafe { bytes(start, size) };
+        stream.send(&[IoSlice::new(bytes)], sending(flags))
+    });
+    written(answer, flags)
+}
+
+/// # Safety
+/// As read(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn read(fd: c_int, start: *mut c_void, size: size_t) -> ssize_t {
+    // SAFETY: the caller keeps what read(2) asks.
+    if let Some(result) = unsafe { receive(fd, start, size, 0) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::read(fd, start, size) }
+}
+
+/// # Safety
+/// As read(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn __read_chk(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    room: size_t,
+) -> ssize_t {
+    // What does not fit is libc's to complain of.
+    if size <= room
+        // SAFETY: the caller keeps what read(2) asks.
+        && let Some(result) = unsafe { receive(fd, start, size, 0) }
+    {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::__read_chk(fd, start, size, room) }
+}
+
+/// # Safety
+/// As recv(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn recv(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller keeps what recv(2) asks.
+    if let Some(result) = unsafe { receive(fd, start, size, flags) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::recv(fd, start, size, flags) }
+}
+
+/// # Safety
+/// As recv(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn __recv_chk(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    room: size_t,
+    flags: c_int,
+) -> ssize_t {
+    if size <= room
+        // SAFETY: the caller keeps what recv(2) asks.
+        && let Some(result) = unsafe { receive(fd, start, size, flags) }
+    {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::__recv_chk(fd, start, size, room, flags) }
+}
+
+/// # Safety
+/// As recvfrom(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn recvfrom(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    flags: c_int,
+    address: *mut sockaddr,
+    address_length: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: the caller keeps what recvfrom(2) asks.
+    if let Some(result) = unsafe { receive(fd, start, size, flags) } {
+        // SAFETY: as above.
+        unsafe { no_address(address, address_length) };
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::recvfrom(fd, start, size, flags, address, address_length) }
+}
+
+/// # Safety
+/// As recvfrom(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn __recvfrom_chk(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    room: size_t,
+    flags: c_int,
+    address: *mut sockaddr,
+    address_length: *mut socklen_t,
+) -> ssize_t {
+    if size <= room
+        // SAFETY: the caller keeps what recvfrom(2) asks.
+        && let Some(result) = unsafe { receive(fd, start, size, flags) }
+    {
+        // SAFETY: as above.
+        unsafe { no_address(address, address_length) };
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::__recvfrom_chk(fd, start, size, room, flags, address, address_length) }
+}
+
+/// A stream tells no address with its bytes, as TCP.
+///
+/// # Safety
+/// As for recvfrom(2).
+unsafe fn no_address(address: *mut sockaddr, length: *mut socklen_t) {
+    if !address.is_null() && !length.is_null() {
+        // SAFETY: the caller's own length, which recvfrom(2) writes.
+        unsafe { *length = 0 };
+    }
+}
+
+/// # Safety
+/// As readv(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn readv(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
+    let answer = on_stream(fd, |stream| {
+        // SAFETY: the caller keeps what readv(2) asks. The list itself is not written, nor is it shared.
+        let buffers = unsafe { buffers(start.cast_mut(), usize::try_from(count).unwrap_or(0)) };
+        stream.receive(buffers, receiving(0))
+    });
+    if let Some(result) = length(answer) {
+        return result;
+    }
+    // SAFETY: the caller keeps what readv(2) asks.
+    unsafe { next::readv(fd, start, count) }
+}
+
+/// # Safety
+/// As write(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn write(fd: c_int, start: *const c_void, size: size_t) -> ssize_t {
+    // SAFETY: the caller keeps what write(2) asks.
+    if let Some(result) = unsafe { transmit(fd, start, size, 0) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::write(fd, start, size) }
+}
+
+/// # Safety
+/// As send(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn send(
+    fd: c_int,
+    start: *const c_void,
+    size: size_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller keeps what send(2) asks.
+    if let Some(result) = unsafe { transmit(fd, start, size, flags) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::send(fd, start, size, flags) }
+}
+
+/// # Safety
+/// As sendto(2). A connected stream takes no notice of the address, as TCP.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn sendto(
+    fd: c_int,
+    start: *const c_void,
+    size: size_t,
+    flags: c_int,
+    address: *const sockaddr,
+    address_length: socklen_t,
+) -> ssize_t {
+    // SAFETY: the caller keeps what sendto(2) asks.
+    if let Some(result) = unsafe { transmit(fd, start, size, flags) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::sendto(fd, start, size, flags, address, address_length) }
+}
+
+/// # Safety
+/// As writev(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn writev(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
+    let answer = on_stream(fd, |stream| {
+        // SAFETY: the caller keeps what writev(2) asks.
+        let parts = unsafe { parts(start, usize::try_from(count).unwrap_or(0)) };
+        stream.send(parts, sending(0))
+    });
+    if let Some(result) = written(answer, 0) {
+        return result;
+    }
+    // SAFETY: the caller keeps what writev(2) asks.
+    unsafe { next::writev(fd, start, count) }
+}
+
+/// # Safety
+/// As sendfile(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn sendfile(
+    to: c_int,
+    from: c_int,
+    offset: *mut off_t,
+    count: size_t,
+) -> ssize_t {
+    // SAFETY: the caller keeps what sendfile(2) asks.
+    if let Some(result) = unsafe { copy_file(to, from, offset, count) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::sendfile(to, from, offset, count) }
+}
+
+/// # Safety
+/// As sendfile(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn sendfile64(
+    to: c_int,
+    from: c_int,
+    offset: *mut off64_t,
+    count: size_t,
+) -> ssize_t {
+    // SAFETY: the caller keeps what sendfile(2) asks.
+    if let Some(result) = unsafe { copy_file(to, from, offset, count) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::sendfile64(to, from, offset, count) }
+}
+
+/// # Safety
+/// As for sendfile(2).
+unsafe fn copy_file(
+    to: c_int,
+    from: c_int,
+    offset: *mut off64_t,
+    count: size_t,
+) -> Option<ssize_t> {
+    let answer = on_stream(to, |stream| {
+        // SAFETY: the caller's own, or null.
+        let offset = unsafe { offset.as_mut() };
+        match borrowed(from) {
+            Some(from) => stream.send_file(from, offset, count),
+            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        }
+    });
+    written(answer, 0)
+}
+
+/// # Safety
+/// As splice(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn splice(
+    from: c_int,
+    from_offset: *mut loff_t,
+    to: c_int,
+    to_offset: *mut loff_t,
+    size: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // The kernel moves nothing between a pipe and memory of ours. EINVAL is what splice(2) says where
+    // it cannot, and programs copy then.
+    if !TABLE.is_empty() {
+        for fd in [from, to] {
+            if let Some(result) = length(on_stream(fd, |stream| stream.splice())) {
+                return result;
+            }
+        }
+    }
+    // SAFETY: the caller keeps what splice(2) asks.
+    unsafe { next::splice(from, from_offset, to, to_offset, size, flags) }
+}

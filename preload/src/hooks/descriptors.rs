@@ -1,0 +1,316 @@
+//! Sockets' and descriptors' lives: listen, accept, connect, close, dup, fcntl, ioctl.
+
+use std::ffi::{c_int, c_uint, c_ulong};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::Arc;
+
+use libc::{sockaddr, socklen_t};
+use rustix::net::SocketFlags;
+use san_switch::program::{Accepted, Held, Opened, Stream};
+
+use crate::address;
+use crate::held::{TABLE, closed, held, is_borrowed_memory, on_stream, program, put};
+use crate::inside::{Answer, inside};
+use crate::kernel::borrowed;
+use crate::next::{self, set_errno};
+
+/// # Safety
+/// As listen(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn listen(fd: c_int, backlog: c_int) -> c_int {
+    // SAFETY: listen(2) asks nothing of memory.
+    let result = unsafe { next::listen(fd, backlog) };
+    if result == 0
+        && let Some(program) = program()
+        && is_tcp(fd)
+    {
+        let _ = inside(|| {
+            if TABLE.find(fd).is_none_or(|held| held.is_inherited()) {
+                put(fd, Arc::new(Held::Listening(program.listen(backlog))));
+            }
+            Ok(Some(()))
+        });
+    }
+    result
+}
+
+/// Whether it is a stream socket over IP, which multipath TCP's are not.
+fn is_tcp(fd: c_int) -> bool {
+    use rustix::net::sockopt::{socket_domain, socket_protocol, socket_type};
+    use rustix::net::{AddressFamily, SocketType, ipproto};
+    let Some(fd) = borrowed(fd) else {
+        return false;
+    };
+    let is_ip = matches!(
+        socket_domain(fd),
+        Ok(AddressFamily::INET | AddressFamily::INET6)
+    );
+    is_ip
+        && socket_type(fd) == Ok(SocketType::STREAM)
+        && socket_protocol(fd) == Ok(Some(ipproto::TCP))
+}
+
+/// # Safety
+/// As accept(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn accept(
+    fd: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+) -> c_int {
+    // SAFETY: the caller keeps what accept(2) asks.
+    if let Some(result) = unsafe { take(fd, address, length, 0) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::accept(fd, address, length) }
+}
+
+/// # Safety
+/// As accept4(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn accept4(
+    fd: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the caller keeps what accept4(2) asks.
+    if let Some(result) = unsafe { take(fd, address, length, flags) } {
+        return result;
+    }
+    // SAFETY: as above.
+    unsafe { next::accept4(fd, address, length, flags) }
+}
+
+/// # Safety
+/// As for accept4(2).
+unsafe fn take(
+    fd: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+    flags: c_int,
+) -> Option<c_int> {
+    let held = held(fd)?;
+    let Held::Listening(listening) = &*held else {
+        return None;
+    };
+    let flags = SocketFlags::from_bits(flags.cast_unsigned())?;
+    let accepted = inside(|| match borrowed(fd) {
+        Some(fd) => listening.accept(fd, flags),
+        None => Ok(None),
+    });
+    let (number, peer) = match accepted {
+        Answer::Pass => return None,
+        Answer::Failed => return Some(-1),
+        Answer::Done(Accepted::Kernel(socket, peer)) => (socket.into_raw_fd(), Some(peer)),
+        Answer::Done(Accepted::San(number, stream)) => {
+            let peer = stream.peer_addr().ok().flatten();
+            (keep(number, stream), peer)
+        }
+    };
+    if let Some(peer) = peer {
+        // SAFETY: the caller keeps what accept4(2) asks.
+        unsafe { address::write(peer, address, length) };
+    }
+    Some(number)
+}
+
+/// A descriptor of the program's is the number of a stream.
+fn keep(number: OwnedFd, stream: Stream) -> c_int {
+    let number = number.into_raw_fd();
+    put(number, Arc::new(Held::Stream(stream)));
+    number
+}
+
+/// # Safety
+/// As connect(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn connect(
+    fd: c_int,
+    address: *const sockaddr,
+    length: socklen_t,
+) -> c_int {
+    match on_stream(fd, |stream| stream.connect_again()) {
+        Answer::Done(()) => return 0,
+        Answer::Failed => return -1,
+        Answer::Pass => {}
+    }
+    if let Some(program) = program()
+        // SAFETY: the caller keeps what connect(2) asks.
+        && let Some(destination) = unsafe { address::read(address, length) }
+        && is_tcp(fd)
+    {
+        let opened = inside(|| match borrowed(fd) {
+            Some(fd) => program.connect(fd, destination).map(Some),
+            None => Ok(None),
+        });
+        match opened {
+            Answer::Failed => return -1,
+            Answer::Done(Opened::Done(stream)) => {
+                put(fd, Arc::new(Held::Stream(stream)));
+                return 0;
+            }
+            Answer::Done(Opened::InProgress(stream)) => {
+                put(fd, Arc::new(Held::Stream(stream)));
+                set_errno(libc::EINPROGRESS);
+                return -1;
+            }
+            Answer::Done(Opened::Kernel) | Answer::Pass => {}
+        }
+    }
+    // SAFETY: the caller keeps what connect(2) asks.
+    unsafe { next::connect(fd, address, length) }
+}
+
+/// # Safety
+/// As close(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
+    forget(fd);
+    // SAFETY: the caller has this descriptor.
+    unsafe { next::close(fd) }
+}
+
+/// What is under this number goes with it, before the kernel may give the number to another thread.
+fn forget(fd: c_int) {
+    if !TABLE.is_empty() && !crate::inside::is_inside() && !is_borrowed_memory() {
+        closed(fd);
+    }
+}
+
+fn forget_range(first: c_uint, last: c_uint) {
+    if !TABLE.is_empty() && !crate::inside::is_inside() && !is_borrowed_memory() {
+        for fd in TABLE.numbers(first, last) {
+            closed(fd);
+        }
+    }
+}
+
+/// # Safety
+/// As close_range(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    if flags.cast_unsigned() & libc::CLOSE_RANGE_CLOEXEC == 0 {
+        forget_range(first, last);
+    }
+    // SAFETY: the caller has these descriptors.
+    unsafe { next::close_range(first, last, flags) }
+}
+
+/// # Safety
+/// As closefrom(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn closefrom(first: c_int) {
+    forget_range(first.max(0).cast_unsigned(), u32::MAX);
+    next::close_from(first);
+}
+
+/// A copy of a descriptor is the same thing.
+fn copied(fd: c_int, to: c_int) -> c_int {
+    if to >= 0
+        && fd != to
+        && !is_borrowed_memory()
+        && let Some(held) = TABLE.find(fd)
+        && !crate::inside::is_inside()
+        // A loop is found again by its first epoll_ctl.
+        && !matches!(&*held, Held::Epoll(_))
+    {
+        put(to, held);
+    }
+    to
+}
+
+/// # Safety
+/// As dup(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
+    // SAFETY: the caller has this descriptor.
+    copied(fd, unsafe { next::dup(fd) })
+}
+
+/// # Safety
+/// As dup2(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
+    // SAFETY: the caller has these descriptors.
+    let result = unsafe { next::dup2(fd, to) };
+    if result >= 0 && fd != to {
+        forget(to);
+    }
+    copied(fd, result)
+}
+
+/// # Safety
+/// As dup3(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    // SAFETY: the caller has these descriptors.
+    let result = unsafe { next::dup3(fd, to, flags) };
+    if result >= 0 {
+        forget(to);
+    }
+    copied(fd, result)
+}
+
+fn mode_changed(fd: c_int, is_nonblocking: bool) {
+    let _ = on_stream(fd, |stream| {
+        stream.set_nonblocking(is_nonblocking)?;
+        Ok(Some(()))
+    });
+}
+
+fn controlled(fd: c_int, command: c_int, argument: usize, result: c_int) -> c_int {
+    if result >= 0 && !TABLE.is_empty() {
+        match command {
+            libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return copied(fd, result),
+            // The flags are an int.
+            libc::F_SETFL => mode_changed(fd, argument as c_int & libc::O_NONBLOCK != 0),
+            _ => {}
+        }
+    }
+    result
+}
+
+/// # Safety
+/// As fcntl(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+    // SAFETY: the caller keeps what fcntl(2) asks.
+    let result = unsafe { next::fcntl(fd, command, argument) };
+    controlled(fd, command, argument, result)
+}
+
+/// # Safety
+/// As fcntl(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
+    // SAFETY: the caller keeps what fcntl(2) asks.
+    let result = unsafe { next::fcntl64(fd, command, argument) };
+    controlled(fd, command, argument, result)
+}
+
+/// # Safety
+/// As ioctl(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
+    if request == libc::FIONREAD {
+        match on_stream(fd, |stream| stream.waiting_bytes()) {
+            Answer::Done(bytes) => {
+                let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+                // SAFETY: the caller gives the address of an int.
+                unsafe { *(argument as *mut c_int) = bytes };
+                return 0;
+            }
+            Answer::Failed => return -1,
+            Answer::Pass => {}
+        }
+    }
+    // SAFETY: the caller keeps what ioctl(2) asks.
+    let result = unsafe { next::ioctl(fd, request, argument) };
+    if result == 0 && request == libc::FIONBIO && held(fd).is_some() {
+        // SAFETY: the kernel has just read the int.
+        mode_changed(fd, unsafe { *(argument as *const c_int) } != 0);
+    }
+    result
+}

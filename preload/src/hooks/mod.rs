@@ -1,0 +1,12 @@
+//! The functions that are exported, by what they are about.
+//!
+//! Each has the name and the arguments of libc's. `fcntl` and `ioctl` take one more argument in a
+//! register whether they are called with one or not, which is what the calling conventions of x86-64
+//! and aarch64 do with a call of a variadic function that has no floating-point argument.
+
+mod data;
+mod descriptors;
+mod messages;
+mod naming;
+pub(crate) mod process;
+mod waiting;

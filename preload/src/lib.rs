@@ -1,0 +1,25 @@
+//! `libsan.so`: loaded into an unmodified program (LD_PRELOAD), it takes the program's socket calls.
+//!
+//! Each hook looks whether the descriptor is one that the SAN carries. Most are not, and then the
+//! next library's function of that name is called, which is libc's, with all that it does: errno,
+//! cancellation, its checks. What is decided about SAN descriptors is decided in the switch; here are
+//! the exported functions, and the table of descriptors.
+//!
+//! Rules that hold for all hooks:
+//! - Nothing is exported that is not a hook (`tests/exports.rs`).
+//! - The switch's own calls come here, too, since they are libc's functions by name. They are passed
+//!   on: [`inside`] marks the thread.
+//! - A panic does not leave a hook.
+//! - A hook works before the library's constructor has run: what it needs is there without one.
+
+#![allow(unsafe_code)]
+#![allow(unreachable_pub, reason = "what is exported is exported to C")]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+mod address;
+mod held;
+mod hooks;
+mod inside;
+mod kernel;
+mod next;
+mod table;

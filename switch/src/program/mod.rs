@@ -1,0 +1,196 @@
+//! The sockets of a program that knows nothing of the switch: what the preload library asks.
+//!
+//! The program holds descriptor numbers, and calls libc. Beside a number whose socket the SAN has to
+//! do with, the library keeps a [`Held`], and asks it first. What the library does with the answers, and
+//! every export, is its own affair (`preload/`); what is decided is decided here.
+//!
+//! # The direct route
+//! [`Route::Direct`] is the Windows Sockets Direct way: a connect tries the SAN first, a listener gets
+//! companions. Nothing is started before the first connect or accept that the SAN could serve.
+//!
+//! # Processes
+//! The companions of a listener are made by the process that first accepts from it or waits for it,
+//! not by the one that calls `listen`: a process that listens and then forks others to accept keeps
+//! no client waiting. In a child that is forked later everything that was the SAN's is inert: streams
+//! say ENOTCONN, listeners and new sockets are TCP's, until it executes another program.
+
+mod epolls;
+mod listening;
+mod opening;
+mod stream;
+mod waiting;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use verbs_shim::fork::Generation;
+
+use crate::config::SwitchConfig;
+use crate::ready::event_loop::EventLoop;
+use crate::switch::Switch;
+
+pub use epolls::{Epoll, Kernel, Operation};
+pub use listening::{Accepted, Listening};
+pub use opening::Opened;
+pub use stream::{Receiving, Sending, Stream};
+pub use waiting::{Poll, poll};
+
+/// What is under a descriptor number of the program's.
+pub enum Held {
+    /// A stream that the SAN carries, or that is being connected.
+    Stream(Stream),
+    /// A listening socket.
+    Listening(Listening),
+    /// An epoll set with sockets of ours in it.
+    Epoll(Epoll),
+}
+
+impl Held {
+    /// Whether this process was forked since: then the number is the kernel's, unless it is a stream's,
+    /// which is nobody's any more.
+    pub fn is_inherited(&self) -> bool {
+        match self {
+            Held::Stream(_) => false,
+            Held::Listening(listening) => listening.is_inherited(),
+            Held::Epoll(epoll) => epoll.is_inherited(),
+        }
+    }
+}
+
+/// Which way a program's connections go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// TCP, all of them.
+    Off,
+    /// The SAN first.
+    Direct,
+}
+
+/// The program of this process.
+pub struct Program {
+    kernel: &'static dyn Kernel,
+    /// With the process that made it.
+    switch: OnceLock<(Option<Switch>, Generation)>,
+}
+
+static PROGRAM: OnceLock<Option<Program>> = OnceLock::new();
+
+/// How long a program that ends waits for what is under way.
+const AT_EXIT: Duration = Duration::from_secs(2);
+
+impl Program {
+    /// The program, if its route is not [`Route::Off`]. `kernel` is what only the library can do.
+    pub fn of_this_process(kernel: &'static dyn Kernel) -> Option<&'static Program> {
+        let program = PROGRAM.get_or_init(|| {
+            (route() == Route::Direct).then(|| Program {
+                kernel,
+                switch: OnceLock::new(),
+            })
+        });
+        let program = program.as_ref()?;
+        // A child that is forked before anything was started may start for itself.
+        let started = program.switch.get();
+        started
+            .is_none_or(|(_, made)| !made.is_past())
+            .then_some(program)
+    }
+
+    /// The switch, made on first use. `None`: the settings are wrong or the fabric is not there, which
+    /// was said once.
+    fn switch(&self) -> Option<&Switch> {
+        let (switch, _) = self.switch.get_or_init(|| {
+            let made = SwitchConfig::from_env()
+                .map_err(|error| error.to_string())
+                .and_then(|config| Switch::new(config).map_err(|error| error.to_string()));
+            let switch = made.inspect_err(|error| {
+                say(&format!("the program goes over TCP: {error}"));
+            });
+            (switch.ok(), Generation::now())
+        });
+        let has_san = |switch: &&Switch| !switch.table().entries().is_empty();
+        switch.as_ref().filter(has_san)
+    }
+
+    /// The program ends: closes what is left, and waits for bytes that are under way, two seconds at
+    /// most. Then, if `SAN_REPORT` names a file, adds what was done to it.
+    pub fn end() {
+        let Some(Some(program)) = PROGRAM.get() else {
+            return;
+        };
+        let Some((Some(switch), made)) = program.switch.get() else {
+            return;
+        };
+        if made.is_past() {
+            return;
+        }
+        switch.wait_for_closing(AT_EXIT);
+        if let Some(path) = std::env::var_os("SAN_REPORT") {
+            report(switch, std::path::Path::new(&path));
+        }
+    }
+}
+
+/// One line for the program's user.
+fn say(what: &str) {
+    let line = format!("libsan.so: {what}\n");
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
+}
+
+fn route() -> Route {
+    match std::env::var_os("SAN_ROUTE")
+        .as_deref()
+        .map(|value| value.to_str())
+    {
+        None | Some(Some("off")) => Route::Off,
+        Some(Some("direct")) => Route::Direct,
+        Some(value) => {
+            let value = value.unwrap_or("not text");
+            say(&format!(
+                "SAN_ROUTE is '{value}', but must be direct or off; the program goes over TCP"
+            ));
+            Route::Off
+        }
+    }
+}
+
+/// A line of JSON, as `san stat --json` has it.
+fn report(switch: &Switch, path: &std::path::Path) {
+    let added = || -> io::Result<()> {
+        let mut line = serde_json::to_string(&switch.report())?;
+        line.push('\n');
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
+        io::Write::write_all(&mut file, line.as_bytes())
+    };
+    if let Err(error) = added() {
+        say(&format!("cannot write the report: {error}"));
+    }
+}
+
+/// An address of this process's loopback or another one: whether the SAN has a way there is the
+/// switch's to say. What is no IP address is not for the SAN.
+fn is_worth_asking(address: SocketAddr) -> bool {
+    address.port() != 0 && !address.ip().is_multicast()
+}
+
+/// The kernel's socket is in nonblocking mode.
+fn is_nonblocking(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(flags.contains(rustix::fs::OFlags::NONBLOCK))
+}
+
+/// A key of a descriptor number in a loop.
+fn key(fd: i32) -> u64 {
+    u64::from(fd.cast_unsigned())
+}
+
+/// Takes a number out of a loop if it is there.
+fn leave(looped: &EventLoop, fd: i32) {
+    // It may have left already.
+    let _ = looped.remove(key(fd));
+}

@@ -1,0 +1,136 @@
+//! A connect of the program's: the SAN first.
+//!
+//! A socket in blocking mode waits for the SAN's answer in the call. For one in nonblocking mode a
+//! thread does, `san-connect`, at most [`MOST`] at a time; then the program hears of it as of any
+//! connect. Where the SAN gives no connection the kernel's own connect follows, on the same socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+use socket2::Socket;
+
+use super::epolls::{Kernel, take_over};
+use super::stream::{Inner, Stream};
+use super::{Program, is_nonblocking, is_worth_asking};
+use crate::error::ConnectError;
+use crate::net::connect::{ConnectOptions, PendingConnect};
+use crate::tcp;
+
+/// Connects that wait at a time; those beyond go over TCP.
+const MOST: usize = 64;
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// What became of a connect.
+pub enum Opened {
+    /// The kernel's is to be called.
+    Kernel,
+    /// It is connected.
+    Done(Stream),
+    /// It is being connected: EINPROGRESS.
+    InProgress(Stream),
+}
+
+impl Program {
+    /// connect(2) of a stream socket.
+    ///
+    /// # Errors
+    /// The SAN's answer, if it is final.
+    pub fn connect(
+        &'static self,
+        fd: BorrowedFd<'_>,
+        destination: SocketAddr,
+    ) -> io::Result<Opened> {
+        if !is_worth_asking(destination) || rustix::net::getpeername(fd).is_ok() {
+            return Ok(Opened::Kernel);
+        }
+        let Some(switch) = self.switch() else {
+            return Ok(Opened::Kernel);
+        };
+        let is_nonblocking = is_nonblocking(fd)?;
+        let socket = Socket::from(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
+        let again = socket.try_clone()?;
+        let mut options = ConnectOptions::default();
+        options.local = tcp::local_addr(&socket)
+            .ok()
+            .filter(|local| local.port() != 0 || !local.ip().is_unspecified());
+        let pending = switch.start_san_connect(destination, &options, socket);
+        let pending = match pending {
+            Ok(Some(pending)) => pending,
+            Ok(None) => return Ok(Opened::Kernel),
+            Err(error) => return final_answer(&error).map(|()| Opened::Kernel),
+        };
+        if !is_nonblocking {
+            return match pending.wait(None) {
+                Ok(connection) => Ok(Opened::Done(Stream::of(connection, false))),
+                Err(error) => final_answer(&error).map(|()| Opened::Kernel),
+            };
+        }
+        if WAITING.fetch_add(1, Ordering::AcqRel) >= MOST {
+            WAITING.fetch_sub(1, Ordering::AcqRel);
+            return Ok(Opened::Kernel);
+        }
+        let stream = Stream::connecting(true);
+        take_over(self.kernel, fd.as_raw_fd(), &stream);
+        let inner = Arc::clone(stream.inner());
+        let kernel = self.kernel;
+        let thread = std::thread::Builder::new().name("san-connect".to_owned());
+        let started = thread.spawn(move || {
+            see_through(pending, &again, destination, &inner, kernel);
+            WAITING.fetch_sub(1, Ordering::AcqRel);
+        });
+        if started.is_err() {
+            WAITING.fetch_sub(1, Ordering::AcqRel);
+            give_back(stream.inner(), kernel);
+            return Ok(Opened::Kernel);
+        }
+        Ok(Opened::InProgress(stream))
+    }
+}
+
+/// Why the connect fails; `Ok`: TCP is to be tried.
+fn final_answer(error: &ConnectError) -> io::Result<()> {
+    match error {
+        ConnectError::San { .. } => Err(io::Error::from_raw_os_error(error.errno())),
+        _ => Ok(()),
+    }
+}
+
+/// Waits for the SAN's answer, and starts the kernel's connect if it gives no connection.
+fn see_through(
+    pending: PendingConnect,
+    socket: &Socket,
+    destination: SocketAddr,
+    inner: &Arc<Inner>,
+    kernel: &'static dyn Kernel,
+) {
+    let error = match pending.wait(None) {
+        Ok(connection) => return inner.connected(connection),
+        Err(error) => error,
+    };
+    if let Err(error) = final_answer(&error) {
+        return inner.fail(
+            error
+                .raw_os_error()
+                .unwrap_or(Errno::CONNREFUSED.raw_os_error()),
+        );
+    }
+    match rustix::net::connect(socket, &destination) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => give_back(inner, kernel),
+        Err(errno) => inner.fail(errno.raw_os_error()),
+    }
+}
+
+/// The number is the kernel's again, in its epoll sets, too.
+fn give_back(inner: &Arc<Inner>, kernel: &'static dyn Kernel) {
+    inner.give_to_kernel(|looped, fd, interest| {
+        let (flags, data) = (interest.flags().bits(), interest.data());
+        if let Err(error) = kernel.epoll_add(looped.number(), fd, flags, data) {
+            tracing::warn!(%error, "an epoll set does not hear of a connect over TCP");
+        }
+    });
+}

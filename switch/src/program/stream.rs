@@ -1,0 +1,586 @@
+//! A stream of the program's: being connected, or carried by the SAN.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use san_provider::LaneHandle;
+use verbs_shim::fork::{ForkGuard, Generation};
+
+use super::epolls::{Epoll, Operation};
+use super::{key, leave};
+use crate::net::connection::Connection;
+use crate::readiness::{Events, Watcher};
+use crate::ready::event_loop::EventLoop;
+use crate::ready::hub::{Hub, Source};
+use crate::ready::interest::Interest;
+use crate::ready::watched::flags;
+
+/// Bytes of parts that are gathered into one message.
+const GATHERED: usize = 4096;
+/// Bytes that a send takes at a time which must not wait, though the socket is in blocking mode.
+const PIECE: usize = 4096;
+/// Bytes that FIONREAD counts at most.
+const COUNTED: usize = 64 * 1024;
+
+/// A stream. Clones, which `dup` makes, are the same stream.
+#[derive(Clone)]
+pub struct Stream {
+    inner: Arc<Inner>,
+}
+
+/// How a receive differs from read(2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Receiving {
+    /// It must not wait.
+    pub at_once: bool,
+    /// The bytes stay.
+    pub peek: bool,
+    /// It waits until the buffers are full.
+    pub all: bool,
+    /// It wants urgent data.
+    pub urgent: bool,
+}
+
+/// How a send differs from write(2).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sending {
+    /// It must not wait.
+    pub at_once: bool,
+    /// It sends urgent data.
+    pub urgent: bool,
+}
+
+pub(super) struct Inner {
+    hub: Hub,
+    made: Generation,
+    connection: OnceLock<ForkGuard<Arc<Connection>>>,
+    is_nonblocking: AtomicBool,
+    /// The connect came to TCP, and the number is the kernel's alone.
+    is_kernels: AtomicBool,
+    /// An end of the connect was told by another connect.
+    is_told: AtomicBool,
+    /// The connect has failed with this; told once. What is told stays in `failed`.
+    error: AtomicI32,
+    failed: AtomicBool,
+    /// The loops that it is in, and under which numbers.
+    loops: Mutex<Vec<(Weak<EventLoop>, RawFd)>>,
+}
+
+/// The connection's watcher. It does not keep the stream.
+struct Ears(Weak<Inner>);
+
+impl Watcher for Ears {
+    fn changed(&self, _token: u64, _events: Events) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.hub.tell();
+        }
+    }
+}
+
+impl Source for Inner {
+    fn events(&self) -> EventFlags {
+        if let Some(connection) = self.connection.get() {
+            return flags(connection.events());
+        }
+        match self.failed.load(Ordering::Acquire) {
+            true => EventFlags::IN | EventFlags::OUT | EventFlags::HUP | EventFlags::ERR,
+            false => EventFlags::empty(),
+        }
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    fn lane(&self) -> Option<LaneHandle> {
+        self.connection.get()?.lane()
+    }
+}
+
+impl Inner {
+    /// The connect is over, by this connection.
+    pub(super) fn connected(self: &Arc<Self>, connection: Connection) {
+        let connection = Arc::new(connection);
+        let _ = connection.set_nonblocking(self.is_nonblocking.load(Ordering::Acquire));
+        let ears: Arc<dyn Watcher> = Arc::new(Ears(Arc::downgrade(self)));
+        connection.set_watcher(Some((ears, 0)));
+        // Who puts it into a loop holds the lock, too: it sees the lane either here or there.
+        let loops = self.loops.lock();
+        let _ = self.connection.set(ForkGuard::new(connection));
+        let source: Arc<dyn Source> = Arc::clone(self) as Arc<dyn Source>;
+        for (looped, _) in loops.iter() {
+            if let Some(looped) = looped.upgrade() {
+                looped.see_lane(&source);
+            }
+        }
+        drop(loops);
+        self.hub.tell();
+    }
+
+    /// The connect has failed.
+    pub(super) fn fail(&self, errno: i32) {
+        self.error.store(errno, Ordering::Release);
+        self.failed.store(true, Ordering::Release);
+        self.hub.tell();
+    }
+
+    /// The connect goes on over TCP: the number is the kernel's, and so is its place in epoll sets.
+    /// `give` puts it there.
+    pub(super) fn give_to_kernel(&self, give: impl Fn(&EventLoop, RawFd, Interest)) {
+        self.is_kernels.store(true, Ordering::Release);
+        for (looped, fd) in std::mem::take(&mut *self.loops.lock()) {
+            if let Some(looped) = looped.upgrade()
+                && let Ok(interest) = looped.remove(key(fd))
+            {
+                give(&looped, fd, interest);
+            }
+        }
+        self.hub.tell();
+    }
+}
+
+impl Stream {
+    /// A stream that is being connected.
+    pub(super) fn connecting(is_nonblocking: bool) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                hub: Hub::default(),
+                made: Generation::now(),
+                connection: OnceLock::new(),
+                is_nonblocking: AtomicBool::new(is_nonblocking),
+                is_kernels: AtomicBool::new(false),
+                is_told: AtomicBool::new(false),
+                error: AtomicI32::new(0),
+                failed: AtomicBool::new(false),
+                loops: Mutex::default(),
+            }),
+        }
+    }
+
+    /// A stream of a connection that there is.
+    pub(super) fn of(connection: Connection, is_nonblocking: bool) -> Self {
+        let stream = Self::connecting(is_nonblocking);
+        stream.inner.is_told.store(true, Ordering::Relaxed);
+        stream.inner.connected(connection);
+        stream
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    pub(super) fn source(&self) -> Arc<dyn Source> {
+        Arc::clone(&self.inner) as Arc<dyn Source>
+    }
+
+    /// Whether it is another process's, which this one was forked from. Every call says ENOTCONN.
+    pub fn is_inherited(&self) -> bool {
+        self.inner.made.is_past()
+    }
+
+    /// Whether the number is the kernel's alone, since the connect went to TCP.
+    pub fn is_kernels(&self) -> bool {
+        self.inner.is_kernels.load(Ordering::Acquire)
+    }
+
+    /// The connection; `None`: the call is the kernel's.
+    fn connection(&self) -> io::Result<Option<&Connection>> {
+        if self.is_inherited() {
+            return match self.is_kernels() {
+                true => Ok(None),
+                false => Err(Errno::NOTCONN.into()),
+            };
+        }
+        if let Some(connection) = self.inner.connection.get() {
+            return Ok(Some(connection));
+        }
+        if self.is_kernels() {
+            return Ok(None);
+        }
+        if let Some(errno) = self.take_failure() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        match self.inner.failed.load(Ordering::Acquire) {
+            true => Err(Errno::NOTCONN.into()),
+            false => Err(Errno::AGAIN.into()),
+        }
+    }
+
+    fn take_failure(&self) -> Option<i32> {
+        let errno = self.inner.error.swap(0, Ordering::AcqRel);
+        (errno != 0).then_some(errno)
+    }
+
+    /// Another connect on it.
+    ///
+    /// # Errors
+    /// EALREADY, EISCONN, or why the connect failed.
+    pub fn connect_again(&self) -> io::Result<Option<()>> {
+        match self.connection() {
+            Ok(None) => Ok(None),
+            Ok(Some(_)) if !self.inner.is_told.swap(true, Ordering::AcqRel) => Ok(Some(())),
+            Ok(Some(_)) => Err(Errno::ISCONN.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Errno::ALREADY.into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Receives bytes; 0 is the end. `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// As recv(2).
+    pub fn receive(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        how: Receiving,
+    ) -> io::Result<Option<usize>> {
+        let Some(connection) = self.connection()? else {
+            return Ok(None);
+        };
+        if how.urgent {
+            return Err(Errno::INVAL.into());
+        }
+        let is_nonblocking = self.inner.is_nonblocking.load(Ordering::Acquire);
+        if how.at_once && !is_nonblocking && !holds(connection, Events::READABLE) {
+            return Err(Errno::AGAIN.into());
+        }
+        if how.peek {
+            return match buffers.iter_mut().find(|buffer| !buffer.is_empty()) {
+                Some(buffer) => connection.peek(buffer).map(Some),
+                None => Ok(Some(0)),
+            };
+        }
+        if how.all && !how.at_once && !is_nonblocking {
+            return receive_all(connection, buffers).map(Some);
+        }
+        match buffers {
+            [buffer] => connection.receive(buffer).map(Some),
+            buffers => connection.receive_vectored(buffers).map(Some),
+        }
+    }
+
+    /// Sends bytes. `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// As send(2).
+    pub fn send(&self, parts: &[IoSlice<'_>], how: Sending) -> io::Result<Option<usize>> {
+        let Some(connection) = self.connection()? else {
+            return Ok(None);
+        };
+        if how.urgent {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        if how.at_once && !self.inner.is_nonblocking.load(Ordering::Acquire) {
+            return send_at_once(connection, parts).map(Some);
+        }
+        match parts {
+            [part] => connection.send(part).map(Some),
+            parts => send_gathered(connection, parts).map(Some),
+        }
+    }
+
+    /// Sends from a file, as sendfile(2). `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// As sendfile(2).
+    pub fn send_file(
+        &self,
+        from: BorrowedFd<'_>,
+        offset: Option<&mut i64>,
+        count: usize,
+    ) -> io::Result<Option<usize>> {
+        let Some(connection) = self.connection()? else {
+            return Ok(None);
+        };
+        let start = match &offset {
+            Some(offset) => u64::try_from(**offset).map_err(|_| Errno::INVAL)?,
+            None => rustix::fs::tell(from)?,
+        };
+        let mut buffer = vec![0; count.clamp(1, 64 * 1024)];
+        let mut sent = 0;
+        while sent < count {
+            let wanted = buffer.len().min(count - sent);
+            let place = start + sent as u64;
+            let bytes = match rustix::io::pread(from, &mut buffer[..wanted], place) {
+                Ok(0) => break,
+                Ok(bytes) => bytes,
+                Err(_) if sent > 0 => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            match connection.send(&buffer[..bytes]) {
+                Ok(taken) => {
+                    sent += taken;
+                    if taken < bytes {
+                        break;
+                    }
+                }
+                Err(_) if sent > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let end = start + sent as u64;
+        match offset {
+            Some(offset) => *offset = i64::try_from(end).map_err(|_| Errno::OVERFLOW)?,
+            None => {
+                rustix::fs::seek(from, rustix::fs::SeekFrom::Start(end))?;
+            }
+        }
+        Ok(Some(sent))
+    }
+
+    /// The kernel moves nothing between a pipe and the SAN.
+    ///
+    /// # Errors
+    /// EINVAL, with which splice(2) has programs copy.
+    pub fn splice(&self) -> io::Result<Option<usize>> {
+        match self.connection()? {
+            None => Ok(None),
+            Some(_) => Err(Errno::INVAL.into()),
+        }
+    }
+
+    /// Ends one half or both.
+    ///
+    /// # Errors
+    /// As shutdown(2).
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<Option<()>> {
+        match self.connection() {
+            Ok(None) => Ok(None),
+            Ok(Some(connection)) => connection.shutdown(how).map(Some),
+            Err(_) => Err(Errno::NOTCONN.into()),
+        }
+    }
+
+    /// Our end. `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        let connection = self.inner.connection.get();
+        Ok(connection.map(|connection| connection.local_addr()))
+    }
+
+    /// The peer's end. `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// ENOTCONN.
+    pub fn peer_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match self.inner.connection.get() {
+            Some(connection) => Ok(Some(connection.peer_addr())),
+            None if self.is_kernels() => Ok(None),
+            None => Err(Errno::NOTCONN.into()),
+        }
+    }
+
+    /// SO_ERROR, which is read once; 0 is none. `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn take_error(&self) -> io::Result<Option<i32>> {
+        if self.is_kernels() {
+            return Ok(None);
+        }
+        if let Some(connection) = self.inner.connection.get() {
+            if self.is_inherited() {
+                return Ok(Some(0));
+            }
+            self.inner.is_told.store(true, Ordering::Release);
+            let error = connection.take_error()?;
+            let errno = error.map_or(0, |error| error.raw_os_error().unwrap_or(libc_eio()));
+            return Ok(Some(errno));
+        }
+        Ok(Some(self.take_failure().unwrap_or(0)))
+    }
+
+    /// Whether it is carried by the SAN.
+    pub fn is_connected(&self) -> bool {
+        self.inner.connection.get().is_some()
+    }
+
+    /// The descriptor's mode was changed.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        self.inner.is_nonblocking.store(on, Ordering::Release);
+        match self.connection() {
+            Ok(Some(connection)) => connection.set_nonblocking(on),
+            _ => Ok(()),
+        }
+    }
+
+    /// SO_RCVTIMEO; zero is none.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self.connection() {
+            Ok(Some(connection)) => connection.set_receive_timeout(some(timeout)),
+            _ => Ok(()),
+        }
+    }
+
+    /// SO_SNDTIMEO; zero is none.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn set_send_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self.connection() {
+            Ok(Some(connection)) => connection.set_send_timeout(some(timeout)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that a receive would give at once, as far as they are counted (FIONREAD). `None`: ask the
+    /// kernel.
+    ///
+    /// # Errors
+    /// As recv(2).
+    pub fn waiting_bytes(&self) -> io::Result<Option<usize>> {
+        let Some(connection) = self.connection()? else {
+            return Ok(None);
+        };
+        if !holds(connection, Events::READABLE) {
+            return Ok(Some(0));
+        }
+        connection.peek(&mut vec![0; COUNTED]).map(Some)
+    }
+
+    /// epoll_ctl(2) on it. `None`: ask the kernel.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn control(
+        &self,
+        epoll: &Epoll,
+        operation: Operation,
+        fd: RawFd,
+        interest: (EventFlags, u64),
+    ) -> io::Result<Option<()>> {
+        let looped = epoll.looped();
+        let told = Interest::new(interest.0, interest.1);
+        let mut loops = self.inner.loops.lock();
+        if self.is_kernels() {
+            return Ok(None);
+        }
+        match operation {
+            Operation::Add => {
+                looped.add(key(fd), &self.source(), told)?;
+                loops.push((Arc::downgrade(looped), fd));
+            }
+            Operation::Modify => looped.modify(key(fd), told)?,
+            Operation::Delete => {
+                looped.remove(key(fd))?;
+                loops.retain(|(one, number)| {
+                    *number != fd || !std::ptr::eq(one.as_ptr(), Arc::as_ptr(looped))
+                });
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// The number is closed, or stands for something else from now on.
+    pub fn number_closed(&self, fd: RawFd) {
+        self.inner.loops.lock().retain(|(looped, number)| {
+            if *number == fd
+                && let Some(looped) = looped.upgrade()
+            {
+                leave(&looped, fd);
+            }
+            *number != fd
+        });
+    }
+}
+
+fn libc_eio() -> i32 {
+    Errno::IO.raw_os_error()
+}
+
+fn some(timeout: Duration) -> Option<Duration> {
+    (!timeout.is_zero()).then_some(timeout)
+}
+
+/// Whether this is the case, after a look at the lane.
+fn holds(connection: &Connection, events: Events) -> bool {
+    if connection.events().contains(events) {
+        return true;
+    }
+    if let Some(lane) = connection.lane() {
+        lane.poll();
+    }
+    connection.events().contains(events)
+}
+
+/// Receives until the buffers are full. What has come before an error is given first.
+fn receive_all(connection: &Connection, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let mut all = 0;
+    for buffer in buffers {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match connection.receive(&mut buffer[filled..]) {
+                Ok(0) => return Ok(all),
+                Ok(bytes) => {
+                    filled += bytes;
+                    all += bytes;
+                }
+                Err(_) if all > 0 => return Ok(all),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Sends several parts; small ones together go as one message.
+fn send_gathered(connection: &Connection, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    if total <= GATHERED {
+        let mut gathered = [0; GATHERED];
+        let mut end = 0;
+        for part in parts {
+            gathered[end..end + part.len()].copy_from_slice(part);
+            end += part.len();
+        }
+        return connection.send(&gathered[..end]);
+    }
+    let mut sent = 0;
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        match connection.send(part) {
+            Ok(taken) => {
+                sent += taken;
+                if taken < part.len() {
+                    break;
+                }
+            }
+            Err(_) if sent > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// Sends as much as goes without waiting.
+fn send_at_once(connection: &Connection, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut sent = 0;
+    for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
+        if !holds(connection, Events::WRITABLE) {
+            break;
+        }
+        match connection.send(piece) {
+            Ok(taken) => sent += taken,
+            Err(_) if sent > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    match sent {
+        0 if parts.iter().any(|part| !part.is_empty()) => Err(Errno::AGAIN.into()),
+        sent => Ok(sent),
+    }
+}

@@ -1,0 +1,360 @@
+//! A loop: one epoll set of the program's, and beside it the sources that the kernel cannot see.
+//!
+//! The epoll set holds the program's kernel descriptors, untouched, and under a tag of our own the
+//! doorbell and the descriptors of the lanes. The sources are in a table here. A wait polls the
+//! lanes, tells what is ready, and sleeps in the kernel's epoll_wait if nothing is.
+//!
+//! # Why no wake-up is lost
+//! What makes a source ready is seen by a thread that polls the source's lane, and that thread calls
+//! the source's hub, which pushes it on this loop's list ([`super::wakes`] argues why a sleeper hears
+//! of that). So it is enough that somebody polls:
+//! - what came before the sleeper had armed the lane is found by the poll that arming does;
+//! - what comes after makes a descriptor of the lane readable, and wakes the sleeper's epoll_wait;
+//! - where another thread polls the lane at that moment, that thread asks for notification again when
+//!   it stops (`provider/src/transfer/lane/poller.rs`);
+//! - where another loop has the lane armed, that loop polls when it is woken, and before it goes to
+//!   work it wakes one that stands by ([`super::lanes`]).
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use san_base::{Deadline, Signal};
+
+use super::hub::{Source, Told};
+use super::interest::{Interest, Verdict};
+use super::lanes::{Lanes, Turn};
+use super::wakes::Wakes;
+
+/// Every so many waits that find something, the kernel is asked first: neither side starves the other.
+const KERNELS_TURN: usize = 8;
+
+/// The kernel's part of a wait: fills in events, waits so long, and says how many there are.
+pub(crate) type KernelWait<'a> =
+    &'a mut dyn FnMut(&mut [Event], Option<Duration>) -> io::Result<usize>;
+
+/// A loop.
+pub(crate) struct EventLoop {
+    shared: Arc<Shared>,
+    members: Mutex<HashMap<u64, Arc<Member>>>,
+    count: AtomicUsize,
+    lanes: Mutex<Lanes>,
+    turns: AtomicUsize,
+}
+
+struct Shared {
+    wakes: Wakes<Arc<Member>>,
+    doorbell: Arc<Signal>,
+    /// Another descriptor of the program's epoll set.
+    epoll: OwnedFd,
+}
+
+/// A source in a loop.
+struct Member {
+    shared: Weak<Shared>,
+    source: Weak<dyn Source>,
+    interest: Mutex<Interest>,
+    /// It is on the list.
+    is_queued: AtomicBool,
+    is_gone: AtomicBool,
+}
+
+impl Told for Member {
+    fn ready(self: Arc<Self>) {
+        // Who takes it from the list clears this and looks at the source afterwards, so that a change
+        // that finds it set is still seen.
+        if self.is_queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(shared) = self.shared.upgrade()
+            && shared.wakes.push(self)
+        {
+            shared.doorbell.set();
+        }
+    }
+}
+
+/// The data of descriptors of our own in a program's epoll set: no pointer, and no small number.
+fn tag() -> u64 {
+    static TAG: OnceLock<u64> = OnceLock::new();
+    *TAG.get_or_init(|| {
+        let mut random = [0; 8];
+        // Without randomness a fixed number that is no address serves nearly as well.
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        (u64::from_ne_bytes(random) >> 16) | 0x5a4e_0000_0000_0000
+    })
+}
+
+impl EventLoop {
+    /// A loop on an epoll set, of which it keeps a descriptor of its own.
+    ///
+    /// # Errors
+    /// EMFILE, or EINVAL if it is no epoll set.
+    pub(crate) fn new(epoll: BorrowedFd<'_>) -> io::Result<Self> {
+        let epoll = rustix::io::fcntl_dupfd_cloexec(epoll, 0)?;
+        let doorbell = Arc::new(Signal::new()?);
+        let data = EventData::new_u64(tag());
+        epoll::add(&epoll, doorbell.as_fd(), data, EventFlags::IN)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                wakes: Wakes::new(),
+                doorbell,
+                epoll,
+            }),
+            members: Mutex::default(),
+            count: AtomicUsize::new(0),
+            lanes: Mutex::default(),
+            turns: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whether there are no sources: then the kernel's epoll_wait does all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    /// The number of its epoll set, another one than the program's.
+    pub(crate) fn number(&self) -> RawFd {
+        self.shared.epoll.as_raw_fd()
+    }
+
+    /// Adds a source under a key of the caller's.
+    ///
+    /// # Errors
+    /// EEXIST.
+    pub(crate) fn add(
+        &self,
+        key: u64,
+        source: &Arc<dyn Source>,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let member = Arc::new(Member {
+            shared: Arc::downgrade(&self.shared),
+            source: Arc::downgrade(source),
+            interest: Mutex::new(interest),
+            is_queued: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
+        });
+        let mut members = self.members.lock();
+        // What is gone without having been taken out has left its key.
+        let before = members.get(&key);
+        if before.is_some_and(|before| before.source.strong_count() > 0) {
+            return Err(Errno::EXIST.into());
+        }
+        members.insert(key, Arc::clone(&member));
+        self.count.store(members.len(), Ordering::Release);
+        drop(members);
+        self.see_lane(source);
+        let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
+        source.hub().add(told);
+        // What is the case already is the first edge.
+        member.ready();
+        Ok(())
+    }
+
+    /// The source has a lane, which it may not have had when it was added.
+    pub(crate) fn see_lane(&self, source: &Arc<dyn Source>) {
+        if let Some(lane) = source.lane() {
+            self.lanes.lock().add(lane, &self.shared.epoll, tag());
+        }
+    }
+
+    /// Changes what is told of a source, and tells it anew.
+    ///
+    /// # Errors
+    /// ENOENT.
+    pub(crate) fn modify(&self, key: u64, interest: Interest) -> io::Result<()> {
+        let member = self.members.lock().get(&key).map(Arc::clone);
+        let member = member.ok_or(Errno::NOENT)?;
+        *member.interest.lock() = interest;
+        member.ready();
+        Ok(())
+    }
+
+    /// Takes a source out, and gives what was to be told of it.
+    ///
+    /// # Errors
+    /// ENOENT.
+    pub(crate) fn remove(&self, key: u64) -> io::Result<Interest> {
+        let mut members = self.members.lock();
+        let member = members.remove(&key).ok_or(Errno::NOENT)?;
+        self.count.store(members.len(), Ordering::Release);
+        drop(members);
+        member.is_gone.store(true, Ordering::Release);
+        if let Some(source) = member.source.upgrade() {
+            let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
+            source.hub().remove(&told);
+            if let Some(lane) = source.lane() {
+                self.lanes.lock().remove(&lane, &self.shared.epoll);
+            }
+        }
+        let interest = *member.interest.lock();
+        Ok(interest)
+    }
+
+    /// Waits for events of both kinds, as epoll_wait(2): at least one, unless the time is over.
+    ///
+    /// # Errors
+    /// What the kernel's part says; EINVAL for no room.
+    pub(crate) fn wait(
+        &self,
+        events: &mut [Event],
+        timeout: Option<Duration>,
+        kernel: KernelWait<'_>,
+    ) -> io::Result<usize> {
+        if events.is_empty() {
+            return Err(Errno::INVAL.into());
+        }
+        let deadline = Deadline::after(timeout);
+        let mut turn = Turn::new(&self.shared.doorbell);
+        loop {
+            self.poll_lanes();
+            let first = match self.is_kernels_turn() {
+                true => {
+                    let room = events.len().div_ceil(2);
+                    self.ask(&mut events[..room], Some(Duration::ZERO), kernel)?
+                }
+                false => 0,
+            };
+            let found = first + self.collect(&mut events[first..]);
+            if found > 0 {
+                return Ok(found);
+            }
+            let outcome = self.sleep(&mut turn, events, deadline, kernel);
+            let first = outcome?;
+            self.poll_lanes();
+            let found = first + self.collect(&mut events[first..]);
+            if found > 0 || deadline.is_over() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Sleeps until something may be ready; how many events the kernel has told.
+    fn sleep(
+        &self,
+        turn: &mut Turn<'_>,
+        events: &mut [Event],
+        deadline: Deadline,
+        kernel: KernelWait<'_>,
+    ) -> io::Result<usize> {
+        if !self.shared.wakes.fall_asleep() {
+            return Ok(0);
+        }
+        let may_sleep = turn.arm(self.lanes.lock().all());
+        let left = match may_sleep && self.shared.wakes.is_empty() {
+            true => deadline.left(),
+            false => Some(Duration::ZERO),
+        };
+        let outcome = self.ask(events, left, kernel);
+        turn.awake();
+        self.shared.wakes.awake();
+        outcome
+    }
+
+    fn poll_lanes(&self) {
+        for lane in self.lanes.lock().all() {
+            lane.poll();
+        }
+    }
+
+    fn is_kernels_turn(&self) -> bool {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        turn.is_multiple_of(KERNELS_TURN)
+    }
+
+    /// Asks the kernel, and takes out what was meant for us.
+    fn ask(
+        &self,
+        events: &mut [Event],
+        timeout: Option<Duration>,
+        kernel: KernelWait<'_>,
+    ) -> io::Result<usize> {
+        let came = kernel(events, timeout)?.min(events.len());
+        let tag = tag();
+        let mut kept = 0;
+        for index in 0..came {
+            let event = events[index];
+            let data = event.data;
+            if data.u64() == tag {
+                self.shared.doorbell.reset();
+                continue;
+            }
+            events[kept] = event;
+            kept += 1;
+        }
+        Ok(kept)
+    }
+
+    /// Tells what is ready, as far as there is room.
+    fn collect(&self, events: &mut [Event]) -> usize {
+        if self.shared.wakes.is_empty() {
+            return 0;
+        }
+        let mut candidates = Vec::with_capacity(events.len().min(64));
+        let mut kept = Vec::new();
+        let mut told = 0;
+        loop {
+            let taken = self.shared.wakes.take(events.len() - told, &mut candidates);
+            if candidates.is_empty() && told < events.len() {
+                break;
+            }
+            for member in candidates.drain(..) {
+                if let Some((event, again)) = member.judge() {
+                    events[told] = event;
+                    told += 1;
+                    if again && !member.is_queued.swap(true, Ordering::AcqRel) {
+                        kept.push(member);
+                    }
+                }
+            }
+            if told == events.len() {
+                if taken.more {
+                    self.shared.doorbell.set();
+                }
+                break;
+            }
+        }
+        // What stays ready is looked at again by the next wait, whose turn comes without a ring.
+        self.shared.wakes.put_back(kept.into_iter());
+        told
+    }
+}
+
+impl Member {
+    /// What the program hears of it now, and whether it is to be looked at again the next time.
+    fn judge(&self) -> Option<(Event, bool)> {
+        self.is_queued.swap(false, Ordering::AcqRel);
+        if self.is_gone.load(Ordering::Acquire) {
+            return None;
+        }
+        let source = self.source.upgrade()?;
+        let mut interest = self.interest.lock();
+        let (flags, again) = match interest.judge(source.events()) {
+            Verdict::Silent => return None,
+            Verdict::Tell(flags) => (flags, false),
+            Verdict::TellAndKeep(flags) => (flags, true),
+        };
+        let data = EventData::new_u64(interest.data());
+        Some((Event { flags, data }, again))
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        let members = std::mem::take(&mut *self.members.lock());
+        for member in members.into_values() {
+            member.is_gone.store(true, Ordering::Release);
+            if let Some(source) = member.source.upgrade() {
+                let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
+                source.hub().remove(&told);
+            }
+        }
+    }
+}

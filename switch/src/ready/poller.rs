@@ -1,0 +1,280 @@
+//! An event loop for Rust programs: connections over the SAN and over TCP, listeners, and any other
+//! descriptors, in one wait.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use san_base::{Signal, timespec};
+
+use super::event_loop::EventLoop;
+use super::hub::Source;
+use super::interest::Interest as Told;
+use super::watched::{Watched, events, flags};
+use crate::net::connection::Connection;
+use crate::net::listener::Listener;
+use crate::readiness::Events;
+
+/// Events that one wait asks the kernel for at most.
+const ROOM: usize = 256;
+
+/// Waits for many connections, listeners and other descriptors at once.
+///
+/// Each has a token of the caller's. One thread waits; others may add and remove meanwhile.
+///
+/// ```
+/// use san_switch::{Interest, ListenOptions, PolledEvent, Poller, Switch, SwitchConfig};
+/// use std::time::Duration;
+///
+/// let switch = Switch::new(SwitchConfig::from_env()?)?;
+/// let listener = switch.listen("127.0.0.1:0".parse()?, ListenOptions::default())?;
+/// let poller = Poller::new()?;
+/// poller.add_listener(&listener, 1)?;
+///
+/// let _client = switch.connect(listener.local_addr(), &Default::default())?;
+/// let mut events = Vec::new();
+/// poller.wait(&mut events, Some(Duration::from_secs(10)))?;
+/// assert_eq!(events[0].token, 1);
+/// let server = std::sync::Arc::new(listener.accept()?);
+/// poller.add(&server, 2, Interest::READABLE)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Poller {
+    epoll: OwnedFd,
+    looped: EventLoop,
+    waker: Arc<Signal>,
+    /// What a wait is told; kept for the next one.
+    room: Mutex<Vec<Event>>,
+}
+
+/// Ends a [`Poller::wait`] from another thread. Clones wake the same poller.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<Signal>);
+
+/// What is told of one connection or descriptor, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interest {
+    events: Events,
+    mode: EventFlags,
+}
+
+/// What [`Poller::wait`] tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PolledEvent {
+    /// The token under which it was added.
+    pub token: u64,
+    /// What it is ready for.
+    pub events: Events,
+}
+
+impl Interest {
+    /// A receive would not wait, told as long as that is so.
+    pub const READABLE: Self = Self::level(Events::READABLE);
+    /// A send would not wait, told as long as that is so.
+    pub const WRITABLE: Self = Self::level(Events::WRITABLE);
+    /// Both.
+    pub const BOTH: Self = Self::level(Events::READABLE.union(Events::WRITABLE));
+
+    /// These events, told as long as they hold. Errors and hang-ups are always told.
+    pub const fn level(events: Events) -> Self {
+        Self {
+            events,
+            mode: EventFlags::empty(),
+        }
+    }
+
+    /// The same, told when it begins to hold, and when more comes.
+    #[must_use]
+    pub const fn edge(self) -> Self {
+        Self {
+            mode: EventFlags::ET,
+            ..self
+        }
+    }
+
+    /// The same, told once, until [`Poller::modify`].
+    #[must_use]
+    pub const fn one_shot(self) -> Self {
+        Self {
+            mode: EventFlags::ONESHOT,
+            ..self
+        }
+    }
+
+    fn flags(self) -> EventFlags {
+        flags(self.events) | self.mode
+    }
+}
+
+/// The token of the waker, which [`Poller::add`] refuses.
+const WAKER: u64 = u64::MAX;
+
+impl Poller {
+    /// A poller with nothing in it.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE or ENOMEM.
+    pub fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let looped = EventLoop::new(epoll.as_fd())?;
+        let waker = Arc::new(Signal::new()?);
+        let data = EventData::new_u64(WAKER);
+        epoll::add(&epoll, waker.as_fd(), data, EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            looped,
+            waker,
+            room: Mutex::new(vec![nothing(); ROOM]),
+        })
+    }
+
+    /// Adds a connection. It is in one poller at a time, and goes with its last handle; its token may
+    /// be used again after [`Poller::remove`].
+    ///
+    /// # Errors
+    /// EEXIST for a token that is in use, EINVAL for `u64::MAX`; over TCP what epoll_ctl(2) says.
+    pub fn add(
+        &self,
+        connection: &Arc<Connection>,
+        token: u64,
+        interest: Interest,
+    ) -> io::Result<()> {
+        check(token)?;
+        if connection.lane().is_none() {
+            return self.add_fd(&connection.companion_fd(), token, interest);
+        }
+        let watched: Arc<dyn Source> = Watched::start(connection);
+        let told = Told::new(interest.flags(), token);
+        self.looped.add(token, &watched, told)
+    }
+
+    /// Adds a listener: readable when accept would not wait.
+    ///
+    /// # Errors
+    /// EINVAL for `u64::MAX`; what epoll_ctl(2) says.
+    pub fn add_listener(&self, listener: &Listener, token: u64) -> io::Result<()> {
+        self.add_fd(&listener.readiness(), token, Interest::READABLE)
+    }
+
+    /// Adds another descriptor.
+    ///
+    /// # Errors
+    /// EINVAL for `u64::MAX`; what epoll_ctl(2) says.
+    pub fn add_fd(&self, fd: &impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        check(token)?;
+        let data = EventData::new_u64(token);
+        Ok(epoll::add(&self.epoll, fd, data, interest.flags())?)
+    }
+
+    /// Changes what is told of a connection, and tells it anew.
+    ///
+    /// # Errors
+    /// ENOENT; over TCP what epoll_ctl(2) says.
+    pub fn modify(
+        &self,
+        connection: &Connection,
+        token: u64,
+        interest: Interest,
+    ) -> io::Result<()> {
+        if connection.lane().is_some() {
+            return self
+                .looped
+                .modify(token, Told::new(interest.flags(), token));
+        }
+        self.modify_fd(&connection.companion_fd(), token, interest)
+    }
+
+    /// Changes what is told of a descriptor.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn modify_fd(&self, fd: &impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        check(token)?;
+        let data = EventData::new_u64(token);
+        Ok(epoll::modify(&self.epoll, fd, data, interest.flags())?)
+    }
+
+    /// Tells nothing of a connection any more.
+    ///
+    /// # Errors
+    /// ENOENT; over TCP what epoll_ctl(2) says.
+    pub fn remove(&self, connection: &Connection, token: u64) -> io::Result<()> {
+        if connection.lane().is_none() {
+            return self.remove_fd(&connection.companion_fd());
+        }
+        connection.set_watcher(None);
+        self.looped.remove(token).map(drop)
+    }
+
+    /// Tells nothing of a descriptor any more; for a listener that of [`Listener::readiness`].
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn remove_fd(&self, fd: &impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
+    /// Waits until something is ready, the time is over or a [`Waker`] wakes; `events` holds what is
+    /// ready, and nothing else.
+    ///
+    /// # Errors
+    /// EINTR, when a signal was handled.
+    pub fn wait(&self, events: &mut Vec<PolledEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        events.clear();
+        let mut room = self.room.lock();
+        let found = self.looped.wait(&mut room, timeout, &mut |room, timeout| {
+            let timeout = timeout.map(timespec);
+            Ok(epoll::wait(&self.epoll, room, timeout.as_ref())?)
+        })?;
+        for event in &room[..found] {
+            let (data, flags) = (event.data, event.flags);
+            match data.u64() {
+                WAKER => drop(self.waker.reset()),
+                token => events.push(PolledEvent {
+                    token,
+                    events: self::events(flags),
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    /// What ends a wait of this poller from another thread.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.waker))
+    }
+}
+
+impl Waker {
+    /// Ends the wait, or the next one if there is none.
+    pub fn wake(&self) {
+        self.0.set();
+    }
+}
+
+impl fmt::Debug for Poller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Poller")
+            .field(&self.epoll.as_raw_fd())
+            .finish()
+    }
+}
+
+fn nothing() -> Event {
+    Event {
+        flags: EventFlags::empty(),
+        data: EventData::new_u64(0),
+    }
+}
+
+fn check(token: u64) -> io::Result<()> {
+    match token {
+        WAKER => Err(rustix::io::Errno::INVAL.into()),
+        _ => Ok(()),
+    }
+}

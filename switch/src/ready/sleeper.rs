@@ -1,0 +1,127 @@
+//! Waiting as poll(2) and select(2) do: for sources and kernel descriptors, once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::hub::{Source, Told};
+use super::lanes::{SharedLane, Turn};
+use rustix::event::epoll::EventFlags;
+use san_base::{Deadline, Signal};
+
+/// What one source is waited for, and what was found.
+pub(crate) struct Waited {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) wanted: EventFlags,
+    pub(crate) found: EventFlags,
+}
+
+/// The kernel's part: it waits for the caller's descriptors, and for these, so long, and says how many
+/// of the caller's are ready.
+pub(crate) type KernelPoll<'a> =
+    &'a mut dyn FnMut(&[BorrowedFd<'_>], Option<Duration>) -> io::Result<usize>;
+
+struct Bell(Arc<Signal>);
+
+impl Told for Bell {
+    fn ready(self: Arc<Self>) {
+        self.0.set();
+    }
+}
+
+thread_local! {
+    /// A thread that polls once is likely to do so again.
+    static BELL: std::cell::OnceCell<Arc<Bell>> = const { std::cell::OnceCell::new() };
+}
+
+/// Waits until something of either kind is ready or the time is over; how many that are.
+///
+/// # Errors
+/// What the kernel's part says; EMFILE.
+pub(crate) fn wait_for(
+    waited: &mut [&mut Waited],
+    timeout: Option<Duration>,
+    kernel: KernelPoll<'_>,
+) -> io::Result<usize> {
+    let deadline = Deadline::after(timeout);
+    let lanes = lanes(waited);
+    let bell = bell()?;
+    let mut turn = Turn::new(&bell.0);
+    loop {
+        for lane in &lanes {
+            lane.poll();
+        }
+        let found = look(waited);
+        if found > 0 || deadline.is_over() {
+            return Ok(found + kernel(&[], Some(Duration::ZERO))?);
+        }
+        let ready = sleep(waited, &lanes, &bell, &mut turn, deadline, kernel)?;
+        if ready > 0 {
+            return Ok(ready + look(waited));
+        }
+    }
+}
+
+/// Sleeps until something may be ready; how many of the kernel's descriptors are.
+fn sleep(
+    waited: &mut [&mut Waited],
+    lanes: &[Arc<SharedLane>],
+    bell: &Arc<Bell>,
+    turn: &mut Turn<'_>,
+    deadline: Deadline,
+    kernel: KernelPoll<'_>,
+) -> io::Result<usize> {
+    bell.0.reset();
+    // First who is to be woken, then the look: what happens in between is seen by one of the two.
+    let told: Weak<dyn Told> = Arc::downgrade(bell) as Weak<dyn Told>;
+    for one in waited.iter() {
+        one.source.hub().add(Weak::clone(&told));
+    }
+    let may_sleep = turn.arm(lanes);
+    let left = match may_sleep && look(waited) == 0 {
+        true => deadline.left(),
+        false => Some(Duration::ZERO),
+    };
+    let mut extra = vec![bell.0.as_fd()];
+    extra.extend(turn.armed().flat_map(SharedLane::fds));
+    let outcome = kernel(&extra, left);
+    drop(extra);
+    turn.awake();
+    for one in waited.iter() {
+        one.source.hub().remove(&told);
+    }
+    outcome
+}
+
+fn look(waited: &mut [&mut Waited]) -> usize {
+    let mut found = 0;
+    for one in waited {
+        let always = EventFlags::ERR | EventFlags::HUP;
+        one.found = one.source.events() & (one.wanted | always);
+        found += usize::from(!one.found.is_empty());
+    }
+    found
+}
+
+/// Each lane once.
+fn lanes(waited: &[&mut Waited]) -> Vec<Arc<SharedLane>> {
+    let mut lanes: Vec<Arc<SharedLane>> = Vec::new();
+    for lane in waited.iter().filter_map(|one| one.source.lane()) {
+        let lane = SharedLane::of(lane);
+        if !lanes.iter().any(|one| Arc::ptr_eq(one, &lane)) {
+            lanes.push(lane);
+        }
+    }
+    lanes
+}
+
+fn bell() -> io::Result<Arc<Bell>> {
+    BELL.with(|cell| {
+        if let Some(bell) = cell.get() {
+            return Ok(Arc::clone(bell));
+        }
+        let bell = Arc::new(Bell(Arc::new(Signal::new()?)));
+        Ok(Arc::clone(cell.get_or_init(|| bell)))
+    })
+}
