@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
@@ -16,7 +17,23 @@ use rustix::io::Errno;
 #[must_use]
 pub fn own(name: &str) -> Vec<PathBuf> {
     let uid = rustix::process::geteuid().as_raw();
-    candidates(name, uid, std::env::var_os("XDG_RUNTIME_DIR"))
+    candidates(name, uid, named())
+}
+
+/// What the environment says now counts from now on. For a library in a program that may change its
+/// environment.
+pub fn remember() {
+    REMEMBERED.get_or_init(from_environment);
+}
+
+static REMEMBERED: OnceLock<Option<OsString>> = OnceLock::new();
+
+fn named() -> Option<OsString> {
+    REMEMBERED.get().cloned().unwrap_or_else(from_environment)
+}
+
+fn from_environment() -> Option<OsString> {
+    std::env::var_os("XDG_RUNTIME_DIR")
 }
 
 /// The directories where a process of this user may be, seen from another process.

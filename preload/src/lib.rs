@@ -23,3 +23,17 @@ mod inside;
 mod kernel;
 mod next;
 mod table;
+
+/// When the library is loaded, before the program has begun. Hooks that are called earlier do without.
+extern "C" fn at_load() {
+    next::look_all_up();
+    // A program may clear its environment before its first connection.
+    let _: inside::Answer<()> = inside::inside(|| {
+        san_switch::program::Program::of_this_process(&kernel::LIBRARY);
+        Ok(None)
+    });
+}
+
+#[used]
+#[cfg_attr(not(test), unsafe(link_section = ".init_array"))]
+static AT_LOAD: extern "C" fn() = at_load;

@@ -45,16 +45,11 @@ impl Next {
 
 /// Looks all functions up, so that none is looked up later in a signal handler or in a child that
 /// `vfork` made. Before that each is looked up when it is first called.
-pub(crate) extern "C" fn look_all_up() {
+pub(crate) fn look_all_up() {
     for next in ALL {
         next.address();
     }
 }
-
-/// Runs [`look_all_up`] when the library is loaded.
-#[used]
-#[cfg_attr(not(test), unsafe(link_section = ".init_array"))]
-static AT_LOAD: extern "C" fn() = look_all_up;
 
 /// Sets errno.
 pub(crate) fn set_errno(errno: c_int) {

@@ -1,7 +1,8 @@
 //! The ends of processes, and whose the memory is.
 
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
 use san_switch::program::Program;
 
@@ -44,6 +45,9 @@ extern "C" fn in_child() {
     OWNER.0.store(this_process(), Ordering::Relaxed);
 }
 
+/// How long the end of the process waits for the thread that sees to it.
+const AT_EXIT: Duration = Duration::from_secs(3);
+
 /// The kernel's own word: libc's may be its caller's, in a child of `vfork`.
 fn this_process() -> c_int {
     rustix::process::getpid().as_raw_nonzero().get()
@@ -54,13 +58,25 @@ extern "C" fn at_exit() {
     if OWNER.is_nobody() || OWNER.is_other() || is_inside() {
         return;
     }
-    for fd in TABLE.numbers(0, u32::MAX) {
-        closed(fd);
-    }
-    let _: Answer<()> = inside(|| {
-        Program::end();
-        Ok(None)
+    // What is local to this thread may have been destroyed already. Another thread has its own.
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    let ending = std::thread::Builder::new().name("san-exit".to_owned());
+    let started = ending.spawn(|| {
+        for fd in TABLE.numbers(0, u32::MAX) {
+            closed(fd);
+        }
+        let _: Answer<()> = inside(|| {
+            Program::end();
+            Ok(None)
+        });
+        IS_DONE.store(true, Ordering::Release);
     });
+    if started.is_ok() {
+        let until = Instant::now() + AT_EXIT;
+        while !IS_DONE.load(Ordering::Acquire) && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
 }
 
 /// # Safety

@@ -198,7 +198,10 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
         // is left the request waits, as one in TCP's queue would.
         match tcp::socket(local) {
             Ok(socket) => {
-                descriptor = Some(socket);
+                descriptor = Some(match listener.is_adopted {
+                    true => tcp::aside(socket.into()).into(),
+                    false => socket,
+                });
                 Answers::Accept
             }
             Err(error) => {

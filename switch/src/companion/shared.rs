@@ -38,7 +38,7 @@ pub(crate) struct ListenerShared {
     queue: Mutex<ReadyQueue<ReadySan>>,
     closed: AtomicBool,
     /// TCP's socket is somebody else's, who goes on using it.
-    is_adopted: bool,
+    pub(super) is_adopted: bool,
     /// Set while a SAN connection waits, and for good once closed.
     ready: Signal,
     /// The TCP socket and `ready` in one.

@@ -172,6 +172,7 @@ impl PendingConnect {
                 fallback,
             }
         })?;
+        let readiness = tcp::aside(readiness);
         let mut connect = Self::prepared(lease, destination, options, readiness);
         connect.san_alone = true;
         let Some(attempt) = connect.try_san(options)? else {

@@ -10,7 +10,7 @@ use verbs_shim::fork::ForkGuard;
 
 use super::Held;
 use super::stream::Stream;
-use crate::ready::event_loop::EventLoop;
+use crate::ready::event_loop::{EventLoop, kernels_alone};
 
 /// What only the library can do: it has the table of numbers, and may name a descriptor by its number.
 pub trait Kernel: Sync {
@@ -64,15 +64,12 @@ impl Epoll {
         })
     }
 
-    pub(super) fn is_inherited(&self) -> bool {
-        ForkGuard::is_inherited(&self.looped)
-    }
-
     pub(super) fn looped(&self) -> &Arc<EventLoop> {
         &self.looped
     }
 
-    /// epoll_wait(2); `kernel` is the kernel's. `None`: there is nothing of ours in it.
+    /// epoll_wait(2); `kernel` is the kernel's. In a child that has inherited the set nothing of ours is
+    /// told, but our descriptors are in it.
     ///
     /// # Errors
     /// As epoll_wait(2).
@@ -82,8 +79,8 @@ impl Epoll {
         timeout: Option<Duration>,
         kernel: &mut dyn FnMut(&mut [Event], Option<Duration>) -> io::Result<usize>,
     ) -> io::Result<Option<usize>> {
-        if self.looped.is_empty() {
-            return Ok(None);
+        if ForkGuard::is_inherited(&self.looped) {
+            return kernels_alone(events, timeout, kernel).map(Some);
         }
         self.looped.wait(events, timeout, kernel).map(Some)
     }

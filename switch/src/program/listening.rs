@@ -20,6 +20,7 @@ use super::stream::Stream;
 use super::{Program, is_nonblocking};
 use crate::error::AcceptError;
 use crate::net::listener::{Listener, Taken};
+use crate::tcp;
 use crate::wait::is_readable;
 
 /// A listening socket.
@@ -66,7 +67,7 @@ impl Listening {
     fn listener(&self, fd: BorrowedFd<'_>) -> Option<&Listener> {
         let listener = self.listener.get_or_init(|| {
             let switch = self.program.switch()?;
-            let socket = Socket::from(rustix::io::fcntl_dupfd_cloexec(fd, 0).ok()?);
+            let socket = Socket::from(tcp::aside(rustix::io::fcntl_dupfd_cloexec(fd, 0).ok()?));
             match switch.adopt_listener(socket, self.backlog) {
                 Ok(listener) => Some(ForkGuard::new(listener)),
                 Err(error) => {

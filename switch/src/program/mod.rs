@@ -23,6 +23,7 @@ mod waiting;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -49,13 +50,12 @@ pub enum Held {
 }
 
 impl Held {
-    /// Whether this process was forked since: then the number is the kernel's, unless it is a stream's,
-    /// which is nobody's any more.
+    /// Whether it is a listening socket whose companions another process has, which this one was forked
+    /// from: then the number is the kernel's.
     pub fn is_inherited(&self) -> bool {
         match self {
-            Held::Stream(_) => false,
+            Held::Stream(_) | Held::Epoll(_) => false,
             Held::Listening(listening) => listening.is_inherited(),
-            Held::Epoll(epoll) => epoll.is_inherited(),
         }
     }
 }
@@ -72,6 +72,9 @@ pub enum Route {
 /// The program of this process.
 pub struct Program {
     kernel: &'static dyn Kernel,
+    settings: Result<SwitchConfig, String>,
+    /// Where to add the report at the end.
+    report: Option<PathBuf>,
     /// With the process that made it.
     switch: OnceLock<(Option<Switch>, Generation)>,
 }
@@ -82,12 +85,18 @@ static PROGRAM: OnceLock<Option<Program>> = OnceLock::new();
 const AT_EXIT: Duration = Duration::from_secs(2);
 
 impl Program {
-    /// The program, if its route is not [`Route::Off`]. `kernel` is what only the library can do.
+    /// The program, if its route is not [`Route::Off`]. `kernel` is what only the library can do. The
+    /// first call reads the environment, and should come before the program changes it.
     pub fn of_this_process(kernel: &'static dyn Kernel) -> Option<&'static Program> {
         let program = PROGRAM.get_or_init(|| {
-            (route() == Route::Direct).then(|| Program {
-                kernel,
-                switch: OnceLock::new(),
+            (route() == Route::Direct).then(|| {
+                san_base::runtime_dir::remember();
+                Program {
+                    kernel,
+                    settings: SwitchConfig::from_env().map_err(|error| error.to_string()),
+                    report: std::env::var_os("SAN_REPORT").map(PathBuf::from),
+                    switch: OnceLock::new(),
+                }
             })
         });
         let program = program.as_ref()?;
@@ -102,8 +111,8 @@ impl Program {
     /// was said once.
     fn switch(&self) -> Option<&Switch> {
         let (switch, _) = self.switch.get_or_init(|| {
-            let made = SwitchConfig::from_env()
-                .map_err(|error| error.to_string())
+            let settings = self.settings.clone();
+            let made = settings
                 .and_then(|config| Switch::new(config).map_err(|error| error.to_string()));
             let switch = made.inspect_err(|error| {
                 say(&format!("the program goes over TCP: {error}"));
@@ -127,8 +136,8 @@ impl Program {
             return;
         }
         switch.wait_for_closing(AT_EXIT);
-        if let Some(path) = std::env::var_os("SAN_REPORT") {
-            report(switch, std::path::Path::new(&path));
+        if let Some(path) = &program.report {
+            report(switch, path);
         }
     }
 }
@@ -157,7 +166,7 @@ fn route() -> Route {
 }
 
 /// A line of JSON, as `san stat --json` has it.
-fn report(switch: &Switch, path: &std::path::Path) {
+fn report(switch: &Switch, path: &Path) {
     let added = || -> io::Result<()> {
         let mut line = serde_json::to_string(&switch.report())?;
         line.push('\n');

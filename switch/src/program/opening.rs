@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -52,8 +52,9 @@ impl Program {
             return Ok(Opened::Kernel);
         };
         let is_nonblocking = is_nonblocking(fd)?;
-        let socket = Socket::from(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
-        let again = socket.try_clone()?;
+        let socket = Socket::from(tcp::aside(rustix::io::fcntl_dupfd_cloexec(fd, 0)?));
+        // What the kernel's connect is called on; the other one becomes the companion.
+        let again = tcp::aside(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
         let mut options = ConnectOptions::default();
         options.local = tcp::local_addr(&socket)
             .ok()
@@ -103,7 +104,7 @@ fn final_answer(error: &ConnectError) -> io::Result<()> {
 /// Waits for the SAN's answer, and starts the kernel's connect if it gives no connection.
 fn see_through(
     pending: PendingConnect,
-    socket: &Socket,
+    socket: &OwnedFd,
     destination: SocketAddr,
     inner: &Arc<Inner>,
     kernel: &'static dyn Kernel,

@@ -31,6 +31,7 @@ use super::hub::{Source, Told};
 use super::interest::{Interest, Verdict};
 use super::lanes::{Lanes, Turn};
 use super::wakes::Wakes;
+use crate::tcp;
 
 /// Every so many waits that find something, the kernel is asked first: neither side starves the other.
 const KERNELS_TURN: usize = 8;
@@ -43,7 +44,6 @@ pub(crate) type KernelWait<'a> =
 pub(crate) struct EventLoop {
     shared: Arc<Shared>,
     members: Mutex<HashMap<u64, Arc<Member>>>,
-    count: AtomicUsize,
     lanes: Mutex<Lanes>,
     turns: AtomicUsize,
 }
@@ -97,7 +97,7 @@ impl EventLoop {
     /// # Errors
     /// EMFILE, or EINVAL if it is no epoll set.
     pub(crate) fn new(epoll: BorrowedFd<'_>) -> io::Result<Self> {
-        let epoll = rustix::io::fcntl_dupfd_cloexec(epoll, 0)?;
+        let epoll = tcp::aside(rustix::io::fcntl_dupfd_cloexec(epoll, 0)?);
         let doorbell = Arc::new(Signal::new()?);
         let data = EventData::new_u64(tag());
         epoll::add(&epoll, doorbell.as_fd(), data, EventFlags::IN)?;
@@ -108,15 +108,9 @@ impl EventLoop {
                 epoll,
             }),
             members: Mutex::default(),
-            count: AtomicUsize::new(0),
             lanes: Mutex::default(),
             turns: AtomicUsize::new(0),
         })
-    }
-
-    /// Whether there are no sources: then the kernel's epoll_wait does all.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
     }
 
     /// The number of its epoll set, another one than the program's.
@@ -148,7 +142,6 @@ impl EventLoop {
             return Err(Errno::EXIST.into());
         }
         members.insert(key, Arc::clone(&member));
-        self.count.store(members.len(), Ordering::Release);
         drop(members);
         self.see_lane(source);
         let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
@@ -184,7 +177,6 @@ impl EventLoop {
     pub(crate) fn remove(&self, key: u64) -> io::Result<Interest> {
         let mut members = self.members.lock();
         let member = members.remove(&key).ok_or(Errno::NOENT)?;
-        self.count.store(members.len(), Ordering::Release);
         drop(members);
         member.is_gone.store(true, Ordering::Release);
         if let Some(source) = member.source.upgrade() {
@@ -277,17 +269,9 @@ impl EventLoop {
         kernel: KernelWait<'_>,
     ) -> io::Result<usize> {
         let came = kernel(events, timeout)?.min(events.len());
-        let tag = tag();
-        let mut kept = 0;
-        for index in 0..came {
-            let event = events[index];
-            let data = event.data;
-            if data.u64() == tag {
-                self.shared.doorbell.reset();
-                continue;
-            }
-            events[kept] = event;
-            kept += 1;
+        let kept = without_ours(events, came);
+        if kept < came {
+            self.shared.doorbell.reset();
         }
         Ok(kept)
     }
@@ -325,6 +309,32 @@ impl EventLoop {
         self.shared.wakes.put_back(kept.into_iter());
         told
     }
+}
+
+/// Takes out what was meant for us; how many are left.
+fn without_ours(events: &mut [Event], came: usize) -> usize {
+    let tag = tag();
+    let mut kept = 0;
+    for index in 0..came {
+        let event = events[index];
+        let data = event.data;
+        if data.u64() != tag {
+            events[kept] = event;
+            kept += 1;
+        }
+    }
+    kept
+}
+
+/// The wait of a process that has inherited an epoll set with a loop's descriptors in it. Where they
+/// alone have woken it, it has waited for less than it asked.
+pub(crate) fn kernels_alone(
+    events: &mut [Event],
+    timeout: Option<Duration>,
+    kernel: KernelWait<'_>,
+) -> io::Result<usize> {
+    let came = kernel(events, timeout)?.min(events.len());
+    Ok(without_ours(events, came))
 }
 
 impl Member {
