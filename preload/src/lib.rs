@@ -16,6 +16,7 @@
 #![allow(unreachable_pub, reason = "what is exported is exported to C")]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+#[cfg_attr(test, allow(dead_code, reason = "hooks are not exported in a test"))]
 mod address;
 mod held;
 mod hooks;

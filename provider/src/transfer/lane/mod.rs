@@ -285,6 +285,8 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         }
         self.poller.disarm_outside();
         self.outside.taken.store(false, Ordering::SeqCst);
+        // A leader may sleep on the same channel, whose event was just taken from under it.
+        self.poller.kick(self);
     }
 
     pub(crate) fn is_armed_outside(&self) -> bool {

@@ -1,0 +1,31 @@
+//! A program's connections over the SAN: its output is what it is over TCP, and the bytes went over the
+//! SAN by the counters.
+
+use std::process::Command;
+
+use crate::support::{Way, program, run};
+
+fn address() -> String {
+    std::env::var("SAN_TEST_ADDR_B").expect("SAN_TEST_ADDR_B: run by ci/soft or ci/rxe")
+}
+
+fn differs_in_nothing(name: &str, least_bytes: u64) {
+    let without = run(Command::new(program(name)).arg(address()), Way::Without);
+    let with = run(Command::new(program(name)).arg(address()), Way::Direct);
+    assert!(without.text.ends_with("done\n"), "{}", without.text);
+    assert_eq!(without.text, with.text);
+    let bytes: u64 = with.bytes_received.iter().sum();
+    assert!(bytes > least_bytes, "{:?}", with.bytes_received);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn calls_are_what_they_are_over_tcp() {
+    differs_in_nothing("calls", 6_000_000);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn processes_are_what_they_are_over_tcp() {
+    differs_in_nothing("processes", 1_000_000);
+}

@@ -1,0 +1,6 @@
+//! The library in programs that know nothing of it.
+
+mod direct;
+mod exports;
+mod support;
+mod tcp_alone;

@@ -1,0 +1,63 @@
+// What the test programs share: a pair of connected sockets, and a line for each result.
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *address = "127.0.0.1";
+
+// The result of a call, and errno if it failed.
+#define SAY(call) do { errno = 0; long result_ = (long)(call); \
+    printf("%-34s %ld%s%s\n", #call, result_, result_ < 0 ? " " : "", result_ < 0 ? strerrorname_np(errno) : ""); } while (0)
+
+#define MUST(call) ({ long result_ = (long)(call); \
+    if (result_ < 0) { printf("line %d: %s: %s\n", __LINE__, #call, strerror(errno)); exit(1); } result_; })
+
+static void part(const char *name) { printf("-- %s\n", name); fflush(stdout); }
+
+static int listening(struct sockaddr_in *name) {
+    int fd = MUST(socket(AF_INET, SOCK_STREAM, 0)), on = 1;
+    socklen_t length = sizeof *name;
+    memset(name, 0, sizeof *name);
+    name->sin_family = AF_INET;
+    inet_pton(AF_INET, address, &name->sin_addr);
+    MUST(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+    MUST(bind(fd, (struct sockaddr *)name, sizeof *name));
+    MUST(listen(fd, 16));
+    MUST(getsockname(fd, (struct sockaddr *)name, &length));
+    return fd;
+}
+
+// client[0] and server[1] of a connection.
+static void pair(int fds[2]) {
+    struct sockaddr_in name;
+    int listener = listening(&name);
+    // Whoever accepts has its companion from the first look on.
+    struct pollfd look = {.fd = listener, .events = POLLIN};
+    MUST(poll(&look, 1, 0));
+    fds[0] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(fds[0], (struct sockaddr *)&name, sizeof name));
+    fds[1] = MUST(accept(listener, NULL, NULL));
+    MUST(close(listener));
+}
+
+// Waits until there is something to read.
+__attribute__((unused)) static void readable(int fd) {
+    struct pollfd look = {.fd = fd, .events = POLLIN};
+    MUST(poll(&look, 1, 5000));
+}

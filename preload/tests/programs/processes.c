@@ -1,0 +1,99 @@
+// What other processes do to a program's connections: a child that is forked, one that only closes what it has not
+// opened, one that executes something else.
+#include "check.h"
+#include <spawn.h>
+
+extern char **environ;
+
+static int ended(pid_t child) {
+    int status = -1;
+    MUST(waitpid(child, &status, 0));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+// Both ways once.
+static void talk(int fds[2]) {
+    char buffer[8];
+    SAY(write(fds[0], "ping", 4));
+    SAY(recv(fds[1], buffer, 4, MSG_WAITALL));
+    SAY(write(fds[1], "pong", 4));
+    SAY(recv(fds[0], buffer, 4, MSG_WAITALL));
+}
+
+// Another program: it ends at once after its last byte, and leaves the rest to whoever has it.
+static int send_and_end(const char *port) {
+    struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+    inet_pton(AF_INET, address, &name.sin_addr);
+    int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    MUST(connect(fd, (struct sockaddr *)&name, sizeof name));
+    static char bytes[1000000];
+    for (size_t sent = 0; sent < sizeof bytes;) sent += MUST(write(fd, bytes + sent, sizeof bytes - sent));
+    return 0;
+}
+
+int main(int count, char **arguments) {
+    int fds[2];
+    if (count > 1) address = arguments[1];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    alarm(60);
+    if (count > 2) return send_and_end(arguments[2]);
+    pair(fds);
+    part("a child closes all it has inherited, and ends");
+    fflush(stdout);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        closefrom(3);
+        int null = open("/dev/null", O_WRONLY);
+        _exit(write(null, "x", 1) == 1 ? 7 : 8);
+    }
+    SAY(ended(child));
+    talk(fds);
+    part("a child uses other sockets");
+    child = MUST(fork());
+    if (child == 0) {
+        int own[2];
+        pair(own);
+        char byte;
+        MUST(write(own[0], "z", 1));
+        _exit(read(own[1], &byte, 1) == 1 ? 9 : 10);
+    }
+    SAY(ended(child));
+    talk(fds);
+    part("a child of vfork closes, and executes");
+    child = vfork();
+    if (child == 0) {
+        close(fds[0]);
+        close(fds[1]);
+        execl("/bin/true", "true", (char *)NULL);
+        _exit(1);
+    }
+    SAY(ended(child));
+    talk(fds);
+    part("posix_spawn and system");
+    char *words[] = {"true", NULL};
+    MUST(-posix_spawn(&child, "/bin/true", NULL, NULL, words, environ));
+    SAY(ended(child));
+    SAY(system("exit 3") >> 8);
+    talk(fds);
+    part("a program that ends with bytes under way");
+    struct sockaddr_in name;
+    int listener = listening(&name);
+    struct pollfd look = {.fd = listener, .events = POLLIN};
+    MUST(poll(&look, 1, 0));
+    size_t all = 0;
+    char port[16];
+    snprintf(port, sizeof port, "%d", ntohs(name.sin_port));
+    char *sender[] = {arguments[0], (char *)address, port, NULL};
+    MUST(-posix_spawn(&child, arguments[0], NULL, NULL, sender, environ));
+    int server = MUST(accept(listener, NULL, NULL));
+    char buffer[65536];
+    for (ssize_t got; (got = read(server, buffer, sizeof buffer)) > 0;) all += got;
+    SAY(all);
+    SAY(ended(child));
+    MUST(close(server));
+    MUST(close(listener));
+    MUST(close(fds[0]));
+    MUST(close(fds[1]));
+    printf("done\n");
+    return 0;
+}

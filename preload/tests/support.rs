@@ -1,0 +1,77 @@
+//! Runs the C programs of `tests/programs` with the library and without.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// `libsan.so`, beside the test's own directory.
+pub(crate) fn library() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a file");
+    let target = test.ancestors().nth(2).expect("target/debug/deps/test");
+    let library = target.join("libsan.so");
+    assert!(library.exists(), "{} is not there", library.display());
+    library
+}
+
+/// A built program of `tests/programs`.
+pub(crate) fn program(name: &str) -> PathBuf {
+    Path::new(env!("OUT_DIR")).join(name)
+}
+
+/// How a program is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Without,
+    /// With the library, all over TCP.
+    Off,
+    /// With the library, the SAN first.
+    Direct,
+}
+
+/// What a program's run came to.
+pub(crate) struct Run {
+    pub(crate) text: String,
+    /// Of each process with a switch: bytes that came over the SAN.
+    pub(crate) bytes_received: Vec<u64>,
+}
+
+/// Runs a program; it has to end well.
+pub(crate) fn run(command: &mut Command, way: Way) -> Run {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("san-preload-{}-{number}.json", std::process::id());
+    let report = std::env::temp_dir().join(name);
+    command.env_remove("SAN_ROUTE").env("SAN_REPORT", &report);
+    if way != Way::Without {
+        command.env("LD_PRELOAD", library());
+    }
+    if way == Way::Direct {
+        command.env("SAN_ROUTE", "direct").env("SAN_STAT", "off");
+    }
+    let output = command.output().expect("the program starts");
+    let text = said(&output);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{text}",
+        output.status
+    );
+    let reports = std::fs::read_to_string(&report).unwrap_or_default();
+    let _ = std::fs::remove_file(&report);
+    let bytes_received = reports.lines().map(bytes_received).collect();
+    Run {
+        text,
+        bytes_received,
+    }
+}
+
+fn said(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn bytes_received(report: &str) -> u64 {
+    let report: serde_json::Value = serde_json::from_str(report).expect("a report is JSON");
+    let providers = report["providers"].as_array().expect("a list of providers");
+    let bytes = |one: &serde_json::Value| one["counters"]["bytes_received"].as_u64();
+    providers.iter().filter_map(bytes).sum()
+}
