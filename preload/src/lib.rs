@@ -14,9 +14,12 @@
 
 #![allow(unsafe_code)]
 #![allow(unreachable_pub, reason = "what is exported is exported to C")]
-#![warn(clippy::undocumented_unsafe_blocks)]
+#![allow(non_snake_case, reason = "hooks have the names that libc gave them")]
+#![cfg_attr(
+    test,
+    allow(dead_code, reason = "no hook is exported from a unit test")
+)]
 
-#[cfg_attr(test, allow(dead_code, reason = "hooks are not exported in a test"))]
 mod address;
 mod held;
 mod hooks;

@@ -51,6 +51,38 @@ unsafe fn poll_all(
     timeout: Option<Duration>,
     mask: *const sigset_t,
 ) -> Answer<usize> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut left = timeout;
+    loop {
+        // SAFETY: the caller says so.
+        match unsafe { poll_once(fds, left, mask) } {
+            Answer::Done(Some(ready)) => return Answer::Done(ready),
+            Answer::Done(None) => {}
+            Answer::Failed => return Answer::Failed,
+            Answer::Pass if left == timeout => return Answer::Pass,
+            // What was a stream's is the kernel's now, and so is the rest of the time.
+            Answer::Pass => {
+                let time = left.map(to_timespec);
+                let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
+                // SAFETY: the list and the time are there, and the mask is as the caller says.
+                let ready =
+                    unsafe { next::ppoll(fds.as_mut_ptr(), fds.len() as nfds_t, time, mask) };
+                return usize::try_from(ready).map_or(Answer::Failed, Answer::Done);
+            }
+        }
+        left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// As [`poll_all`]; `None`: a connect has gone to TCP, and the list has to be looked at anew.
+///
+/// # Safety
+/// As for [`poll_all`].
+unsafe fn poll_once(
+    fds: &mut [pollfd],
+    timeout: Option<Duration>,
+    mask: *const sigset_t,
+) -> Answer<Option<usize>> {
     let found: Vec<_> = fds.iter().map(|one| held(one.fd)).collect();
     if found.iter().all(Option::is_none) {
         return Answer::Pass;
@@ -91,14 +123,16 @@ unsafe fn poll_all(
             })?;
             Ok(kernels[..own].iter().filter(|one| one.revents != 0).count())
         };
-        let ready = poll_streams(&mut streams, timeout, &mut wait)?;
+        let Some(ready) = poll_streams(&mut streams, timeout, &mut wait)? else {
+            return Ok(Some(None));
+        };
         for (one, kernel) in fds.iter_mut().zip(&kernels) {
             one.revents = kernel.revents;
         }
         for (place, stream) in places.into_iter().zip(&streams) {
             fds[place].revents = stream.found();
         }
-        Ok(Some(ready))
+        Ok(Some(Some(ready)))
     })
 }
 

@@ -112,8 +112,8 @@ impl Program {
     fn switch(&self) -> Option<&Switch> {
         let (switch, _) = self.switch.get_or_init(|| {
             let settings = self.settings.clone();
-            let made = settings
-                .and_then(|config| Switch::new(config).map_err(|error| error.to_string()));
+            let made =
+                settings.and_then(|config| Switch::new(config).map_err(|error| error.to_string()));
             let switch = made.inspect_err(|error| {
                 say(&format!("the program goes over TCP: {error}"));
             });

@@ -99,6 +99,10 @@ impl Source for Inner {
         &self.hub
     }
 
+    fn is_kernels(&self) -> bool {
+        self.is_kernels.load(Ordering::Acquire)
+    }
+
     fn lane(&self) -> Option<LaneHandle> {
         self.connection.get()?.lane()
     }

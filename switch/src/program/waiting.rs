@@ -33,7 +33,7 @@ impl Poll {
 }
 
 /// Waits until a stream or one of the kernel's descriptors is ready, or the time is over; how many are.
-/// `kernel` waits for the caller's other descriptors, and for those that it is given, so long.
+/// `None`: a connect has gone to TCP meanwhile, and the caller begins anew. `kernel` waits for the caller's other descriptors, and for those that it is given, so long.
 ///
 /// # Errors
 /// What `kernel` says; EMFILE.
@@ -41,7 +41,7 @@ pub fn poll(
     streams: &mut [Poll],
     timeout: Option<Duration>,
     kernel: &mut dyn FnMut(&[BorrowedFd<'_>], Option<Duration>) -> io::Result<usize>,
-) -> io::Result<usize> {
+) -> io::Result<Option<usize>> {
     let mut waited: Vec<_> = streams.iter_mut().map(|one| &mut one.waited).collect();
     wait_for(&mut waited, timeout, kernel)
 }

@@ -14,6 +14,11 @@ pub(crate) trait Source: Send + Sync {
     /// Who is told. The source calls [`Hub::tell`] after each change, from any thread.
     fn hub(&self) -> &Hub;
 
+    /// Whether the kernel's descriptor tells from now on, and this source nothing any more.
+    fn is_kernels(&self) -> bool {
+        false
+    }
+
     /// The lane that has to be polled for it, if there is one.
     fn lane(&self) -> Option<LaneHandle>;
 }

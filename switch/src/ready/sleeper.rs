@@ -35,7 +35,8 @@ thread_local! {
     static BELL: std::cell::OnceCell<Arc<Bell>> = const { std::cell::OnceCell::new() };
 }
 
-/// Waits until something of either kind is ready or the time is over; how many that are.
+/// Waits until something of either kind is ready or the time is over; how many that are. `None`: a
+/// source has become the kernel's, and the caller has to begin anew.
 ///
 /// # Errors
 /// What the kernel's part says; EMFILE.
@@ -43,7 +44,7 @@ pub(crate) fn wait_for(
     waited: &mut [&mut Waited],
     timeout: Option<Duration>,
     kernel: KernelPoll<'_>,
-) -> io::Result<usize> {
+) -> io::Result<Option<usize>> {
     let deadline = Deadline::after(timeout);
     let lanes = lanes(waited);
     let bell = bell()?;
@@ -52,13 +53,16 @@ pub(crate) fn wait_for(
         for lane in &lanes {
             lane.poll();
         }
+        if waited.iter().any(|one| one.source.is_kernels()) {
+            return Ok(None);
+        }
         let found = look(waited);
         if found > 0 || deadline.is_over() {
-            return Ok(found + kernel(&[], Some(Duration::ZERO))?);
+            return Ok(Some(found + kernel(&[], Some(Duration::ZERO))?));
         }
         let ready = sleep(waited, &lanes, &bell, &mut turn, deadline, kernel)?;
         if ready > 0 {
-            return Ok(ready + look(waited));
+            return Ok(Some(ready + look(waited)));
         }
     }
 }
