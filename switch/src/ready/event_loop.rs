@@ -113,6 +113,11 @@ impl EventLoop {
         })
     }
 
+    /// Whether there is a source under this key.
+    pub(crate) fn has(&self, key: u64) -> bool {
+        has(&self.members.lock(), key)
+    }
+
     /// The number of its epoll set, another one than the program's.
     pub(crate) fn number(&self) -> RawFd {
         self.shared.epoll.as_raw_fd()
@@ -136,9 +141,7 @@ impl EventLoop {
             is_gone: AtomicBool::new(false),
         });
         let mut members = self.members.lock();
-        // What is gone without having been taken out has left its key.
-        let before = members.get(&key);
-        if before.is_some_and(|before| before.source.strong_count() > 0) {
+        if has(&members, key) {
             return Err(Errno::EXIST.into());
         }
         members.insert(key, Arc::clone(&member));
@@ -309,6 +312,12 @@ impl EventLoop {
         self.shared.wakes.put_back(kept.into_iter());
         told
     }
+}
+
+/// What is gone without having been taken out has left its key.
+fn has(members: &HashMap<u64, Arc<Member>>, key: u64) -> bool {
+    let member = members.get(&key);
+    member.is_some_and(|member| member.source.strong_count() > 0)
 }
 
 /// Takes out what was meant for us; how many are left.

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::io::Errno;
 use san_base::{Signal, timespec};
 
 use super::event_loop::EventLoop;
@@ -47,8 +47,6 @@ pub struct Poller {
     epoll: OwnedFd,
     looped: EventLoop,
     waker: Arc<Signal>,
-    /// What a wait is told; kept for the next one.
-    room: Mutex<Vec<Event>>,
 }
 
 /// Ends a [`Poller::wait`] from another thread. Clones wake the same poller.
@@ -129,7 +127,6 @@ impl Poller {
             epoll,
             looped,
             waker,
-            room: Mutex::new(vec![nothing(); ROOM]),
         })
     }
 
@@ -147,6 +144,9 @@ impl Poller {
         check(token)?;
         if connection.lane().is_none() {
             return self.add_fd(&connection.companion_fd(), token, interest);
+        }
+        if self.looped.has(token) {
+            return Err(Errno::EXIST.into());
         }
         let watched: Arc<dyn Source> = Watched::start(connection);
         let told = Told::new(interest.flags(), token);
@@ -226,7 +226,7 @@ impl Poller {
     /// EINTR, when a signal was handled.
     pub fn wait(&self, events: &mut Vec<PolledEvent>, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        let mut room = self.room.lock();
+        let mut room = [nothing(); ROOM];
         let found = self.looped.wait(&mut room, timeout, &mut |room, timeout| {
             let timeout = timeout.map(timespec);
             Ok(epoll::wait(&self.epoll, room, timeout.as_ref())?)
@@ -274,7 +274,7 @@ fn nothing() -> Event {
 
 fn check(token: u64) -> io::Result<()> {
     match token {
-        WAKER => Err(rustix::io::Errno::INVAL.into()),
+        WAKER => Err(Errno::INVAL.into()),
         _ => Ok(()),
     }
 }
