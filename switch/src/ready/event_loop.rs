@@ -52,7 +52,7 @@ struct Shared {
     wakes: Wakes<Arc<Member>>,
     doorbell: Arc<Signal>,
     /// Another descriptor of the program's epoll set.
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
 }
 
 /// A source in a loop.
@@ -97,10 +97,10 @@ impl EventLoop {
     /// # Errors
     /// EMFILE, or EINVAL if it is no epoll set.
     pub(crate) fn new(epoll: BorrowedFd<'_>) -> io::Result<Self> {
-        let epoll = tcp::aside(rustix::io::fcntl_dupfd_cloexec(epoll, 0)?);
+        let epoll = Arc::new(tcp::aside(rustix::io::fcntl_dupfd_cloexec(epoll, 0)?));
         let doorbell = Arc::new(Signal::new()?);
         let data = EventData::new_u64(tag());
-        epoll::add(&epoll, doorbell.as_fd(), data, EventFlags::IN)?;
+        epoll::add(&*epoll, doorbell.as_fd(), data, EventFlags::IN)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 wakes: Wakes::new(),
@@ -156,8 +156,11 @@ impl EventLoop {
 
     /// The source has a lane, which it may not have had when it was added.
     pub(crate) fn see_lane(&self, source: &Arc<dyn Source>) {
-        if let Some(lane) = source.lane() {
-            self.lanes.lock().add(lane, &self.shared.epoll, tag());
+        if let Some(lane) = source.lane()
+            && let Err(error) = self.lanes.lock().add(lane, &self.shared.epoll, tag())
+        {
+            // Without a descriptor to spare the loop is late: it polls when it has something else to do.
+            tracing::error!(%error, "a lane cannot wake its loop");
         }
     }
 
@@ -207,7 +210,7 @@ impl EventLoop {
             return Err(Errno::INVAL.into());
         }
         let deadline = Deadline::after(timeout);
-        let mut turn = Turn::new(&self.shared.doorbell);
+        let mut turn = Turn::new(&self.shared.doorbell, Some((&self.shared.epoll, tag())));
         loop {
             self.poll_lanes();
             let first = match self.is_kernels_turn() {

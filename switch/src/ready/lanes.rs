@@ -6,20 +6,26 @@
 //! disarms a lane, and to one that is rung because he stood by; who has it gives it back by arming the
 //! lane again, or passes it on when he goes to work ([`Turn`]).
 //!
+//! Only the sleeper that has armed a lane is woken by the lane's descriptors. Those are in an epoll set
+//! of the lane's own, which is in the epoll set of every loop that needs the lane, but switched on in one
+//! of them: that of the loop that armed the lane last. A loop that is alone switches nothing.
+//!
 //! # Why nobody stands by in vain
 //! Who stands by puts himself on the lane's list and then tries once more to arm it. Who had it armed
 //! disarms it and then looks at the list. If he looks before the other is on it, then he had disarmed
 //! before, too, and the other's attempt succeeds or finds a third one, who will look at the list later.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use rustix::event::epoll;
-use rustix::io::Errno;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use san_base::Signal;
 use san_provider::LaneHandle;
+
+use crate::tcp;
 
 /// The lanes that somebody sleeps for.
 static SHARED: Mutex<Vec<Weak<SharedLane>>> = Mutex::new(Vec::new());
@@ -27,28 +33,62 @@ static SHARED: Mutex<Vec<Weak<SharedLane>>> = Mutex::new(Vec::new());
 /// A lane, and who stands by.
 pub(super) struct SharedLane {
     lane: LaneHandle,
+    /// The lane's descriptors in one.
+    fd: OwnedFd,
+    /// The epoll set in which that one is switched on.
+    switched_on: Mutex<Weak<OwnedFd>>,
     standing_by: Mutex<VecDeque<Arc<Signal>>>,
 }
 
 impl SharedLane {
     /// The one of this lane.
-    pub(super) fn of(lane: LaneHandle) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE or ENOMEM.
+    pub(super) fn of(lane: LaneHandle) -> io::Result<Arc<Self>> {
         let mut all = SHARED.lock();
         all.retain(|one| one.strong_count() > 0);
         let known = all.iter().filter_map(Weak::upgrade);
         if let Some(known) = known.into_iter().find(|one| one.lane.same_as(&lane)) {
-            return known;
+            return Ok(known);
+        }
+        let fd = tcp::aside(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        for one in lane.fds() {
+            epoll::add(&fd, one, EventData::new_u64(0), EventFlags::IN)?;
         }
         let shared = Arc::new(Self {
             lane,
+            fd,
+            switched_on: Mutex::new(Weak::new()),
             standing_by: Mutex::default(),
         });
         all.push(Arc::downgrade(&shared));
-        shared
+        Ok(shared)
     }
 
-    pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.lane.fds()
+    /// Readable when the lane wakes who has armed it.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Has the lane wake this epoll set, and no other; none: the caller has a way of its own.
+    fn switch_to(&self, to: Option<&Arc<OwnedFd>>, tag: u64) {
+        let mut on = self.switched_on.lock();
+        let wanted = to.map_or_else(Weak::new, Arc::downgrade);
+        if on.ptr_eq(&wanted) {
+            return;
+        }
+        let data = EventData::new_u64(tag);
+        if let Some(before) = on.upgrade() {
+            // It may have left that set.
+            let _ = epoll::modify(&*before, &self.fd, data, EventFlags::empty());
+        }
+        if let Some(to) = to
+            && let Err(errno) = epoll::modify(&**to, &self.fd, data, EventFlags::IN)
+        {
+            tracing::warn!(%errno, "a lane cannot wake its loop");
+        }
+        *on = wanted;
     }
 
     pub(super) fn poll(&self) {
@@ -103,6 +143,8 @@ enum Sleep {
 /// One wait of a thread: what it owes the others who sleep on its lanes.
 pub(super) struct Turn<'a> {
     bell: &'a Arc<Signal>,
+    /// The epoll set that the lanes wake; none: the caller sleeps on their descriptors.
+    epoll: Option<(&'a Arc<OwnedFd>, u64)>,
     lanes: Vec<Owed>,
 }
 
@@ -113,9 +155,10 @@ struct Owed {
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(bell: &'a Arc<Signal>) -> Self {
+    pub(super) fn new(bell: &'a Arc<Signal>, epoll: Option<(&'a Arc<OwnedFd>, u64)>) -> Self {
         Self {
             bell,
+            epoll,
             lanes: Vec::new(),
         }
     }
@@ -140,8 +183,13 @@ impl<'a> Turn<'a> {
             owed.sleep = owed.lane.arm(self.bell);
             match owed.sleep {
                 Sleep::No => may_sleep = false,
-                // Another one has it armed, or this one: either way somebody sees to it.
-                Sleep::Armed | Sleep::StandsBy => owed.has_baton = false,
+                Sleep::Armed => {
+                    owed.has_baton = false;
+                    let (epoll, tag) = self.epoll.unzip();
+                    owed.lane.switch_to(epoll, tag.unwrap_or(0));
+                }
+                // Another one has it armed, and sees to it.
+                Sleep::StandsBy => owed.has_baton = false,
             }
         }
         may_sleep
@@ -187,24 +235,20 @@ pub(super) struct Lanes {
 
 impl Lanes {
     /// One source more needs this lane: its descriptors are in the set from now on.
-    pub(super) fn add(&mut self, lane: LaneHandle, epoll: &OwnedFd, tag: u64) {
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM, ENOSPC.
+    pub(super) fn add(&mut self, lane: LaneHandle, epoll: &OwnedFd, tag: u64) -> io::Result<()> {
         if let Some(place) = self.place(&lane) {
             self.users[place] += 1;
-            return;
+            return Ok(());
         }
-        let lane = SharedLane::of(lane);
-        for fd in lane.fds() {
-            let data = epoll::EventData::new_u64(tag);
-            let added = epoll::add(epoll, fd, data, epoll::EventFlags::IN);
-            // Lanes of one device may share some.
-            if let Err(errno) = added
-                && errno != Errno::EXIST
-            {
-                tracing::warn!(%errno, "a lane cannot wake its loop");
-            }
-        }
+        let lane = SharedLane::of(lane)?;
+        let data = EventData::new_u64(tag);
+        epoll::add(epoll, lane.fd(), data, EventFlags::empty())?;
         self.lanes.push(lane);
         self.users.push(1);
+        Ok(())
     }
 
     /// One source less needs it.
@@ -218,14 +262,13 @@ impl Lanes {
         }
         self.users.swap_remove(place);
         let gone = self.lanes.swap_remove(place);
-        for fd in gone.fds() {
-            let kept = self.lanes.iter().flat_map(|lane| lane.fds());
-            if !kept
-                .into_iter()
-                .any(|one| one.as_raw_fd() == fd.as_raw_fd())
-            {
-                let _ = epoll::delete(epoll, fd);
-            }
+        let _ = epoll::delete(epoll, gone.fd());
+        let mut on = gone.switched_on.lock();
+        if on
+            .upgrade()
+            .is_some_and(|on| std::ptr::eq(&raw const *on, epoll))
+        {
+            *on = Weak::new();
         }
     }
 

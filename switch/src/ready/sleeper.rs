@@ -46,9 +46,9 @@ pub(crate) fn wait_for(
     kernel: KernelPoll<'_>,
 ) -> io::Result<Option<usize>> {
     let deadline = Deadline::after(timeout);
-    let lanes = lanes(waited);
+    let lanes = lanes(waited)?;
     let bell = bell()?;
-    let mut turn = Turn::new(&bell.0);
+    let mut turn = Turn::new(&bell.0, None);
     loop {
         for lane in &lanes {
             lane.poll();
@@ -88,7 +88,7 @@ fn sleep(
         false => Some(Duration::ZERO),
     };
     let mut extra = vec![bell.0.as_fd()];
-    extra.extend(turn.armed().flat_map(SharedLane::fds));
+    extra.extend(turn.armed().map(SharedLane::fd));
     let outcome = kernel(&extra, left);
     drop(extra);
     turn.awake();
@@ -109,15 +109,15 @@ fn look(waited: &mut [&mut Waited]) -> usize {
 }
 
 /// Each lane once.
-fn lanes(waited: &[&mut Waited]) -> Vec<Arc<SharedLane>> {
+fn lanes(waited: &[&mut Waited]) -> io::Result<Vec<Arc<SharedLane>>> {
     let mut lanes: Vec<Arc<SharedLane>> = Vec::new();
     for lane in waited.iter().filter_map(|one| one.source.lane()) {
-        let lane = SharedLane::of(lane);
+        let lane = SharedLane::of(lane)?;
         if !lanes.iter().any(|one| Arc::ptr_eq(one, &lane)) {
             lanes.push(lane);
         }
     }
-    lanes
+    Ok(lanes)
 }
 
 fn bell() -> io::Result<Arc<Bell>> {
