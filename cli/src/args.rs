@@ -26,6 +26,7 @@ The exit status is 1 if a program could not start with these settings.";
 const PING: &str = "Example: san ping node7          (on node7 before that: san perf --serve)";
 const PERF: &str =
     "Example: san perf node7 --svg node7.svg          (on node7 before that: san perf --serve)";
+const TOP: &str = "Example: san top --interval 1          (q ends it)";
 const MAN: &str = "Example: san man /usr/local/share/man/man1";
 const COMPLETIONS: &str = "Example: san completions bash > /etc/bash_completion.d/san";
 
@@ -68,6 +69,9 @@ pub(crate) enum Command {
     /// Show what a running process does: listeners, connections, counters.
     #[command(after_help = STAT)]
     Stat(StatArguments),
+    /// Watch the processes that have a switch: connections, carriers, rates, why TCP was taken.
+    #[command(after_help = TOP)]
+    Top(TopArguments),
     /// Write the manual pages into a directory.
     #[command(after_help = MAN)]
     Man {
@@ -194,6 +198,14 @@ pub(crate) struct StatArguments {
     /// Again every so many seconds, until interrupted.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArguments {
+    /// Seconds between two looks.
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 2,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) interval: u64,
 }
 
 #[derive(Debug, Args)]

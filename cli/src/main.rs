@@ -26,6 +26,7 @@ mod reports;
 mod settings;
 mod stat;
 mod table;
+mod top;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Ping(arguments) => perf::ping(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Man { directory } => generate::man(&directory),
         Command::Completions { shell } => generate::completions(shell),
     };

@@ -269,7 +269,8 @@ fn counted(counters: &Numbers) -> String {
     }
 }
 
-fn age(ms: u64) -> String {
+/// A time in words that are short: `5s`, `1h01m`.
+pub(crate) fn age(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0 => format!("{ms}ms"),

@@ -1,8 +1,10 @@
 //! `san doctor` as an operator has it: on the soft fabric, and on a machine without any device.
 
+mod common;
+
 use san_tests::program::Program;
 use serde_json::Value;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -32,6 +34,11 @@ fn report(settings: &[(&str, &str)], args: &[&str]) -> (Value, bool) {
     (report, output.status.success())
 }
 
+/// The settings of the soft fabric at an address.
+fn soft(ip: &str) -> [(&str, &str); 2] {
+    [("SAN_FABRIC", "soft"), ("SAN_SOFT_ADDRESSES", ip)]
+}
+
 /// The line of that check, with its level; the first if there are several.
 fn line<'a>(report: &'a Value, check: &str) -> &'a Value {
     let mut lines = report["lines"].as_array().unwrap().iter();
@@ -48,9 +55,21 @@ fn remedy_of(line: &Value) -> &str {
     line["remedy"].as_str().unwrap_or_default()
 }
 
-fn echo(settings: &[&str]) -> (Program, String) {
-    let mut all = settings.to_vec();
-    all.extend(["SAN_STAT=off", SAN, "listen", "--echo", "-k", "127.0.0.1:0"]);
+/// A listener at an address, on that fabric.
+fn echo(fabric: &str, ip: &str) -> (Program, String) {
+    let fabric = format!("SAN_FABRIC={fabric}");
+    let addresses = format!("SAN_SOFT_ADDRESSES={ip}");
+    let at = format!("{ip}:0");
+    let all = [
+        &fabric,
+        &addresses,
+        "SAN_STAT=off",
+        SAN,
+        "listen",
+        "--echo",
+        "-k",
+        &at,
+    ];
     let mut listener = Program::start("env", &all);
     let line = listener.expect("san: listening on ", LIMIT);
     let address = line.split(',').next().unwrap().trim().to_owned();
@@ -59,8 +78,9 @@ fn echo(settings: &[&str]) -> (Program, String) {
 
 #[test]
 fn a_peer_on_the_soft_fabric_is_reached_over_the_san() {
-    let (_listener, address) = echo(&["SAN_FABRIC=soft"]);
-    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &[&address]);
+    let ip = common::own_address();
+    let (_listener, address) = echo("soft", &ip);
+    let (report, ok) = report(&soft(&ip), &[&address]);
     assert!(ok, "{report}");
     let route = text_of(line(&report, "route"));
     assert!(route.contains("over the SAN (soft, soft0)"), "{route}");
@@ -72,8 +92,9 @@ fn a_peer_on_the_soft_fabric_is_reached_over_the_san() {
 
 #[test]
 fn a_peer_of_tcp_alone_takes_tcp_with_a_reason() {
-    let (_listener, address) = echo(&["SAN_FABRIC=off"]);
-    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &[&address]);
+    let ip = common::own_address();
+    let (_listener, address) = echo("off", &ip);
+    let (report, ok) = report(&soft(&ip), &[&address]);
     assert!(!ok, "{report}");
     let route = line(&report, "route");
     assert_eq!(route["level"], "fail");
@@ -84,10 +105,11 @@ fn a_peer_of_tcp_alone_takes_tcp_with_a_reason() {
 
 #[test]
 fn nobody_there_is_told_for_both_ways() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ip = common::own_address();
+    let free = TcpListener::bind((ip.as_str(), 0)).unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
-    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &[&address]);
+    let (report, ok) = report(&soft(&ip), &[&address]);
     assert!(!ok);
     assert_eq!(line(&report, "route")["level"], "fail");
     let tcp = line(&report, "tcp");
@@ -96,10 +118,11 @@ fn nobody_there_is_told_for_both_ways() {
 
 #[test]
 fn a_host_alone_is_asked_for_its_rdma() {
-    let (report, ok) = report(&[("SAN_FABRIC", "soft")], &["127.0.0.1"]);
+    let ip = common::own_address();
+    let (report, ok) = report(&soft(&ip), &[&ip]);
     assert!(ok, "{report}");
     let route = text_of(line(&report, "route"));
-    assert!(route.contains("RDMA answers at 127.0.0.1"), "{route}");
+    assert!(route.contains(&format!("RDMA answers at {ip}")), "{route}");
 }
 
 #[test]
@@ -132,7 +155,7 @@ fn without_a_device_it_says_what_is_missing() {
         assert!(!remedy_of(library).is_empty(), "{library}");
     }
     // The peer is looked at all the same.
-    let (_listener, address) = echo(&["SAN_FABRIC=off"]);
+    let (_listener, address) = echo("off", &common::own_address());
     let (report, _) = report(&[], &[&address]);
     assert!(
         text_of(line(&report, "route")).contains("takes TCP"),
@@ -237,4 +260,24 @@ fn a_full_disk_is_an_error_and_a_reader_that_leaves_is_none() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn who_has_the_soft_fabrics_port_is_found_without_taking_it() {
+    // A program that is none of San Direct's has it.
+    let ip = common::own_address();
+    let foreign = UdpSocket::bind((ip.as_str(), 4791)).unwrap();
+    let (taken, _) = report(&soft(&ip), &[]);
+    let port = line(&taken, "port 4791");
+    assert_eq!(port["level"], "fail", "{port}");
+    assert!(remedy_of(port).contains("ss -uanp"), "{port}");
+    drop(foreign);
+    let (free, _) = report(&soft(&ip), &[]);
+    assert!(text_of(line(&free, "port 4791")).contains("is free"));
+    let (_listener, _) = echo("soft", &ip);
+    let (shared, _) = report(&soft(&ip), &[]);
+    assert!(
+        text_of(line(&shared, "port 4791")).contains("share"),
+        "{shared}"
+    );
 }

@@ -1,6 +1,8 @@
 //! `san stat --openmetrics` and the exporter, as Prometheus has them: processes beside it on the soft
 //! fabric and on TCP.
 
+mod common;
+
 use prometheus_parse::{Scrape, Value};
 use san_tests::program::Program;
 use std::collections::BTreeSet;
@@ -16,27 +18,31 @@ const SAN: &str = env!("CARGO_BIN_EXE_san");
 const LIMIT: Duration = Duration::from_secs(30);
 const DASHBOARD: &str = include_str!("../dashboard/san-direct.json");
 
-/// A runtime directory of the test's own.
-struct Place(PathBuf);
+/// A runtime directory and an address of the test's own.
+struct Place(PathBuf, String);
 
 impl Place {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("san-metrics-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
-        Place(path)
+        Place(path, common::own_address())
     }
 
     fn start(&self, fabric: &str, args: &[&str]) -> Program {
         let runtime = format!("XDG_RUNTIME_DIR={}", self.0.display());
         let fabric = format!("SAN_FABRIC={fabric}");
-        let mut all = vec![runtime.as_str(), &fabric, SAN];
+        let addresses = format!("SAN_SOFT_ADDRESSES={}", self.1);
+        let mut all = vec![runtime.as_str(), &fabric, &addresses, SAN];
         all.extend_from_slice(args);
         Program::start("env", &all)
     }
 
     fn listener(&self, fabric: &str) -> (Program, String) {
-        let mut listener = self.start(fabric, &["listen", "--echo", "-k", "127.0.0.1:0"]);
+        let mut listener = self.start(
+            fabric,
+            &["listen", "--echo", "-k", &format!("{}:0", self.1)],
+        );
         let line = listener.expect("san: listening on ", LIMIT);
         (listener, line.split(',').next().unwrap().trim().to_owned())
     }

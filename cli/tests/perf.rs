@@ -1,10 +1,12 @@
 //! `san perf` and `san ping` as an operator has them, on the soft fabric and on TCP alone; and what
 //! they say of a server that is none, that is not there, or that goes away.
 
+mod common;
+
 use san_tests::program::Program;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread::JoinHandle;
@@ -17,6 +19,11 @@ fn san(fabric: &str, args: &[&str]) -> Command {
     let mut command = Command::new(SAN);
     command.args(args).env("SAN_FABRIC", fabric);
     command.env("SAN_STAT", "off").env_remove("COLUMNS");
+    // The soft fabric is to serve the address that the test's server is at.
+    let addresses = args.iter().filter_map(|arg| arg.parse::<SocketAddr>().ok());
+    if let Some(address) = addresses.last() {
+        command.env("SAN_SOFT_ADDRESSES", address.ip().to_string());
+    }
     command.stdin(Stdio::null());
     command
 }
@@ -31,14 +38,18 @@ fn said(output: &Output) -> String {
 
 /// A server, and where it is.
 fn serve(fabric: &str) -> (Program, String) {
+    let ip = common::own_address();
     let fabric = format!("SAN_FABRIC={fabric}");
+    let addresses = format!("SAN_SOFT_ADDRESSES={ip}");
+    let at = format!("{ip}:0");
     let args = [
         &fabric,
+        &addresses,
         "SAN_STAT=off",
         SAN,
         "perf",
         "--serve",
-        "127.0.0.1:0",
+        &at,
     ];
     let mut server = Program::start("env", &args);
     let line = server.expect("san: listening on ", LIMIT);

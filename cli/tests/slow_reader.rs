@@ -1,5 +1,7 @@
 //! `san listen <file` to a reader that pauses: all of the file arrives, and both ends say so.
 
+mod common;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -12,10 +14,11 @@ const LENGTH: usize = 600_000;
 struct San(Child);
 
 impl San {
-    fn start(arguments: &[&str], input: Stdio) -> Self {
+    fn start(ip: &str, arguments: &[&str], input: Stdio) -> Self {
         let child = Command::new(SAN)
             .args(arguments)
             .env("SAN_FABRIC", "soft")
+            .env("SAN_SOFT_ADDRESSES", ip)
             .env("SAN_STAT", "off")
             .stdin(input)
             .stdout(Stdio::piped())
@@ -52,11 +55,12 @@ fn a_reader_that_pauses_gets_all_of_it() {
     let file = File::open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
 
-    let mut listener = San::start(&["listen", "127.0.0.1:0"], file.into());
+    let ip = common::own_address();
+    let mut listener = San::start(&ip, &["listen", &format!("{ip}:0")], file.into());
     let mut said = BufReader::new(listener.0.stderr.take().unwrap());
     let address = San::line(&mut said, "san: listening on ");
     let address = address.split(',').next().unwrap().to_owned();
-    let mut reader = San::start(&["connect", &address], Stdio::null());
+    let mut reader = San::start(&ip, &["connect", &address], Stdio::null());
     let mut reader_said = BufReader::new(reader.0.stderr.take().unwrap());
     let route = San::line(&mut reader_said, "san: connected: ");
     assert!(route.contains("over the SAN"), "{route}");

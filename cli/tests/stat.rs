@@ -1,6 +1,8 @@
 //! `san stat` as an operator has it: processes of `san listen` and `san connect` beside it, on plain
 //! TCP and on the soft fabric.
 
+mod common;
+
 use san_tests::program::{self, Program};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -12,15 +14,15 @@ use std::time::{Duration, Instant};
 const SAN: &str = env!("CARGO_BIN_EXE_san");
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A directory of this test's own for the sockets, in place of the user's.
-struct Place(PathBuf);
+/// A directory of this test's own for the sockets, in place of the user's, and an address of its own.
+struct Place(PathBuf, String);
 
 impl Place {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("san-stat-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
-        Place(path)
+        Place(path, common::own_address())
     }
 
     fn runtime(&self) -> String {
@@ -30,7 +32,8 @@ impl Place {
     /// Starts `san` there; the process id is its own, since env becomes it.
     fn start(&self, settings: &[&str], args: &[&str]) -> Program {
         let runtime = self.runtime();
-        let mut all = vec![runtime.as_str()];
+        let addresses = format!("SAN_SOFT_ADDRESSES={}", self.1);
+        let mut all = vec![runtime.as_str(), &addresses];
         all.extend_from_slice(settings);
         all.push(SAN);
         all.extend_from_slice(args);
@@ -39,7 +42,10 @@ impl Place {
 
     /// A listener that echoes, and where it listens.
     fn listener(&self, settings: &[&str]) -> (Program, String) {
-        let mut listener = self.start(settings, &["listen", "--echo", "--json", "127.0.0.1:0"]);
+        let mut listener = self.start(
+            settings,
+            &["listen", "--echo", "--json", &format!("{}:0", self.1)],
+        );
         let line = listener.expect("{", LIMIT);
         let report: Value = serde_json::from_str(&format!("{{{line}")).unwrap();
         let address = report["address"].as_str().unwrap().to_owned();

@@ -147,8 +147,6 @@ pub(super) enum SoftPortState {
     Kernel,
     /// Some other process has it.
     Taken,
-    /// The system refused it.
-    Refused(String),
 }
 
 #[derive(Debug, Clone, Serialize)]

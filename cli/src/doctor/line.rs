@@ -33,10 +33,10 @@ impl Line {
         }
     }
 
-    pub(super) fn warn(
+    pub(super) fn warn<T: Into<String>, R: Into<String>>(
         check: &'static str,
-        text: impl Into<String>,
-        remedy: impl Into<String>,
+        text: T,
+        remedy: R,
     ) -> Self {
         Line {
             level: Level::Warn,
@@ -45,10 +45,10 @@ impl Line {
         }
     }
 
-    pub(super) fn fail(
+    pub(super) fn fail<T: Into<String>, R: Into<String>>(
         check: &'static str,
-        text: impl Into<String>,
-        remedy: impl Into<String>,
+        text: T,
+        remedy: R,
     ) -> Self {
         Line {
             level: Level::Fail,

@@ -5,9 +5,8 @@ use crate::doctor::facts::{
     SoftPortState,
 };
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use san_switch::{FabricChoice, Switch, SwitchConfig};
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 use verbs_shim::{Device, Fabric, OpenError, SoftConfig};
@@ -132,29 +131,59 @@ fn port(device: &Device, number: u8) -> Option<PortFacts> {
     })
 }
 
-/// Who has UDP port 4791 of the addresses that the soft fabric serves. An endpoint takes it with its
-/// first listen or connect, so the doctor's own has not yet.
+/// Who has UDP port 4791 of the addresses that the soft fabric serves. The kernel's list is read, and
+/// nothing bound: a program that starts at this moment must find the port free.
 fn soft_ports(devices: &[DeviceFacts]) -> Vec<SoftPortFacts> {
+    let lists = ["/proc/net/udp", "/proc/net/udp6"].map(std::fs::read_to_string);
+    let taken: Vec<IpAddr> = lists
+        .iter()
+        .flatten()
+        .flat_map(|list| bound(list, ROCE_PORT))
+        .collect();
     let addresses = devices.iter().flat_map(|device| &device.addresses);
     let port = |address: &AddressFacts| SoftPortFacts {
         ip: address.ip,
-        state: soft_port(address.ip),
+        state: soft_port(address.ip, &taken),
     };
     addresses.map(port).collect()
 }
 
-fn soft_port(ip: IpAddr) -> SoftPortState {
-    let Err(error) = UdpSocket::bind((ip, ROCE_PORT)) else {
-        return SoftPortState::Free;
-    };
-    match Errno::from_io_error(&error) {
-        Some(Errno::ADDRINUSE) if is_of_own_endpoint(ip) => SoftPortState::Shared,
-        Some(Errno::ADDRINUSE) if Path::new("/sys/module/rdma_rxe").exists() => {
-            SoftPortState::Kernel
-        }
-        Some(Errno::ADDRINUSE) => SoftPortState::Taken,
-        _ => SoftPortState::Refused(error.to_string()),
+fn soft_port(ip: IpAddr, taken: &[IpAddr]) -> SoftPortState {
+    let is_free = !taken.iter().any(|one| {
+        let is_same_family = one.is_ipv4() == ip.is_ipv4();
+        *one == ip || one.is_unspecified() && (is_same_family || one.is_ipv6())
+    });
+    match is_free {
+        true => SoftPortState::Free,
+        false if is_of_own_endpoint(ip) => SoftPortState::Shared,
+        false if Path::new("/sys/module/rdma_rxe").exists() => SoftPortState::Kernel,
+        false => SoftPortState::Taken,
     }
+}
+
+/// The addresses at which a port is bound, by the kernel's list of sockets: a line each, the second
+/// word of which is `ADDRESS:PORT` in hexadecimal digits, the address in words of the machine's order.
+fn bound(list: &str, port: u16) -> Vec<IpAddr> {
+    let lines = list.lines().skip(1);
+    let places = lines.filter_map(|line| line.split_whitespace().nth(1)?.split_once(':'));
+    places
+        .filter(|(_, at)| u16::from_str_radix(at, 16) == Ok(port))
+        .filter_map(|(address, _)| {
+            let words = (0..address.len()).step_by(8).map(|at| {
+                let word = address.get(at..at + 8)?;
+                Some(u32::from_str_radix(word, 16).ok()?.to_ne_bytes())
+            });
+            let words: Vec<[u8; 4]> = words.collect::<Option<_>>()?;
+            match words[..] {
+                [ip] => Some(ip.into()),
+                [a, b, c, d] => {
+                    let bytes: [u8; 16] = [a, b, c, d].concat().try_into().ok()?;
+                    Some(IpAddr::from(bytes).to_canonical())
+                }
+                _ => None,
+            }
+        })
+        .collect()
 }
 
 /// Whether a soft endpoint of this user says that it has the port: it holds a lock while it lives.
@@ -164,4 +193,40 @@ fn is_of_own_endpoint(ip: IpAddr) -> bool {
         .map(|directory| directory.join(format!("{}-public", ip.to_canonical())))
         .filter_map(|path| std::fs::File::open(path).ok())
         .any(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_of_sockets_is_read() {
+        let of_ipv4 = "  sl  local_address rem_address   st\n\
+                       1: 0100007F:12B7 00000000:0000 07 00000000:00000000\n\
+                       2: 00000000:12B7 00000000:0000 07\n\
+                       3: 0100007F:12B8 00000000:0000 07\n\
+                       4: zz:12B7 odd\n\
+                       5:\n";
+        if cfg!(target_endian = "little") {
+            let wanted: [IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "0.0.0.0".parse().unwrap()];
+            assert_eq!(bound(of_ipv4, 4791), wanted);
+            let of_ipv6 = "head\n 1: 00000000000000000000000001000000:12B7 x\n";
+            assert_eq!(bound(of_ipv6, 4791), ["::1".parse::<IpAddr>().unwrap()]);
+        }
+        assert!(bound("", 4791).is_empty());
+    }
+
+    #[test]
+    fn a_wildcard_has_the_port_of_every_address() {
+        let [own, other, every, every6] =
+            ["10.0.7.1", "10.0.7.2", "0.0.0.0", "::"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        assert_eq!(soft_port(own, &[other]), SoftPortState::Free);
+        for taken in [own, every, every6] {
+            assert_ne!(soft_port(own, &[taken]), SoftPortState::Free, "{taken}");
+        }
+        assert_eq!(
+            soft_port("::1".parse().unwrap(), &[every]),
+            SoftPortState::Free
+        );
+    }
 }

@@ -61,33 +61,35 @@ pub(super) fn opened(facts: &Facts) -> Vec<Line> {
 
 pub(super) fn soft_ports(facts: &Facts) -> Vec<Line> {
     let ports = &facts.fabric.soft_ports;
+    let is_ours =
+        |state: &SoftPortState| matches!(state, SoftPortState::Free | SoftPortState::Shared);
+    // Where there is another address, the soft fabric is of use there.
+    let line = match ports.iter().any(|port| is_ours(&port.state)) {
+        true => Line::warn::<String, &str>,
+        false => Line::fail::<String, &str>,
+    };
     let mut lines = Vec::new();
     for port in ports {
         let ip = port.ip;
         lines.push(match &port.state {
             SoftPortState::Free | SoftPortState::Shared => continue,
-            SoftPortState::Kernel => Line::warn(
+            SoftPortState::Kernel => line(
                 "port 4791",
                 format!(
-                    "the kernel's soft-RoCE has UDP port 4791 of {ip}: other hosts cannot reach \
-                     the soft fabric there"
+                    "the kernel's soft-RoCE has UDP port 4791 of {ip}: programs on the soft fabric \
+                     cannot listen there"
                 ),
                 "use the kernel's: export SAN_FABRIC=rdma; or take it away, as root: \
                  rdma link show; rdma link delete NAME",
             ),
-            SoftPortState::Taken => Line::warn(
+            SoftPortState::Taken => line(
                 "port 4791",
                 format!(
-                    "another user's process has UDP port 4791 of {ip}: other hosts cannot reach \
-                     this user's soft fabric there"
+                    "another user's process has UDP port 4791 of {ip}: this user's programs on the \
+                     soft fabric cannot listen there"
                 ),
                 "see which, as root: ss -uanp 'sport = :4791'; give each user an address of their \
                  own with SAN_SOFT_ADDRESSES",
-            ),
-            SoftPortState::Refused(why) => Line::fail(
-                "port 4791",
-                format!("UDP port 4791 of {ip} cannot be had: {why}"),
-                "see the addresses: ip -br address; name those to use with SAN_SOFT_ADDRESSES",
             ),
         });
     }

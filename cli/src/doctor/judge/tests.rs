@@ -305,31 +305,44 @@ fn a_fabric_that_does_not_open_is_told_by_its_reason() {
 
 #[test]
 fn who_has_the_soft_fabrics_port_is_told() {
-    let with = |state: SoftPortState| {
-        soft_changed(|facts| facts.fabric.soft_ports[0].state = state.clone())
+    let with = |states: &[SoftPortState]| {
+        soft_changed(|facts| {
+            let port = |state: &SoftPortState| SoftPortFacts {
+                ip: "10.0.7.1".parse().unwrap(),
+                state: state.clone(),
+            };
+            facts.fabric.soft_ports = states.iter().map(port).collect();
+        })
     };
-    all_well(&with(SoftPortState::Shared));
+    use SoftPortState::{Free, Kernel, Shared, Taken};
+    all_well(&with(&[Shared]));
     expect(
-        &with(SoftPortState::Kernel),
+        &with(&[Kernel]),
+        Fail,
+        "port 4791",
+        "kernel",
+        "SAN_FABRIC=rdma",
+    );
+    expect(
+        &with(&[Taken]),
+        Fail,
+        "port 4791",
+        "another user",
+        "ss -uanp",
+    );
+    expect(
+        &with(&[Kernel, Free]),
         Warn,
         "port 4791",
         "kernel",
         "SAN_FABRIC=rdma",
     );
     expect(
-        &with(SoftPortState::Taken),
+        &with(&[Shared, Taken]),
         Warn,
         "port 4791",
         "another user",
         "ss -uanp",
-    );
-    let refused = SoftPortState::Refused("EACCES".to_owned());
-    expect(
-        &with(refused),
-        Fail,
-        "port 4791",
-        "EACCES",
-        "ip -br address",
     );
 }
 
