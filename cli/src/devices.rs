@@ -2,6 +2,7 @@
 //! there to be one. With `auto` these are the RDMA devices.
 
 use crate::args::DevicesArguments;
+use crate::output::{self, Output};
 use crate::problem::{Problem, hindrances};
 use san_switch::{FabricChoice, SwitchConfig};
 use serde::Serialize;
@@ -74,18 +75,21 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
         }
         Err(error) => absent(&error),
     };
-    let out = std::io::stdout();
-    if arguments.json {
-        serde_json::to_writer_pretty(&out, &report).map_err(std::io::Error::from)?;
-        writeln!(&out)?;
-    } else {
-        print(&mut out.lock(), &report)?;
-        // Where a library, the kernel or a device is missing, nothing else counts yet.
-        let counts = matches!(report.missing, None | Some("access"));
-        if counts && config.fabric != FabricChoice::Soft {
-            for hindrance in hindrances() {
-                eprintln!("san: {hindrance}");
-            }
+    let mut out = Output::stdout();
+    let written = match arguments.json {
+        true => serde_json::to_writer_pretty(&mut out, &report)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(out)),
+        false => print(&mut out, &report),
+    };
+    written
+        .and_then(|()| out.flush())
+        .map_err(output::unwritten)?;
+    // Where a library, the kernel or a device is missing, nothing else counts yet.
+    let counts = matches!(report.missing, None | Some("access"));
+    if !arguments.json && counts && config.fabric != FabricChoice::Soft {
+        for hindrance in hindrances() {
+            eprintln!("san: {hindrance}");
         }
     }
     Ok(if report.devices.is_empty() {

@@ -1,9 +1,11 @@
 //! Manual pages and completions, made from the command line's own description.
 
 use crate::args::Arguments;
+use crate::output;
 use crate::problem::Problem;
 use clap::CommandFactory;
 use clap_complete::Shell;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -24,6 +26,9 @@ pub(crate) fn man(directory: &Path) -> Result<ExitCode, Problem> {
 pub(crate) fn completions(shell: Shell) -> Result<ExitCode, Problem> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "san", &mut text);
-    std::io::Write::write_all(&mut std::io::stdout(), &text)?;
+    let mut out = std::io::stdout();
+    out.write_all(&text)
+        .and_then(|()| out.flush())
+        .map_err(output::unwritten)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! The reports of all processes that may be asked: asked side by side, since one that is stopped
 //! answers only after seconds, and must not hold up the others.
 
+use san_base::lock;
 use san_switch::{Report, StatError};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,10 +32,7 @@ fn of(pids: &[u32]) -> Reports {
             scope.spawn(|| {
                 while let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match Report::of_process(*pid) {
-                        Ok(reports) => found
-                            .lock()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner)
-                            .push((*pid, reports)),
+                        Ok(reports) => lock(&found).push((*pid, reports)),
                         Err(StatError::NoAnswer { .. }) => {
                             unanswered.fetch_add(1, Ordering::Relaxed);
                         }

@@ -281,3 +281,35 @@ fn who_has_the_soft_fabrics_port_is_found_without_taking_it() {
         "{shared}"
     );
 }
+
+/// A network namespace with an address of a subnet, in which one host may not be spoken to.
+const PROHIBITED: &str = "ip link set lo up && ip link add v0 type veth peer name v1 && \
+    ip addr add 10.0.7.1/24 dev v0 && ip link set v0 up && ip link set v1 up && \
+    ip route add prohibit 10.0.7.9/32 && exec \"$0\" doctor 10.0.7.9:7000 --json";
+
+#[test]
+fn a_firewall_on_the_way_is_told() {
+    let inside = |way: &str| {
+        let output = Command::new("unshare")
+            .args([way, "sh", "-c", PROHIBITED, SAN])
+            .env("SAN_FABRIC", "soft")
+            .env_remove("SAN_SOFT_ADDRESSES")
+            .stdin(Stdio::null())
+            .output();
+        output.ok().filter(|output| !output.stdout.is_empty())
+    };
+    let Some(output) = inside("-n").or_else(|| inside("-rn")) else {
+        eprintln!("not run: no network namespace can be made here");
+        return;
+    };
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    let firewall = line(&report, "firewall");
+    assert_eq!(firewall["level"], "fail", "{firewall}");
+    assert!(
+        text_of(firewall).contains("Permission denied"),
+        "{firewall}"
+    );
+    assert!(remedy_of(firewall).contains("nft"), "{firewall}");
+    assert_eq!(line(&report, "route")["level"], "fail");
+}

@@ -20,8 +20,8 @@ fn san(fabric: &str, args: &[&str]) -> Command {
     command.args(args).env("SAN_FABRIC", fabric);
     command.env("SAN_STAT", "off").env_remove("COLUMNS");
     // The soft fabric is to serve the address that the test's server is at.
-    let addresses = args.iter().filter_map(|arg| arg.parse::<SocketAddr>().ok());
-    if let Some(address) = addresses.last() {
+    let mut addresses = args.iter().filter_map(|arg| arg.parse::<SocketAddr>().ok());
+    if let Some(address) = addresses.next() {
         command.env("SAN_SOFT_ADDRESSES", address.ip().to_string());
     }
     command.stdin(Stdio::null());

@@ -9,6 +9,7 @@ mod report;
 mod traffic;
 
 use crate::args::DemoArguments;
+use crate::output;
 use crate::problem::Problem;
 use addresses::Pair;
 use report::{ClientReport, Report};
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<ExitCode, Problem> {
     demo.nobody_on_the_san()?;
     demo.a_stream_moves()?;
     demo.close();
-    let good = demo.report.finish()?;
+    let good = demo.report.finish().map_err(output::unwritten)?;
     Ok(if good {
         ExitCode::SUCCESS
     } else {

@@ -1,8 +1,10 @@
 //! What the demo promised and saw: a line a step, a table at the end, or the same as JSON.
 
+use san_base::lock;
 use san_switch::{ConnectError, Connection, Route};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// The closing report.
@@ -14,6 +16,9 @@ pub(super) struct Report {
     passed: bool,
     #[serde(skip)]
     json: bool,
+    /// Why a line could not be written.
+    #[serde(skip)]
+    unwritten: Mutex<Option<io::Error>>,
     #[serde(skip)]
     steps: usize,
 }
@@ -94,6 +99,7 @@ impl Report {
             promises: Vec::new(),
             passed: false,
             json,
+            unwritten: Mutex::new(None),
             steps: 0,
         }
     }
@@ -149,21 +155,27 @@ impl Report {
             .map(|promise| promise.promise.len())
             .max()
             .unwrap_or(0);
-        println!();
-        println!("{:width$}  seen", "promised");
-        println!("{:-<width$}  ----", "");
+        self.print("");
+        self.print(&format!("{:width$}  seen", "promised"));
+        self.print(&format!("{:-<width$}  ----", ""));
         for promise in &self.promises {
             let seen = if promise.seen { "yes" } else { "NO" };
-            println!("{:width$}  {seen}", promise.promise);
+            self.print(&format!("{:width$}  {seen}", promise.promise));
         }
-        Ok(self.passed)
+        match lock(&self.unwritten).take() {
+            Some(error) => Err(error),
+            None => Ok(self.passed),
+        }
     }
 
+    /// What cannot be written ends nothing: the promises count, and [`Report::finish`] tells it.
     fn print(&self, line: &str) {
-        if self.json {
-            eprintln!("{line}");
-        } else {
-            println!("{line}");
+        let written = match self.json {
+            true => writeln!(io::stderr(), "{line}"),
+            false => writeln!(io::stdout(), "{line}"),
+        };
+        if let Err(error) = written {
+            *lock(&self.unwritten) = Some(error);
         }
     }
 }

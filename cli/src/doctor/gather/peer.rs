@@ -51,12 +51,12 @@ pub(super) fn gather(
 }
 
 fn look(address: SocketAddr, has_port: bool, switch: &Switch, facts: &Facts) -> PeerAddressFacts {
-    let probe = probe(address).ok();
-    let source = probe
-        .as_ref()
+    let probe = probe(address);
+    let socket = probe.as_ref().ok();
+    let source = socket
         .and_then(|socket| socket.local_addr().ok())
         .map(|local| local.ip());
-    let path_mtu = probe.as_ref().and_then(|socket| match address {
+    let path_mtu = socket.and_then(|socket| match address {
         SocketAddr::V4(_) => sockopt::ip_mtu(socket).ok(),
         SocketAddr::V6(_) => sockopt::ipv6_mtu(socket).ok(),
     });
@@ -88,8 +88,11 @@ fn look(address: SocketAddr, has_port: bool, switch: &Switch, facts: &Facts) -> 
         entry: entry.map(ToString::to_string),
         datagram: match (entry.is_some() && !is_infiniband, probe) {
             // Last, so that no answer to it meets a connect.
-            (true, Some(socket)) => datagram(&socket),
-            _ => Datagram::Untried,
+            (true, Ok(socket)) => datagram(&socket),
+            (true, Err(error)) => {
+                judged(&error).unwrap_or_else(|| Datagram::Unsent(error.to_string()))
+            }
+            (false, _) => Datagram::Untried,
         },
         connect,
         tcp,
