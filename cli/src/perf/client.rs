@@ -144,22 +144,24 @@ impl Client<'_> {
             size,
             duration,
         };
-        let streams: Vec<TcpStream> = (0..connections)
+        let mut streams: Vec<TcpStream> = (0..connections)
             .map(|_| self.begin(&request).map(|(stream, _)| stream))
             .collect::<Result<_, _>>()?;
         let start = Barrier::new(connections);
         let began = Instant::now();
-        let moved: Vec<io::Result<u64>> = std::thread::scope(|scope| {
+        // Closing the streams comes afterwards, and is not measured.
+        let moved: Vec<io::Result<(u64, Duration)>> = std::thread::scope(|scope| {
             let threads: Vec<_> = streams
-                .into_iter()
-                .map(|mut stream| {
+                .iter_mut()
+                .map(|stream| {
                     let start = &start;
                     scope.spawn(move || {
                         start.wait();
-                        match kind {
-                            Kind::Down => receive(&mut stream),
-                            Kind::Up | Kind::RoundTrips => send(&mut stream, size, duration),
-                        }
+                        let bytes = match kind {
+                            Kind::Down => receive(stream),
+                            Kind::Up | Kind::RoundTrips => send(stream, size, duration),
+                        };
+                        bytes.map(|bytes| (bytes, began.elapsed()))
                     })
                 })
                 .collect();
@@ -171,10 +173,16 @@ impl Client<'_> {
                 })
                 .collect()
         });
-        let took = began.elapsed();
-        let bytes = moved.into_iter().sum::<io::Result<u64>>();
-        let bytes = bytes.map_err(|error| self.broken(&error))?;
-        Ok(Moved { bytes, took })
+        let mut sum = Moved {
+            bytes: 0,
+            took: Duration::ZERO,
+        };
+        for one in moved {
+            let (bytes, took) = one.map_err(|error| self.broken(&error))?;
+            sum.bytes += bytes;
+            sum.took = sum.took.max(took);
+        }
+        Ok(sum)
     }
 
     /// Connects, sends the request, and reads the answer.
