@@ -412,3 +412,34 @@ fn a_full_disk_is_told_after_the_figures() {
         said(&output)
     );
 }
+
+#[test]
+fn progress_is_shown_on_a_terminal_alone() {
+    if san_tests::program::output_of("script", &["--version"]).is_none() {
+        eprintln!("not run: script (util-linux) is not installed");
+        return;
+    }
+    let (_server, address) = serve("off");
+    let command = format!("{SAN} perf {address} --seconds 0.3 --sizes 64,4k");
+    let on_a_terminal = |settings: &[(&str, &str)]| {
+        let output = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("SAN_FABRIC", "off")
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let shown = on_a_terminal(&[]);
+    assert!(shown.contains("left; TCP, 64 B: "), "{shown}");
+    assert!(shown.contains("MB/s"), "{shown}");
+    let plain = on_a_terminal(&[("NO_COLOR", "1")]);
+    assert!(
+        !plain.contains("left") && plain.contains("TCP P50"),
+        "{plain}"
+    );
+}

@@ -38,18 +38,32 @@ pub(super) fn run(
     let peers = Arc::new(AtomicUsize::new(0));
     loop {
         let connection = listen::accept(&listener)?;
-        let place = Place::take(&peers);
+        // Past all places it is closed without a word.
+        let Some(place) = Place::take(&peers) else {
+            continue;
+        };
         let thread = std::thread::Builder::new().name("san-perf".to_owned());
-        thread.spawn(move || {
-            let peer = connection.peer_addr();
-            let served = match &place {
-                Some(_) => serve(connection),
-                None => refuse(&connection, Status::Busy),
-            };
-            if let Err(error) = served {
-                tracing::debug!(%peer, %error, "a measurement ended early");
-            }
-        })?;
+        let started = thread.spawn(move || attend(connection, place));
+        // The connection is closed by that, and the others go on.
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for a peer");
+        }
+    }
+}
+
+/// One peer, which has the place as long.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the place is given back here"
+)]
+fn attend(connection: Connection, place: Place) {
+    let peer = connection.peer_addr();
+    let served = match place.is_served {
+        true => serve(connection),
+        false => refuse(&connection, Status::Busy),
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "a measurement ended early");
     }
 }
 
@@ -69,19 +83,27 @@ fn listen(switch: &Switch, address: Option<SocketAddr>) -> Result<Listener, Prob
 }
 
 /// One of the places for peers; given back when dropped.
-struct Place(Arc<AtomicUsize>);
+struct Place {
+    peers: Arc<AtomicUsize>,
+    /// Else the peer is told that there are too many.
+    is_served: bool,
+}
 
 impl Place {
+    /// As many again as are served have a place to be refused in.
     fn take(peers: &Arc<AtomicUsize>) -> Option<Self> {
-        let place = Place(Arc::clone(peers));
         let before = peers.fetch_add(1, Ordering::Relaxed);
-        (before < MOST_PEERS).then_some(place)
+        let place = Place {
+            peers: Arc::clone(peers),
+            is_served: before < MOST_PEERS,
+        };
+        (before < 2 * MOST_PEERS).then_some(place)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.peers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
