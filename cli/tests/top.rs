@@ -147,6 +147,16 @@ fn connections_appear_while_it_runs_and_q_ends_it() {
     );
     narrow.press("C-c");
     narrow.expect(&["it ended with 0"]);
+
+    // Ended from outside it gives the terminal back, too.
+    let file = place.0.join("pid");
+    let killed = format!("sh -c 'echo $$ >{}; exec env {command}'", file.display());
+    let killed = Window::open(&killed, 80, 24);
+    killed.expect(&["q quit"]);
+    let pid = std::fs::read_to_string(&file).unwrap();
+    program::must("kill", &["-TERM", pid.trim()]);
+    let text = killed.expect(&["it ended with 0"]);
+    assert!(!text.contains("q quit"), "{text}");
 }
 
 #[test]

@@ -15,8 +15,11 @@ use crate::reports::{self, Reports};
 use model::{Model, Order, Picture};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 use view::Choice;
@@ -41,11 +44,16 @@ pub(crate) fn run(arguments: &TopArguments) -> Result<ExitCode, Problem> {
         seconds: arguments.interval,
         colors: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
     };
+    // A terminal that is left as it is would be of no use: whoever ends this ends it in order.
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))?;
+    }
     let (stop, stopped) = sync_channel(1);
     let news = ask(Duration::from_secs(arguments.interval), stopped)?;
     let mut terminal = ratatui::try_init()
         .map_err(|error| Problem::new(format!("cannot use this terminal: {error}")))?;
-    let outcome = watch(&mut terminal, choice, &news);
+    let outcome = watch(&mut terminal, choice, &news, &ended);
     ratatui::restore();
     drop(stop);
     outcome.map_err(Problem::from)?;
@@ -76,10 +84,11 @@ fn watch(
     terminal: &mut DefaultTerminal,
     mut choice: Choice,
     news: &Receiver<Reports>,
+    ended: &AtomicBool,
 ) -> io::Result<()> {
     let mut model = Model::default();
     let mut picture = Picture::default();
-    loop {
+    while !ended.load(Ordering::Relaxed) {
         match news.try_recv() {
             // While it is paused the numbers stand still, and are up to date afterwards.
             Ok(found) => {
@@ -103,6 +112,7 @@ fn watch(
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// What a key does; `false`: it is enough.

@@ -4,7 +4,8 @@
 //! connects, if it is the same user or root, gets one [`Report`] as JSON and then the end; nothing
 //! is asked, so nothing has to be parsed. The thread `san-stat` answers one client at a time, each
 //! within a deadline (`server.rs`). [`Report::of_process`] is the other end (`client.rs`), and
-//! `san stat` prints what it gives.
+//! `san stat` prints what it gives. [`openmetrics()`] makes reports into the text that Prometheus reads,
+//! for `san stat --serve` and for programs that have an exporter of their own.
 //!
 //! Why a socket and not a shared page: the list of connections has no fixed size, the kernel tells
 //! who asks and who answers, a dead process answers nobody (a page would lie on), and nothing is
