@@ -23,7 +23,8 @@
 //!   fabric touches no memory of that object any more. After `Err` the memory is leaked: that is
 //!   the only sound answer.
 //! - A posted piece of memory stays in place until its completion was claimed or `destroy` returned.
-//! - One virtual call a verb, and no allocation in `post_*`, `poll`, `request_notify`.
+//! - One virtual call a verb, and no allocation in `post_*`, and none in what [`RawPoller`] and
+//!   [`RawNotifier`] call.
 //! - Objects of another backend given as arguments are an `EINVAL`, see [`same_fabric`].
 //!
 //! It holds no policy and no state of its own.
@@ -33,6 +34,7 @@ use std::ffi::{c_int, c_void};
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::address::InterfaceAddress;
@@ -136,8 +138,8 @@ pub(crate) trait CompletionQueue: Downcast {
     fn raw_poller(&self) -> RawPoller;
     /// What a negative number of polling means.
     fn poll_error(&self) -> VerbsError;
-    /// One event on the channel with the next completion, or the next solicited one.
-    fn request_notify(&self, solicited_only: bool) -> Result<()>;
+    /// How it is asked for one event on the channel with the next completion, or the next solicited one.
+    fn raw_notifier(&self) -> RawNotifier;
     /// How many entries were granted.
     fn depth(&self) -> u32;
 }
@@ -312,15 +314,48 @@ impl RawPoller {
     }
 }
 
-/// Polls a completion queue by a call to where the entries come from. It is asked far more often
-/// than anything else, and mostly in vain, so a table of functions in between would be felt.
+/// Asks for one event with the next completion, or the next solicited one if the number is not 0: 0, or
+/// an error as `ibv_*` return it.
+pub(crate) type NotifyFn =
+    unsafe extern "C" fn(queue: *mut c_void, solicited_only: c_int) -> c_int;
+
+/// A function that asks for notification, and for which queue.
+pub(crate) struct RawNotifier {
+    notify: NotifyFn,
+    queue: *mut c_void,
+    /// Raised with every request, before it.
+    asked: Option<Arc<AtomicU32>>,
+}
+
+impl RawNotifier {
+    /// # Safety
+    /// While the [`CompletionQueue`] that gives this out lives and stays where it is, any thread may
+    /// call `notify` with `queue` and any number.
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn new(
+        notify: NotifyFn,
+        queue: *mut c_void,
+        asked: Option<Arc<AtomicU32>>,
+    ) -> Self {
+        Self {
+            notify,
+            queue,
+            asked,
+        }
+    }
+}
+
+/// Polls a completion queue, and asks it for notification, by calls to where the entries come from.
+/// It is asked far more often than anything else, and mostly in vain, so a table of functions in
+/// between would be felt.
 pub(crate) struct Poller {
     raw: RawPoller,
+    notifier: RawNotifier,
     queue: Arc<dyn CompletionQueue>,
 }
 
-// SAFETY: the contract of RawPoller::new allows any thread, several at once too, and the queue may
-// be held and dropped by any.
+// SAFETY: the contracts of RawPoller::new and RawNotifier::new allow any thread, several at once too, and
+// the queue may be held and dropped by any.
 #[allow(unsafe_code)]
 unsafe impl Send for Poller {}
 // SAFETY: as above.
@@ -329,8 +364,11 @@ unsafe impl Sync for Poller {}
 
 impl Poller {
     pub(crate) fn new(queue: Arc<dyn CompletionQueue>) -> Self {
-        let raw = queue.raw_poller();
-        Self { raw, queue }
+        Self {
+            raw: queue.raw_poller(),
+            notifier: queue.raw_notifier(),
+            queue,
+        }
     }
 
     pub(crate) fn queue(&self) -> &Arc<dyn CompletionQueue> {
@@ -345,6 +383,22 @@ impl Poller {
         // SAFETY: the queue that gave it out is held, where an `Arc` does not move it, and there is room
         // for `BATCH` entries, which nobody else has meanwhile.
         unsafe { (self.raw.poll)(self.raw.queue, BATCH as c_int, entries.as_mut_ptr()) }
+    }
+
+    /// Asks for one event with the next completion: 0, or an error as `ibv_*` return it.
+    #[inline]
+    #[allow(unsafe_code)]
+    pub(crate) fn request_notify(&self, solicited_only: bool) -> c_int {
+        let RawNotifier {
+            notify,
+            queue,
+            asked,
+        } = &self.notifier;
+        if let Some(asked) = asked {
+            asked.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the queue that gave it out is held, where an `Arc` does not move it.
+        unsafe { notify(*queue, c_int::from(solicited_only)) }
     }
 }
 

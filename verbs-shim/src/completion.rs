@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::backend::{self, Poller};
-use crate::error::{Result, VerbsError};
+use crate::error::{Result, VerbsError, check_ibv};
 use crate::types::{BATCH, CompletionBatch, Generation, Woken};
 
 /// Where completion queues announce that there is something to poll. Cheap to clone.
@@ -233,7 +233,7 @@ impl CompletionQueue {
     /// When the device refuses.
     #[inline]
     pub fn request_notify(&self) -> Result<()> {
-        self.shared.backend.queue().request_notify(false)
+        self.notify(false)
     }
 
     /// As [`CompletionQueue::request_notify`], only for receives of messages that the peer sent
@@ -242,7 +242,15 @@ impl CompletionQueue {
     /// # Errors
     /// When the device refuses.
     pub fn request_notify_solicited(&self) -> Result<()> {
-        self.shared.backend.queue().request_notify(true)
+        self.notify(true)
+    }
+
+    #[inline]
+    fn notify(&self, solicited_only: bool) -> Result<()> {
+        match self.shared.backend.request_notify(solicited_only) {
+            0 => Ok(()),
+            ret => not_asked(ret),
+        }
     }
 
     /// How many completions it can hold.
@@ -273,6 +281,12 @@ impl CompletionQueue {
         let retired = self.shared.retired.lock();
         retired.qps.contains_key(&(qp_num, generation))
     }
+}
+
+#[cold]
+#[inline(never)]
+fn not_asked(ret: c_int) -> Result<()> {
+    check_ibv("ibv_req_notify_cq", ret)
 }
 
 impl fmt::Debug for CompletionQueue {

@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{self, PostFailure, PostResult, RawPoller, RecvWr, SendWr};
+use crate::backend::{self, PostFailure, PostResult, RawNotifier, RawPoller, RecvWr, SendWr};
 use crate::completion::CompletionQueue;
 use crate::device::Device;
 use crate::error::{Result, VerbsError};
@@ -232,6 +232,11 @@ unsafe extern "C" fn poll(queue: *mut c_void, room: c_int, entries: *mut Complet
 }
 
 #[allow(unsafe_code)]
+unsafe extern "C" fn notify(_: *mut c_void, _: c_int) -> c_int {
+    0
+}
+
+#[allow(unsafe_code)]
 impl backend::CompletionQueue for FakeCq {
     fn raw_poller(&self) -> RawPoller {
         // SAFETY: `poll` reads the notes as such, which live as long as this.
@@ -240,8 +245,9 @@ impl backend::CompletionQueue for FakeCq {
     fn poll_error(&self) -> VerbsError {
         VerbsError::from_errno("poll", libc::EIO)
     }
-    fn request_notify(&self, _: bool) -> Result<()> {
-        Ok(())
+    fn raw_notifier(&self) -> RawNotifier {
+        // SAFETY: `notify` reads nothing.
+        unsafe { RawNotifier::new(notify, std::ptr::null_mut(), None) }
     }
     fn depth(&self) -> u32 {
         16

@@ -209,13 +209,13 @@ impl QueuePair {
     }
 
     /// Posts a message with immediate data, of bytes that are copied while posting: the shortest way
-    /// of all.
+    /// of all. Whoever has the queue pair for himself needs no lock.
     ///
     /// # Errors
     /// As [`QueuePair::post`].
     #[inline]
     pub fn post_inline_imm(
-        &self,
+        &mut self,
         token: u32,
         imm: u32,
         bytes: &[u8],

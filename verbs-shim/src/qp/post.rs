@@ -16,7 +16,7 @@ impl QpShared {
     /// since a call more would cost a third of it.
     #[inline(always)]
     pub(super) fn post_inline_imm(
-        &self,
+        &mut self,
         token: u32,
         imm: u32,
         bytes: &[u8],
@@ -25,14 +25,14 @@ impl QpShared {
         if bytes.len() > self.caps.inline as usize {
             return Err(self.refuse_inline(bytes.len()));
         }
-        let mut sends = self.sends.lock();
+        let sends = self.sends.get_mut();
         let Some(slot) = sends.push_inline(flags.contains(SendFlags::SIGNALED)) else {
             return Err(full());
         };
         let wr_id = self.send_id.wr_id(token, slot);
         match self.backend.post_inline_imm(wr_id, imm, bytes, flags) {
             Ok(()) => Ok(()),
-            Err(failure) => Err(take_back_inline(&mut sends, failure)),
+            Err(failure) => Err(take_back_inline(sends, failure)),
         }
     }
 

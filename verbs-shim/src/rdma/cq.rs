@@ -1,11 +1,11 @@
 //! Completion channels and completion queues of the rdma backend.
 
-use std::ffi::c_int;
-use std::mem::offset_of;
+use std::ffi::{c_int, c_void};
+use std::mem::{ManuallyDrop, offset_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::device::{RdmaDevice, set_nonblocking};
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use crate::backend::{self, PollFn, RawPoller};
+use crate::backend::{self, NotifyFn, PollFn, RawNotifier, RawPoller};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
 use crate::types::{Completion, RECEIVED_BY_WRITE, SUCCESS, WITH_IMM, Woken};
@@ -25,7 +25,7 @@ pub(super) struct RdmaCompletionChannel {
     /// Announcements that were asked for and not read yet; too many after a queue was asked twice,
     /// too few after one was found unannounced and forgotten. Reading until it is 0 or nothing is
     /// left therefore leaves at most one event of each queue unread.
-    due: AtomicU32,
+    due: Arc<AtomicU32>,
     _alive: Alive,
 }
 
@@ -41,7 +41,7 @@ impl RdmaCompletionChannel {
         let channel = Self {
             channel: check_ptr("ibv_create_comp_channel", channel)?,
             device,
-            due: AtomicU32::new(0),
+            due: Arc::new(AtomicU32::new(0)),
             _alive: Alive::new(Kind::Channel),
         };
         set_nonblocking(channel.fd())?;
@@ -55,29 +55,42 @@ impl RdmaCompletionChannel {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// One event, unacknowledged.
-    fn event(&self) -> Result<Option<NonNull<ibv_cq>>> {
+    /// Reads one event, and has it acknowledged when its queue goes; whether there was one.
+    #[inline]
+    fn read_event(&self) -> Result<bool> {
         let mut cq = std::ptr::null_mut();
         let mut context = std::ptr::null_mut();
-        loop {
-            // SAFETY: the channel lives; the queue that an event names stays until the event is
-            // acknowledged.
-            let ret = unsafe {
-                (self.device.api.ibv_get_cq_event)(
-                    self.channel.as_ptr(),
-                    &raw mut cq,
-                    &raw mut context,
-                )
-            };
-            if ret == 0 {
-                return Ok(NonNull::new(cq));
-            }
-            let error = VerbsError::last("ibv_get_cq_event");
-            match error.errno() {
-                libc::EINTR => {}
-                libc::EAGAIN => return Ok(None),
-                _ => return Err(error),
-            }
+        // SAFETY: the channel lives; the queue that an event names stays until the event is
+        // acknowledged.
+        let ret = unsafe {
+            (self.device.api.ibv_get_cq_event)(
+                self.channel.as_ptr(),
+                &raw mut cq,
+                &raw mut context,
+            )
+        };
+        if ret != 0 {
+            return self.retry_event();
+        }
+        // SAFETY: all queues of a channel are made by `RdmaCq::new`, which gives them such a context and
+        // keeps it until the queue is destroyed, which waits for this event to be acknowledged.
+        let unacknowledged = unsafe { &*context.cast_const().cast::<Unacknowledged>() };
+        if !unacknowledged.note() {
+            // SAFETY: the queue has this unacknowledged event, so it is not destroyed yet.
+            unsafe { (self.device.api.ibv_ack_cq_events)(cq, 1) };
+        }
+        Ok(true)
+    }
+
+    /// After a call that failed.
+    #[cold]
+    #[inline(never)]
+    fn retry_event(&self) -> Result<bool> {
+        let error = VerbsError::last("ibv_get_cq_event");
+        match error.errno() {
+            libc::EINTR => self.read_event(),
+            libc::EAGAIN => Ok(false),
+            _ => Err(error),
         }
     }
 
@@ -88,41 +101,53 @@ impl RdmaCompletionChannel {
         self.due.load(Ordering::Relaxed) == 0 || self.due.fetch_sub(1, Ordering::Relaxed) <= 1
     }
 
+    /// Reads the events that are due; how many there were.
     #[inline]
-    fn ack(&self, cq: NonNull<ibv_cq>, events: u32) {
-        // SAFETY: the queue has this many unacknowledged events, so it is not destroyed yet.
-        unsafe { (self.device.api.ibv_ack_cq_events)(cq.as_ptr(), events) };
+    fn read_events(&self) -> Result<usize> {
+        match self.read_event()? {
+            true if self.has_read_all() => Ok(1),
+            true => self.read_more(),
+            false => {
+                self.due.store(0, Ordering::Relaxed);
+                Ok(0)
+            }
+        }
+    }
+
+    /// Reads on after the first one.
+    #[cold]
+    #[inline(never)]
+    fn read_more(&self) -> Result<usize> {
+        let mut total = 1;
+        while self.read_event()? {
+            total += 1;
+            if self.has_read_all() {
+                return Ok(total);
+            }
+        }
+        self.due.store(0, Ordering::Relaxed);
+        Ok(total)
     }
 }
 
-impl RdmaCompletionChannel {
-    /// Reads on after an event of `first`, and acknowledges all.
-    fn consume_more(&self, first: NonNull<ibv_cq>) -> Result<usize> {
-        let mut total = 1;
-        // Acknowledging takes a mutex of the queue's: once for a run of events of one queue.
-        let mut run = (first, 1);
-        let end = loop {
-            let cq = match self.event() {
-                Ok(Some(cq)) => cq,
-                Ok(None) => {
-                    self.due.store(0, Ordering::Relaxed);
-                    break Ok(());
-                }
-                Err(error) => break Err(error),
-            };
-            total += 1;
-            if run.0 == cq {
-                run.1 += 1;
-            } else {
-                self.ack(run.0, run.1);
-                run = (cq, 1);
-            }
-            if self.has_read_all() {
-                break Ok(());
-            }
-        };
-        self.ack(run.0, run.1);
-        end.map(|()| total)
+/// Events of one queue that were read and not acknowledged yet. Acknowledging takes a mutex of the
+/// queue's and wakes whoever destroys it; nobody else needs it, so it is done once, at the end.
+struct Unacknowledged(AtomicU64);
+
+impl Unacknowledged {
+    /// The queue is about to be destroyed.
+    const CLOSING: u64 = 1 << 63;
+
+    /// Notes an event that was read. `false`: the queue is being destroyed, and its reader has to
+    /// acknowledge the event.
+    #[inline]
+    fn note(&self) -> bool {
+        self.0.fetch_add(1, Ordering::AcqRel) < Self::CLOSING
+    }
+
+    /// From now on readers acknowledge by themselves; how many events they left until now.
+    fn close(&self) -> u64 {
+        self.0.fetch_or(Self::CLOSING, Ordering::AcqRel) & !Self::CLOSING
     }
 }
 
@@ -132,17 +157,7 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
     }
 
     fn consume(&self) -> Result<usize> {
-        match self.event()? {
-            Some(cq) if self.has_read_all() => {
-                self.ack(cq, 1);
-                Ok(1)
-            }
-            Some(cq) => self.consume_more(cq),
-            None => {
-                self.due.store(0, Ordering::Relaxed);
-                Ok(0)
-            }
-        }
+        self.read_events()
     }
 
     fn sleeper(self: Arc<Self>, other: OwnedFd) -> Result<Box<dyn backend::Sleeper>> {
@@ -198,7 +213,7 @@ impl backend::Sleeper for RdmaSleeper {
         let source = (count > 0).then(|| found[0].data.u64());
         Ok(Woken {
             events: match source {
-                Some(CHANNEL) => backend::CompletionChannel::consume(&*self.channel)?,
+                Some(CHANNEL) => self.channel.read_events()?,
                 _ => 0,
             },
             other: source == Some(OTHER),
@@ -215,7 +230,7 @@ impl backend::Sleeper for RdmaSleeper {
     }
 
     fn after(&self) -> Result<usize> {
-        backend::CompletionChannel::consume(&*self.channel)
+        self.channel.read_events()
     }
 }
 
@@ -245,6 +260,8 @@ pub(super) struct RdmaCq {
     poll: PollCq,
     notify: ReqNotifyCq,
     depth: u32,
+    /// The queue's context. Lost with a queue that could not be destroyed.
+    unacknowledged: ManuallyDrop<Box<Unacknowledged>>,
     channel: Option<Arc<RdmaCompletionChannel>>,
     _alive: Alive,
 }
@@ -280,12 +297,13 @@ impl RdmaCq {
         let channel_ptr = channel
             .as_ref()
             .map_or(std::ptr::null_mut(), |c| c.channel.as_ptr());
+        let unacknowledged = Box::new(Unacknowledged(AtomicU64::new(0)));
         // SAFETY: context and channel live; vector 0 always exists.
         let cq = unsafe {
             (device.api.ibv_create_cq)(
                 device.context(),
                 entries,
-                std::ptr::null_mut(),
+                (&raw const *unacknowledged).cast_mut().cast::<c_void>(),
                 channel_ptr,
                 0,
             )
@@ -299,6 +317,7 @@ impl RdmaCq {
             poll,
             notify,
             depth: u32::try_from(granted).unwrap_or(depth),
+            unacknowledged: ManuallyDrop::new(unacknowledged),
             channel,
             _alive: Alive::new(Kind::CompletionQueue),
         })
@@ -340,13 +359,13 @@ impl backend::CompletionQueue for RdmaCq {
         VerbsError::from_errno("ibv_poll_cq", libc::EIO)
     }
 
-    fn request_notify(&self, solicited_only: bool) -> Result<()> {
-        if let Some(channel) = &self.channel {
-            channel.due.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the queue lives.
-        let ret = unsafe { (self.notify)(self.cq.as_ptr(), c_int::from(solicited_only)) };
-        check_ibv("ibv_req_notify_cq", ret)
+    fn raw_notifier(&self) -> RawNotifier {
+        // SAFETY: both are pointers to what has the same layout, and `RawNotifier` calls with a number.
+        let notify = unsafe { std::mem::transmute::<ReqNotifyCq, NotifyFn>(self.notify) };
+        let asked = self.channel.as_ref().map(|channel| Arc::clone(&channel.due));
+        // SAFETY: libibverbs allows any thread to ask, while the queue lives, which is as long as this
+        // object.
+        unsafe { RawNotifier::new(notify, self.cq.as_ptr().cast(), asked) }
     }
 
     fn depth(&self) -> u32 {
@@ -356,11 +375,44 @@ impl backend::CompletionQueue for RdmaCq {
 
 impl Drop for RdmaCq {
     fn drop(&mut self) {
-        // Waits for events that are read and not acknowledged: `consume` never leaves any.
+        let left = self.unacknowledged.close();
+        // The library counts modulo 2^32, too.
+        // SAFETY: so many of its events were read and not acknowledged.
+        unsafe { (self.device.api.ibv_ack_cq_events)(self.as_ptr(), left as u32) };
+        // Waits for events that are being read at this moment.
         // SAFETY: queue pairs hold their queues, so none uses it.
-        let ret = unsafe { (self.device.api.ibv_destroy_cq)(self.cq.as_ptr()) };
-        if let Err(error) = check_ibv("ibv_destroy_cq", ret) {
-            tracing::error!(%error, "a completion queue is lost");
+        let ret = unsafe { (self.device.api.ibv_destroy_cq)(self.as_ptr()) };
+        match check_ibv("ibv_destroy_cq", ret) {
+            // SAFETY: no event names the queue any more, and it is dropped nowhere else.
+            Ok(()) => unsafe { ManuallyDrop::drop(&mut self.unacknowledged) },
+            Err(error) => tracing::error!(%error, "a completion queue is lost"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_an_event_of_a_queue_that_ends_acknowledges_it() {
+        let events = Unacknowledged(AtomicU64::new(0));
+        assert!(events.note() && events.note());
+        assert_eq!(events.close(), 2);
+        assert!(!events.note() && !events.note());
+    }
+
+    /// Each event is acknowledged once: by its reader, or with the queue.
+    #[test]
+    fn no_event_is_acknowledged_twice_or_never() {
+        for _ in 0..200 {
+            let events = Unacknowledged(AtomicU64::new(0));
+            let (mine, left) = std::thread::scope(|scope| {
+                let reader = scope.spawn(|| (0..100).filter(|_| !events.note()).count());
+                let left = events.close();
+                (reader.join().unwrap(), left)
+            });
+            assert_eq!(mine as u64 + left, 100);
         }
     }
 }

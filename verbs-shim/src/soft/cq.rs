@@ -9,7 +9,7 @@ use soft_roce::endpoint::{CompletionChannel, CompletionQueue, Outside};
 use soft_roce::rc::{self, Notify, WorkKind};
 
 use super::device::SoftDevice;
-use crate::backend::{self, RawPoller};
+use crate::backend::{self, RawNotifier, RawPoller};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
 use crate::types::{Completion, RECEIVED_BY_WRITE, WITH_IMM, Woken};
@@ -161,6 +161,19 @@ unsafe extern "C" fn poll(queue: *mut c_void, room: c_int, entries: *mut Complet
     cq.poll(entries)
 }
 
+/// # Safety
+/// `queue` is a [`SoftCq`].
+#[allow(unsafe_code)]
+unsafe extern "C" fn notify(queue: *mut c_void, solicited_only: c_int) -> c_int {
+    // SAFETY: the caller says so.
+    let cq = unsafe { &*queue.cast_const().cast::<SoftCq>() };
+    cq.cq.request_notify(match solicited_only {
+        0 => Notify::Next,
+        _ => Notify::Solicited,
+    });
+    0
+}
+
 impl backend::CompletionQueue for SoftCq {
     #[allow(unsafe_code)]
     fn raw_poller(&self) -> RawPoller {
@@ -172,12 +185,10 @@ impl backend::CompletionQueue for SoftCq {
         VerbsError::from_errno("ibv_poll_cq", libc::EOVERFLOW)
     }
 
-    fn request_notify(&self, solicited_only: bool) -> Result<()> {
-        self.cq.request_notify(match solicited_only {
-            true => Notify::Solicited,
-            false => Notify::Next,
-        });
-        Ok(())
+    #[allow(unsafe_code)]
+    fn raw_notifier(&self) -> RawNotifier {
+        // SAFETY: `notify` reads this object as such, which any thread may.
+        unsafe { RawNotifier::new(notify, (&raw const *self).cast_mut().cast(), None) }
     }
 
     fn depth(&self) -> u32 {

@@ -213,11 +213,11 @@ impl Connection {
     }
 
     fn carry_out(&self, state: &mut State, post: Post<Parts>) {
-        let Qp::Connected(qp) = &state.qp else {
+        let State { engine, qp, .. } = state;
+        let Qp::Connected(qp) = qp else {
             return;
         };
         let counters = self.lane.counted();
-        let engine = &mut state.engine;
         match post {
             Post::Message {
                 token,
@@ -267,7 +267,7 @@ impl Connection {
 /// Posts a message whose bytes travel in the work request.
 #[inline(always)]
 pub(super) fn post_inline(
-    qp: &QueuePair,
+    qp: &mut QueuePair,
     token: u32,
     plan: MessagePlan,
     bytes: &[u8],

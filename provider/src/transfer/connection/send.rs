@@ -106,7 +106,7 @@ impl Connection {
             if guard.engine.can_send(bytes.len()) {
                 self.post_receives(&mut guard);
                 let state = &mut *guard;
-                if let Qp::Connected(qp) = &state.qp {
+                if let Qp::Connected(qp) = &mut state.qp {
                     let plan = state.engine.send_message(bytes.len(), kind, false);
                     match post_inline(qp, NOBODYS, plan, bytes, false) {
                         Ok(()) => {
