@@ -316,8 +316,7 @@ impl RawPoller {
 
 /// Asks for one event with the next completion, or the next solicited one if the number is not 0: 0, or
 /// an error as `ibv_*` return it.
-pub(crate) type NotifyFn =
-    unsafe extern "C" fn(queue: *mut c_void, solicited_only: c_int) -> c_int;
+pub(crate) type NotifyFn = unsafe extern "C" fn(queue: *mut c_void, solicited_only: c_int) -> c_int;
 
 /// A function that asks for notification, and for which queue.
 pub(crate) struct RawNotifier {

@@ -176,38 +176,17 @@ impl CompletionQueue {
     /// When the queue is broken (it overflowed, or the device is gone).
     #[inline]
     pub fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
-        match self.begin_poll(batch) {
-            false => Ok(0),
-            true => self.end_poll(batch),
-        }
-    }
-
-    /// The first half of [`CompletionQueue::poll`], for who polls in vain most times. `false`: the queue
-    /// is empty. Otherwise the batch looks empty until [`CompletionQueue::end_poll`].
-    #[inline]
-    pub fn begin_poll(&self, batch: &mut CompletionBatch) -> bool {
         let cq = &*self.shared;
         batch.clear();
         let polled = match cq.has_retired.load(Ordering::Acquire) {
             false => cq.backend.poll(batch.entries()),
             true => self.poll_and_forget(batch),
         };
-        polled != 0 && {
-            batch.note(polled, cq.serial);
-            true
+        match polled {
+            0 => Ok(0),
+            1.. => Ok(batch.open(polled as usize, cq.serial)),
+            _ => Err(cq.backend.queue().poll_error()),
         }
-    }
-
-    /// The other half: how many completions the batch has. Without the first, there are none.
-    ///
-    /// # Errors
-    /// As [`CompletionQueue::poll`].
-    #[inline]
-    pub fn end_poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
-        // Whose completions they are had been made before they were polled, so it counts as older than
-        // this moment.
-        let found = batch.open();
-        found.ok_or_else(|| self.shared.backend.queue().poll_error())
     }
 
     /// Polls when queue pairs have been retired.
@@ -302,7 +281,6 @@ impl fmt::Debug for CompletionQueue {
 mod tests {
     use super::*;
     use crate::testing::bench;
-    use crate::types::Epoch;
 
     #[test]
     fn retired_queue_pairs_are_known_until_the_queue_is_empty() {
@@ -336,21 +314,5 @@ mod tests {
         bench.cq.poll(&mut batch).unwrap();
         assert_eq!(bench.cq.poll(&mut batch).unwrap(), 0);
         assert!(batch.is_empty());
-    }
-
-    #[test]
-    fn what_was_polled_is_there_once() {
-        let bench = bench();
-        bench.notes.posted.lock().unwrap().push(42 << 32);
-        bench.notes.complete(0, 1, 0);
-        let mut batch = CompletionBatch::new();
-        assert_eq!(bench.cq.end_poll(&mut batch).unwrap(), 0);
-        assert!(bench.cq.begin_poll(&mut batch));
-        assert!(batch.is_empty());
-        assert_eq!(bench.cq.end_poll(&mut batch).unwrap(), 1);
-        batch.iter().next().unwrap().set_claimed();
-        assert_eq!(bench.cq.end_poll(&mut batch).unwrap(), 0);
-        assert!(!batch.iter().next().unwrap().is_since(Epoch::begin()));
-        assert!(!bench.cq.begin_poll(&mut batch));
     }
 }

@@ -133,10 +133,10 @@ pub use memory::{
 };
 pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QueuePair};
 pub use soft::SoftConfig;
-pub use srq::SharedReceiveQueue;
+pub use srq::{ReadReceive, SharedReceiveQueue};
 pub use types::{
     Access, BATCH, Completion, CompletionBatch, ConnParams, ConnectionDetails, DeviceLimits,
     FabricKind, Gid, LinkLayer, MAX_PIECES, Operation, PortAttr, PortState, PrivateData, QpCaps,
     RejectReason, RemoteMemory, SendFlags, WcStatus, Woken,
 };
-pub use work::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest};
+pub use work::{BufferPostError, Payload, Piece, Pieces, PostError, ReadInPlace, SendRequest};

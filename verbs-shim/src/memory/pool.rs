@@ -149,6 +149,12 @@ impl RegisteredBuffer {
         self.len = len as u32;
     }
 
+    /// As [`RegisteredBuffer::set_len`], with as much as fits.
+    #[inline]
+    pub(crate) fn set_filled(&mut self, len: usize) {
+        self.len = len.min(self.capacity()) as u32;
+    }
+
     /// Makes `bytes` its content.
     ///
     /// # Panics

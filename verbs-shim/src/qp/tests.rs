@@ -5,9 +5,10 @@ use arrayvec::ArrayVec;
 
 use super::*;
 use crate::memory::BufferPool;
+use crate::srq::ReadReceive;
 use crate::testing::{Bench, bench};
 use crate::types::{Access, Operation, WcStatus};
-use crate::work::Payload;
+use crate::work::{Payload, ReadInPlace};
 
 const LOC: Access = Access::LOCAL_WRITE;
 
@@ -285,15 +286,19 @@ fn receives_from_a_source_stop_where_it_ends_or_the_device_refuses() {
     let mut posted = 9;
     // It gives one, and no more.
     let mut one = pool.take();
-    srq.post_from(1, 3, || one.take(), &mut posted).unwrap();
+    srq.post_from(1, 3, || one.take(), || None, &mut posted)
+        .unwrap();
     assert_eq!((posted, srq.room()), (1, 3));
     // The device takes one of three: the others are free again.
     *bench.notes.fail_post_after.lock().unwrap() = Some(1);
-    assert!(srq.post_from(1, 3, || pool.take(), &mut posted).is_err());
+    assert!(
+        srq.post_from(1, 3, || None, || pool.take(), &mut posted)
+            .is_err()
+    );
     assert_eq!((posted, srq.room(), pool.free()), (1, 2, 6));
     *bench.notes.fail_post_after.lock().unwrap() = None;
     // More than fit.
-    let full = srq.post_from(1, 3, || pool.take(), &mut posted);
+    let full = srq.post_from(1, 3, || None, || pool.take(), &mut posted);
     assert_eq!(full.unwrap_err().errno(), libc::ENOMEM);
     assert_eq!((posted, srq.room(), pool.free()), (2, 0, 4));
     // It refuses, and does not say what it has taken: all of it, perhaps.
@@ -302,16 +307,102 @@ fn receives_from_a_source_stop_where_it_ends_or_the_device_refuses() {
     bench.notes.fail_strangely.store(true, Ordering::SeqCst);
     assert!(
         strange
-            .post_from(1, 2, || pool.take(), &mut posted)
+            .post_from(1, 2, || pool.take(), || None, &mut posted)
             .is_err()
     );
     assert_eq!((posted, strange.room(), pool.free()), (2, 2, 2));
     // A buffer that cannot be received into.
     let constant = BufferPool::new(&bench.pd, 16, 8, Access::READ_ONLY).unwrap();
     let other = bench.pd.create_srq(4).unwrap();
-    let wrong = other.post_from(1, 1, || constant.take(), &mut posted);
+    let wrong = other.post_from(1, 1, || constant.take(), || None, &mut posted);
     assert_eq!(wrong.unwrap_err().errno(), libc::EINVAL);
     assert_eq!((posted, other.room(), constant.free()), (0, 4, 8));
+}
+
+/// Sees messages, and takes them or not.
+struct Lengths {
+    seen: Vec<usize>,
+    wanted: bool,
+}
+
+impl ReadInPlace for Lengths {
+    fn read(&mut self, bytes: &[u8]) -> bool {
+        self.seen.push(bytes.len());
+        self.wanted
+    }
+}
+
+#[test]
+fn what_was_read_in_its_place_is_posted_before_what_is_spare() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let srq = bench.pd.create_srq(4).unwrap();
+    let mut posted = 0;
+    srq.post_from(1, 3, || None, || pool.take(), &mut posted)
+        .unwrap();
+    let _qp = bench.qp(1, Some(&srq));
+    (0..3).for_each(|n| bench.notes.complete(n, 1, 0));
+    let batch = bench.poll();
+    let mut came = batch.iter();
+    // The first is read, the second is not wanted, the third is.
+    let mut lengths = Lengths {
+        seen: Vec::new(),
+        wanted: true,
+    };
+    let first = came.next().unwrap();
+    let read = srq.read(first, &mut lengths);
+    assert!(matches!(read, Some(ReadReceive::InPlace(3))));
+    assert!(srq.read(first, &mut lengths).is_none(), "it is claimed");
+    assert!(srq.claim(first).is_none());
+    lengths.wanted = false;
+    let read = srq.read(came.next().unwrap(), &mut lengths);
+    let Some(ReadReceive::Claimed(second)) = read else {
+        panic!("it was not wanted");
+    };
+    lengths.wanted = true;
+    let read = srq.read(came.next().unwrap(), &mut lengths);
+    assert!(matches!(read, Some(ReadReceive::InPlace(3))));
+    assert_eq!(lengths.seen, [3, 3, 3]);
+    assert_eq!((second.len(), srq.room(), pool.free()), (3, 4, 5));
+    assert_eq!(srq.unknown_claims(), 2);
+    // One's own buffers first, then the spent ones, then others.
+    let mut own = Some(second);
+    srq.post_from(1, 4, || own.take(), || pool.take(), &mut posted)
+        .unwrap();
+    assert_eq!((posted, srq.room(), pool.free()), (4, 0, 4));
+    let numbers = bench.notes.posted.lock().unwrap()[3..].to_vec();
+    let slots: Vec<u16> = numbers.iter().map(|&number| number as u16).collect();
+    assert_eq!(slots, [1, 2, 0, 3]);
+    drop((batch, srq, _qp));
+    assert_eq!(pool.free(), 8);
+}
+
+#[test]
+fn a_long_message_is_not_read_in_its_place() {
+    let bench = bench();
+    let long = BufferPool::new(&bench.pd, 4096, 1, Access::LOCAL_WRITE).unwrap();
+    let srq = bench.pd.create_srq(1).unwrap();
+    srq.post(1, long.take().unwrap()).unwrap();
+    let wr_id = bench.notes.posted.lock().unwrap()[0];
+    bench
+        .notes
+        .completions
+        .lock()
+        .unwrap()
+        .push_back(Completion {
+            wr_id,
+            byte_len: 4096,
+            qp_num: 1,
+            ..Completion::none()
+        });
+    let batch = bench.poll();
+    let mut lengths = Lengths {
+        seen: Vec::new(),
+        wanted: true,
+    };
+    let read = srq.read(batch.iter().next().unwrap(), &mut lengths);
+    assert!(matches!(read, Some(ReadReceive::Claimed(buffer)) if buffer.len() == 4096));
+    assert!(lengths.seen.is_empty());
 }
 
 #[test]

@@ -63,11 +63,7 @@ impl RdmaCompletionChannel {
         // SAFETY: the channel lives; the queue that an event names stays until the event is
         // acknowledged.
         let ret = unsafe {
-            (self.device.api.ibv_get_cq_event)(
-                self.channel.as_ptr(),
-                &raw mut cq,
-                &raw mut context,
-            )
+            (self.device.api.ibv_get_cq_event)(self.channel.as_ptr(), &raw mut cq, &raw mut context)
         };
         if ret != 0 {
             return self.retry_event();
@@ -362,7 +358,10 @@ impl backend::CompletionQueue for RdmaCq {
     fn raw_notifier(&self) -> RawNotifier {
         // SAFETY: both are pointers to what has the same layout, and `RawNotifier` calls with a number.
         let notify = unsafe { std::mem::transmute::<ReqNotifyCq, NotifyFn>(self.notify) };
-        let asked = self.channel.as_ref().map(|channel| Arc::clone(&channel.due));
+        let asked = self
+            .channel
+            .as_ref()
+            .map(|channel| Arc::clone(&channel.due));
         // SAFETY: libibverbs allows any thread to ask, while the queue lives, which is as long as this
         // object.
         unsafe { RawNotifier::new(notify, self.cq.as_ptr().cast(), asked) }

@@ -5,7 +5,6 @@
 //! reliable connections it carries which queue it was polled from, and when.
 
 use std::cell::Cell;
-use std::ffi::c_int;
 use std::fmt;
 
 use super::{Epoch, Kind, QueueId, WcStatus};
@@ -195,9 +194,6 @@ impl fmt::Debug for Completion {
 pub struct CompletionBatch {
     entries: [Completion; BATCH],
     len: usize,
-    /// What the last poll has said, until it is opened, and the serial number of the queue polled.
-    noted: c_int,
-    cq: u32,
 }
 
 impl CompletionBatch {
@@ -207,8 +203,6 @@ impl CompletionBatch {
         Self {
             entries: [const { Completion::none() }; BATCH],
             len: 0,
-            noted: 0,
-            cq: 0,
         }
     }
 
@@ -250,38 +244,25 @@ impl CompletionBatch {
         &mut self.entries
     }
 
-    /// So many entries have been polled from the completion queue with this serial number, or the poll
-    /// failed.
+    /// So many entries have just been polled from the completion queue with this serial number, at
+    /// least one; how many there are. To call it twice for what was polled once would make what is claimed
+    /// look as if it were not.
     #[inline]
-    pub(crate) fn note(&mut self, polled: c_int, cq: u32) {
-        self.noted = polled;
-        self.cq = cq;
-    }
-
-    /// What was noted is there from now on; how many. Once only: what was there before is not polled
-    /// again. `None`: the poll failed.
-    #[inline]
-    pub(crate) fn open(&mut self) -> Option<usize> {
-        let noted = std::mem::take(&mut self.noted);
-        if noted <= 0 {
-            return (noted == 0).then_some(0);
-        }
-        let (len, cq) = (noted as usize, self.cq);
+    pub(crate) fn open(&mut self, polled: usize, cq: u32) -> usize {
         let now = Epoch::now();
-        self.len = len.min(BATCH);
+        self.len = polled.min(BATCH);
         let (first, others) = self.entries.split_at_mut(1);
         // One is what a poll finds mostly, and then no loop is needed.
         first[0].stamp(cq, now);
-        for entry in others.iter_mut().take(len - 1) {
+        for entry in others.iter_mut().take(self.len - 1) {
             entry.stamp(cq, now);
         }
-        Some(self.len)
+        self.len
     }
 
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.len = 0;
-        self.noted = 0;
     }
 }
 

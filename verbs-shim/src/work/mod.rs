@@ -6,8 +6,9 @@ mod sends;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::receives::ReceiveQueue;
+pub use self::receives::ReadInPlace;
 #[cfg(test)]
 use self::receives::RecvTable;
+pub(crate) use self::receives::{Came, ReceiveQueue};
 pub use self::request::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest};
 pub(crate) use self::sends::SendTable;

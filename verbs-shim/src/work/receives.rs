@@ -1,17 +1,35 @@
 //! The receives of one queue, a queue pair's or a shared one: who owns which buffer between post
 //! and completion, and the posting. A shared receive queue does not complete in order, so the table
-//! is a slab.
+//! is a slab. A short message can be read in its place; then its receive is *spent*: its buffer stays
+//! where it is, and is the next to be posted again.
 //!
 //! It is allocated once, and knows nothing of the fabric but how to say what to post.
 
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 
-use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr};
+use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr, Sge};
 use crate::error::{Result, VerbsError};
 use crate::memory::RegisteredBuffer;
 use crate::types::{Access, Completion, QueueId};
 use crate::work::BufferPostError;
+
+/// Messages up to this length are read in their place: the table is locked meanwhile.
+const MOST_IN_PLACE: usize = 512;
+
+/// Who may read a message where it lies.
+pub trait ReadInPlace {
+    /// Looks at the bytes of a message. `true`: it is not needed any more.
+    fn read(&mut self, bytes: &[u8]) -> bool;
+}
+
+/// A message that came.
+pub(crate) enum Came {
+    /// It was read in its place, and had so many bytes.
+    Read(usize),
+    /// It lies in this buffer.
+    Kept(RegisteredBuffer),
+}
 
 /// The receives that are posted to one queue.
 pub(crate) struct ReceiveQueue {
@@ -93,40 +111,30 @@ impl ReceiveQueue {
         }
     }
 
-    /// Posts up to `n` receives, [`MAX_CHAIN`] at most, in buffers that `next` gives, by `post`; how
-    /// many. Fewer than that: `next` gave no more. What it gave and was not posted is freed.
+    /// Posts up to `n` receives, [`MAX_CHAIN`] at most, by `post`: in buffers that `own` gives, then those
+    /// that are spent, then in buffers that `spare` gives; how many. Fewer than that: there were no more.
+    /// What was not posted is freed.
     #[inline]
     pub(crate) fn post_from(
         &self,
         token: u32,
         n: usize,
-        mut next: impl FnMut() -> Option<RegisteredBuffer>,
+        own: &mut impl FnMut() -> Option<RegisteredBuffer>,
+        spare: &mut impl FnMut() -> Option<RegisteredBuffer>,
         post: impl FnOnce(&[RecvWr]) -> PostResult,
     ) -> std::result::Result<usize, Box<PostFailure>> {
         let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
-        let mut refused = None;
-        let mut known = std::ptr::null();
         let mut table = self.table.lock();
-        for _ in 0..n.min(MAX_CHAIN) {
-            let Some(buffer) = next() else { break };
-            let region = std::sync::Arc::as_ptr(buffer.region());
-            // Buffers of a chain mostly are of one pool.
-            if region != known && self.check(&buffer).is_some() {
-                refused = Some(buffer);
-                break;
-            }
-            known = region;
-            let sge = buffer.receive_sge();
-            match table.push(buffer) {
-                Ok(slot) => wrs.push(RecvWr {
-                    wr_id: self.id.wr_id(token, slot),
-                    sge,
-                }),
-                Err(buffer) => {
-                    refused = Some(buffer);
-                    break;
-                }
-            }
+        let n = n.min(MAX_CHAIN);
+        let mut refused = self.post_given(&mut table, token, n, own, &mut wrs);
+        while wrs.len() < n
+            && let Some((slot, sge)) = table.post_spent()
+        {
+            let wr_id = self.id.wr_id(token, slot);
+            wrs.push(RecvWr { wr_id, sge });
+        }
+        if wrs.len() < n && refused.is_none() {
+            refused = self.post_given(&mut table, token, n, spare, &mut wrs);
         }
         let posted = match wrs.is_empty() {
             true => Ok(()),
@@ -137,6 +145,38 @@ impl ReceiveQueue {
             (Ok(()), Some(buffer)) => Err(PostFailure::new(wrs.len(), self.refusal(&buffer))),
             (Err(failure), _) => Err(free_rest(&mut table, &wrs, failure)),
         }
+    }
+
+    /// Notes buffers that `next` gives until `wrs` has `n`; the first that cannot be posted.
+    #[inline]
+    fn post_given(
+        &self,
+        table: &mut RecvTable,
+        token: u32,
+        n: usize,
+        next: &mut impl FnMut() -> Option<RegisteredBuffer>,
+        wrs: &mut ArrayVec<RecvWr, MAX_CHAIN>,
+    ) -> Option<RegisteredBuffer> {
+        let mut known = std::ptr::null();
+        while wrs.len() < n
+            && let Some(buffer) = next()
+        {
+            let region = std::sync::Arc::as_ptr(buffer.region());
+            // Buffers of a chain mostly are of one pool.
+            if region != known && self.check(&buffer).is_some() {
+                return Some(buffer);
+            }
+            known = region;
+            let sge = buffer.receive_sge();
+            match table.push(buffer) {
+                Ok(slot) => wrs.push(RecvWr {
+                    wr_id: self.id.wr_id(token, slot),
+                    sge,
+                }),
+                Err(buffer) => return Some(buffer),
+            }
+        }
+        None
     }
 
     /// How many buffers from the front are of a kind that can be posted, up to [`MAX_CHAIN`].
@@ -178,8 +218,37 @@ impl ReceiveQueue {
     #[inline]
     pub(crate) fn claim(&self, completion: &Completion) -> Option<RegisteredBuffer> {
         let mut buffer = self.table.lock().take(completion.slot())?;
-        buffer.set_len(completion.filled(buffer.capacity()));
+        buffer.set_filled(completion.filled(buffer.capacity()));
         Some(buffer)
+    }
+
+    /// As [`ReceiveQueue::claim`]; but `reader` is shown the message in its place first, if it is short.
+    #[inline(always)]
+    pub(crate) fn read(
+        &self,
+        completion: &Completion,
+        reader: &mut impl ReadInPlace,
+    ) -> Option<Came> {
+        let mut table = self.table.lock();
+        let slot = completion.slot();
+        let RecvTable {
+            slots,
+            spent,
+            count_spent,
+            ..
+        } = &mut *table;
+        let place = slots.get_mut(usize::from(slot))?;
+        if !place.is_posted {
+            return None;
+        }
+        let buffer = place.buffer.as_mut()?;
+        let length = completion.filled(buffer.capacity());
+        buffer.set_filled(length);
+        if length <= MOST_IN_PLACE && reader.read(buffer) {
+            place.spend(slot, spent, count_spent);
+            return Some(Came::Read(length));
+        }
+        table.take(slot).map(Came::Kept)
     }
 
     /// Takes all that is posted, for the end: to be dropped when the device has let go of it, to be
@@ -208,28 +277,54 @@ fn free_rest(
 pub(crate) struct RecvTable {
     slots: Box<[Slot]>,
     /// The first free one, if there is room.
-    free: u16,
+    free: u32,
     room: usize,
+    /// The first spent one, if there is one.
+    spent: u32,
+    count_spent: usize,
 }
 
-enum Slot {
-    Posted(RegisteredBuffer),
-    /// The next free one, if this is not the last.
-    Free(u16),
+struct Slot {
+    /// None: it is free.
+    buffer: Option<RegisteredBuffer>,
+    /// The next free or the next spent one, if this is not the last.
+    next: u32,
+    is_posted: bool,
 }
+
+impl Slot {
+    /// This one, of the number `slot`, is posted no more, and keeps its buffer.
+    #[inline]
+    fn spend(&mut self, slot: u16, spent: &mut u32, count: &mut usize) {
+        self.is_posted = false;
+        self.next = std::mem::replace(spent, u32::from(slot));
+        *count += 1;
+    }
+}
+
+/// No slot.
+const NONE: u32 = u32::MAX;
 
 impl RecvTable {
     /// Up to 65,536.
     pub(crate) fn new(capacity: u32) -> Self {
+        let free = |next| Slot {
+            buffer: None,
+            next,
+            is_posted: false,
+        };
         Self {
-            slots: (1..=capacity).map(|next| Slot::Free(next as u16)).collect(),
+            slots: (1..=capacity).map(free).collect(),
             free: 0,
             room: capacity as usize,
+            spent: NONE,
+            count_spent: 0,
         }
     }
 
+    /// How many more can be posted.
     pub(crate) fn room(&self) -> usize {
-        self.room
+        self.room + self.count_spent
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -243,12 +338,13 @@ impl RecvTable {
         buffer: RegisteredBuffer,
     ) -> std::result::Result<u16, RegisteredBuffer> {
         let slot = self.free;
-        match self.slots.get_mut(usize::from(slot)) {
-            Some(place @ &mut Slot::Free(next)) if self.room > 0 => {
-                *place = Slot::Posted(buffer);
-                self.free = next;
+        match self.slots.get_mut(slot as usize) {
+            Some(place) if self.room > 0 && place.buffer.is_none() => {
+                place.buffer = Some(buffer);
+                place.is_posted = true;
+                self.free = place.next;
                 self.room -= 1;
-                Ok(slot)
+                Ok(slot as u16)
             }
             _ => Err(buffer),
         }
@@ -258,15 +354,37 @@ impl RecvTable {
     #[inline]
     pub(crate) fn take(&mut self, slot: u16) -> Option<RegisteredBuffer> {
         let place = self.slots.get_mut(usize::from(slot))?;
-        if matches!(place, Slot::Free(_)) {
+        if !place.is_posted {
             return None;
         }
-        let taken = std::mem::replace(place, Slot::Free(self.free));
-        self.free = slot;
+        let taken = place.buffer.take();
+        place.is_posted = false;
+        place.next = self.free;
+        self.free = u32::from(slot);
         self.room += 1;
-        match taken {
-            Slot::Posted(buffer) => Some(buffer),
-            Slot::Free(_) => None,
-        }
+        taken
+    }
+
+    /// As [`ReceiveQueue::read`] spends one; whether it was posted.
+    #[cfg(test)]
+    pub(crate) fn spend(&mut self, slot: u16) -> bool {
+        let place = self.slots.get_mut(usize::from(slot));
+        let Some(place) = place.filter(|place| place.is_posted) else {
+            return false;
+        };
+        place.spend(slot, &mut self.spent, &mut self.count_spent);
+        true
+    }
+
+    /// Notes that a spent one is posted again: the one that was spent last.
+    #[inline]
+    pub(crate) fn post_spent(&mut self) -> Option<(u16, Sge)> {
+        let slot = self.spent;
+        let place = self.slots.get_mut(slot as usize)?;
+        let sge = place.buffer.as_ref()?.receive_sge();
+        place.is_posted = true;
+        self.spent = place.next;
+        self.count_spent -= 1;
+        Some((slot as u16, sge))
     }
 }

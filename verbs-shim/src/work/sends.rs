@@ -12,6 +12,8 @@ pub(crate) struct SendTable {
     places: Box<[Place]>,
     /// Of the place with the same number; empty but for [`State::Memory`].
     memory: Box<[Pieces]>,
+    /// How many requests there may be.
+    capacity: u32,
     /// The oldest that is not free.
     head: u32,
     /// From `head` to the newest, freed ones in between counted.
@@ -48,9 +50,12 @@ impl Place {
 
 impl SendTable {
     pub(crate) fn new(capacity: u32) -> Self {
+        // A power of two, so that a place is found without a division or a comparison.
+        let places = capacity.next_power_of_two();
         Self {
-            places: (0..capacity).map(|_| Place::FREE).collect(),
-            memory: (0..capacity).map(|_| Pieces::new()).collect(),
+            places: (0..places).map(|_| Place::FREE).collect(),
+            memory: (0..places).map(|_| Pieces::new()).collect(),
+            capacity,
             head: 0,
             len: 0,
             quiet: 0,
@@ -58,21 +63,12 @@ impl SendTable {
     }
 
     #[inline]
-    fn capacity(&self) -> u32 {
-        self.places.len() as u32
-    }
-
-    #[inline]
     fn index(&self, nth: u32) -> usize {
-        let index = self.head + nth;
-        match index < self.capacity() {
-            true => index as usize,
-            false => (index - self.capacity()) as usize,
-        }
+        (self.head + nth) as usize & (self.places.len() - 1)
     }
 
     pub(crate) fn room(&self) -> u32 {
-        self.capacity() - self.len
+        self.capacity - self.len
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -107,7 +103,7 @@ impl SendTable {
 
     #[inline]
     fn push(&mut self, state: State, signaled: bool) -> Option<u16> {
-        if self.len == self.capacity() {
+        if self.len == self.capacity {
             return None;
         }
         let index = self.index(self.len);
@@ -151,15 +147,13 @@ impl SendTable {
     /// Frees the place, those before it that are done with it, and the memory of the latter.
     fn free(&mut self, slot: u16, success: bool) -> Option<u32> {
         let before = self.len;
-        let slot = u32::from(slot);
-        let nth = match slot >= self.head {
-            true => slot - self.head,
-            false => (slot + self.capacity()).checked_sub(self.head)?,
-        };
+        let slot = usize::from(slot);
+        let mask = self.places.len() - 1;
+        let place = self.places.get_mut(slot)?;
+        let nth = (slot.wrapping_sub(self.head as usize) & mask) as u32;
         if nth >= self.len {
             return None;
         }
-        let place = self.places.get_mut(slot as usize)?;
         let was = std::mem::replace(place, Place::FREE);
         if was.state == State::Free {
             return None;

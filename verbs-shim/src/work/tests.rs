@@ -103,28 +103,43 @@ proptest! {
         }
     }
 
-    /// The slab, likewise.
+    /// The slab, likewise; it keeps what is spent.
     #[test]
-    fn the_slab_owns_what_is_posted(steps in proptest::collection::vec((any::<bool>(), 0..8_u16), 1..80)) {
+    fn the_slab_owns_what_is_posted(steps in proptest::collection::vec((0..4_u8, 0..8_u16), 1..80)) {
         let bench = bench();
         let pool = BufferPool::new(&bench.pd, 8, 16, Access::LOCAL_WRITE).unwrap();
         let mut table = RecvTable::new(6);
         let mut model = std::collections::HashMap::new();
-        for (n, (push, slot)) in steps.into_iter().enumerate() {
-            if push {
-                let mut buffer = pool.take().unwrap();
-                buffer.fill(&[n as u8]);
-                match table.push(buffer) {
-                    Ok(slot) => prop_assert_eq!(model.insert(slot, n as u8), None),
-                    Err(_) => prop_assert_eq!(model.len(), 6),
+        let mut spent = Vec::new();
+        for (n, (step, slot)) in steps.into_iter().enumerate() {
+            match step {
+                0 => {
+                    let mut buffer = pool.take().unwrap();
+                    buffer.fill(&[n as u8]);
+                    match table.push(buffer) {
+                        Ok(slot) => prop_assert_eq!(model.insert(slot, n as u8), None),
+                        Err(_) => prop_assert_eq!(model.len() + spent.len(), 6),
+                    }
                 }
-            } else {
-                let taken = table.take(slot).map(|buffer| buffer[0]);
-                prop_assert_eq!(taken, model.remove(&slot));
+                1 => {
+                    let taken = table.take(slot).map(|buffer| buffer[0]);
+                    prop_assert_eq!(taken, model.remove(&slot));
+                }
+                2 => {
+                    let spends = table.spend(slot);
+                    prop_assert_eq!(spends, model.contains_key(&slot));
+                    spent.extend(model.remove_entry(&slot));
+                }
+                _ => {
+                    let posted = table.post_spent().map(|(slot, _)| slot);
+                    let expected = spent.pop();
+                    prop_assert_eq!(posted, expected.map(|(slot, _)| slot));
+                    model.extend(expected);
+                }
             }
             prop_assert_eq!(table.room(), 6 - model.len());
-            prop_assert_eq!(table.is_empty(), model.is_empty());
-            prop_assert_eq!(pool.free(), 16 - model.len());
+            prop_assert_eq!(table.is_empty(), model.is_empty() && spent.is_empty());
+            prop_assert_eq!(pool.free(), 16 - model.len() - spent.len());
         }
     }
 }

@@ -9,14 +9,28 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion as WorkCompletion, Operation as Verb, QueuePair, RegisteredBuffer, RemoteMemory,
-    SendFlags, SendRequest, WcStatus,
+    Completion as WorkCompletion, Operation as Verb, QueuePair, ReadInPlace, ReadReceive,
+    RegisteredBuffer, RemoteMemory, SendFlags, SendRequest, SharedReceiveQueue, WcStatus,
 };
 
 use super::{Connection, Parts, Qp, State};
 use crate::transfer::engine::{Came, Ending, Link, MessagePlan, NOBODYS, PROBE, Post};
-use crate::transfer::lane::Member;
+use crate::transfer::lane::{Member, See};
 use crate::wire::{Resumption, Violation};
+
+/// Who waits, and perhaps for this message.
+struct Waiting<'a, S> {
+    see: &'a mut S,
+    member: &'a Connection,
+    kind: u8,
+}
+
+impl<S: See<Connection, State>> ReadInPlace for Waiting<'_, S> {
+    #[inline(always)]
+    fn read(&mut self, bytes: &[u8]) -> bool {
+        self.see.take(self.member, self.kind, bytes)
+    }
+}
 
 impl Member for Connection {
     type State = State;
@@ -31,13 +45,47 @@ impl Member for Connection {
 
     // Always: it is the middle of what a message passes through, and called in one place.
     #[inline(always)]
-    fn received(
-        &self,
-        state: &mut State,
+    fn received_alone<'a>(
+        self: &'a Arc<Self>,
+        mut guard: MutexGuard<'a, State>,
         completion: &WorkCompletion,
-        buffer: RegisteredBuffer,
-        take: impl FnOnce(u8, &[u8]) -> bool,
-    ) {
+        srq: &SharedReceiveQueue,
+        see: &mut impl See<Self, State>,
+    ) -> Option<MutexGuard<'a, State>> {
+        let state = &mut *guard;
+        if state.plain
+            && completion.qp_num() == self.number()
+            && let Some((credits, kind)) = state.engine.plain_data(completion.imm())
+        {
+            let mut waiting = Waiting {
+                see,
+                member: self,
+                kind,
+            };
+            match srq.read(completion, &mut waiting) {
+                Some(ReadReceive::InPlace(bytes)) => {
+                    state.engine.data_was_read(credits, bytes);
+                    self.count_received(bytes);
+                    self.grow_window(state);
+                    if state.engine.must_return_credits() {
+                        self.return_credits(guard);
+                    }
+                    return None;
+                }
+                Some(ReadReceive::Claimed(buffer)) => self.received(state, completion, buffer),
+                None => self.lane.counted().stray_completions.raise(),
+            }
+            return Some(guard);
+        }
+        match srq.claim(completion) {
+            Some(buffer) => self.received(state, completion, buffer),
+            None => self.lane.counted().stray_completions.raise(),
+        }
+        Some(guard)
+    }
+
+    fn received(&self, state: &mut State, completion: &WorkCompletion, buffer: RegisteredBuffer) {
+        state.plain = false;
         if state.engine.link() == Link::Down
             || completion.qp_num() != self.number()
             || !completion.is_success()
@@ -49,11 +97,9 @@ impl Member for Connection {
             state.bring_up();
         }
         let bytes = buffer.len();
-        match state.engine.message_came(completion.imm(), buffer, take) {
+        match state.engine.message_came(completion.imm(), buffer) {
             None => {
-                let counters = self.lane.counted();
-                counters.messages_received.raise();
-                counters.bytes_received.add(bytes as u64);
+                self.count_received(bytes);
                 self.grow_window(state);
             }
             Some(other) => self.other_received(state, other),
@@ -62,6 +108,7 @@ impl Member for Connection {
 
     #[inline]
     fn sent(&self, state: &mut State, completion: &WorkCompletion) {
+        state.plain = false;
         // The memory is free before its operation ends.
         let freed = match &state.qp {
             Qp::Connected(qp) => qp.complete_send(completion),
@@ -78,7 +125,6 @@ impl Member for Connection {
             .request_completed(completion.token(), freed, failed);
     }
 
-    #[inline(always)]
     fn release(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.engine.has_work() {
             self.pump(&mut state);
@@ -87,13 +133,13 @@ impl Member for Connection {
     }
 
     fn finish(self: &Arc<Self>, ending: Ending) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.finish(ending);
         self.settle(state);
     }
 
     fn leave(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         let held = state.engine.held();
         state.place.leave(held);
     }
@@ -101,7 +147,7 @@ impl Member for Connection {
     /// By an RDMA WRITE of no bytes: the peer's transport answers it, no receive and no program of the
     /// peer's takes part. Of no bytes, address and key are not looked at (IBTA C9-88).
     fn probe(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         let State { engine, qp, .. } = &mut *state;
         if let Qp::Connected(qp) = qp
             && engine.probe_is_due()
@@ -118,6 +164,21 @@ impl Member for Connection {
 }
 
 impl Connection {
+    /// Credits have to go out by themselves.
+    #[inline(never)]
+    fn return_credits(&self, mut state: MutexGuard<'_, State>) {
+        state.plain = false;
+        self.pump(&mut state);
+        self.settle(state);
+    }
+
+    #[inline]
+    fn count_received(&self, bytes: usize) {
+        let counters = self.lane.counted();
+        counters.messages_received.raise();
+        counters.bytes_received.add(bytes as u64);
+    }
+
     /// A receive that completed after the close or before the peer moved, or that failed.
     #[cold]
     #[inline(never)]
@@ -160,7 +221,7 @@ impl Connection {
     }
 
     /// A busy peer gets a larger window, if the lane has receives left.
-    #[inline]
+    #[inline(always)]
     fn grow_window(&self, state: &mut State) {
         let wanted = state.engine.wanted_growth();
         if wanted > 0 {
@@ -169,6 +230,7 @@ impl Connection {
     }
 
     #[cold]
+    #[inline(never)]
     fn grow_window_by(&self, state: &mut State, wanted: u32) {
         match self.lane.receives.grow(state.engine.window(), wanted) {
             Ok(true) => {

@@ -33,7 +33,7 @@ impl Connection {
     }
 
     fn begin_departure(&self) -> Result<(), DuplicateError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.check_leave()?;
         let receives = &self.lane.receives;
         if !receives.grow(0, 1)? {
@@ -52,7 +52,7 @@ impl Connection {
 
     /// How the departure ended, if it has.
     fn departed(&self, waker: Option<Unparker>) -> Option<Result<Departure, DuplicateError>> {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         let departed = state.engine.departed(waker);
         if departed.is_some() {
             // Where the peer said no, the connection goes on.
@@ -67,7 +67,7 @@ impl Connection {
         if let Some(departed) = self.departed(None) {
             return departed;
         }
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         if state.engine.stay() {
             self.pump(&mut state);
             self.settle(state);
@@ -84,7 +84,7 @@ impl Connection {
 
     /// Messages that came along from another process: the first to be received.
     pub(crate) fn carry(&self, messages: Vec<Carried>) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.carry(messages);
         self.settle(state);
     }
@@ -102,7 +102,7 @@ impl Connection {
             let buffer = Some(buffer);
             Some(Answer { resumption, buffer })
         });
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.answer(answer);
         self.pump(&mut state);
         self.settle(state);
@@ -110,7 +110,7 @@ impl Connection {
 
     /// Whether the peer has its answer, and is to come from elsewhere.
     pub(crate) fn awaits_peer(&self) -> bool {
-        self.state.lock().engine.awaits_peer()
+        self.lock_state().engine.awaits_peer()
     }
 
     /// The peer has come with `id`: makes a queue pair there and puts it in place of the old one,
@@ -123,7 +123,7 @@ impl Connection {
     ) -> Result<Option<u16>, VerbsError> {
         let qp = queue_pair(&self.lane, id, inline)?;
         let number = qp.qp_num();
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         if !state.engine.may_renew()
             || (qp.caps().inline as usize) < self.inline
             || (hello.max_message_size as usize) < state.engine.send_limit()
@@ -140,7 +140,7 @@ impl Connection {
         drop(old);
         self.memory.forget_opened();
         self.lane.change(Change::Renumber(Arc::clone(self), before));
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.end_posted();
         self.settle(state);
         Ok(credits)

@@ -72,6 +72,7 @@ impl Connection {
             memory: Registrations::new(config.max_registrations, memory),
             readable: AtomicBool::new(false),
             state: Mutex::new(State {
+                plain: false,
                 engine: Engine::new(settings),
                 qp: Qp::Prepared(qp),
                 place,
@@ -92,7 +93,7 @@ impl Connection {
             reads: hello.features.rdma_read,
             layer: hello.features.layer,
         });
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         let came = state
             .engine
             .negotiated((send, rdma), hello.credits, hello.features.moving);
@@ -104,7 +105,7 @@ impl Connection {
 
     /// The peer knows of the connection: sends may go out.
     pub(crate) fn established(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.bring_up();
         self.pump(&mut state);
         self.settle(state);
@@ -118,14 +119,14 @@ impl Connection {
 
     /// The owner is about to close: what the disconnect flushes was aborted.
     pub(crate) fn abort(&self) {
-        self.state.lock().engine.abort();
+        self.lock_state().engine.abort();
     }
 
     /// Closes: the queue pair is destroyed, its memory freed, and only then every pending
     /// operation is told (duties 106, 113).
     pub(crate) fn close(self: &Arc<Self>) {
         let qp = {
-            let mut state = self.state.lock();
+            let mut state = self.lock_state();
             if !state.engine.begin_close() {
                 return;
             }
@@ -133,10 +134,10 @@ impl Connection {
         };
         drop(qp);
         // The memory is free before anybody hears of the end.
-        self.state.lock().engine.drop_memory();
+        self.lock_state().engine.drop_memory();
         self.memory.close();
         self.lane.change(Change::Remove(Arc::clone(self)));
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.followed.forget();
         state.engine.end_close();
         // What is posted for it stays posted, for others.
@@ -159,7 +160,7 @@ impl State {
 
 impl Holder for Connection {
     fn let_go(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.let_go();
         if !state.place.taken {
             state.place.give_back();

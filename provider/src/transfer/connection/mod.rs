@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crossbeam::sync::Unparker;
 // Without poison: to look for it costs as much as the lock.
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use verbs_shim::{CmId, PreparedQp, ProtectionDomain, QpCaps, QueuePair, RegisteredBuffer};
 
 pub(crate) use self::lifecycle::Ingredients;
@@ -71,6 +71,10 @@ pub struct PeerFeatures {
 
 /// What the lock protects.
 pub(crate) struct State {
+    /// The engine [is plain](Engine::is_plain), there is a queue pair, and nobody follows the state: a
+    /// message takes the shortest way. Whoever takes the lock for anything else says that it is not so,
+    /// and [`Connection::settle`] finds out anew.
+    plain: bool,
     engine: Engine<Parts>,
     qp: Qp,
     place: Place,
@@ -163,6 +167,14 @@ impl Drop for Place {
 }
 
 impl Connection {
+    /// The lock, for whatever may change the state.
+    #[inline]
+    fn lock_state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        state.plain = false;
+        state
+    }
+
     fn number(&self) -> u32 {
         self.qp_num.load(Ordering::Relaxed)
     }
@@ -192,13 +204,13 @@ impl Connection {
 
     /// Bytes that a message to the peer may have; 0 until the peer has said so.
     pub(crate) fn send_limit(&self) -> usize {
-        self.state.lock().engine.send_limit()
+        self.lock_state().engine.send_limit()
     }
 
     /// Bytes of an RDMA operation that both sides and the device allow; 0 until the peer has said
     /// so.
     pub(crate) fn rdma_limit(&self) -> usize {
-        self.state.lock().engine.rdma_limit()
+        self.lock_state().engine.rdma_limit()
     }
 
     /// What this side says of it in the negotiation.
@@ -214,7 +226,7 @@ impl Connection {
     /// What it has counted, and what is pending now.
     pub(crate) fn stats(&self) -> ConnectionStats {
         let (cache_hits, registrations) = self.memory.counts();
-        let state = self.state.lock();
+        let state = self.lock_state();
         let totals = state.engine.totals();
         let (messages_sent, messages_received) = state.engine.messages();
         let (sends_waiting, messages_waiting, window) = state.engine.waiting();

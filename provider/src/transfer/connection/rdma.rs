@@ -69,7 +69,7 @@ impl Connection {
         completion: Completion,
     ) -> Result<Operation, TransferError> {
         let job = self.rdma_job(direction, segments, (descriptor, offset), fence)?;
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         if !state.engine.has_room_to_start() {
             state = self.after_a_look(state);
         }
@@ -231,7 +231,7 @@ impl Connection {
         slice: &RegionSlice,
         access: Access,
     ) -> Result<Option<(MemoryWindow, Option<Operation>)>, RegisterError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state
             .engine
             .check_outgoing()

@@ -23,7 +23,7 @@ type Taken = Result<Arrived<RegisteredBuffer>, TransferError>;
 impl Connection {
     /// Starts to receive a message. One that is here already is taken at once.
     pub(crate) fn start_receive(&self, completion: Completion) -> Result<Operation, TransferError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         let operation = state.engine.start_receive(completion)?;
         self.work_and_settle(state);
         Ok(operation)
@@ -63,11 +63,15 @@ impl Connection {
             buffers,
             found: None,
             called_off,
+            failed: None,
         };
         if wanted.check(None).is_none() {
             let _ = self.lane.wait(wait, &mut wanted);
         }
-        wanted.found.unwrap_or(Err(TransferError::WouldBlock))
+        match wanted.found {
+            Some(received) => Ok(received),
+            None => Err(wanted.failed.unwrap_or(TransferError::WouldBlock)),
+        }
     }
 
     /// Waits until `flag` is set and [`Connection::wake`] was called after that; at most `wait`.
@@ -81,17 +85,17 @@ impl Connection {
 
     /// Why the connection is over, if it is.
     pub(crate) fn check_going_on(&self) -> Result<(), TransferError> {
-        self.state.lock().engine.check()
+        self.lock_state().engine.check()
     }
 
     /// What waits to be received.
     pub(crate) fn inbox(&self) -> Inbox {
-        self.state.lock().engine.inbox()
+        self.lock_state().engine.inbox()
     }
 
     /// Whether a send would go out at once, or fail at once.
     pub(crate) fn is_writable(&self) -> bool {
-        self.state.lock().engine.is_writable()
+        self.lock_state().engine.is_writable()
     }
 
     /// The result of an operation; waits for it at most `wait`, if given (duty 96).
@@ -100,7 +104,7 @@ impl Connection {
         operation: Operation,
         wait: Option<Duration>,
     ) -> Result<OverlappedResult, ResultError> {
-        let direction = match self.state.lock().engine.look(operation) {
+        let direction = match self.lock_state().engine.look(operation) {
             Look::Done(outcome) => return Ok(OverlappedResult::new(operation, outcome, self)),
             Look::Unknown => return Err(ResultError::UnknownOperation),
             Look::Pending(direction) => direction,
@@ -173,7 +177,7 @@ impl Wanted<Lane> for NextMessage<'_> {
         if waker.is_none() && !self.connection.may_have_something() {
             return None;
         }
-        let mut state = self.connection.state.lock();
+        let mut state = self.connection.lock_state();
         let taken = state.engine.take_message();
         state.wait_for_arrival(taken.is_none(), waker);
         self.connection.work_and_settle(state);
@@ -186,7 +190,8 @@ impl Wanted<Lane> for NextMessage<'_> {
 struct NextBytes<'a, 'b> {
     connection: &'a Connection,
     buffers: &'a mut [IoSliceMut<'b>],
-    found: Option<Result<Received, TransferError>>,
+    found: Option<Received>,
+    failed: Option<TransferError>,
     /// It waits no longer.
     called_off: &'a AtomicBool,
 }
@@ -194,7 +199,7 @@ struct NextBytes<'a, 'b> {
 impl Wanted<Lane> for NextBytes<'_, '_> {
     type Found = ();
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, member: &Connection, kind: u8, bytes: &[u8]) -> bool {
         if let [buffer] = &mut *self.buffers
             && let Some(place) = buffer.get_mut(..bytes.len())
@@ -203,11 +208,11 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
             && !self.called_off.load(Ordering::Acquire)
         {
             place.copy_from_slice(bytes);
-            self.found = Some(Ok(Received {
+            self.found = Some(Received {
                 bytes: bytes.len(),
                 kind,
                 whole: true,
-            }));
+            });
             return true;
         }
         false
@@ -222,14 +227,12 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
 
     #[inline]
     fn seen(&mut self) -> Option<()> {
-        (self.found.is_some() || self.called_off.load(Ordering::Acquire)).then_some(())
+        let is_over = self.found.is_some() || self.failed.is_some();
+        (is_over || self.called_off.load(Ordering::Acquire)).then_some(())
     }
 
     #[inline]
     fn check(&mut self, waker: Option<&Unparker>) -> Option<()> {
-        if self.found.is_some() {
-            return Some(());
-        }
         if waker.is_none() && !self.connection.may_have_something() {
             return self.seen();
         }
@@ -242,16 +245,21 @@ impl NextBytes<'_, '_> {
     /// say where it belongs.
     #[inline]
     fn read(&mut self, state: &mut State) {
-        if self.found.is_none() && !self.called_off.load(Ordering::Acquire) {
-            self.found = state.engine.read_into(self.buffers);
+        if self.seen().is_some() {
+            return;
+        }
+        match state.engine.read_into(self.buffers) {
+            Some(Ok(received)) => self.found = Some(received),
+            Some(Err(error)) => self.failed = Some(error),
+            None => {}
         }
     }
 
     #[inline(never)]
     fn check_under_lock(&mut self, waker: Option<&Unparker>) -> Option<()> {
-        let mut state = self.connection.state.lock();
+        let mut state = self.connection.lock_state();
         self.read(&mut state);
-        state.wait_for_arrival(self.found.is_none(), waker);
+        state.wait_for_arrival(self.found.is_none() && self.failed.is_none(), waker);
         self.connection.work_and_settle(state);
         self.seen()
     }
@@ -283,7 +291,7 @@ impl Wanted<Lane> for Flagged<'_> {
 
     fn check(&mut self, waker: Option<&Unparker>) -> Option<()> {
         if let Some(waker) = waker {
-            let mut state = self.connection.state.lock();
+            let mut state = self.connection.lock_state();
             state.wait_for_arrival(true, Some(waker));
             self.connection.settle(state);
         }
@@ -327,7 +335,7 @@ impl Wanted<Lane> for Ended<'_> {
     }
 
     fn check(&mut self, waker: Option<&Unparker>) -> Option<Self::Found> {
-        let mut state = self.connection.state.lock();
+        let mut state = self.connection.lock_state();
         self.look(&mut state, waker.cloned())
     }
 }

@@ -40,7 +40,7 @@ impl Connection {
         self.lane.poll_once();
         self.lane.send_buffer()?.ok_or_else(|| {
             // Who has sends under way is told when it may go on.
-            match self.state.lock().engine.has_nothing_under_way() {
+            match self.lock_state().engine.has_nothing_under_way() {
                 true => TransferError::NoBuffers,
                 false => TransferError::WouldBlock,
             }
@@ -75,7 +75,7 @@ impl Connection {
             }
             payload => payload,
         };
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         if !state.engine.has_room_to_start() {
             state = self.after_a_look(state);
         }
@@ -102,16 +102,24 @@ impl Connection {
     #[inline]
     pub(crate) fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         if bytes.len() <= self.inline {
-            let mut guard = self.state.lock();
-            if guard.engine.can_send(bytes.len()) {
-                self.post_receives(&mut guard);
-                let state = &mut *guard;
+            let mut guard = self.lock_state();
+            let state = &mut *guard;
+            let plain = state.plain;
+            let may_send = match plain {
+                true => state.engine.can_send_plainly(bytes.len()),
+                false => state.engine.can_send(bytes.len()),
+            };
+            if may_send {
+                self.post_receives(state);
                 if let Qp::Connected(qp) = &mut state.qp {
                     let plan = state.engine.send_message(bytes.len(), kind, false);
                     match post_inline(qp, NOBODYS, plan, bytes, false) {
                         Ok(()) => {
                             self.count_sent(bytes.len());
-                            self.settle_sent(guard);
+                            // Where all is plain it stays so.
+                            if !plain {
+                                self.settle(guard);
+                            }
                             return Ok(());
                         }
                         Err(ending) => return Err(self.not_sent(guard, plan, bytes.len(), ending)),
@@ -222,7 +230,7 @@ impl Connection {
             true => state.engine.can_send_now(),
             false => state.engine.can_send_control(),
         };
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         if !can_send(&state) {
             // Completions and credits may be waiting to be seen.
             state = self.after_a_look(state);
@@ -245,7 +253,7 @@ impl Connection {
     ) -> MutexGuard<'a, State> {
         drop(state);
         self.lane.poll_once();
-        self.state.lock()
+        self.lock_state()
     }
 
     /// Posts a message; the engine has said that it may go.
@@ -306,12 +314,12 @@ impl Connection {
     }
 
     fn check_length(&self, length: usize) -> Result<(), TransferError> {
-        self.state.lock().engine.check_send(length)
+        self.lock_state().engine.check_send(length)
     }
 
     /// Data messages that the transport may not have acknowledged yet.
     pub(crate) fn unacknowledged(&self) -> u32 {
-        let state = self.state.lock();
+        let state = self.lock_state();
         if state.engine.unacknowledged() == 0 {
             return 0;
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use verbs_shim::RegisteredBuffer;
 
-use super::{Connection, Parts, State};
+use super::{Connection, Parts, Qp, State};
 use crate::control::Command;
 use crate::error::TransferError;
 use crate::event::EventObject;
@@ -93,7 +93,7 @@ struct News {
 impl Connection {
     /// Has an event follow whether something can be received, or a message would go out at once.
     pub(crate) fn select_ready(&self, direction: Direction, event: Option<&EventObject>) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         // Begins as not set, so that it is set when it should be.
         let event = event.map(|event| (event.clone(), false));
         match direction {
@@ -106,7 +106,7 @@ impl Connection {
 
     /// Has a sink follow both, and gives it control messages.
     pub(crate) fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>, polled_by_caller: bool) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.set_control_aside(sink.is_some());
         state.followed.sink = sink.map(|(sink, token)| Sink {
             sink,
@@ -122,12 +122,12 @@ impl Connection {
 
     /// Whether the sink hears of every message that waits, and not only of the first.
     pub(crate) fn set_tell_each(&self, each: bool) {
-        self.state.lock().engine.set_tell_each(each);
+        self.lock_state().engine.set_tell_each(each);
     }
 
     /// Whether the lane is looked at now and then, though nobody waits for this connection.
     pub(crate) fn set_wants_looks(&self, wanted: bool) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.followed.wants_looks = wanted;
         state.followed.any = true;
         self.settle(state);
@@ -144,7 +144,7 @@ impl Connection {
 
     /// Has the threads that wait for this connection look again at what they wait for.
     pub(crate) fn wake(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.lock_state();
         state.engine.wake_arrival();
         self.settle(state);
         self.lane.kick();
@@ -156,25 +156,18 @@ impl Connection {
         state.followed.any = true;
     }
 
-    /// As [`Connection::settle`], after a message that went out at once: that changes nothing about
-    /// what can be received, and nothing waits.
-    #[inline]
-    pub(super) fn settle_sent(&self, state: MutexGuard<'_, State>) {
-        if state.followed.any || state.engine.is_followed() || state.engine.has_effects() {
-            self.settle(state);
-        }
-    }
-
     /// Lets the lock go, and does what is to be done without it.
     #[inline]
-    pub(super) fn settle(&self, state: MutexGuard<'_, State>) {
+    pub(super) fn settle(&self, mut state: MutexGuard<'_, State>) {
         let readable = state.engine.is_readable();
         let mut follows = state.followed.any || state.engine.is_followed();
         if readable != self.readable.load(Ordering::Relaxed) {
             self.readable.store(readable, Ordering::Release);
             follows |= state.followed.sink.is_some();
         }
-        if follows || state.engine.has_effects() {
+        let settled = !follows && !state.engine.has_effects();
+        state.plain = settled && state.engine.is_plain() && matches!(state.qp, Qp::Connected(_));
+        if !settled {
             self.settle_slowly(state, follows);
         }
     }
@@ -267,7 +260,7 @@ impl Connection {
             news.sink.over(news.token);
         }
         if had_control {
-            let mut state = self.state.lock();
+            let mut state = self.lock_state();
             for buffer in free {
                 state.engine.recycle_control(buffer);
             }
@@ -326,7 +319,7 @@ impl Connection {
 impl State {
     /// Whether there is a queue pair.
     fn is_up(&self) -> bool {
-        !matches!(self.qp, super::Qp::Gone)
+        !matches!(self.qp, Qp::Gone)
     }
 
     /// What the sink has to hear: each change to true once, and what `arrived` meanwhile.

@@ -167,6 +167,20 @@ impl Credits {
         Ok(())
     }
 
+    /// Whether a data message with `n` credits keeps to the protocol.
+    #[inline]
+    pub(crate) fn admits(&self, n: u16) -> bool {
+        let given = self.given_by_peer + u64::from(n);
+        given.saturating_sub(self.sent) <= MOST && self.received < self.given
+    }
+
+    /// A data message that [`Credits::admits`] has said yes to came with `n` credits.
+    #[inline]
+    pub(crate) fn admitted(&mut self, n: u16) {
+        self.given_by_peer += u64::from(n);
+        self.received += 1;
+    }
+
     /// A receive is free again.
     #[inline]
     pub(crate) fn freed(&mut self) {
@@ -174,7 +188,7 @@ impl Credits {
     }
 
     /// By how much the window should grow: the peer has used half of it up.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wanted_growth(&self) -> u32 {
         if self.outstanding() * 2 <= u64::from(self.window) {
             self.window.min(self.most_window - self.window)
@@ -193,7 +207,7 @@ impl Credits {
 
     /// How many receives are to be posted again now: none until they make a chain, or credits have
     /// to go out by themselves.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn receives_due(&self, drained: bool) -> u32 {
         if self.owed == 0 || (self.owed < self.chain && !self.must_return(drained)) {
             return 0;
@@ -212,7 +226,7 @@ impl Credits {
     /// Whether credits have to go out by themselves now: more than half of the window waits to be given
     /// (half of a small one), or the peer can send nothing and there is nothing left here (`drained`) by whose consumption more
     /// would.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn must_return(&self, drained: bool) -> bool {
         let back = self.owed + self.untold;
         let enough = back >= self.enough;
@@ -228,9 +242,8 @@ impl Credits {
     /// message if `alone`: how many it gives.
     #[inline]
     pub(crate) fn tell(&mut self, alone: bool) -> u16 {
-        let n = u16::try_from(self.untold)
-            .unwrap_or(u16::MAX)
-            .min(Immediate::MAX_CREDITS);
+        // No more than 16 bits.
+        let n = self.untold.min(Immediate::MAX_CREDITS.into()) as u16;
         if alone {
             self.before_our_last = Some(self.given);
         }

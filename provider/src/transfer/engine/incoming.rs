@@ -51,15 +51,31 @@ pub struct Inbox {
 }
 
 impl<P: Payloads> Engine<P> {
-    /// A message came, with its immediate data in host order. `None`: its bytes are kept, were given to
-    /// a receive, or were taken by `take`, which is asked only if no other message comes before this
-    /// one.
+    /// Of a message that came while the engine [is plain](Engine::is_plain), by its immediate data: its
+    /// credits and its kind. Its bytes may be given to whoever waits, and then
+    /// [`Engine::data_was_read`] has to follow. `None`: it is not that simple, and
+    /// [`Engine::message_came`] knows what to do.
+    #[inline(always)]
+    pub(crate) fn plain_data(&self, immediate: Option<u32>) -> Option<(u16, u8)> {
+        let (credits, kind) = immediate.and_then(Immediate::parse_data)?;
+        self.credits.admits(credits).then_some((credits, kind))
+    }
+
+    /// Such a message of `bytes` was read, and its receive is free.
+    #[inline]
+    pub(crate) fn data_was_read(&mut self, credits: u16, bytes: usize) {
+        self.credits.admitted(credits);
+        self.credits.freed();
+        self.totals.bytes_received += bytes as u64;
+    }
+
+    /// A message came, with its immediate data in host order. `None`: its bytes are kept, or were given
+    /// to a receive.
     #[inline]
     pub(crate) fn message_came(
         &mut self,
         immediate: Option<u32>,
         buffer: P::Buffer,
-        take: impl FnOnce(u8, &[u8]) -> bool,
     ) -> Option<Came<P::Buffer>> {
         let Some((credits, kind)) = immediate.and_then(Immediate::parse_data) else {
             return Some(self.other_came(immediate, buffer));
@@ -70,11 +86,6 @@ impl<P: Payloads> Engine<P> {
         self.totals.bytes_received += buffer.len() as u64;
         if self.control_aside && kind >= FIRST_CONTROL_KIND {
             return Some(Came::Control(kind, buffer));
-        }
-        let is_next = self.receives.is_empty() && self.inbox.is_empty();
-        if is_next && take(kind, &buffer) {
-            self.recycle(buffer);
-            return None;
         }
         let arrived = Arrived {
             body: Body::Received(buffer),
@@ -320,6 +331,12 @@ impl<P: Payloads> Engine<P> {
     /// A message is dropped, its buffer is free elsewhere: its receive is free.
     pub(crate) fn let_go(&mut self) {
         self.credits.freed();
+    }
+
+    /// Whether credits have to go out by themselves, where nothing is here to be read.
+    #[inline]
+    pub(crate) fn must_return_credits(&self) -> bool {
+        self.credits.must_return(true)
     }
 
     /// How many receives to post again now.

@@ -414,6 +414,21 @@ impl<P: Payloads> Engine<P> {
         self.operations.any_upcalls() || !self.sends.is_empty()
     }
 
+    /// Whether messages come and go as simply as can be: nothing waits, neither here nor for others to be
+    /// told, nobody asks for more than that, and it is not over.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.link == Link::Up
+            && self.ending.is_none()
+            && self.sends.is_empty()
+            && self.receives.is_empty()
+            && self.inbox.is_empty()
+            && self.handover.is_none()
+            && !self.control_aside
+            && !self.operations.any_upcalls()
+            && !self.effects.any
+    }
+
     /// What an operation says, once.
     pub(crate) fn look(&mut self, operation: Operation) -> Look<P::Buffer> {
         self.operations.take(operation)

@@ -22,6 +22,12 @@ impl<P: Payloads> Engine<P> {
             && length <= self.send_limit
     }
 
+    /// The same, of an engine that [is plain](Engine::is_plain).
+    #[inline]
+    pub(crate) fn can_send_plainly(&self, length: usize) -> bool {
+        self.credits.may_send() && self.queue.has_room() && length <= self.send_limit
+    }
+
     /// Whether a data message would go out at once.
     #[inline]
     pub(crate) fn can_send_now(&self) -> bool {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::queue::SegQueue;
 use parking_lot::MutexGuard;
-use verbs_shim::{Completion, CompletionBatch, RegisteredBuffer};
+use verbs_shim::{Completion, CompletionBatch, RegisteredBuffer, SharedReceiveQueue};
 
 use super::poller::See;
 use crate::transfer::engine::Ending;
@@ -26,14 +26,19 @@ pub(crate) trait Member: Sized {
 
     fn lock(&self) -> MutexGuard<'_, Self::State>;
 
-    /// A receive completed. `take` may take the message in at once, by its kind and bytes.
-    fn received(
-        &self,
-        state: &mut Self::State,
+    /// A receive completed.
+    fn received(&self, state: &mut Self::State, completion: &Completion, buffer: RegisteredBuffer);
+
+    /// A receive of `srq` completed, and nothing else came. `see` may take the message in, by its kind
+    /// and bytes, if no other comes before it; `srq` is locked then. If it does, all that follows is
+    /// done and the lock let go; otherwise the lock comes back, and [`Member::release`] is to follow.
+    fn received_alone<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, Self::State>,
         completion: &Completion,
-        buffer: RegisteredBuffer,
-        take: impl FnOnce(u8, &[u8]) -> bool,
-    );
+        srq: &SharedReceiveQueue,
+        see: &mut impl See<Self, Self::State>,
+    ) -> Option<MutexGuard<'a, Self::State>>;
 
     /// A send completed.
     fn sent(&self, state: &mut Self::State, completion: &Completion);
@@ -111,17 +116,40 @@ impl<M: Member> Members<M> {
     }
 
     /// Hands the batch out: to each connection all of its completions that follow each other, under
-    /// one lock. `claim` gives the buffer of a receive; what belongs to nobody goes to `stray`.
-    #[inline]
+    /// one lock. `srq` gives the buffers of receives; what belongs to nobody goes to `stray`. Mostly it is
+    /// one message, for who waits: always where it is called.
+    #[inline(always)]
     pub(super) fn hand_out(
         &mut self,
-        claim: impl Fn(&Completion) -> Option<RegisteredBuffer>,
+        srq: &SharedReceiveQueue,
         stray: impl Fn(Option<RegisteredBuffer>),
         see: &mut impl See<M, M::State>,
     ) {
-        let mut rest = self.batch.iter().as_slice();
         // Of several, who waits takes all that fit when they are there.
-        let alone = rest.len() == 1;
+        if let [only] = self.batch.iter().as_slice()
+            && only.is_shared_recv()
+            && only.qp_num() == self.last_number
+            && let Some(member) = &self.last
+        {
+            let state = member.received_alone(member.lock(), only, srq, see);
+            if let Some(mut state) = state {
+                see.see(member, &mut state);
+                member.release(state);
+            }
+            return;
+        }
+        self.hand_out_all(srq, stray, see);
+    }
+
+    #[inline(never)]
+    fn hand_out_all(
+        &mut self,
+        srq: &SharedReceiveQueue,
+        stray: impl Fn(Option<RegisteredBuffer>),
+        see: &mut impl See<M, M::State>,
+    ) {
+        let claim = |completion: &Completion| srq.claim(completion);
+        let mut rest = self.batch.iter().as_slice();
         while let Some(first) = rest.first() {
             let number = first.qp_num();
             if self.last_number != number || self.last.is_none() {
@@ -143,10 +171,7 @@ impl<M: Member> Members<M> {
                     continue;
                 }
                 match claim(completion) {
-                    Some(buffer) => {
-                        let take = |kind, bytes: &[u8]| alone && see.take(member, kind, bytes);
-                        member.received(&mut state, completion, buffer, take);
-                    }
+                    Some(buffer) => member.received(&mut state, completion, buffer),
                     None => stray(None),
                 }
             }
@@ -176,7 +201,7 @@ fn hand_to_nobody(
 pub(super) struct Mail<M> {
     pub(super) changes: SegQueue<Change<M>>,
     pub(super) endings: SegQueue<(Arc<M>, Ending)>,
-    /// How many of both there are; of removals until their member has left.
+    /// Twice as many as there are of both, of removals until their member has left; and [`Mail::BROKEN`].
     count: AtomicUsize,
 }
 
@@ -191,23 +216,42 @@ impl<M> Default for Mail<M> {
 }
 
 impl<M> Mail<M> {
+    /// Beside the count, so that who polls looks at one number.
+    const BROKEN: usize = 1;
+    const ONE: usize = 2;
+
     pub(super) fn change(&self, change: Change<M>) {
-        self.count.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(Self::ONE, Ordering::SeqCst);
         self.changes.push(change);
     }
 
     pub(super) fn end(&self, member: Arc<M>, ending: Ending) {
-        self.count.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(Self::ONE, Ordering::SeqCst);
         self.endings.push((member, ending));
     }
 
     pub(super) fn is_some(&self) -> bool {
+        self.count.load(Ordering::SeqCst) >= Self::ONE
+    }
+
+    /// Whether there is any, or the lane is broken: whoever polls has to look.
+    #[inline]
+    pub(super) fn wants_a_look(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// The queues cannot be used any more. `false`: that is known.
+    pub(super) fn set_broken(&self) -> bool {
+        self.count.fetch_or(Self::BROKEN, Ordering::SeqCst) & Self::BROKEN == 0
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.count.load(Ordering::SeqCst) & Self::BROKEN != 0
     }
 
     /// One was carried out.
     pub(super) fn done(&self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
+        self.count.fetch_sub(Self::ONE, Ordering::SeqCst);
     }
 }
 

@@ -27,15 +27,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use verbs_shim::{
-    Completion, CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer,
-    Sleeper, VerbsError,
+    CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer, Sleeper,
+    VerbsError,
 };
 
 use self::ledger::Ledger;
 pub(crate) use self::members::{Change, Member};
 use self::members::{Mail, Members};
-pub(crate) use self::poller::Wanted;
-use self::poller::{Poller, Queues, See, Source};
+use self::poller::{Poller, Queues, Source};
+pub(crate) use self::poller::{See, Wanted};
 use self::pool::GrowingPool;
 pub(crate) use self::receives::Receives;
 use super::engine::Ending;
@@ -69,7 +69,6 @@ pub(crate) struct Lane<M: Member> {
     /// Wakes the thread that sleeps.
     wake: EventObject,
     outside: Outside,
-    broken: AtomicBool,
     progress: Weak<Progress>,
 }
 
@@ -164,7 +163,6 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
             poller: Poller::new(Members::default(), config.spin),
             mail: Mail::default(),
             wake,
-            broken: AtomicBool::new(false),
             progress: Arc::downgrade(progress),
         });
         lane.receives.provide_buffers()?;
@@ -175,7 +173,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     /// Takes a place for a connection with the receives of its initial window, and one for credit
     /// messages, if there is one.
     pub(crate) fn join(&self) -> bool {
-        !self.broken.load(Ordering::Relaxed) && self.receives.ledger.join()
+        !self.mail.is_broken() && self.receives.ledger.join()
     }
 
     pub(crate) fn connections(&self) -> u32 {
@@ -184,7 +182,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// Whether one more connection would have a place now.
     pub(crate) fn has_place(&self) -> bool {
-        !self.broken.load(Ordering::Relaxed) && self.receives.ledger.has_place()
+        !self.mail.is_broken() && self.receives.ledger.has_place()
     }
 
     pub(crate) fn counted(&self) -> &DataCounters {
@@ -313,8 +311,10 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     #[cold]
     #[inline(never)]
     fn break_down(&self, error: &VerbsError) {
-        if !self.broken.swap(true, Ordering::SeqCst) {
+        if self.mail.set_broken() {
             tracing::error!(lane = self.name, %error, "completion queues failed, connections end");
+            // Whoever was about to sleep has nothing to wait for.
+            self.poller.kick(self);
         }
     }
 
@@ -326,12 +326,20 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         }
     }
 
+    /// Reads the mail. `true`: the lane is broken, and there is nothing to poll.
     #[cold]
     #[inline(never)]
-    fn read_mail(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
-        self.read_changes(members);
-        self.let_leave(members, see);
-        self.read_endings(members, see);
+    fn look_at_mail(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) -> bool {
+        if self.mail.is_some() {
+            self.read_changes(members);
+            self.let_leave(members, see);
+            self.read_endings(members, see);
+        }
+        let broken = self.mail.is_broken();
+        if broken {
+            Self::end_all(members);
+        }
+        broken
     }
 
     #[cold]
@@ -397,42 +405,41 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     }
 
     /// Polls a queue once. Mostly nothing is there, so this much stands where it is called.
-    #[inline]
+    #[inline(always)]
     fn poll_queue(
         &self,
         members: &mut Members<M>,
         queue: &CompletionQueue,
         see: &mut impl See<M, M::State>,
     ) -> usize {
-        match queue.begin_poll(&mut members.batch) {
-            false => 0,
-            true => self.hand_out(members, queue, see),
+        match queue.poll(&mut members.batch) {
+            Ok(0) => 0,
+            Ok(found) => {
+                self.hand_out(members, see);
+                found
+            }
+            Err(error) => self.not_polled(&error),
         }
     }
 
-    /// Hands out what a poll has found; how much that is.
+    #[cold]
     #[inline(never)]
-    fn hand_out(
-        &self,
-        members: &mut Members<M>,
-        queue: &CompletionQueue,
-        see: &mut impl See<M, M::State>,
-    ) -> usize {
-        let found = match queue.end_poll(&mut members.batch) {
-            Ok(found) => found,
-            Err(error) => {
-                self.break_down(&error);
-                return 0;
-            }
-        };
+    fn not_polled(&self, error: &VerbsError) -> usize {
+        self.break_down(error);
+        0
+    }
+
+    /// Hands out what a poll has found. A function of its own: the thread that polls has its registers
+    /// full, and this needs them.
+    #[inline(never)]
+    fn hand_out(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
         // A queue pair is announced before anything can complete on it; and its number may be that of
         // one before it.
         if self.mail.is_some() {
             self.read_changes(members);
         }
-        let claim = |completion: &Completion| self.receives.srq().claim(completion);
-        members.hand_out(claim, |buffer| self.take_stray(buffer), see);
-        found
+        let stray = |buffer| self.take_stray(buffer);
+        members.hand_out(self.receives.srq(), stray, see);
     }
 
     /// Something completed for nobody: what a queue pair that is gone had posted was freed with it.
@@ -451,18 +458,14 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
     type Member = M;
     type State = M::State;
 
-    #[inline]
+    #[inline(always)]
     fn poll(
         &self,
         members: &mut Members<M>,
         queues: Queues,
         see: &mut impl See<M, M::State>,
     ) -> usize {
-        if self.mail.is_some() {
-            self.read_mail(members, see);
-        }
-        if self.broken.load(Ordering::Relaxed) {
-            Self::end_all(members);
+        if self.mail.wants_a_look() && self.look_at_mail(members, see) {
             return 0;
         }
         let came = self.poll_queue(members, &self.recv_cq, see);

@@ -100,7 +100,7 @@ impl<M, S> See<M, S> for Unseen {
 struct Seeing<'a, S, W>(&'a mut W, PhantomData<S>);
 
 impl<S: Source, W: Wanted<S>> See<S::Member, S::State> for Seeing<'_, S, W> {
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, member: &S::Member, kind: u8, bytes: &[u8]) -> bool {
         self.0.take(member, kind, bytes)
     }
@@ -134,8 +134,8 @@ pub(crate) trait Wanted<S: Source> {
 /// What the holder of the polling role has.
 pub(crate) struct Role<R> {
     source: R,
-    /// Looks since the sends were last looked at.
-    looks: u32,
+    /// Looks until the sends are looked at again, at least 1.
+    looks_left: u32,
     spin: Learner,
 }
 
@@ -222,7 +222,7 @@ impl<R> Poller<R> {
         Self {
             role: Mutex::new(Role {
                 source: role,
-                looks: 0,
+                looks_left: LOOKS_PER_SENDS,
                 spin: Learner::new(spin),
             }),
             followers: Followers {
@@ -402,7 +402,7 @@ impl<R> Poller<R> {
         }
         if self.sends_unseen.load(Ordering::Relaxed) {
             self.sends_unseen.store(false, Ordering::Relaxed);
-            role.looks = LOOKS_PER_SENDS;
+            role.looks_left = 1;
         }
         self.look(source, role, wanted)
     }
@@ -417,8 +417,8 @@ impl<R> Poller<R> {
         wanted: &mut impl Wanted<S>,
     ) -> usize {
         let see = &mut Seeing(wanted, PhantomData);
-        role.looks += 1;
-        if role.looks >= LOOKS_PER_SENDS || self.send_interest.load(Ordering::SeqCst) > 0 {
+        role.looks_left -= 1;
+        if role.looks_left == 0 || self.send_interest.load(Ordering::SeqCst) > 0 {
             return poll(source, role, see);
         }
         source.poll(&mut role.source, Queues::Receives, see)
@@ -665,7 +665,7 @@ fn poll<S: Source>(
     role: &mut Role<S::Role>,
     see: &mut impl See<S::Member, S::State>,
 ) -> usize {
-    role.looks = 0;
+    role.looks_left = LOOKS_PER_SENDS;
     source.poll(&mut role.source, Queues::Both, see)
 }
 

@@ -72,18 +72,20 @@ impl Receives {
     }
 
     /// Posts `n` receives that were set aside, in chains: first from the surplus, then in the buffers
-    /// that `own` gives, then in those of the pool. How many were posted.
+    /// that `own` gives, then those whose messages were read in their place, then in buffers of the
+    /// pool. How many were posted. Own ones come first: to leave them and take what another connection
+    /// has given back would leave that one without.
     #[inline]
-    pub(crate) fn post(&self, n: u32, mut own: impl FnMut() -> Option<RegisteredBuffer>) -> u32 {
+    pub(crate) fn post(&self, n: u32, own: impl FnMut() -> Option<RegisteredBuffer>) -> u32 {
         let from_surplus = match self.surplus.load(Ordering::Acquire) {
             0 => 0,
             have => self.take_surplus(have, n),
         };
         let mut posted = 0;
-        let next = || own().or_else(|| self.take_from_pool());
+        let spare = || self.take_from_pool();
         let result = self
             .srq
-            .post_from(RECEIVE, n - from_surplus, next, &mut posted);
+            .post_from(RECEIVE, n - from_surplus, own, spare, &mut posted);
         if let Err(error) = result {
             self.not_posted(&error);
         }

@@ -82,7 +82,7 @@ fn be_hostile(world: &mut World, bytes: &mut impl Iterator<Item = u8>) {
                 Some(u32::from(what % 4) << 28 | u32::from(few & 1) << 16 | u32::from(few % 5) << 8)
             }
         };
-        let packet = bytes.by_ref().take(usize::from(kind) / 5).collect();
+        let packet: Vec<u8> = bytes.by_ref().take(usize::from(kind) / 5).collect();
         let end = &mut world.ends[0];
         if end.posted == 0 {
             return;
@@ -90,12 +90,11 @@ fn be_hostile(world: &mut World, bytes: &mut impl Iterator<Item = u8>) {
         end.posted -= 1;
         // Somebody waits for it, now and then.
         let is_awaited = kind & 16 != 0;
-        match end
-            .engine
-            .message_came(immediate, packet, |_, _| is_awaited)
-        {
-            Some(Came::Credits(_) | Came::Wrong(..)) => end.posted += 1,
-            Some(Came::Handover(_) | Came::Control(..)) | None => {}
+        if !(is_awaited && end.read_plainly(immediate, &packet)) {
+            match end.engine.message_came(immediate, packet) {
+                Some(Came::Credits(_) | Came::Wrong(..)) => end.posted += 1,
+                Some(Came::Handover(_) | Came::Control(..)) | None => {}
+            }
         }
         if let Some(Ok(arrived)) = end.engine.take_message() {
             end.drop_message(&arrived);

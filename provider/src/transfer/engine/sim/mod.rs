@@ -244,22 +244,15 @@ impl End {
         self.collect();
         // Somebody waits for it, now and then.
         let is_awaited = self.received.len() % 3 == 2;
-        let mut taken = Vec::new();
-        let take = |_, bytes: &[u8]| {
-            if is_awaited {
-                taken.extend_from_slice(bytes);
-            }
-            is_awaited
-        };
-        let came = self
+        if is_awaited && self.read_plainly(Some(packet.immediate), &packet.bytes) {
+            self.note(&packet.bytes);
+            return self.grow();
+        }
+        match self
             .engine
-            .message_came(Some(packet.immediate), packet.bytes, take);
-        self.note(&taken);
-        match came {
-            None => {
-                let growth = self.engine.wanted_growth();
-                self.engine.grown(growth);
-            }
+            .message_came(Some(packet.immediate), packet.bytes)
+        {
+            None => self.grow(),
             // Posted again at once.
             Some(Came::Credits(_)) => self.posted += 1,
             Some(Came::Handover(_)) => {}
@@ -268,6 +261,23 @@ impl End {
                 panic!("the engines misunderstand each other: {violation}")
             }
         }
+    }
+
+    /// Reads a message in its place, if that is allowed.
+    fn read_plainly(&mut self, immediate: Option<u32>, bytes: &[u8]) -> bool {
+        let data = match self.engine.is_plain() {
+            true => self.engine.plain_data(immediate),
+            false => None,
+        };
+        if let Some((credits, _)) = data {
+            self.engine.data_was_read(credits, bytes.len());
+        }
+        data.is_some()
+    }
+
+    fn grow(&mut self) {
+        let growth = self.engine.wanted_growth();
+        self.engine.grown(growth);
     }
 }
 

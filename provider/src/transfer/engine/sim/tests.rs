@@ -63,7 +63,7 @@ proptest! {
                 break;
             }
             end.posted -= 1;
-            let came = end.engine.message_came(immediate, bytes, |_, _| false);
+            let came = end.engine.message_came(immediate, bytes);
             if matches!(came, Some(Came::Credits(_) | Came::Wrong(..))) {
                 end.posted += 1;
             }
@@ -191,9 +191,10 @@ fn control_messages_pass_those_that_nobody_reads() {
     let packet = world.wires[0].pop_front().unwrap();
     let end = &mut world.ends[1];
     end.posted -= 1;
+    assert!(!end.engine.is_plain(), "it is not for who waits");
     let came = end
         .engine
-        .message_came(Some(packet.immediate), packet.bytes, |_, _| true);
+        .message_came(Some(packet.immediate), packet.bytes);
     assert!(matches!(came, Some(Came::Control(16, bytes)) if bytes == [9]));
     assert_eq!(end.engine.inbox.len(), 1, "the other one still waits");
 }
