@@ -146,8 +146,8 @@ pub(crate) trait CompletionQueue: Downcast {
 
 pub(crate) trait SharedReceiveQueue: Downcast {
     fn max_wr(&self) -> u32;
-    /// Posts the chain in order; on failure says how many of them were taken.
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;
+    /// Posts the chain in order; on failure says how many of them were taken. It may link them.
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult;
     fn destroy(&self) -> Result<()>;
 }
 
@@ -168,7 +168,7 @@ pub(crate) trait QueuePair: Send + Sync {
     }
     /// Posts the chain in order, with one doorbell; on failure says how many of them were taken.
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult;
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult;
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult;
     /// A window of `len` bytes at `addr`, which lie in `region`, for this queue pair's peer alone.
     /// It is withdrawn before the queue pair is destroyed.
     fn window(
@@ -263,10 +263,30 @@ pub(crate) struct SendWr<'a> {
     pub(crate) flags: SendFlags,
 }
 
+/// A receive, in the layout of `struct ibv_recv_wr` with its one piece behind it, so that a verbs backend
+/// only has to link it.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub(crate) struct RecvWr {
     pub(crate) wr_id: u64,
+    pub(crate) next: *mut RecvWr,
+    pub(crate) pieces: *mut Sge,
+    pub(crate) count: c_int,
     pub(crate) sge: Sge,
+}
+
+impl RecvWr {
+    /// One that is not linked yet.
+    #[inline]
+    pub(crate) fn new(wr_id: u64, sge: Sge) -> Self {
+        Self {
+            wr_id,
+            next: std::ptr::null_mut(),
+            pieces: std::ptr::null_mut(),
+            count: 1,
+            sge,
+        }
+    }
 }
 
 /// Of posting. Its failure is a box, so that success costs one register.

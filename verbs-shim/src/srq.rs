@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 
-use crate::backend;
+use crate::backend::{self, MAX_CHAIN};
 use crate::error::{Result, VerbsError};
 use crate::memory::{ProtectionDomain, RegisteredBuffer};
 use crate::types::{Completion, Epoch, Generation, Kind, MAX_SLOTS, QueueId};
@@ -95,7 +95,7 @@ impl SharedReceiveQueue {
         buffer: RegisteredBuffer,
     ) -> std::result::Result<(), BufferPostError> {
         let srq = &*self.shared;
-        let post = |wrs: &[backend::RecvWr]| srq.backend.post_recv(wrs);
+        let post = |wrs: &mut [backend::RecvWr]| srq.backend.post_recv(wrs);
         srq.receives.post(token, buffer, post)
     }
 
@@ -111,10 +111,29 @@ impl SharedReceiveQueue {
     ) -> Result<()> {
         let srq = &*self.shared;
         while !buffers.is_empty() {
-            let post = |wrs: &[backend::RecvWr]| srq.backend.post_recv(wrs);
+            let post = |wrs: &mut [backend::RecvWr]| srq.backend.post_recv(wrs);
             srq.receives.post_chain(token, buffers, post)?;
         }
         Ok(())
+    }
+
+    /// Posts up to `n` receives whose messages were read in their place ([`SharedReceiveQueue::read`]), at
+    /// most 16, with one doorbell; how many.
+    ///
+    /// # Errors
+    /// As [`SharedReceiveQueue::post`], with how many were posted before. Those that were not are spent no
+    /// more, and their buffers free.
+    #[inline]
+    pub fn post_spent(&self, token: u32, n: u32) -> std::result::Result<u32, (u32, VerbsError)> {
+        let srq = &*self.shared;
+        let post = |wrs: &mut [backend::RecvWr]| srq.backend.post_recv(wrs);
+        let posted = srq
+            .receives
+            .post_spent(token, (n as usize).min(MAX_CHAIN), post);
+        match posted {
+            Ok(posted) => Ok(posted as u32),
+            Err(failure) => Err((failure.taken as u32, failure.error)),
+        }
     }
 
     /// Posts up to `n` receives with one doorbell for up to 16 of them: in buffers that `own` gives, until
@@ -136,7 +155,7 @@ impl SharedReceiveQueue {
         let srq = &*self.shared;
         *posted = 0;
         while *posted < n {
-            let post = |wrs: &[backend::RecvWr]| srq.backend.post_recv(wrs);
+            let post = |wrs: &mut [backend::RecvWr]| srq.backend.post_recv(wrs);
             let left = (n - *posted) as usize;
             let result = srq
                 .receives

@@ -260,7 +260,7 @@ impl backend::SharedReceiveQueue for FakeSrq {
     fn max_wr(&self) -> u32 {
         4
     }
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult {
         self.0.post(wrs.iter().map(|wr| wr.wr_id))
     }
     fn destroy(&self) -> Result<()> {
@@ -283,7 +283,7 @@ impl backend::QueuePair for FakeQp {
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult {
         self.0.post(wrs.iter().map(|wr| wr.wr_id))
     }
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult {
         self.0.post(wrs.iter().map(|wr| wr.wr_id))
     }
     fn window(

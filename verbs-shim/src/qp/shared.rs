@@ -83,7 +83,7 @@ impl QpShared {
                 error: VerbsError::invalid(POST_RECV, "the receives come from a shared queue"),
             });
         }
-        let post = |wrs: &[backend::RecvWr]| self.backend.post_recv(wrs);
+        let post = |wrs: &mut [backend::RecvWr]| self.backend.post_recv(wrs);
         self.recvs.post(token, buffer, post)
     }
 

@@ -201,7 +201,7 @@ impl backend::SharedReceiveQueue for RdmaSrq {
         self.max_wr
     }
 
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult {
         post_receives("ibv_post_srq_recv", wrs, |first, bad| {
             // SAFETY: the queue lives, the chain outlives the call, and its buffers stay in place
             // until they complete or the queue is destroyed.

@@ -152,36 +152,35 @@ pub(super) fn post_bind(
     }
 }
 
-/// Posts a chain of up to [`MAX_CHAIN`] receives by `post`.
+const _: () = {
+    assert!(offset_of!(RecvWr, wr_id) == offset_of!(ibv_recv_wr, wr_id));
+    assert!(offset_of!(RecvWr, next) == offset_of!(ibv_recv_wr, next));
+    assert!(offset_of!(RecvWr, pieces) == offset_of!(ibv_recv_wr, sg_list));
+    assert!(offset_of!(RecvWr, count) == offset_of!(ibv_recv_wr, num_sge));
+    assert!(size_of::<RecvWr>() >= size_of::<ibv_recv_wr>());
+    assert!(align_of::<RecvWr>() == align_of::<ibv_recv_wr>());
+};
+
+/// Links a chain of receives, and posts it by `post`.
+#[inline]
 pub(super) fn post_receives(
     call: &'static str,
-    wrs: &[RecvWr],
+    wrs: &mut [RecvWr],
     post: impl FnOnce(*mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
 ) -> PostResult {
-    let count = wrs.len().min(MAX_CHAIN);
-    let mut chain = [const { MaybeUninit::<ibv_recv_wr>::uninit() }; MAX_CHAIN];
-    let first: *mut ibv_recv_wr = chain.as_mut_ptr().cast();
-    for (n, wr) in wrs.iter().take(count).enumerate() {
-        let next = match n + 1 < count {
-            true => first.wrapping_add(n + 1),
-            false => std::ptr::null_mut(),
-        };
-        let built = ibv_recv_wr {
-            wr_id: wr.wr_id,
-            next,
-            sg_list: (&raw const wr.sge).cast_mut().cast(),
-            num_sge: 1,
-        };
-        // SAFETY: n < count <= MAX_CHAIN.
-        unsafe { first.wrapping_add(n).write(built) };
+    let mut first: *mut RecvWr = std::ptr::null_mut();
+    for wr in wrs.iter_mut().rev() {
+        wr.pieces = &raw mut wr.sge;
+        wr.next = first;
+        first = wr;
     }
-    if count == 0 {
+    if first.is_null() {
         return Ok(());
     }
     let mut bad = std::ptr::null_mut();
-    match post(first, &raw mut bad) {
+    match post(first.cast(), &raw mut bad) {
         0 => Ok(()),
-        ret => Err(failure(call, ret, first, bad, count)),
+        ret => Err(failure(call, ret, first, bad.cast(), wrs.len())),
     }
 }
 
@@ -368,17 +367,17 @@ mod tests {
 
     #[test]
     fn a_chain_is_linked_in_order_and_a_failure_says_where() {
-        let recv = |n| RecvWr {
-            wr_id: n,
-            sge: Sge {
+        let recv = |n| {
+            let sge = Sge {
                 addr: n,
                 length: 1,
                 lkey: 2,
-            },
+            };
+            RecvWr::new(n, sge)
         };
-        let wrs: Vec<RecvWr> = (0..3).map(recv).collect();
+        let mut wrs: Vec<RecvWr> = (0..3).map(recv).collect();
         let mut seen = Vec::new();
-        let result = post_receives("x", &wrs, |first, bad| {
+        let result = post_receives("x", &mut wrs, |first, bad| {
             let mut at = first;
             while !at.is_null() {
                 // SAFETY: the chain is built and ends with NULL.
@@ -407,10 +406,7 @@ mod tests {
             ..wr(Operation::Send, WrData::Inline(b"x"))
         };
         let sends: Vec<SendWr<'_>> = (0..3).map(send).collect();
-        let recvs = [RecvWr {
-            wr_id: 1,
-            sge: Sge::default(),
-        }; 2];
+        let mut recvs = [RecvWr::new(1, Sge::default()); 2];
         let nowhere = post_sends(&sends, |_, _| libc::EINVAL).unwrap_err();
         let elsewhere = post_sends(&sends, |first, bad| {
             // SAFETY: the caller's pointer.
@@ -420,7 +416,7 @@ mod tests {
         assert_eq!((nowhere.taken, elsewhere.unwrap_err().taken), (3, 3));
         let one = post_send(&sends[0], |_, _| libc::EINVAL).unwrap_err();
         assert_eq!((one.taken, one.error.errno()), (1, libc::EINVAL));
-        let received = post_receives("x", &recvs, |_, _| libc::EINVAL).unwrap_err();
+        let received = post_receives("x", &mut recvs, |_, _| libc::EINVAL).unwrap_err();
         assert_eq!(received.taken, 2);
         let first = post_send(&sends[0], |first, bad| {
             // SAFETY: the caller's pointer.

@@ -105,7 +105,7 @@ impl backend::QueuePair for RdmaQp {
         })
     }
 
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult {
         post_receives("ibv_post_recv", wrs, |first, bad| {
             // SAFETY: the queue pair lives, the chain outlives the call, and its buffers stay in
             // place until they complete or the queue pair is destroyed.

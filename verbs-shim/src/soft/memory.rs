@@ -244,7 +244,7 @@ impl backend::SharedReceiveQueue for SoftSrq {
         self.max_wr
     }
 
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult {
         for (taken, wr) in wrs.iter().enumerate() {
             let request = RecvRequest {
                 wr_id: wr.wr_id,

@@ -108,7 +108,7 @@ impl backend::QueuePair for Arc<SoftQp> {
         posted.map_err(|(taken, error)| post_failure(taken, POST_SEND, error))
     }
 
-    fn post_recv(&self, wrs: &[RecvWr]) -> PostResult {
+    fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult {
         for (taken, wr) in wrs.iter().enumerate() {
             let request = RecvRequest {
                 wr_id: wr.wr_id,

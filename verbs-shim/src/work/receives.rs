@@ -65,7 +65,7 @@ impl ReceiveQueue {
         &self,
         token: u32,
         buffer: RegisteredBuffer,
-        post: impl FnOnce(&[RecvWr]) -> PostResult,
+        post: impl FnOnce(&mut [RecvWr]) -> PostResult,
     ) -> std::result::Result<(), BufferPostError> {
         let mut one = ArrayVec::<_, 1>::new();
         one.push(buffer);
@@ -82,7 +82,7 @@ impl ReceiveQueue {
         &self,
         token: u32,
         buffers: &mut ArrayVec<RegisteredBuffer, N>,
-        post: impl FnOnce(&[RecvWr]) -> PostResult,
+        post: impl FnOnce(&mut [RecvWr]) -> PostResult,
     ) -> Result<()> {
         let fitting = self.fitting(buffers);
         let mut table = self.table.lock();
@@ -93,9 +93,9 @@ impl ReceiveQueue {
                 let sge = buffer.receive_sge();
                 let Ok(slot) = table.push(buffer) else { break };
                 let wr_id = self.id.wr_id(token, slot);
-                wrs.push(RecvWr { wr_id, sge });
+                wrs.push(RecvWr::new(wr_id, sge));
             }
-            if let Err(failure) = post(&wrs) {
+            if let Err(failure) = post(&mut wrs) {
                 let PostFailure { taken, error } = *failure;
                 for wr in wrs.iter().skip(taken).rev() {
                     if let Some(buffer) = table.take(wr.wr_id as u16) {
@@ -111,6 +111,32 @@ impl ReceiveQueue {
         }
     }
 
+    /// Posts up to `n` receives that are spent, [`MAX_CHAIN`] at most, by `post`; how many. What was not
+    /// posted is freed.
+    #[inline]
+    pub(crate) fn post_spent(
+        &self,
+        token: u32,
+        n: usize,
+        post: impl FnOnce(&mut [RecvWr]) -> PostResult,
+    ) -> std::result::Result<usize, Box<PostFailure>> {
+        let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
+        let mut table = self.table.lock();
+        while wrs.len() < n
+            && let Some((slot, sge)) = table.post_spent()
+            && wrs
+                .try_push(RecvWr::new(self.id.wr_id(token, slot), sge))
+                .is_ok()
+        {}
+        if wrs.is_empty() {
+            return Ok(0);
+        }
+        match post(&mut wrs) {
+            Ok(()) => Ok(wrs.len()),
+            Err(failure) => Err(free_rest(&mut table, &wrs, failure)),
+        }
+    }
+
     /// Posts up to `n` receives, [`MAX_CHAIN`] at most, by `post`: in buffers that `own` gives, then those
     /// that are spent, then in buffers that `spare` gives; how many. Fewer than that: there were no more.
     /// What was not posted is freed.
@@ -121,7 +147,7 @@ impl ReceiveQueue {
         n: usize,
         own: &mut impl FnMut() -> Option<RegisteredBuffer>,
         spare: &mut impl FnMut() -> Option<RegisteredBuffer>,
-        post: impl FnOnce(&[RecvWr]) -> PostResult,
+        post: impl FnOnce(&mut [RecvWr]) -> PostResult,
     ) -> std::result::Result<usize, Box<PostFailure>> {
         let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
         let mut table = self.table.lock();
@@ -131,14 +157,14 @@ impl ReceiveQueue {
             && let Some((slot, sge)) = table.post_spent()
         {
             let wr_id = self.id.wr_id(token, slot);
-            wrs.push(RecvWr { wr_id, sge });
+            wrs.push(RecvWr::new(wr_id, sge));
         }
         if wrs.len() < n && refused.is_none() {
             refused = self.post_given(&mut table, token, n, spare, &mut wrs);
         }
         let posted = match wrs.is_empty() {
             true => Ok(()),
-            false => post(&wrs),
+            false => post(&mut wrs),
         };
         match (posted, refused) {
             (Ok(()), None) => Ok(wrs.len()),
@@ -169,10 +195,7 @@ impl ReceiveQueue {
             known = region;
             let sge = buffer.receive_sge();
             match table.push(buffer) {
-                Ok(slot) => wrs.push(RecvWr {
-                    wr_id: self.id.wr_id(token, slot),
-                    sge,
-                }),
+                Ok(slot) => wrs.push(RecvWr::new(self.id.wr_id(token, slot), sge)),
                 Err(buffer) => return Some(buffer),
             }
         }

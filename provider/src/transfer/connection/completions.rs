@@ -14,7 +14,7 @@ use verbs_shim::{
 };
 
 use super::{Connection, Parts, Qp, State};
-use crate::transfer::engine::{Came, Ending, Link, MessagePlan, NOBODYS, PROBE, Post};
+use crate::transfer::engine::{Came, Ending, Engine, Link, MessagePlan, NOBODYS, PROBE, Post};
 use crate::transfer::lane::{Member, See};
 use crate::wire::{Resumption, Violation};
 
@@ -255,8 +255,19 @@ impl Connection {
     #[inline(never)]
     fn post_due_receives(&self, state: &mut State, due: u32) {
         let engine = &mut state.engine;
-        let posted = self.lane.receives.post(due, || engine.spent());
+        let mut posted = match engine.has_spent() {
+            false => self.lane.receives.post_spent(due),
+            true => 0,
+        };
+        if posted < due {
+            posted += self.post_more_receives(engine, due - posted);
+        }
         engine.receives_posted(posted);
+    }
+
+    #[inline(never)]
+    fn post_more_receives(&self, engine: &mut Engine<Parts>, due: u32) -> u32 {
+        self.lane.receives.post(due, || engine.spent())
     }
 
     /// Posts what may go out: receives, then what the engine says, until there is no more.

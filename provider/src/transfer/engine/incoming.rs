@@ -345,6 +345,12 @@ impl<P: Payloads> Engine<P> {
         self.credits.receives_due(self.inbox.is_empty())
     }
 
+    /// Whether [`Engine::spent`] has a buffer.
+    #[inline]
+    pub(crate) fn has_spent(&self) -> bool {
+        !self.spent.is_empty()
+    }
+
     /// A buffer to post for one of them, if the engine has one.
     #[inline]
     pub(crate) fn spent(&mut self) -> Option<P::Buffer> {

@@ -92,6 +92,23 @@ impl Receives {
         from_surplus + posted
     }
 
+    /// The short way of [`Receives::post`], for a connection that has no buffers of its own: what was read
+    /// in its place is posted again. How many; fewer than `n` if there are not so many, or some of the
+    /// surplus come first.
+    #[inline]
+    pub(crate) fn post_spent(&self, n: u32) -> u32 {
+        if self.surplus.load(Ordering::Acquire) > 0 {
+            return 0;
+        }
+        match self.srq.post_spent(RECEIVE, n) {
+            Ok(posted) => posted,
+            Err((posted, error)) => {
+                self.not_posted(&error);
+                posted
+            }
+        }
+    }
+
     /// Where the buffers of a connection are in use, or it begins.
     #[cold]
     fn take_from_pool(&self) -> Option<RegisteredBuffer> {
