@@ -58,7 +58,9 @@ impl<P: Payloads> Engine<P> {
     #[inline(always)]
     pub(crate) fn plain_data(&self, immediate: Option<u32>) -> Option<(u16, u8)> {
         let (credits, kind) = immediate.and_then(Immediate::parse_data)?;
-        self.credits.admits(credits).then_some((credits, kind))
+        // A sink is told of all others.
+        let is_nobody_elses = kind == 0 || !self.control_aside;
+        (is_nobody_elses && self.credits.admits(credits)).then_some((credits, kind))
     }
 
     /// Such a message of `bytes` was read, and its receive is free.
