@@ -167,7 +167,7 @@ impl DataPath {
     }
 
     /// Sends a message of no bytes if it can go out at once. The sink is told when it, and everything
-    /// that was sent before it, has arrived ([`ReadySink::ended`]).
+    /// that was sent before it, has arrived ([`ReadySink::ended`]), once somebody polls.
     ///
     /// # Errors
     /// As [`DataPath::try_send`].

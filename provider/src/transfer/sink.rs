@@ -21,7 +21,8 @@ pub trait ReadySink: Send + Sync {
     /// The connection of this token has become readable or writable: told once, until it is not. That it
     /// is readable is told again when a message comes of another kind than 0, or, after
     /// [`crate::DataPath::tell_each`], any. That it is not writable is noticed by a send that would have
-    /// had to wait.
+    /// had to wait. That it is writable is told twice where messages of kind 16 and above can go out
+    /// before others can.
     fn ready(&self, token: u64, readiness: Readiness);
 
     /// The connection is over: the peer ended it, it broke, or [`crate::Socket::disconnect`] did. Told

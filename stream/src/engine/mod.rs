@@ -173,9 +173,8 @@ impl<P: Payloads> Engine<P> {
             #[cfg(test)]
             mutation: None,
         };
-        if is_direct {
-            engine.retained.start();
-        } else {
+        // One that lives on a queue pair alone keeps only what it has offered.
+        if !is_direct {
             engine.timers.set(Timer::Age, now + config.thresholds.age);
         }
         engine

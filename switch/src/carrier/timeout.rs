@@ -54,6 +54,16 @@ impl Timeout {
         self.in_force.store(in_force, Ordering::Relaxed);
     }
 
+    /// How long a call waits that needs no clock for it; `None`: it needs one.
+    #[inline]
+    pub(super) fn simple(&self) -> Option<Duration> {
+        match self.in_force.load(Ordering::Relaxed) {
+            0 => Some(Duration::MAX),
+            AT_ONCE => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+
     #[inline]
     pub(crate) fn deadline(&self) -> Deadline {
         match self.in_force.load(Ordering::Relaxed) {

@@ -218,6 +218,11 @@ fn a_close_with_unread_bytes_or_linger_zero_resets() {
             let ends = ends();
             (&mut &ends.server).write_all(b"before").unwrap();
             let mut buffer = [0; 9];
+            // What is under way at a reset is lost.
+            eventually("it has come", PATIENCE, || {
+                ends.client.lane().unwrap().poll();
+                ends.client.events().contains(Events::READABLE)
+            });
             if lingers {
                 ends.server.set_linger(Some(Duration::ZERO)).unwrap();
                 assert_eq!(ends.server.linger().unwrap(), Some(Duration::ZERO));

@@ -11,15 +11,17 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+use san_switch::Events;
 use san_switch::net::{TcpListener, TcpStream};
-use san_tests::time::{bounded, eventually};
+use san_tests::time::{bounded, eventually, within};
 
 use support::*;
 
-const SEQUENCES: u64 = 300;
+const SEQUENCES: u64 = 2000;
 const CALLS: usize = 60;
 /// Time for sequences: an emulated machine does fewer.
-const TIME: Duration = Duration::from_secs(25);
+const TIME: Duration = Duration::from_secs(if cfg!(debug_assertions) { 100 } else { 25 });
 /// Sent and not read, each way: what no side's buffers refuse.
 const UNDER_WAY: usize = 30_000;
 
@@ -43,10 +45,14 @@ trait Stream: Sized {
     fn end(&self, how: Shutdown) -> std::io::Result<()>;
     fn nonblocking(&self, on: bool);
     fn wait_at_most(&self, time: Option<Duration>);
+    /// What it is ready for now.
+    fn ready(&self) -> Events;
+    /// Closes it with a linger time of zero.
+    fn abort(self);
 }
 
 macro_rules! stream {
-    ($type:ty) => {
+    ($type:ty, $ready:expr, $lingers_not:expr) => {
         impl Stream for $type {
             fn both(&self) -> (impl Read, impl Write) {
                 (self, self)
@@ -63,11 +69,65 @@ macro_rules! stream {
             fn wait_at_most(&self, time: Option<Duration>) {
                 self.set_read_timeout(time).unwrap();
             }
+            fn ready(&self) -> Events {
+                $ready(self)
+            }
+            fn abort(self) {
+                $lingers_not(&self);
+            }
         }
     };
 }
-stream!(TcpStream);
-stream!(std::net::TcpStream);
+stream!(
+    TcpStream,
+    |stream: &TcpStream| {
+        stream.connection().lane().unwrap().poll();
+        stream.connection().events()
+    },
+    |stream: &TcpStream| stream
+        .connection()
+        .set_linger(Some(Duration::ZERO))
+        .unwrap()
+);
+stream!(
+    std::net::TcpStream,
+    |stream: &std::net::TcpStream| {
+        let pairs = [
+            (PollFlags::IN, Events::READABLE),
+            (PollFlags::OUT, Events::WRITABLE),
+            (PollFlags::RDHUP, Events::READ_CLOSED),
+            (PollFlags::HUP, Events::HANG_UP),
+            (PollFlags::ERR, Events::ERROR),
+        ];
+        let asked = pairs.iter().map(|(flag, _)| *flag).collect();
+        let mut fds = [PollFd::new(stream, asked)];
+        let now = san_base::timespec(Duration::ZERO);
+        rustix::event::poll(&mut fds, Some(&now)).unwrap();
+        let holds = |(flag, _): &&(PollFlags, Events)| fds[0].revents().contains(*flag);
+        pairs
+            .iter()
+            .filter(holds)
+            .map(|(_, event)| *event)
+            .collect()
+    },
+    |stream: &std::net::TcpStream| socket2::SockRef::from(stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap()
+);
+
+/// What an end is ready for, once what the other end has done shows.
+fn settled<S: Stream>(end: &S, readable: bool, closed: bool) -> Events {
+    let begun = Instant::now();
+    loop {
+        let ready = end.ready();
+        let is_so = ready.contains(Events::READABLE) == readable
+            && ready.contains(Events::READ_CLOSED) == closed;
+        if is_so || begun.elapsed() > PATIENCE {
+            return ready;
+        }
+        std::thread::yield_now();
+    }
+}
 
 /// Whether a pair is all here is known by the model, so that no call waits for ever.
 #[derive(Default, Clone)]
@@ -82,7 +142,7 @@ fn byte(at: usize) -> u8 {
 }
 
 /// Runs the sequence of a seed and gives what each call said.
-fn run<S: Stream>(ends: &[S; 2], seed: u64) -> Vec<String> {
+fn run<S: Stream>(ends: [S; 2], seed: u64) -> Vec<String> {
     let mut dice = Dice(seed);
     let mut ways = [Way::default(), Way::default()];
     let mut said = Vec::new();
@@ -93,7 +153,7 @@ fn run<S: Stream>(ends: &[S; 2], seed: u64) -> Vec<String> {
         let size = 1 + dice.below(6000);
         let (mut reader, _) = there.both();
         let (_, mut writer) = here.both();
-        match dice.below(12) {
+        match dice.below(14) {
             0..=3 => {
                 let size = size.min(UNDER_WAY - left.min(UNDER_WAY));
                 let start = ways[from].sent;
@@ -174,16 +234,41 @@ fn run<S: Stream>(ends: &[S; 2], seed: u64) -> Vec<String> {
                 ways[from].has_ended = true;
                 said.push(format!("{from} end: {outcome:?}"));
             }
+            12 => {
+                let (readable, closed) = (left > 0 || ways[from].has_ended, ways[from].has_ended);
+                let ready = settled(there, readable, closed);
+                said.push(format!("{from} is ready: {ready:?}"));
+            }
             _ => {}
         }
     }
+    // The last call is an abort, where nothing is under way that it might undo.
+    let from = dice.below(2);
+    if ways[from].sent > ways[from].read || ways[from].has_ended {
+        return said;
+    }
+    let [first, second] = ends;
+    let (gone, left) = if from == 0 {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    gone.abort();
+    said.push(format!("reset: {:?}", settled(&left, true, true)));
+    let (mut reader, mut writer) = left.both();
+    for _ in 0..2 {
+        let read = reader.read(&mut [0; 10]).map_err(|error| error.kind());
+        let written = writer.write(b"late").map_err(|error| error.kind());
+        said.push(format!("after a reset: {read:?} {written:?}"));
+    }
+    said.push(format!("after that: {:?}", left.ready()));
     said
 }
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn the_same_calls_give_the_same_results() {
-    bounded(|| {
+    within(2 * TIME + PATIENCE, || {
         let switch = switch();
         let ours = TcpListener::from(switch.listen(any(), backlog(4)).unwrap());
         let kernels = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -199,8 +284,8 @@ fn the_same_calls_give_the_same_results() {
             assert_eq!(peer, client.local_addr().unwrap());
             let there = std::net::TcpStream::connect(kernels.local_addr().unwrap()).unwrap();
             let here = kernels.accept().unwrap().0;
-            let over_san = run(&[client, server], seed);
-            let over_tcp = run(&[there, here], seed);
+            let over_san = run([client, server], seed);
+            let over_tcp = run([there, here], seed);
             for (at, (san, tcp)) in over_san.iter().zip(&over_tcp).enumerate() {
                 assert_eq!(san, tcp, "SAN_TEST_SEED={seed}, call {at}");
             }

@@ -74,8 +74,10 @@ impl Connection {
         }
     }
 
-    /// Waits until `flag` is set and [`Connection::wake`] was called after that; at most `wait`.
+    /// Waits until `flag` is set and [`Connection::wake`] was called after that; at most `wait`. What is
+    /// sent is looked at, too.
     pub(crate) fn wait_for(&self, flag: &AtomicBool, wait: Duration) -> bool {
+        let _interest = SendInterest::new(self);
         let mut wanted = Flagged {
             connection: self,
             flag,

@@ -210,7 +210,7 @@ impl Connection {
         if !state.engine.has_operation_left() {
             return Err(TransferError::WouldBlock);
         }
-        let operation = state.engine.start_posted(0, Completion::Sink);
+        let operation = state.engine.start_posted(0, Completion::SinkWhenPolled);
         let token = operation.token();
         let posted = self.post_now(&mut state, token, Payload::Bytes(&[]), kind, false);
         if posted.is_err() {

@@ -13,7 +13,7 @@ use crate::error::TransferError;
 use crate::event::EventObject;
 use crate::progress::Upcall;
 use crate::transfer::Lane;
-use crate::transfer::engine::{Direction, Effects, Operation, Outcome};
+use crate::transfer::engine::{Direction, Effects, Operation, Outcome, Writable};
 use crate::transfer::message::OverlappedResult;
 use crate::transfer::sink::{Readiness, ReadySink};
 
@@ -43,7 +43,7 @@ struct Sink {
     /// Somebody polls the lane by itself: the progress thread need not.
     polled_by_caller: bool,
     readable: bool,
-    writable: bool,
+    writable: Writable,
     over: bool,
 }
 
@@ -71,7 +71,10 @@ impl Followed {
     fn refresh_any(&mut self) {
         self.any = self.readable.is_some()
             || self.writable.is_some()
-            || self.sink.as_ref().is_some_and(|sink| !sink.writable)
+            || self
+                .sink
+                .as_ref()
+                .is_some_and(|sink| sink.writable < Writable::All)
             || self.watches_sends
             || self.served_async
             || self.served_lazily
@@ -113,7 +116,7 @@ impl Connection {
             token,
             polled_by_caller,
             readable: false,
-            writable: false,
+            writable: Writable::Nothing,
             over: false,
         });
         state.followed.refresh_any();
@@ -135,10 +138,7 @@ impl Connection {
 
     /// A message did not go out at once: the sink is to hear when one would.
     pub(super) fn refused_to_send(&self, mut state: MutexGuard<'_, State>) {
-        let told = |sink: &Sink| sink.writable;
-        if state.followed.sink.as_ref().is_some_and(told) {
-            state.followed.any = true;
-        }
+        state.followed.any |= state.followed.sink.is_some();
         self.settle(state);
     }
 
@@ -274,7 +274,7 @@ impl Connection {
     fn follow(&self, state: &mut State) -> (bool, bool) {
         let (mut wake_progress, mut kick) = (false, false);
         let readable = state.engine.is_readable();
-        let writable = state.engine.is_writable();
+        let writable = state.engine.writable() == Writable::All;
         let up = state.is_up();
         let State {
             engine, followed, ..
@@ -328,7 +328,7 @@ impl State {
         arrived: bool,
         ended: Vec<(Operation, Outcome<RegisteredBuffer>)>,
     ) -> Option<News> {
-        let (readable, writable) = (self.engine.is_readable(), self.engine.is_writable());
+        let (readable, writable) = (self.engine.is_readable(), self.engine.writable());
         let over = self.engine.is_over();
         let followed = &mut self.followed;
         let sink = followed.sink.as_mut()?;
@@ -338,7 +338,7 @@ impl State {
             control: std::mem::take(&mut followed.control),
             ended,
             readable: readable && (arrived || !sink.readable),
-            writable: writable && !sink.writable,
+            writable: writable > sink.writable,
             over: over && !sink.over,
         };
         (sink.readable, sink.writable, sink.over) = (readable, writable, over);

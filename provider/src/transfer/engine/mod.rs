@@ -133,6 +133,15 @@ pub(crate) enum Link {
     Down,
 }
 
+/// Which messages would go out at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Writable {
+    Nothing,
+    /// Those that go past the inbox, to which the others leave the last credit.
+    Control,
+    All,
+}
+
 /// What a connection counts by itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Totals {
@@ -523,7 +532,19 @@ impl<P: Payloads> Engine<P> {
 
     /// Whether a send would go out at once, or fail at once.
     pub(crate) fn is_writable(&self) -> bool {
-        self.ending.is_some() || (self.can_send_now() && self.operations.has_room(Direction::Send))
+        self.writable() == Writable::All
+    }
+
+    /// What would go out at once, or fail at once.
+    pub(crate) fn writable(&self) -> Writable {
+        if self.ending.is_some() {
+            return Writable::All;
+        }
+        match self.operations.has_room(Direction::Send) {
+            true if self.can_send_now() => Writable::All,
+            true if self.can_send_control() => Writable::Control,
+            _ => Writable::Nothing,
+        }
     }
 
     /// Receives that are posted for it: for credits, for a credit message, for an answer.

@@ -18,8 +18,17 @@ pub enum Completion {
     Poll,
     /// By the upcall `complete_overlapped`, and only by it.
     Upcall,
-    /// By the connection's `ReadySink`, from whichever thread polls.
+    /// By the connection's `ReadySink`, from whichever thread polls: `san-progress`, if no other does.
     Sink,
+    /// By the connection's `ReadySink`, when somebody polls.
+    SinkWhenPolled,
+}
+
+impl Completion {
+    /// Somebody has to see to it though nobody waits.
+    fn is_served(self) -> bool {
+        matches!(self, Self::Upcall | Self::Sink)
+    }
 }
 
 /// A send that has not been posted yet.
@@ -184,7 +193,7 @@ impl<P: Payloads> OperationTable<P> {
         state: State<P>,
     ) -> Operation {
         self.used[direction as usize] += 1;
-        self.upcalls[direction as usize] += u16::from(completion != Completion::Poll);
+        self.upcalls[direction as usize] += u16::from(completion.is_served());
         let index = self.free.pop().unwrap_or_else(|| {
             self.records.push(Record {
                 generation: 0,
@@ -272,8 +281,8 @@ impl<P: Payloads> OperationTable<P> {
         if completion != Completion::Poll {
             self.free(operation);
             return match completion {
-                Completion::Sink => Told::Sink(operation, outcome),
-                _ => Told::Upcall(operation, outcome),
+                Completion::Upcall => Told::Upcall(operation, outcome),
+                _ => Told::Sink(operation, outcome),
             };
         }
         record.state = State::Done(outcome);
@@ -338,8 +347,7 @@ impl<P: Payloads> OperationTable<P> {
             record.state = State::Free;
             record.waiter = None;
             self.used[record.direction as usize] -= 1;
-            self.upcalls[record.direction as usize] -=
-                u16::from(record.completion != Completion::Poll);
+            self.upcalls[record.direction as usize] -= u16::from(record.completion.is_served());
             self.free.push((operation.0 & 0xffff) as u16);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use san_base::Deadline;
 use san_provider::{DataPath, TransferError};
-use san_stream::{Failure, Kind, Source};
+use san_stream::{Kind, Source};
 
 use super::SanCarrier;
 use crate::carrier::timeout::left;
@@ -44,28 +44,23 @@ impl SanCarrier {
         let Some(data) = &self.data else {
             return CloseStep::Done;
         };
-        let (state, _) = self.lock();
-        let was_broken = state.is_broken();
-        self.unlock(state);
-        if was_broken {
-            return CloseStep::Done;
-        }
-        let before = self.progress(data);
         match self.wait_for_rest(data, deadline) {
             Rest::Arrived => CloseStep::Done,
             Rest::Over { lost: true, .. } => CloseStep::Lost,
             Rest::Over { .. } => CloseStep::Done,
-            Rest::UnderWay if before == self.progress(data) => CloseStep::Waiting,
-            Rest::UnderWay => CloseStep::Advanced,
+            Rest::UnderWay if self.has_advanced(data) => CloseStep::Advanced,
+            Rest::UnderWay => CloseStep::Waiting,
         }
     }
 
-    fn progress(&self, data: &DataPath) -> (u64, u32) {
+    /// Whether something has left or arrived since this was last asked.
+    fn has_advanced(&self, data: &DataPath) -> bool {
         let unacknowledged = data.unacknowledged();
-        let (state, _) = self.lock();
-        let progress = state.progress();
+        let (mut state, _) = self.lock();
+        let progress = (state.progress(), unacknowledged);
+        let has_advanced = std::mem::replace(&mut state.seen_progress, progress) != progress;
         self.unlock(state);
-        (progress, unacknowledged)
+        has_advanced
     }
 
     /// Ends our stream and waits until all of it has arrived.
@@ -94,7 +89,8 @@ impl SanCarrier {
         // Counted before it is asked whether the end has arrived: it acknowledges the others, too.
         let unacknowledged = data.unacknowledged();
         let (mut state, _) = self.lock();
-        if !state.is_closed {
+        let was_closed = state.is_closed;
+        if !was_closed {
             state.close(data);
         }
         state.look_for_end(data);
@@ -102,9 +98,10 @@ impl SanCarrier {
             Rest::Arrived
         } else if state.is_over() || state.is_broken() {
             let end = u32::from(state.has_sent_end());
-            let is_aborted = state.failure() == Some(Failure::Aborted);
+            // What was broken before the close its application knows of.
+            let was_broken = state.is_broken() && !was_closed;
             Rest::Over {
-                lost: !is_aborted && (state.owes() || unacknowledged > end),
+                lost: !was_broken && (state.owes() || unacknowledged > end),
                 errno: Errno::CONNRESET.raw_os_error(),
             }
         } else {

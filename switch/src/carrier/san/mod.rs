@@ -148,7 +148,7 @@ impl Carrier for SanCarrier {
 
     #[inline]
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.read(&mut [IoSliceMut::new(bytes)])
+        self.read_one(bytes)
     }
 
     fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {

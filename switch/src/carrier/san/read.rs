@@ -36,7 +36,48 @@ enum Found {
 }
 
 impl SanCarrier {
+    /// Reads what comes in messages: all that mostly happens.
     #[inline]
+    pub(super) fn read_one(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(mut reading) = self.reading.try_lock()
+            && reading.plain
+            && !bytes.is_empty()
+            && let Some(wait) = self.receive_timeout.simple()
+            && let Some(data) = &self.data
+        {
+            let buffers = &mut [IoSliceMut::new(bytes)];
+            match data.receive_into_unless(buffers, wait, &self.look) {
+                Ok(received) if received.kind == DATA && received.bytes > 0 => {
+                    let read = self.read.load(Ordering::Relaxed) + received.bytes as u64;
+                    self.read.store(read, Ordering::Relaxed);
+                    return Ok(received.bytes);
+                }
+                other => self.other_came(&mut reading, buffers, other)?,
+            }
+        }
+        self.read(&mut [IoSliceMut::new(bytes)])
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_came(
+        &self,
+        reading: &mut Reading,
+        buffers: &[IoSliceMut<'_>],
+        came: Result<Received, TransferError>,
+    ) -> io::Result<()> {
+        reading.plain = false;
+        match came {
+            Ok(received) => {
+                self.take_in(received, buffers);
+                Ok(())
+            }
+            Err(error) => self.nothing_came(&error),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
     pub(super) fn read(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         if buffers.iter().all(|buffer| buffer.is_empty()) {
             return Ok(0);
@@ -49,8 +90,6 @@ impl SanCarrier {
         self.read_more(&mut reading, buffers, deadline)
     }
 
-    #[cold]
-    #[inline(never)]
     fn read_slowly(
         &self,
         reading: &mut Reading,
@@ -109,7 +148,6 @@ impl SanCarrier {
         }
     }
 
-    #[inline]
     fn read_more(
         &self,
         reading: &mut Reading,
@@ -129,7 +167,6 @@ impl SanCarrier {
     }
 
     /// Takes messages. `None`: the stream has to be looked at.
-    #[inline]
     fn take_message(
         &self,
         reading: &mut Reading,
@@ -142,10 +179,8 @@ impl SanCarrier {
                 self.read.store(read, Ordering::Relaxed);
                 return Ok(Some(received.bytes));
             }
-            Ok(received) => self.take_in(received, buffers),
-            Err(error) => self.nothing_came(&error)?,
+            other => self.other_came(reading, buffers, other)?,
         }
-        reading.plain = false;
         Ok(None)
     }
 

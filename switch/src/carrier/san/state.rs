@@ -90,6 +90,8 @@ pub(super) struct State {
     pub(super) wants_looks: bool,
     /// An urgent byte that came and nobody has taken.
     pub(super) urgent: Option<u8>,
+    /// What had left and arrived when a close was last looked at.
+    pub(super) seen_progress: (u64, u32),
     pub(super) news: News,
 }
 
@@ -125,6 +127,7 @@ impl State {
             error: None,
             wants_looks: false,
             urgent: None,
+            seen_progress: (0, 0),
             news: News::default(),
         }
     }
@@ -320,7 +323,7 @@ impl State {
                 };
                 staging.put(position, &bytes[..length]);
                 self.engine.staged(length);
-                self.pump(data);
+                self.pump_until(data, true);
                 Ok(Some(length))
             }
             Write::Full => Ok(None),
@@ -330,7 +333,13 @@ impl State {
 
     /// Posts what may go out.
     pub(super) fn pump(&mut self, data: &DataPath) {
-        while self.over.is_none() {
+        self.pump_until(data, false);
+    }
+
+    /// As [`State::pump`]. A writer opens the ring when the engine asks for it, and what is bulk had
+    /// better wait for that.
+    fn pump_until(&mut self, data: &DataPath, ring_is_wanted: bool) {
+        while self.over.is_none() && !(ring_is_wanted && self.opens_ring) {
             let control = self.waiting_control.take();
             if let Some(post) = control.or_else(|| self.engine.next_control()) {
                 match data.try_send(&post.head, post.kind.number()) {
@@ -352,6 +361,7 @@ impl State {
                 return self.not_sent(data, &error);
             }
             self.news.writer = true;
+            self.handle_nothing();
         }
     }
 
