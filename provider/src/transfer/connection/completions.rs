@@ -25,6 +25,14 @@ struct Waiting<'a, S> {
     kind: u8,
 }
 
+impl<S: See<Connection, State>> Waiting<'_, S> {
+    /// Reads a message that is too long to be read in its place, or that was not wanted there.
+    #[inline(never)]
+    fn read_long(&mut self, bytes: &[u8]) -> bool {
+        self.see.take(self.member, self.kind, bytes)
+    }
+}
+
 impl<S: See<Connection, State>> ReadInPlace for Waiting<'_, S> {
     #[inline(always)]
     fn read(&mut self, bytes: &[u8]) -> bool {
@@ -72,7 +80,10 @@ impl Member for Connection {
                     }
                     return None;
                 }
-                Some(ReadReceive::Claimed(buffer)) => self.received(state, completion, buffer),
+                Some(ReadReceive::Claimed(buffer)) => {
+                    let read = waiting.read_long(&buffer);
+                    return self.received_claimed(guard, completion, (credits, buffer), read);
+                }
                 None => self.lane.counted().stray_completions.raise(),
             }
             return Some(guard);
@@ -164,6 +175,32 @@ impl Member for Connection {
 }
 
 impl Connection {
+    /// A data message that came alone, with its credits and in its buffer; whether it was read there. As
+    /// [`Member::received_alone`].
+    #[inline(never)]
+    fn received_claimed<'a>(
+        &'a self,
+        mut guard: MutexGuard<'a, State>,
+        completion: &WorkCompletion,
+        (credits, buffer): (u16, RegisteredBuffer),
+        read: bool,
+    ) -> Option<MutexGuard<'a, State>> {
+        let state = &mut *guard;
+        if !read {
+            self.received(state, completion, buffer);
+            return Some(guard);
+        }
+        let bytes = buffer.len();
+        state.engine.data_was_read(credits, bytes);
+        state.engine.keep_spent(buffer);
+        self.count_received(bytes);
+        self.grow_window(state);
+        if state.engine.must_return_credits() {
+            self.return_credits(guard);
+        }
+        None
+    }
+
     /// Credits have to go out by themselves.
     #[inline(never)]
     fn return_credits(&self, mut state: MutexGuard<'_, State>) {

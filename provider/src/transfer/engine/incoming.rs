@@ -320,6 +320,12 @@ impl<P: Payloads> Engine<P> {
     #[inline]
     pub(crate) fn recycle(&mut self, buffer: P::Buffer) {
         self.credits.freed();
+        self.keep_spent(buffer);
+    }
+
+    /// The buffer of a receive that counts as free is kept to be posted again.
+    #[inline]
+    pub(crate) fn keep_spent(&mut self, buffer: P::Buffer) {
         // With too many of them it goes back to where it came from.
         let _ = self.spent.try_push(buffer);
     }
