@@ -6,6 +6,7 @@ use crate::perf::units::parse_size;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use san_switch::RouteChoice;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -66,6 +67,9 @@ pub(crate) enum Command {
     /// Measure latency and throughput by size, over the SAN and over TCP, or serve those who do.
     #[command(after_help = PERF)]
     Perf(PerfArguments),
+    /// Run a program whose TCP connections go over the SAN where both ends have it. The program knows
+    /// nothing of it.
+    Run(RunArguments),
     /// Show what a running process does: listeners, connections, counters.
     #[command(after_help = STAT)]
     Stat(StatArguments),
@@ -84,6 +88,24 @@ pub(crate) enum Command {
         /// Which shell.
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Which way its connections go: direct tries the SAN first, off is TCP.
+    #[arg(long, value_name = "ROUTE", value_parser = ["direct", "off"], default_value = "direct")]
+    pub(crate) route: String,
+    /// Each of its processes says at its end how many connections and bytes went which way.
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// The program and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    pub(crate) program: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,7 @@ mod problem;
 mod relay;
 mod reports;
 mod settings;
+mod run;
 mod stat;
 mod table;
 mod top;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Config(arguments) => config::run(&arguments),
         Command::Ping(arguments) => perf::ping(&arguments),
         Command::Perf(arguments) => perf::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Stat(arguments) => stat::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Man { directory } => generate::man(&directory),

@@ -99,9 +99,11 @@ impl Listening {
             };
             match taken {
                 Ok(Some(Taken::Tcp((socket, peer)))) => {
+                    self.program.tally.counters.tcp_accepted.raise();
                     return Ok(Some(Accepted::Kernel(socket, peer)));
                 }
                 Ok(Some(Taken::San(connection))) => {
+                    self.program.tally.counters.san_accepted.raise();
                     let number = match flags.contains(SocketFlags::CLOEXEC) {
                         true => rustix::io::fcntl_dupfd_cloexec(connection.companion_fd(), 0)?,
                         false => rustix::io::dup(connection.companion_fd())?,

@@ -18,12 +18,12 @@ mod epolls;
 mod listening;
 mod opening;
 mod stream;
+mod tally;
 mod waiting;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -37,7 +37,10 @@ pub use epolls::{Epoll, Kernel, Operation};
 pub use listening::{Accepted, Listening};
 pub use opening::Opened;
 pub use stream::{Receiving, Sending, Stream};
+pub use tally::ProgramStats;
 pub use waiting::{Poll, poll};
+
+use tally::{Sink, Tally};
 
 /// What is under a descriptor number of the program's.
 pub enum Held {
@@ -73,8 +76,9 @@ pub enum Route {
 pub struct Program {
     kernel: &'static dyn Kernel,
     settings: Result<SwitchConfig, String>,
-    /// Where to add the report at the end.
-    report: Option<PathBuf>,
+    /// Where the report goes at the end.
+    report: Option<Sink>,
+    tally: Tally,
     /// With the process that made it.
     switch: OnceLock<(Option<Switch>, Generation)>,
 }
@@ -94,7 +98,8 @@ impl Program {
                 Program {
                     kernel,
                     settings: SwitchConfig::from_env().map_err(|error| error.to_string()),
-                    report: std::env::var_os("SAN_REPORT").map(PathBuf::from),
+                    report: std::env::var_os("SAN_REPORT").map(Sink::named),
+                    tally: Tally::default(),
                     switch: OnceLock::new(),
                 }
             })
@@ -123,8 +128,13 @@ impl Program {
         switch.as_ref().filter(has_san)
     }
 
+    /// What became of its connections so far.
+    pub fn stats(&self) -> ProgramStats {
+        self.tally.counters.snapshot()
+    }
+
     /// The program ends: closes what is left, and waits for bytes that are under way, two seconds at
-    /// most. Then, if `SAN_REPORT` names a file, adds what was done to it.
+    /// most. Then the report goes where `SAN_REPORT` says: to a file, or to standard error (`-`).
     pub fn end() {
         let Some(Some(program)) = PROGRAM.get() else {
             return;
@@ -136,8 +146,10 @@ impl Program {
             return;
         }
         switch.wait_for_closing(AT_EXIT);
-        if let Some(path) = &program.report {
-            report(switch, path);
+        if let Some(sink) = &program.report
+            && let Err(error) = program.tally.report(switch, sink)
+        {
+            say(&format!("cannot write the report: {error}"));
         }
     }
 }
@@ -162,22 +174,6 @@ fn route() -> Route {
             ));
             Route::Off
         }
-    }
-}
-
-/// A line of JSON, as `san stat --json` has it.
-fn report(switch: &Switch, path: &Path) {
-    let added = || -> io::Result<()> {
-        let mut line = serde_json::to_string(&switch.report())?;
-        line.push('\n');
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)?;
-        io::Write::write_all(&mut file, line.as_bytes())
-    };
-    if let Err(error) = added() {
-        say(&format!("cannot write the report: {error}"));
     }
 }
 

@@ -62,67 +62,79 @@ impl Program {
         let pending = switch.start_san_connect(destination, &options, socket);
         let pending = match pending {
             Ok(Some(pending)) => pending,
-            Ok(None) => return Ok(Opened::Kernel),
-            Err(error) => return final_answer(&error).map(|()| Opened::Kernel),
+            Ok(None) => {
+                self.tally.left_to_tcp(None);
+                return Ok(Opened::Kernel);
+            }
+            Err(error) => return self.final_answer(&error).map(|()| Opened::Kernel),
         };
         if !is_nonblocking {
             return match pending.wait(None) {
-                Ok(connection) => Ok(Opened::Done(Stream::of(connection, false))),
-                Err(error) => final_answer(&error).map(|()| Opened::Kernel),
+                Ok(connection) => {
+                    self.tally.counters.san_connected.raise();
+                    Ok(Opened::Done(Stream::of(connection, false)))
+                }
+                Err(error) => self.final_answer(&error).map(|()| Opened::Kernel),
             };
         }
         if WAITING.fetch_add(1, Ordering::AcqRel) >= MOST {
             WAITING.fetch_sub(1, Ordering::AcqRel);
+            let why = format!("{MOST} connects wait for the SAN already");
+            self.tally.left_to_tcp(Some(why));
             return Ok(Opened::Kernel);
         }
         let stream = Stream::connecting(true);
         take_over(self.kernel, fd.as_raw_fd(), &stream);
         let inner = Arc::clone(stream.inner());
-        let kernel = self.kernel;
         let thread = std::thread::Builder::new().name("san-connect".to_owned());
         let started = thread.spawn(move || {
-            see_through(pending, &again, destination, &inner, kernel);
+            self.see_through(pending, &again, destination, &inner);
             WAITING.fetch_sub(1, Ordering::AcqRel);
         });
         if started.is_err() {
             WAITING.fetch_sub(1, Ordering::AcqRel);
-            give_back(stream.inner(), kernel);
+            give_back(stream.inner(), self.kernel);
             return Ok(Opened::Kernel);
         }
         Ok(Opened::InProgress(stream))
     }
-}
 
-/// Why the connect fails; `Ok`: TCP is to be tried.
-fn final_answer(error: &ConnectError) -> io::Result<()> {
-    match error {
-        ConnectError::San { .. } => Err(io::Error::from_raw_os_error(error.errno())),
-        _ => Ok(()),
+    /// Why the connect fails; `Ok`: TCP is to be tried.
+    fn final_answer(&self, error: &ConnectError) -> io::Result<()> {
+        if matches!(error, ConnectError::San { .. }) {
+            self.tally.counters.refused.raise();
+            return Err(io::Error::from_raw_os_error(error.errno()));
+        }
+        let why = error
+            .fallback()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        self.tally.left_to_tcp(Some(why));
+        Ok(())
     }
-}
 
-/// Waits for the SAN's answer, and starts the kernel's connect if it gives no connection.
-fn see_through(
-    pending: PendingConnect,
-    socket: &OwnedFd,
-    destination: SocketAddr,
-    inner: &Arc<Inner>,
-    kernel: &'static dyn Kernel,
-) {
-    let error = match pending.wait(None) {
-        Ok(connection) => return inner.connected(connection),
-        Err(error) => error,
-    };
-    if let Err(error) = final_answer(&error) {
-        return inner.fail(
-            error
-                .raw_os_error()
-                .unwrap_or(Errno::CONNREFUSED.raw_os_error()),
-        );
-    }
-    match rustix::net::connect(socket, &destination) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => give_back(inner, kernel),
-        Err(errno) => inner.fail(errno.raw_os_error()),
+    /// Waits for the SAN's answer, and starts the kernel's connect if it gives no connection.
+    fn see_through(
+        &self,
+        pending: PendingConnect,
+        socket: &OwnedFd,
+        destination: SocketAddr,
+        inner: &Arc<Inner>,
+    ) {
+        let error = match pending.wait(None) {
+            Ok(connection) => {
+                self.tally.counters.san_connected.raise();
+                return inner.connected(connection);
+            }
+            Err(error) => error,
+        };
+        if let Err(error) = self.final_answer(&error) {
+            let refused = Errno::CONNREFUSED.raw_os_error();
+            return inner.fail(error.raw_os_error().unwrap_or(refused));
+        }
+        match rustix::net::connect(socket, &destination) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => give_back(inner, self.kernel),
+            Err(errno) => inner.fail(errno.raw_os_error()),
+        }
     }
 }
 

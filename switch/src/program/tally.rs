@@ -1,0 +1,115 @@
+//! What became of a program's connections, and the report at its end.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use san_base::counters;
+
+use crate::switch::Switch;
+
+counters! {
+    /// What a program's connections came to.
+    #[non_exhaustive]
+    pub struct ProgramStats;
+
+    /// What a program counts.
+    pub(super) struct ProgramCounters {
+        /// Connections over the SAN that it accepted.
+        san_accepted,
+        /// Connections over TCP that it accepted on sockets with companions.
+        tcp_accepted,
+        /// Connections over the SAN that it made.
+        san_connected,
+        /// Connects that were left to TCP.
+        tcp_connects,
+        /// Connects that the SAN refused for good.
+        refused,
+    }
+}
+
+/// What is counted, and why the last connect was left to TCP.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) counters: ProgramCounters,
+    why: Mutex<Option<String>>,
+}
+
+/// Where the report goes.
+pub(super) enum Sink {
+    /// In words, to standard error.
+    Standard,
+    /// As JSON, one line for each process, to the end of this file.
+    File(PathBuf),
+}
+
+impl Sink {
+    /// What `SAN_REPORT` says: a file, or `-`.
+    pub(super) fn named(value: std::ffi::OsString) -> Self {
+        match value.to_str() {
+            Some("-") => Sink::Standard,
+            _ => Sink::File(PathBuf::from(value)),
+        }
+    }
+}
+
+impl Tally {
+    /// A connect was left to TCP.
+    pub(super) fn left_to_tcp(&self, why: Option<String>) {
+        self.counters.tcp_connects.raise();
+        if why.is_some() {
+            *self.why.lock() = why;
+        }
+    }
+
+    /// Writes the report.
+    ///
+    /// # Errors
+    /// What the file's system says.
+    pub(super) fn report(&self, switch: &Switch, sink: &Sink) -> io::Result<()> {
+        match sink {
+            Sink::Standard => {
+                let text = self.in_words(switch);
+                rustix::io::write(rustix::stdio::stderr(), text.as_bytes())?;
+                Ok(())
+            }
+            Sink::File(path) => add_line(path, &serde_json::to_string(&switch.report())?),
+        }
+    }
+
+    fn in_words(&self, switch: &Switch) -> String {
+        let stats = self.counters.snapshot();
+        let report = switch.report();
+        let bytes = |name: &str| -> u64 {
+            let counters = report.providers.iter().map(|one| &one.counters);
+            counters.filter_map(|counters| counters.get(name)).sum()
+        };
+        let mut text = format!(
+            "san: {} (process {}): {} connections over the SAN ({} accepted), {} over TCP ({} accepted); \
+             over the SAN {} bytes received, {} sent\n",
+            report.program,
+            report.pid,
+            stats.san_accepted + stats.san_connected,
+            stats.san_accepted,
+            stats.tcp_accepted + stats.tcp_connects,
+            stats.tcp_accepted,
+            bytes("bytes_received"),
+            bytes("bytes_sent"),
+        );
+        let why = self.why.lock();
+        if let Some(why) = report.no_san.as_deref().or(why.as_deref()) {
+            let _ = writeln!(text, "san: {}: TCP since: {why}", report.program);
+        }
+        text
+    }
+}
+
+fn add_line(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
+    // One write: the lines of several processes do not mix.
+    io::Write::write_all(&mut file, format!("{line}\n").as_bytes())
+}
