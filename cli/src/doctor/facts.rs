@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub(super) limits: LimitFacts,
     pub(super) userfaultfd: WatchFacts,
     pub(super) clock: ClockFacts,
+    /// Where the processes of this user meet.
+    pub(super) meeting_places: Vec<MeetingPlaceFacts>,
     pub(super) peer: Option<PeerFacts>,
 }
 
@@ -184,6 +186,25 @@ pub(super) struct ClockFacts {
     pub(super) read_ns: u64,
     /// Seconds since 1970 that the system believes to have passed.
     pub(super) unix_seconds: u64,
+}
+
+/// A directory in which the processes of this user meet.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct MeetingPlaceFacts {
+    pub(super) purpose: Purpose,
+    /// The one that is used; the last one that cannot be, where none can.
+    pub(super) path: String,
+    /// Why none can be used.
+    pub(super) problem: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Purpose {
+    /// `san stat` finds processes there.
+    Statistics,
+    /// Endpoints of the soft fabric find each other there.
+    SoftFabric,
 }
 
 /// The peer, as far as it was asked for.

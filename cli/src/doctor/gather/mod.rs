@@ -23,6 +23,7 @@ pub(super) fn gather(peer: Option<&(Destination, bool)>) -> Facts {
         limits: system::limits(),
         userfaultfd: system::userfaultfd(),
         clock: system::clock(),
+        meeting_places: system::meeting_places(settings.config.fabric),
         peer: None,
     };
     if let (Some((destination, has_port)), Some(switch)) = (peer, &switch) {

@@ -1,13 +1,15 @@
 //! The kernel, the interfaces, the limits of this process, the clock.
 
 use crate::doctor::facts::{
-    Access, ClockFacts, FabricFacts, InterfaceFacts, KernelFacts, LimitFacts, ModuleFacts,
-    NodeFacts, WatchFacts,
+    Access, ClockFacts, FabricFacts, InterfaceFacts, KernelFacts, LimitFacts, MeetingPlaceFacts,
+    ModuleFacts, NodeFacts, Purpose, WatchFacts,
 };
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
-use std::path::Path;
+use san_base::runtime_dir;
+use san_switch::FabricChoice;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use verbs_shim::{MappingWatch, WatchError};
 
@@ -131,8 +133,78 @@ pub(super) fn clock() -> ClockFacts {
     }
 }
 
+/// The directories in which the processes of this user meet; none is made.
+pub(super) fn meeting_places(fabric: FabricChoice) -> Vec<MeetingPlaceFacts> {
+    let statistics = meeting_place(Purpose::Statistics, &runtime_dir::own("san"));
+    let soft = || meeting_place(Purpose::SoftFabric, &runtime_dir::own("soft-roce"));
+    match fabric {
+        FabricChoice::Soft => vec![statistics, soft()],
+        _ => vec![statistics],
+    }
+}
+
+/// The first directory that can be used, as a process that starts would find it.
+fn meeting_place(purpose: Purpose, candidates: &[PathBuf]) -> MeetingPlaceFacts {
+    let mut place = MeetingPlaceFacts {
+        purpose,
+        path: String::new(),
+        problem: Some("there is no place for it".to_owned()),
+    };
+    for directory in candidates {
+        place.path = directory.display().to_string();
+        place.problem = unusable(directory);
+        if place.problem.is_none() {
+            break;
+        }
+    }
+    place
+}
+
+fn unusable(directory: &Path) -> Option<String> {
+    let uid = rustix::process::geteuid().as_raw();
+    let error = match runtime_dir::check(directory, uid) {
+        Ok(()) => return None,
+        // It is made when it is needed.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let parent = directory.parent()?;
+            let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+            std::io::Error::from(rustix::fs::access(parent, wanted).err()?)
+        }
+        Err(error) => error,
+    };
+    Some(error.to_string())
+}
+
 /// The first line of a small file of the kernel's; empty if there is none.
 fn line(path: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn the_first_directory_that_can_be_used_is_taken_and_none_is_made() {
+        let own = std::env::temp_dir().join(format!("san-doctor-{}", std::process::id()));
+        std::fs::create_dir(&own).unwrap();
+        let (open, fresh) = (own.join("open"), own.join("fresh"));
+        std::fs::create_dir(&open).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&open, mode).unwrap();
+        let place = |candidates: &[PathBuf]| meeting_place(Purpose::Statistics, candidates);
+        let found = place(&[open.clone(), fresh.clone()]);
+        assert_eq!(
+            (found.path, found.problem),
+            (fresh.display().to_string(), None)
+        );
+        assert!(!fresh.exists());
+        let found = place(std::slice::from_ref(&open));
+        assert!(found.problem.unwrap().contains("is open to others"));
+        let nowhere = PathBuf::from("/no/such/place");
+        assert!(place(&[nowhere]).problem.is_some());
+        std::fs::remove_dir_all(&own).unwrap();
+    }
 }

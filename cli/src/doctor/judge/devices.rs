@@ -1,6 +1,8 @@
 //! The fabric: whether it opens, its devices, their ports and addresses.
 
-use crate::doctor::facts::{DeviceFacts, Facts, OpenFailure, PortFacts, SoftPortState};
+use crate::doctor::facts::{
+    DeviceFacts, Facts, MeetingPlaceFacts, OpenFailure, PortFacts, Purpose, SoftPortState,
+};
 use crate::doctor::line::Line;
 use san_switch::FabricChoice;
 
@@ -37,6 +39,8 @@ pub(super) fn opened(facts: &Facts) -> Vec<Line> {
             format!("librdmacm cannot open the RDMA connection manager: {why}"),
             "as root: modprobe rdma_ucm && chmod a+rw /dev/infiniband/rdma_cm",
         )),
+        // The line of the meeting places says it, and what mends it.
+        Some(OpenFailure::Soft(_)) if facts.meeting_places.iter().any(is_broken) => {}
         Some(OpenFailure::Soft(text)) => lines.push(Line::fail(
             "device",
             text,
@@ -57,6 +61,10 @@ pub(super) fn opened(facts: &Facts) -> Vec<Line> {
         ));
     }
     lines
+}
+
+fn is_broken(place: &MeetingPlaceFacts) -> bool {
+    place.purpose == Purpose::SoftFabric && place.problem.is_some()
 }
 
 pub(super) fn soft_ports(facts: &Facts) -> Vec<Line> {

@@ -1,6 +1,6 @@
 //! The settings, the kernel, the limits, the clock.
 
-use crate::doctor::facts::{Access, Facts, WatchFacts};
+use crate::doctor::facts::{Access, Facts, Purpose, WatchFacts};
 use crate::doctor::line::Line;
 use crate::settings::Source;
 use san_switch::FabricChoice;
@@ -226,6 +226,31 @@ pub(super) fn clock(facts: &Facts) -> Line {
         );
     }
     Line::ok("clock", format!("{source}, read in {} ns", clock.read_ns))
+}
+
+/// Where processes of one user find each other. Told only where there is something to tell.
+pub(super) fn meeting_places(facts: &Facts) -> Vec<Line> {
+    let broken = facts.meeting_places.iter().filter_map(|place| {
+        let why = place.problem.as_ref()?;
+        let path = &place.path;
+        let remedy = format!(
+            "if it is yours: chmod 700 {path}; else, for every program: export \
+             XDG_RUNTIME_DIR=DIRECTORY"
+        );
+        Some(match place.purpose {
+            Purpose::Statistics => Line::warn(
+                "runtime",
+                format!("san stat and san top find no process: {why}"),
+                remedy,
+            ),
+            Purpose::SoftFabric => Line::fail(
+                "runtime",
+                format!("endpoints of the soft fabric cannot find each other: {why}"),
+                remedy,
+            ),
+        })
+    });
+    broken.collect()
 }
 
 /// Bytes for people.

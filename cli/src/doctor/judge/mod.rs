@@ -33,6 +33,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Line> {
         lines.push(host::userfaultfd(facts));
     }
     lines.push(host::clock(facts));
+    lines.extend(host::meeting_places(facts));
     lines.extend(peer::peer(facts));
     lines
 }

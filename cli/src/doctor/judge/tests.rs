@@ -57,6 +57,13 @@ fn healthy() -> Facts {
             read_ns: 30,
             unix_seconds: 1_800_000_000,
         },
+        meeting_places: [Purpose::Statistics, Purpose::SoftFabric]
+            .map(|purpose| MeetingPlaceFacts {
+                purpose,
+                path: "/run/user/7/san".to_owned(),
+                problem: None,
+            })
+            .into(),
         peer: None,
     }
 }
@@ -470,6 +477,29 @@ fn what_makes_things_slower_is_a_warning() {
     expect(&stuck, Warn, "clock", "1500 ns", "dmesg");
     let facts = changed(|facts| facts.clock.unix_seconds = 86_400);
     expect(&facts, Warn, "clock", "never set", "timedatectl");
+}
+
+#[test]
+fn a_directory_that_is_not_this_users_alone_is_told() {
+    let with = |at: usize| {
+        soft_changed(|facts| {
+            facts.meeting_places[at].path = "/tmp/san-7".to_owned();
+            facts.meeting_places[at].problem = Some("/tmp/san-7 is open to others".to_owned());
+        })
+    };
+    let remedy = "chmod 700 /tmp/san-7";
+    expect(&with(0), Warn, "runtime", "san stat", remedy);
+    expect(&with(1), Fail, "runtime", "the soft fabric", remedy);
+    // It is why the fabric does not open, and is said once.
+    let mut facts = with(1);
+    facts.fabric.failure = Some(OpenFailure::Soft("rendezvous".to_owned()));
+    facts.fabric.devices.clear();
+    let lines = judge(&facts);
+    let failed = lines.iter().filter(|line| line.level == Fail);
+    assert_eq!(
+        failed.map(|line| line.check).collect::<Vec<_>>(),
+        ["runtime"]
+    );
 }
 
 #[test]
