@@ -1,5 +1,10 @@
 //! The command line: what `san` understands. Nothing is done here.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "these are help texts, and an address in brackets is no link"
+)]
+
 use crate::destination::{Destination, local_address, peer};
 use crate::exporter::Place;
 use crate::perf::units::parse_size;
