@@ -104,6 +104,59 @@ fn a_peer_of_tcp_alone_takes_tcp_with_a_reason() {
 }
 
 #[test]
+fn a_full_backlog_is_told_with_its_size() {
+    let ip = common::own_address();
+    let addresses = format!("SAN_SOFT_ADDRESSES={ip}");
+    let common = ["SAN_FABRIC=soft", &addresses, "SAN_STAT=off", SAN];
+    let start = |args: &[&str]| Program::start("env", &[&common[..], args].concat());
+    // It serves one peer, and goes on to no other.
+    let at = format!("{ip}:0");
+    let mut listener = start(&["listen", "--backlog", "1", &at]);
+    let line = listener.expect("san: listening on ", LIMIT);
+    let address = line.split(',').next().unwrap().trim();
+    let mut served = start(&["connect", address]);
+    served.expect("san: connected", LIMIT);
+    listener.expect("san: accepted", LIMIT);
+    let mut waiting = start(&["connect", address]);
+    waiting.expect("san: connected", LIMIT);
+    let (report, ok) = report(&soft(&ip), &[address]);
+    assert!(!ok);
+    let route = line_of_route(&report);
+    assert!(
+        text_of(route).contains("the listener's backlog of 1 is full"),
+        "{route}"
+    );
+    assert!(remedy_of(route).contains("SAN_BACKLOG"), "{route}");
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_silent_and_has_tcp() {
+    let ip = common::own_address();
+    let (listener, address) = echo("soft", &ip);
+    let pid = listener.pid().to_string();
+    san_tests::program::must("kill", &["-STOP", &pid]);
+    let (report, ok) = report(&soft(&ip), &[&address]);
+    san_tests::program::must("kill", &["-CONT", &pid]);
+    assert!(!ok);
+    let route = line_of_route(&report);
+    assert!(
+        text_of(route).contains("takes TCP: no answer over RDMA"),
+        "{route}"
+    );
+    assert!(
+        remedy_of(route).contains("tcpdump -ni any udp port 4791"),
+        "{route}"
+    );
+    assert_eq!(line(&report, "tcp")["level"], "ok", "{report}");
+}
+
+fn line_of_route(report: &Value) -> &Value {
+    let route = line(report, "route");
+    assert_eq!(route["level"], "fail", "{route}");
+    route
+}
+
+#[test]
 fn nobody_there_is_told_for_both_ways() {
     let ip = common::own_address();
     let free = TcpListener::bind((ip.as_str(), 0)).unwrap();
