@@ -147,17 +147,10 @@ fn device(device: &DeviceFacts, facts: &Facts) -> Vec<Line> {
         lines.extend(self::port(device, port, facts));
     }
     if lines.is_empty() {
-        let ports: Vec<String> = device
-            .ports
-            .iter()
-            .map(|port| {
-                format!(
-                    "port {} {}, {}, MTU {}",
-                    port.number, port.state, port.link_layer, port.active_mtu
-                )
-            })
-            .collect();
-        lines.push(Line::ok("device", format!("{name}: {}", ports.join("; "))));
+        lines.push(Line::ok(
+            "device",
+            format!("{name}: {}", in_words(device, facts)),
+        ));
     }
     if device.windows == Some(0) {
         lines.push(Line::warn(
@@ -170,6 +163,26 @@ fn device(device: &DeviceFacts, facts: &Facts) -> Vec<Line> {
     }
     lines.extend(interfaces(device, facts));
     lines
+}
+
+/// A device that is well: its ports, and the interfaces of its addresses.
+fn in_words(device: &DeviceFacts, facts: &Facts) -> String {
+    let ports = device.ports.iter().map(|port| {
+        let gids = port.gids.len();
+        format!(
+            "port {} {}, {}, MTU {}, {gids} GIDs",
+            port.number, port.state, port.link_layer, port.active_mtu
+        )
+    });
+    let interfaces = facts.interfaces.iter().filter_map(|interface| {
+        let addresses = device.addresses.iter();
+        let is_here = addresses
+            .map(|one| &one.netdev)
+            .any(|name| *name == interface.name);
+        let mtu = interface.mtu.filter(|_| is_here)?;
+        Some(format!("{} MTU {mtu}", interface.name))
+    });
+    ports.chain(interfaces).collect::<Vec<_>>().join("; ")
 }
 
 fn port(device: &DeviceFacts, port: &PortFacts, facts: &Facts) -> Vec<Line> {

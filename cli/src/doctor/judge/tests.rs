@@ -202,6 +202,14 @@ fn where_all_is_well_no_line_says_otherwise() {
 }
 
 #[test]
+fn a_device_that_is_well_is_told_with_both_mtus() {
+    let lines = judge(&healthy());
+    let device = lines.iter().find(|line| line.check == "device").unwrap();
+    let wanted = "mlx5_0: port 1 active, ethernet, MTU 4096, 1 GIDs; eth1 MTU 9000";
+    assert_eq!(device.text, wanted);
+}
+
+#[test]
 fn bad_settings_are_named() {
     let facts = changed(|facts| {
         facts.settings.bad.push(BadSetting {
