@@ -93,11 +93,11 @@ pub(super) fn soft_ports(facts: &Facts) -> Vec<Line> {
             SoftPortState::Taken => line(
                 "port 4791",
                 format!(
-                    "another user's process has UDP port 4791 of {ip}: this user's programs on the \
-                     soft fabric cannot listen there"
+                    "another process has UDP port 4791 of {ip}, of another user or with another \
+                     XDG_RUNTIME_DIR: this one's programs on the soft fabric cannot listen there"
                 ),
-                "see which, as root: ss -uanp 'sport = :4791'; give each user an address of their \
-                 own with SAN_SOFT_ADDRESSES",
+                "see which, as root: ss -uanp 'sport = :4791'; give all the same XDG_RUNTIME_DIR, \
+                 or each an address of its own: export SAN_SOFT_ADDRESSES=ADDRESS",
             ),
         });
     }
