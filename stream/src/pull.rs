@@ -26,7 +26,7 @@ const MOST_OFFERS: usize = 64;
 pub enum PullError {
     /// An offer without a ring.
     NoRing,
-    /// A second ring on one queue pair, or one whose length is 0 or too large.
+    /// Another ring while bytes in the one before are offered, or one whose length is 0 or too large.
     BadRing,
     /// An offer that begins where no byte can be: behind what came, or inside another offer.
     Misplaced,
@@ -96,7 +96,7 @@ impl Landing {
     }
 
     pub(crate) fn ring(&mut self, length: u64) -> Result<(), PullError> {
-        if self.ring != 0 || length == 0 || length > MOST_RING {
+        if !self.offers.is_empty() || length == 0 || length > MOST_RING {
             return Err(PullError::BadRing);
         }
         self.ring = length;
@@ -269,11 +269,12 @@ mod tests {
         assert_eq!(landing.offer(0, 0, 10, 0), Err(PullError::NoRing));
         assert_eq!(landing.ring(0), Err(PullError::BadRing));
         assert_eq!(landing.ring(1000), Ok(()));
-        assert_eq!(landing.ring(1000), Err(PullError::BadRing));
+        assert_eq!(landing.ring(1000), Ok(()), "it replaces the one before");
         assert_eq!(landing.offer(0, 900, 101, 0), Err(PullError::BeyondRing));
         assert_eq!(landing.offer(0, u64::MAX, 2, 0), Err(PullError::BeyondRing));
         assert_eq!(landing.offer(500, 499, 10, 0), Err(PullError::Misplaced));
         assert_eq!(landing.offer(500, 500, 10, 0), Ok(()));
+        assert_eq!(landing.ring(1000), Err(PullError::BadRing));
         assert_eq!(landing.offer(500, 509, 10, 0), Err(PullError::Misplaced));
         assert_eq!(landing.offer(500, 1500, 400, 0), Err(PullError::BeyondRing));
     }

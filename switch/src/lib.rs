@@ -32,7 +32,7 @@
 //! One thread, `san-accept`, for each switch that has a provider; a switch that is plain TCP has
 //! none. One, `san-stat`, that sleeps until somebody asks for statistics ([`stat`]); with
 //! [`SwitchConfig::stat`] off there is none. One, `san-linger`, while SAN connections that are closed
-//! still have bytes under way. Data is moved by the threads that send and receive. Everything here is `Send` and
+//! still have bytes under way, or open ones hold memory for bulk. Data is moved by the threads that send and receive. Everything here is `Send` and
 //! `Sync`.
 //!
 //! # Clean-up

@@ -286,6 +286,16 @@ impl<P: Payloads> Engine<P> {
         self.outgoing.unsent() > 0 || self.retained.offered() > 0
     }
 
+    /// The shell takes the staging ring away from the peer, since nothing is in it; another one is asked
+    /// for when it is needed. `false`: it is in use.
+    pub fn close_ring(&mut self) -> bool {
+        if self.has_unsent() || self.ring == OwnRing::Opening {
+            return false;
+        }
+        self.ring = OwnRing::Closed;
+        true
+    }
+
     /// A number that grows as bytes that were written leave, and as offered ones are read.
     pub fn progress(&self) -> u64 {
         self.outgoing.sent * 2 - self.retained.offered()

@@ -5,7 +5,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use san_base::Deadline;
@@ -16,6 +16,18 @@ use crate::readiness::{Events, Watcher};
 pub(crate) mod san;
 pub(crate) mod tcp;
 pub(crate) mod timeout;
+
+/// Memory that is let go when it has not been used for a while.
+pub(crate) trait IdleMemory: Send + Sync {
+    /// A look, one a second: `true`: there is nothing to look after any more.
+    fn let_go_if_idle(&self) -> bool;
+}
+
+/// Who looks after such memory.
+pub(crate) trait MemoryKeeper: Send + Sync {
+    /// From now on, and until it is let go.
+    fn look_after(&self, memory: Weak<dyn IdleMemory>);
+}
 
 /// What carries a connection. One thread may send while another receives.
 pub(crate) trait Carrier: Send + Sync {

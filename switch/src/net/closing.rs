@@ -1,5 +1,6 @@
 //! Closed SAN connections whose last bytes the peer has not taken in yet, and the thread
-//! `san-linger` that sees them off.
+//! `san-linger` that sees them off. It also lets memory of open ones go that they have not used for
+//! some seconds.
 //!
 //! The kernel does this for TCP after the application's close. Here it is a thread's work, since
 //! what is under way needs somebody who looks for completions. The thread starts with the first
@@ -9,8 +10,9 @@
 //! most [`ROOM`] are held, and a switch that shuts down waits [`SHUTDOWN_PATIENCE`] at most for the
 //! next step of any of them. What is given up is counted and said.
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use san_base::Deadline;
 
 use crate::carrier::san::{CloseStep, SanCarrier};
+use crate::carrier::{IdleMemory, MemoryKeeper};
 use crate::counters::SwitchCounters;
 
 /// The thread's name, as `ps -L` shows it.
@@ -34,17 +37,17 @@ const ROOM: usize = 1024;
 /// Between two looks at the connections: short while they make progress, then longer and longer.
 const SHORT_PAUSE: Duration = Duration::from_millis(1);
 const LONG_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks at the memory of open connections.
+const LOOKS: Duration = Duration::from_secs(1);
 /// The thread ends when it had nothing to do for so long.
 const IDLE: Duration = Duration::from_secs(2);
 
 /// The closed connections of one switch.
-#[derive(Debug)]
 pub(crate) struct Closing {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     /// Something came, or the thread is to end.
@@ -52,10 +55,12 @@ struct Shared {
     counters: Arc<SwitchCounters>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// The oldest first.
     closed: Vec<Closed>,
+    /// Memory to look after, of open connections.
+    memory: Vec<Weak<dyn IdleMemory>>,
     is_served: bool,
     is_over: bool,
 }
@@ -106,8 +111,7 @@ impl Closing {
             carrier,
             advanced: Instant::now(),
         });
-        let needs_thread = !state.is_served;
-        state.is_served = true;
+        let needs_thread = state.is_needed();
         self.shared.changed.notify_all();
         drop(state);
         if let Some(oldest) = oldest
@@ -119,6 +123,8 @@ impl Closing {
             tracing::warn!(%error, "no thread sees closed connections off; their last bytes may be lost");
             let mut state = self.shared.state.lock();
             state.is_served = false;
+            // The memory stays until its connections end.
+            state.memory.clear();
             let closed = std::mem::take(&mut state.closed);
             drop(state);
             for one in closed {
@@ -175,18 +181,59 @@ impl Closing {
     }
 }
 
+impl MemoryKeeper for Closing {
+    fn look_after(&self, memory: Weak<dyn IdleMemory>) {
+        let mut state = self.shared.state.lock();
+        if state.is_over {
+            return;
+        }
+        state.memory.push(memory);
+        let needs_thread = state.is_needed();
+        drop(state);
+        if needs_thread && let Err(error) = self.start() {
+            tracing::debug!(%error, "no thread lets idle memory go");
+            let mut state = self.shared.state.lock();
+            state.is_served = false;
+            state.memory.clear();
+        }
+    }
+}
+
+impl fmt::Debug for Closing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closing").finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     /// The thread.
     fn serve(&self) {
         let mut pause = SHORT_PAUSE;
+        let mut looked = Instant::now();
         loop {
             let mut state = self.state.lock();
             if state.closed.is_empty() && !state.is_over {
-                self.changed.wait_for(&mut state, IDLE);
+                let wait = if state.memory.is_empty() { IDLE } else { LOOKS };
+                self.changed.wait_for(&mut state, wait);
             }
-            if state.closed.is_empty() {
+            if state.closed.is_empty() && (state.memory.is_empty() || state.is_over) {
                 state.is_served = false;
                 return;
+            }
+            if looked.elapsed() >= LOOKS {
+                looked = Instant::now();
+                let memory = std::mem::take(&mut state.memory);
+                drop(state);
+                let kept = memory.into_iter().filter(|memory| {
+                    let memory = memory.upgrade();
+                    memory.is_some_and(|memory| !memory.let_go_if_idle())
+                });
+                let kept: Vec<_> = kept.collect();
+                state = self.state.lock();
+                state.memory.extend(kept);
+            }
+            if state.closed.is_empty() {
+                continue;
             }
             let patience = if state.is_over {
                 SHUTDOWN_PATIENCE
@@ -231,6 +278,11 @@ struct Seen {
 }
 
 impl State {
+    /// Whether a thread has to be started, which the caller does.
+    fn is_needed(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_served, true)
+    }
+
     fn look(&mut self, patience: Duration) -> Seen {
         let mut seen = Seen::default();
         let now = Instant::now();

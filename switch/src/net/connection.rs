@@ -18,9 +18,9 @@ use socket2::Socket;
 
 use super::registry::{ConnectionInfo, Counted};
 use super::rooms::Lease;
-use crate::carrier::Carrier;
 use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
+use crate::carrier::{Carrier, MemoryKeeper};
 use crate::companion::plan::canonical;
 use crate::readiness::{Events, Watcher};
 use crate::route::fallback::{FallbackReason, Route};
@@ -106,7 +106,8 @@ impl Connection {
                 };
                 let counted = Counted::San(socket.data().clone());
                 let counters = Arc::clone(&lease.counters);
-                let carrier = SanCarrier::new(socket, companion, peer, timeout, counters);
+                let keeper = Arc::clone(&lease.closing) as Arc<dyn MemoryKeeper>;
+                let carrier = SanCarrier::new(socket, companion, peer, timeout, counters, keeper);
                 (local, peer, route, counted, Carried::San(carrier))
             }
             Established::Tcp {

@@ -34,7 +34,7 @@ pub(crate) struct Rooms {
     pub(crate) routes: Arc<Routes>,
     pub(crate) companions: Arc<Keeper>,
     pub(crate) connections: OpenConnections,
-    pub(crate) closing: Closing,
+    pub(crate) closing: Arc<Closing>,
     pub(crate) moving: Arc<Service>,
     /// Why there is no provider, where one was looked for.
     pub(crate) absent: Option<String>,
@@ -53,7 +53,7 @@ impl Rooms {
             Arc::clone(&counters),
             config.loopback,
         )?;
-        let closing = Closing::new(Arc::clone(&counters));
+        let closing = Arc::new(Closing::new(Arc::clone(&counters)));
         let moving = Service::new(
             Arc::clone(&providers),
             Arc::clone(&routes),

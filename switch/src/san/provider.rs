@@ -98,6 +98,8 @@ pub(crate) const STREAMS: u8 = 1;
 fn settings(config: &SwitchConfig) -> ProviderConfig {
     ProviderConfig {
         layer_features: STREAMS,
+        // Rings for bulk, which are used again (`carrier/san/bulk.rs`), and nothing else so far.
+        memory_cache_bytes: 32 << 20,
         strict: config.strict,
         ..ProviderConfig::default()
     }

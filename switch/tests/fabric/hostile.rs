@@ -251,3 +251,42 @@ fn a_peer_that_says_nothing_more_costs_a_timeout() {
         drop(ends.server);
     });
 }
+
+/// Sends bulk, has the bare peer say that it has read it, and gives the kinds that it got.
+fn bulk_to_bare_peer(ends: &Ends) -> Vec<u8> {
+    const LENGTH: usize = 100_000;
+    (&ends.server).write_all(&[7; LENGTH]).unwrap();
+    let (mut kinds, mut came) = (Vec::new(), 0);
+    while came < LENGTH {
+        let message = ends.data.receive_within(STEP).expect("a message");
+        kinds.push(message.kind());
+        match message.kind() {
+            0 => came += message.len(),
+            33 => {
+                let length = u32::from_be_bytes(message[8..12].try_into().unwrap());
+                came += length as usize;
+                send(&ends.data, 34, &length.to_be_bytes());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(came, LENGTH);
+    kinds
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_ring_that_is_not_used_is_taken_away() {
+    bounded(|| {
+        let ends = ends(1);
+        assert!(bulk_to_bare_peer(&ends).contains(&32), "no ring was told");
+        // DONE is seen when somebody polls.
+        std::thread::sleep(Duration::from_secs(2));
+        ends.server.lane().unwrap().poll();
+        assert!(!bulk_to_bare_peer(&ends).contains(&32), "another ring");
+        std::thread::sleep(Duration::from_secs(1));
+        ends.server.lane().unwrap().poll();
+        std::thread::sleep(Duration::from_secs(8));
+        assert!(bulk_to_bare_peer(&ends).contains(&32), "it was kept");
+    });
+}

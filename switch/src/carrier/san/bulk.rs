@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 
-use san_provider::{MemoryAccess, MemoryHandle, Segment, SharedMemory, Socket};
+use parking_lot::Mutex;
+use san_provider::{MemoryAccess, MemoryHandle, Segment, SharedMemory, Socket, WsaCode};
 use san_stream::{DESCRIPTOR, RING, Ring};
 
 /// Bytes of either ring.
@@ -23,12 +24,69 @@ fn pieces(position: u64, length: usize) -> [(usize, usize); 2] {
 #[derive(Debug)]
 pub(super) struct Staging {
     memory: SharedMemory,
+    /// While it is open to the peer.
+    pub(super) opened: Option<MemoryHandle>,
+}
+
+/// Memory that is not needed for now.
+#[derive(Debug)]
+pub(super) struct Rings {
+    pub(super) staging: Option<Staging>,
+    pub(super) landing: Option<Landing>,
+}
+
+impl Rings {
+    /// Nobody else has them any more: the peer reads one of them no longer when this returns.
+    pub(super) fn let_go(self, socket: &Socket) {
+        // A socket that is closed has let them go already.
+        if let Some(handle) = self.staging.as_ref().and_then(|staging| staging.opened)
+            && let Err(error) = socket.deregister_rdma_memory(handle)
+            && !matches!(error.code(), WsaCode::NotSocket | WsaCode::NotConnected)
+        {
+            tracing::debug!(%error, "the peer keeps reading a ring that is not used");
+            return;
+        }
+        if let Some(landing) = &self.landing {
+            let _ = socket.deregister_memory(landing.handle);
+        }
+        let mut spare = SPARE.lock();
+        let staging = self.staging.map(|staging| staging.memory);
+        let landing = self.landing.map(|landing| landing.memory);
+        for memory in staging.into_iter().chain(landing) {
+            if spare.len() < MOST_SPARE {
+                spare.push(memory);
+            }
+        }
+    }
+}
+
+/// Rings that nobody uses now. The provider keeps what was registered a while, so they cost little to
+/// use again, and others would be kept beside them.
+static SPARE: Mutex<Vec<SharedMemory>> = Mutex::new(Vec::new());
+const MOST_SPARE: usize = 64;
+
+/// A ring of zeros: another peer may have been told what was in it.
+fn ring() -> io::Result<SharedMemory> {
+    let spare = SPARE.lock().pop();
+    let Some(memory) = spare else {
+        return SharedMemory::new(LENGTH).map_err(|error| system(error.errno()));
+    };
+    const ZEROS: [u8; 4096] = [0; 4096];
+    for place in (0..LENGTH).step_by(ZEROS.len()) {
+        memory
+            .write_at(place, &ZEROS)
+            .map_err(|error| system(error.errno()))?;
+    }
+    Ok(memory)
 }
 
 impl Staging {
     pub(super) fn new() -> io::Result<Self> {
-        let memory = SharedMemory::new(LENGTH).map_err(|error| system(error.errno()))?;
-        Ok(Self { memory })
+        let memory = ring()?;
+        Ok(Self {
+            memory,
+            opened: None,
+        })
     }
 
     /// What is opened to the peer.
@@ -52,15 +110,18 @@ impl Staging {
 }
 
 /// Opens a ring to the peer of a socket for reading. It may wait for the transport.
-pub(super) fn open_to_peer(socket: &Socket, memory: &SharedMemory) -> io::Result<Ring> {
+pub(super) fn open_to_peer(
+    socket: &Socket,
+    memory: &SharedMemory,
+) -> io::Result<(Ring, MemoryHandle)> {
     let mut descriptor = [0; DESCRIPTOR];
     let all = memory
         .part(0, LENGTH)
         .map_err(|error| system(error.errno()))?;
-    socket
+    let (handle, _) = socket
         .register_rdma_memory(all, MemoryAccess::Read, &mut descriptor)
         .map_err(|error| system(error.errno()))?;
-    Ok(Ring(descriptor))
+    Ok((Ring(descriptor), handle))
 }
 
 /// Bytes that were read from the peer's ring, and those that came with its offers.
@@ -91,7 +152,7 @@ impl First {
 
 impl Landing {
     pub(super) fn new(socket: &Socket) -> io::Result<Self> {
-        let memory = SharedMemory::new(LENGTH).map_err(|error| system(error.errno()))?;
+        let memory = ring()?;
         let all = memory
             .part(0, LENGTH)
             .map_err(|error| system(error.errno()))?;

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use san_provider::{DataPath, Operation, Readiness, ReadySink, TransferError};
 use san_stream::Failure;
 
-use super::SanCarrier;
 use super::state::{News, State};
+use super::{IdleMemory, SanCarrier};
 
 /// What the provider has told.
 #[derive(Debug)]
@@ -155,6 +155,10 @@ impl SanCarrier {
         }
         if news.reader || news.writer {
             data.wake();
+        }
+        if news.memory {
+            let this = Weak::clone(&self.this) as Weak<dyn IdleMemory>;
+            self.keeper.look_after(this);
         }
         if news.over {
             self.end_connection();

@@ -22,8 +22,8 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 // Without poison: to look for it costs as much as the lock.
@@ -37,7 +37,7 @@ pub(crate) use self::close::CloseStep;
 use self::mail::Mail;
 use self::read::Reading;
 use self::state::State;
-use super::Carrier;
+use super::{Carrier, IdleMemory, MemoryKeeper};
 use crate::carrier::timeout::Timeout;
 use crate::counters::SwitchCounters;
 use crate::readiness::{Events, Watcher};
@@ -53,6 +53,8 @@ pub(crate) struct SanCarrier {
     companion: Socket,
     peer: SocketAddr,
     counters: Arc<SwitchCounters>,
+    this: Weak<Self>,
+    keeper: Arc<dyn MemoryKeeper>,
     state: Mutex<State>,
     /// What the provider has told while somebody had the lock.
     mail: Mutex<Vec<Mail>>,
@@ -84,12 +86,15 @@ impl SanCarrier {
         peer: SocketAddr,
         timeout: Option<Duration>,
         counters: Arc<SwitchCounters>,
+        keeper: Arc<dyn MemoryKeeper>,
     ) -> Arc<Self> {
         let data = socket.data().data_path().ok();
         let features = data.as_ref().map(DataPath::peer).unwrap_or_default();
         let takes_bulk = features.reads && features.layer & STREAMS != 0;
         let message_limit = socket.max_message_size();
-        let carrier = Arc::new(SanCarrier {
+        let carrier = Arc::new_cyclic(|this| SanCarrier {
+            this: Weak::clone(this),
+            keeper,
             message_limit,
             data,
             socket,
@@ -263,6 +268,28 @@ impl Carrier for SanCarrier {
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {
         self.companion.as_fd()
+    }
+}
+
+impl IdleMemory for SanCarrier {
+    fn let_go_if_idle(&self) -> bool {
+        let (mut state, _) = self.lock();
+        let (rings, is_over) = state.let_go_if_idle();
+        self.unlock(state);
+        // They may take a call of the system each.
+        if let Some(rings) = rings {
+            rings.let_go(self.spi());
+        }
+        is_over
+    }
+}
+
+impl Drop for SanCarrier {
+    fn drop(&mut self) {
+        // First the device lets its memory go.
+        self.socket.close();
+        let rings = self.state.get_mut().take_rings();
+        rings.let_go(self.socket.data());
     }
 }
 

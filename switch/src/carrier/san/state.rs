@@ -6,13 +6,16 @@ use std::io::{self, IoSliceMut};
 use std::time::Instant;
 
 use rustix::io::Errno;
-use san_provider::{Completion, DataPath, Fence, Operation, Socket, TransferError};
+use san_provider::{Completion, DataPath, Fence, MemoryHandle, Operation, Socket, TransferError};
 use san_stream::{
     Action, Config, Engine, Event, Failure, Kind, Mac, OFFER_HEAD, Payloads, Post, RING, Read,
     Ring, Role, Route, Source, State as Place, TAG, Write,
 };
 
-use super::bulk::{First, Landing, Staging, deliver};
+use super::bulk::{First, Landing, Rings, Staging, deliver};
+
+/// Memory of bulk that was not used for so many seconds is let go.
+const IDLE_LOOKS: u32 = 5;
 
 /// A stream that lives on one queue pair keeps nothing of what it sent, and proves nothing.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub(super) struct News {
     pub(super) watcher: bool,
     /// The connection is to be ended.
     pub(super) over: bool,
+    /// There is memory to look after.
+    pub(super) memory: bool,
 }
 
 /// The stream, under its lock.
@@ -86,6 +91,11 @@ pub(super) struct State {
     over: Option<i32>,
     /// The error that no call has said yet.
     pub(super) error: Option<i32>,
+    /// The memory of bulk was used since it was last looked at; how often it was not; and whether somebody
+    /// looks.
+    was_used: bool,
+    idle_looks: u32,
+    is_looked_after: bool,
     /// Looks of the provider's thread are asked for.
     pub(super) wants_looks: bool,
     /// An urgent byte that came and nobody has taken.
@@ -125,6 +135,9 @@ impl State {
             is_closed: false,
             over: None,
             error: None,
+            was_used: false,
+            idle_looks: 0,
+            is_looked_after: false,
             wants_looks: false,
             urgent: None,
             seen_progress: (0, 0),
@@ -322,6 +335,7 @@ impl State {
                     empty => empty.insert(Staging::new()?),
                 };
                 staging.put(position, &bytes[..length]);
+                self.note_use();
                 self.engine.staged(length);
                 self.pump_until(data, true);
                 Ok(Some(length))
@@ -400,33 +414,54 @@ impl State {
         Some(staging.memory())
     }
 
+    pub(super) fn ring_opened(&mut self, data: &DataPath, ring: Ring, handle: MemoryHandle) {
+        if let Some(staging) = &mut self.staging {
+            staging.opened = Some(handle);
+        }
+        self.handle(Event::RingOpened(ring));
+        self.pump(data);
+    }
+
+    /// The rings, if they were not used for a while; and whether there is nothing left to look after.
+    pub(super) fn let_go_if_idle(&mut self) -> (Option<Rings>, bool) {
+        if std::mem::take(&mut self.was_used) {
+            self.idle_looks = 0;
+            return (None, false);
+        }
+        self.idle_looks += 1;
+        let is_in_use = self.waiting.is_some()
+            || self.has_bulk()
+            || !self.reads.is_empty()
+            || self.waiting_read.is_some()
+            || self.opens_ring;
+        if self.idle_looks < IDLE_LOOKS || is_in_use || !self.engine.close_ring() {
+            return (None, false);
+        }
+        self.is_looked_after = false;
+        (Some(self.take_rings()), true)
+    }
+
+    pub(super) fn take_rings(&mut self) -> Rings {
+        Rings {
+            staging: self.staging.take(),
+            landing: self.landing.take(),
+        }
+    }
+
+    /// Memory of bulk is in use: it is looked after from now on.
+    fn note_use(&mut self) {
+        self.was_used = true;
+        if !self.is_looked_after {
+            self.is_looked_after = true;
+            self.news.memory = true;
+        }
+    }
+
     /// The application writes no more.
     pub(super) fn close(&mut self, data: &DataPath) {
         self.is_closed = true;
         self.handle(Event::Close);
         self.pump(data);
-    }
-
-    /// Writes the urgent byte. `false`: there is no room.
-    pub(super) fn write_urgent(&mut self, data: &DataPath, byte: u8) -> io::Result<bool> {
-        let Write::Stage { position, .. } = (match self.room(1) {
-            Write::Message(_) => self.engine.write(1, false),
-            other => other,
-        }) else {
-            return match self.room(1) {
-                Write::Full => Ok(false),
-                _ => self.say(Err(Errno::PIPE.into())),
-            };
-        };
-        let staging = match &mut self.staging {
-            Some(staging) => staging,
-            empty => empty.insert(Staging::new()?),
-        };
-        staging.put(position, &[byte]);
-        self.engine.staged(1);
-        self.handle(Event::Urgent);
-        self.pump(data);
-        Ok(true)
     }
 
     /// Bytes that were written and may not have arrived, but for those that the provider has; and the
@@ -553,11 +588,11 @@ impl State {
     }
 
     fn post_read(&mut self, socket: &Socket, read: &Read) -> io::Result<Operation> {
-        let landing = match &mut self.landing {
-            Some(landing) => landing,
-            empty => empty.insert(Landing::new(socket)?),
-        };
-        let Some(ring) = &self.peer_ring else {
+        if self.landing.is_none() {
+            self.landing = Some(Landing::new(socket)?);
+        }
+        self.note_use();
+        let (Some(landing), Some(ring)) = (&self.landing, &self.peer_ring) else {
             return Err(Errno::CONNRESET.into());
         };
         let (segments, count) = landing.segments(read.position, read.length as usize);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use san_base::Deadline;
-use san_stream::{Event, Kind};
+use san_stream::Kind;
 
 use super::SanCarrier;
 use super::bulk::open_to_peer;
@@ -98,10 +98,7 @@ impl SanCarrier {
         let opened = open_to_peer(self.spi(), memory);
         let (mut state, data) = self.lock();
         match (opened, data) {
-            (Ok(ring), Some(data)) => {
-                state.handle(Event::RingOpened(ring));
-                state.pump(data);
-            }
+            (Ok((ring, handle)), Some(data)) => state.ring_opened(data, ring, handle),
             (Err(error), _) => {
                 // Everything goes by messages.
                 tracing::debug!(%error, peer = %self.peer, "bulk cannot be opened to the peer");
