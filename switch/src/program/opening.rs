@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
+use san_provider::{ConnectError as SpiConnectError, ConnectFailure};
 use socket2::Socket;
 
 use super::epolls::{Kernel, take_over};
@@ -101,7 +102,12 @@ impl Program {
 
     /// Why the connect fails; `Ok`: TCP is to be tried.
     fn final_answer(&self, error: &ConnectError) -> io::Result<()> {
-        if matches!(error, ConnectError::San { .. }) {
+        // TCP does not refuse where a backlog is full: it lets the client wait, and so does its own
+        // queue of the same listener.
+        let is_full = |source: &SpiConnectError| {
+            matches!(source.failure(), ConnectFailure::BacklogFull { .. })
+        };
+        if matches!(error, ConnectError::San { source, .. } if !is_full(source)) {
             self.tally.counters.refused.raise();
             return Err(io::Error::from_raw_os_error(error.errno()));
         }

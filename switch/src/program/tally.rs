@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use san_base::counters;
 
 use crate::switch::Switch;
+use crate::tcp::aside;
 
 counters! {
     /// What a program's connections came to.
@@ -38,8 +40,8 @@ pub(super) struct Tally {
 
 /// Where the report goes.
 pub(super) enum Sink {
-    /// In words, to standard error.
-    Standard,
+    /// In words, to what was standard error when the program began: some close it before their end.
+    Standard(Option<OwnedFd>),
     /// As JSON, one line for each process, to the end of this file.
     File(PathBuf),
 }
@@ -48,7 +50,10 @@ impl Sink {
     /// What `SAN_REPORT` says: a file, or `-`.
     pub(super) fn named(value: std::ffi::OsString) -> Self {
         match value.to_str() {
-            Some("-") => Sink::Standard,
+            Some("-") => {
+                let stderr = rustix::stdio::stderr();
+                Sink::Standard(rustix::io::fcntl_dupfd_cloexec(stderr, 0).ok().map(aside))
+            }
             _ => Sink::File(PathBuf::from(value)),
         }
     }
@@ -69,9 +74,14 @@ impl Tally {
     /// What the file's system says.
     pub(super) fn report(&self, switch: &Switch, sink: &Sink) -> io::Result<()> {
         match sink {
-            Sink::Standard => {
+            Sink::Standard(kept) => {
                 let text = self.in_words(switch);
-                rustix::io::write(rustix::stdio::stderr(), text.as_bytes())?;
+                let kept = kept
+                    .as_ref()
+                    .map(|kept| rustix::io::write(kept, text.as_bytes()));
+                if !matches!(kept, Some(Ok(_))) {
+                    rustix::io::write(rustix::stdio::stderr(), text.as_bytes())?;
+                }
                 Ok(())
             }
             Sink::File(path) => add_line(path, &serde_json::to_string(&switch.report())?),
