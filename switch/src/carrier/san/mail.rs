@@ -131,7 +131,7 @@ impl SanCarrier {
     }
 
     /// What is to be done before the lock is let go: what has to be told then.
-    fn settle(&self, state: &mut State) -> News {
+    pub(super) fn settle(&self, state: &mut State) -> News {
         state.refresh();
         let wanted = state.is_busy();
         if std::mem::replace(&mut state.wants_looks, wanted) != wanted
@@ -143,7 +143,7 @@ impl SanCarrier {
     }
 
     /// Tells whom it concerns. No lock is held.
-    fn tell(&self, news: News) {
+    pub(super) fn tell(&self, news: News) {
         let Some(data) = &self.data else {
             return;
         };

@@ -36,7 +36,7 @@ use socket2::Socket;
 pub(crate) use self::close::CloseStep;
 use self::mail::Mail;
 use self::read::Reading;
-use self::state::State;
+use self::state::{News, State};
 use super::{Carrier, IdleMemory, MemoryKeeper};
 use crate::carrier::timeout::Timeout;
 use crate::counters::SwitchCounters;
@@ -140,8 +140,41 @@ impl SanCarrier {
     fn tell_watcher(&self) {
         let watcher = self.watcher.lock().clone();
         if let Some((watcher, token)) = watcher {
-            watcher.changed(token, self.events());
+            let (events, mut news) = self.events_and_news();
+            // It hears of that now.
+            news.watcher = false;
+            self.tell(news);
+            self.serve_mail();
+            watcher.changed(token, events);
         }
+    }
+
+    /// What holds now, and what was found out with it, to be told.
+    fn events_and_news(&self) -> (Events, News) {
+        let Some(data) = &self.data else {
+            let all = Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
+            return (all, News::default());
+        };
+        let inbox = data.inbox();
+        let (mut state, _) = self.lock();
+        let peer_ended = state.is_at_end() || inbox.last == Some(Kind::End.number());
+        if inbox.is_over {
+            state.look_for_end(data);
+        }
+        let is_over = state.is_broken() || state.is_over() && !peer_ended;
+        let read_closed = is_over || peer_ended || self.reading_shut.load(Ordering::Acquire);
+        let write_closed = is_over || state.is_closed;
+        let has_bytes = inbox.first.is_some()
+            || self.peeked.load(Ordering::Acquire) > 0
+            || matches!(state.source(), san_stream::Source::Landed { .. });
+        let mut events = Events::empty();
+        events.set(Events::READABLE, has_bytes || read_closed);
+        events.set(Events::READ_CLOSED, read_closed);
+        events.set(Events::HANG_UP, read_closed && write_closed);
+        events.set(Events::WRITABLE, write_closed || state.has_ample_room());
+        events.set(Events::ERROR, state.error.is_some());
+        events.set(Events::PRIORITY, state.urgent.is_some());
+        (events, self.settle(&mut state))
     }
 }
 
@@ -210,29 +243,9 @@ impl Carrier for SanCarrier {
     }
 
     fn events(&self) -> Events {
-        let Some(data) = &self.data else {
-            return Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
-        };
-        let inbox = data.inbox();
-        let (mut state, _) = self.lock();
-        let peer_ended = state.is_at_end() || inbox.last == Some(Kind::End.number());
-        if inbox.is_over {
-            state.look_for_end(data);
-        }
-        let is_over = state.is_broken() || state.is_over() && !peer_ended;
-        let read_closed = is_over || peer_ended || self.reading_shut.load(Ordering::Acquire);
-        let write_closed = is_over || state.is_closed;
-        let has_bytes = inbox.first.is_some()
-            || self.peeked.load(Ordering::Acquire) > 0
-            || matches!(state.source(), san_stream::Source::Landed { .. });
-        let mut events = Events::empty();
-        events.set(Events::READABLE, has_bytes || read_closed);
-        events.set(Events::READ_CLOSED, read_closed);
-        events.set(Events::HANG_UP, read_closed && write_closed);
-        events.set(Events::WRITABLE, write_closed || state.has_ample_room());
-        events.set(Events::ERROR, state.error.is_some());
-        events.set(Events::PRIORITY, state.urgent.is_some());
-        self.unlock(state);
+        let (events, news) = self.events_and_news();
+        self.tell(news);
+        self.serve_mail();
         events
     }
 
