@@ -176,6 +176,52 @@ fn mappings_are_joined_again() {
     });
 }
 
+/// Registers every second page of fresh memory once, and writes a byte of each while it lasts. How many
+/// mappings there were before, at most meanwhile, and after the store has closed.
+fn every_second_page(rounds: usize, entries: usize) -> Option<[usize; 3]> {
+    let store = store(entries)?;
+    let all = Mapping::new(2 * rounds + 2);
+    for at in [all.at, all.at + all.len - PAGE] {
+        Mapping { at, len: PAGE }.unmap();
+    }
+    let before = mappings();
+    let mut most = before;
+    for round in 0..rounds {
+        let at = all.at + (2 * round + 1) * PAGE;
+        let page = Mapping { at, len: PAGE };
+        let registered = acquire(&store, &page);
+        page.write(1);
+        drop(registered);
+        if round % (rounds / 40) == 0 {
+            most = most.max(mappings());
+        }
+    }
+    store.close();
+    let figures = [before, most, mappings()];
+    println!("{rounds} registrations, {entries} entries: before, most, after {figures:?}");
+    Mapping {
+        at: all.at + PAGE,
+        len: all.len - 2 * PAGE,
+    }
+    .unmap();
+    Some(figures)
+}
+
+/// With a mapping lost for each it would be 4,000, and 70,000 are more than the system allows.
+#[test]
+fn thousands_of_registrations_leave_no_mappings() {
+    let _alone = alone();
+    within(Duration::from_secs(100), || {
+        for (rounds, entries) in [(4_000, 16), (70_000, 1_024)] {
+            let Some([before, most, after]) = every_second_page(rounds, entries) else {
+                return;
+            };
+            assert!(most <= before + 2 * entries + 8, "{most} from {before}");
+            assert!(after <= before + 8, "{after} from {before}");
+        }
+    });
+}
+
 /// Registrations of ever new memory, which the kernel maps beside what is watched. What is written
 /// there meanwhile is never joined with it; that happens a number of times, and no more. Memory
 /// inside of what is mapped goes on being kept.
