@@ -133,10 +133,9 @@ fn a_full_backlog_is_told_with_its_size() {
 fn a_peer_that_does_not_answer_is_silent_and_has_tcp() {
     let ip = common::own_address();
     let (listener, address) = echo("soft", &ip);
-    let pid = listener.pid().to_string();
-    san_tests::program::must("kill", &["-STOP", &pid]);
+    common::stop(listener.pid());
     let (report, ok) = report(&soft(&ip), &[&address]);
-    san_tests::program::must("kill", &["-CONT", &pid]);
+    common::go_on(listener.pid());
     assert!(!ok);
     let route = line_of_route(&report);
     assert!(

@@ -319,9 +319,9 @@ fn a_process_that_is_stopped_is_counted_and_hides_no_other() {
     let place = Place::new("stopped");
     let (stopped, _) = place.listener("off");
     let (other, _) = place.listener("off");
-    san_tests::program::must("kill", &["-STOP", &stopped.pid().to_string()]);
+    common::stop(stopped.pid());
     let text = place.text();
-    san_tests::program::must("kill", &["-CONT", &stopped.pid().to_string()]);
+    common::go_on(stopped.pid());
     let scrape = parsed(&text);
     assert_eq!(
         value(&scrape, "san_exporter_unanswered_processes", &[]),
