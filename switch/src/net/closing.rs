@@ -240,7 +240,14 @@ impl Shared {
             } else {
                 PATIENCE
             };
-            let seen = state.look(patience);
+            // They are looked at without the lock: a look may find more memory to look after.
+            let closed = std::mem::take(&mut state.closed);
+            drop(state);
+            let seen = look(closed, patience);
+            let mut state = self.state.lock();
+            // Those that came meanwhile are younger.
+            let younger = std::mem::replace(&mut state.closed, seen.left);
+            state.closed.extend(younger);
             drop(state);
             for (carrier, lost) in seen.gone {
                 if let Some(why) = lost {
@@ -273,6 +280,8 @@ impl Shared {
 struct Seen {
     /// Those that are done with; why, if bytes were lost. They are closed without the lock.
     gone: Vec<(Arc<SanCarrier>, Option<&'static str>)>,
+    /// The others.
+    left: Vec<Closed>,
     /// Whether anything moved.
     advanced: bool,
 }
@@ -282,34 +291,35 @@ impl State {
     fn is_needed(&mut self) -> bool {
         !std::mem::replace(&mut self.is_served, true)
     }
+}
 
-    fn look(&mut self, patience: Duration) -> Seen {
-        let mut seen = Seen::default();
-        let now = Instant::now();
-        self.closed.retain_mut(|one| {
-            let lost = match one.carrier.close_step(Deadline::at(now)) {
-                CloseStep::Done
-                    if now - one.advanced < LAST_WORD
-                        && !one.carrier.wait_for_peer(Deadline::at(now)) =>
-                {
-                    return true;
-                }
-                CloseStep::Done => None,
-                CloseStep::Lost => Some("the peer is gone"),
-                CloseStep::Advanced => {
-                    one.advanced = now;
-                    seen.advanced = true;
-                    return true;
-                }
-                CloseStep::Waiting if now - one.advanced >= patience => {
-                    Some("the peer takes nothing in")
-                }
-                CloseStep::Waiting => return true,
-            };
-            seen.advanced = true;
-            seen.gone.push((Arc::clone(&one.carrier), lost));
-            false
-        });
-        seen
-    }
+fn look(mut closed: Vec<Closed>, patience: Duration) -> Seen {
+    let mut seen = Seen::default();
+    let now = Instant::now();
+    closed.retain_mut(|one| {
+        let lost = match one.carrier.close_step(Deadline::at(now)) {
+            CloseStep::Done
+                if now - one.advanced < LAST_WORD
+                    && !one.carrier.wait_for_peer(Deadline::at(now)) =>
+            {
+                return true;
+            }
+            CloseStep::Done => None,
+            CloseStep::Lost => Some("the peer is gone"),
+            CloseStep::Advanced => {
+                one.advanced = now;
+                seen.advanced = true;
+                return true;
+            }
+            CloseStep::Waiting if now - one.advanced >= patience => {
+                Some("the peer takes nothing in")
+            }
+            CloseStep::Waiting => return true,
+        };
+        seen.advanced = true;
+        seen.gone.push((Arc::clone(&one.carrier), lost));
+        false
+    });
+    seen.left = closed;
+    seen
 }

@@ -79,10 +79,15 @@ fn a_broken_connection_says_so_once() {
         let server = accept(&listener);
         (&server).write_all(b"last").unwrap();
         becomes(&client, OUT | IN);
+        let heard = Arc::new(Heard::default());
+        client.set_watcher(Some((Arc::clone(&heard) as Arc<dyn Watcher>, 7)));
         // As if the process were gone.
         other.shutdown();
         let over = OUT | IN | Events::READ_CLOSED | Events::HANG_UP;
         becomes(&client, over | Events::ERROR);
+        eventually("the watcher hears of it", PATIENCE, || {
+            heard.take().contains(&(7, over | Events::ERROR))
+        });
         assert_eq!(client.receive(&mut [0; 9]).unwrap(), 4);
         let error = client.take_error().unwrap().unwrap();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use san_base::Deadline;
 use san_provider::{DataPath, TransferError};
-use san_stream::{Kind, Source};
+use san_stream::Kind;
 
 use super::SanCarrier;
 use crate::carrier::timeout::left;
@@ -59,7 +59,7 @@ impl SanCarrier {
         let (mut state, _) = self.lock();
         let progress = (state.progress(), unacknowledged);
         let has_advanced = std::mem::replace(&mut state.seen_progress, progress) != progress;
-        self.unlock(state);
+        self.release(state);
         has_advanced
     }
 
@@ -89,14 +89,16 @@ impl SanCarrier {
         // Counted before it is asked whether the end has arrived: it acknowledges the others, too.
         let unacknowledged = data.unacknowledged();
         let (mut state, _) = self.lock();
+        if state.has_end_arrived {
+            self.release(state);
+            return Rest::Arrived;
+        }
         let was_closed = state.is_closed;
         if !was_closed {
             state.close(data);
         }
         state.look_for_end(data);
-        let rest = if state.has_end_arrived {
-            Rest::Arrived
-        } else if state.is_over() || state.is_broken() {
+        let rest = if state.is_over() || state.is_broken() {
             let end = u32::from(state.has_sent_end());
             // What was broken before the close its application knows of.
             let was_broken = state.is_broken() && !was_closed;
@@ -119,9 +121,9 @@ impl SanCarrier {
         data.lane().poll();
         let first = data.inbox().first;
         let (state, _) = self.lock();
-        let has_landed = matches!(state.source(), Source::Landed { .. }) || state.has_bulk();
-        self.unlock(state);
-        has_landed
+        let has_bulk = state.has_bulk();
+        self.release(state);
+        has_bulk
             || self.peeked.load(Ordering::Acquire) > 0
             || first == Some(Kind::Data.number())
             || first == Some(Kind::Urgent.number())
@@ -142,7 +144,7 @@ impl SanCarrier {
     pub(crate) fn wait_for_peer(&self, deadline: Deadline) -> bool {
         let (state, data) = self.lock();
         let is_last = state.has_peer_ended_last;
-        self.unlock(state);
+        self.release(state);
         let Some(data) = data.filter(|_| is_last) else {
             return true;
         };

@@ -81,6 +81,15 @@ impl SanCarrier {
         self.serve_mail();
     }
 
+    /// Lets the lock go after a look at the engine that changed nothing.
+    pub(super) fn release(&self, state: MutexGuard<'_, State>) {
+        if state.news != News::default() {
+            return self.unlock(state);
+        }
+        drop(state);
+        self.serve_mail();
+    }
+
     /// Reads the mail that came while somebody had the lock: who lets it go looks for mail after that, and
     /// who leaves mail looks for the lock after that.
     #[inline]
@@ -114,7 +123,10 @@ impl SanCarrier {
                         }
                         state.ended(self.spi(), data, operation, result);
                     }
-                    Mail::Readable => state.look_for_end(data),
+                    Mail::Readable => {
+                        state.news.watcher = true;
+                        state.look_for_end(data);
+                    }
                     Mail::Writable => state.go_on(self.spi(), data),
                 }
                 // The reader must not take a message that the peer sends once it knows that what was

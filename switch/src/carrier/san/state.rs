@@ -42,7 +42,7 @@ impl Payloads for Direct {
 }
 
 /// Whom something concerns that has happened. They are told without the lock.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct News {
     /// Who receives has to look at the stream.
     pub(super) reader: bool,
@@ -158,7 +158,7 @@ impl State {
             self.counted += more;
             self.engine
                 .data(usize::try_from(more).unwrap_or(usize::MAX));
-            self.handle(Event::Timer);
+            self.act();
         }
     }
 
@@ -171,6 +171,11 @@ impl State {
 
     pub(super) fn handle(&mut self, event: Event<'_, Nothing>) {
         self.engine.handle(event, self.epoch);
+        self.act();
+    }
+
+    /// Does what the engine asks for.
+    fn act(&mut self) {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::OpenRing => {
@@ -367,21 +372,16 @@ impl State {
             let waiting = self.waiting.take();
             let Some(post) = waiting.or_else(|| self.engine.next_message()) else {
                 // It may have asked for the ring.
-                return self.handle_nothing();
+                return self.act();
             };
             if let Err(error) = self.post(data, &post) {
                 self.waiting = Some(post);
-                self.handle_nothing();
+                self.act();
                 return self.not_sent(data, &error);
             }
             self.news.writer = true;
-            self.handle_nothing();
+            self.act();
         }
-    }
-
-    /// Does what the engine asked for while it gave out messages.
-    fn handle_nothing(&mut self) {
-        self.handle(Event::Timer);
     }
 
     fn not_sent(&mut self, data: &DataPath, error: &TransferError) {
@@ -633,7 +633,6 @@ impl State {
 
     /// Something came, perhaps the end of the connection: who waits to write hears of it.
     pub(super) fn look_for_end(&mut self, data: &DataPath) {
-        self.news.watcher = true;
         if self.over.is_none()
             && let Err(error) = data.check()
         {

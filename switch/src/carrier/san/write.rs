@@ -122,14 +122,14 @@ impl SanCarrier {
             self.room.store(false, Ordering::SeqCst);
             let (state, _) = self.lock();
             let has_room = state.has_room() || state.opens_ring;
-            self.unlock(state);
+            self.release(state);
             if has_room {
                 return Ok(());
             }
             if !data.wait_for(&self.room, left(deadline)) && deadline.is_over() {
                 let (state, _) = self.lock();
                 let has_room = state.has_room();
-                self.unlock(state);
+                self.release(state);
                 return if has_room {
                     Ok(())
                 } else {
