@@ -63,3 +63,18 @@ soft_check_list() {
         fi
     done < <(grep -v '^#' "$soft_cannot" | grep .)
 }
+
+# Unmodified programs with san run (ci/programs has the list).
+stage_programs() {
+    local word name rest
+    [ -z "$filter" ] || return 0
+    SAN_PROFILE=debug "$top/ci/programs" >"$results/programs-run.log" 2>&1 || true
+    while read -r word name rest; do
+        case $word in
+            ok) result_passed "$name with san run" ;;
+            skipped) result_skipped "$name with san run" "$rest" ;;
+            FAILED) result_failed "$name with san run" "ci/programs $name" ;;
+        esac
+    done <"$results/programs-run.log"
+    grep -q ' passed, ' "$results/programs-run.log" || result_failed "ci/programs" "ci/programs"
+}

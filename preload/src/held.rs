@@ -2,16 +2,15 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use san_switch::program::{Held, Program, Stream};
 
-use crate::hooks::process::OWNER;
 use crate::inside::{Answer, inside, is_inside};
 use crate::kernel::LIBRARY;
-use crate::table::Table;
-
-/// What the program has under its numbers.
-pub(crate) static TABLE: Table<Held> = Table::new();
+use crate::owner::OWNER;
+use crate::table::TABLE;
 
 /// What is under this number, if the switch has to do with it and the call is the program's own.
 #[inline]
@@ -58,7 +57,7 @@ pub(crate) fn program() -> Option<&'static Program> {
 
 /// Puts something under a number of the program's. What was there is gone, as after close.
 pub(crate) fn put(fd: c_int, held: Arc<Held>) {
-    OWNER.is_here();
+    OWNER.is_here(at_exit);
     // A number too high for the table stays with the kernel, where such a socket is not connected.
     if let Ok(Some(before)) = TABLE.put(fd, held) {
         gone(fd, &before);
@@ -88,4 +87,33 @@ fn gone(fd: c_int, before: &Held) {
 /// Whether this is a child of `vfork`: it has its parent's memory, and closes its own descriptors.
 pub(crate) fn is_borrowed_memory() -> bool {
     OWNER.is_other()
+}
+
+/// How long the end of the process waits for the thread that sees to it.
+const AT_EXIT: Duration = Duration::from_secs(3);
+
+/// Closes what the program has left open, and waits for what is under way, two seconds at most.
+pub(crate) extern "C" fn at_exit() {
+    if OWNER.is_nobody() || OWNER.is_other() || is_inside() {
+        return;
+    }
+    // What is local to this thread may have been destroyed already. Another thread has its own.
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    let ending = std::thread::Builder::new().name("san-exit".to_owned());
+    let started = ending.spawn(|| {
+        for fd in TABLE.numbers(0, u32::MAX) {
+            closed(fd);
+        }
+        let _: Answer<()> = inside(|| {
+            Program::end();
+            Ok(None)
+        });
+        IS_DONE.store(true, Ordering::Release);
+    });
+    if started.is_ok() {
+        let until = Instant::now() + AT_EXIT;
+        while !IS_DONE.load(Ordering::Acquire) && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use san_switch::program::{Epoll, Held, Kernel};
 
-use crate::held::TABLE;
+use crate::table::TABLE;
 
 pub(crate) struct Library;
 

@@ -26,6 +26,7 @@ mod hooks;
 mod inside;
 mod kernel;
 mod next;
+mod owner;
 mod table;
 
 /// When the library is loaded, before the program has begun. Hooks that are called earlier do without.

@@ -99,9 +99,9 @@ macro_rules! next_functions {
                     set_errno(libc::ENOSYS);
                     return -1;
                 }
+                type Function = unsafe extern "C-unwind" fn($($kind),*) -> $result;
                 // SAFETY: the library that has the name has the function of libc's headers.
-                let function: unsafe extern "C-unwind" fn($($kind),*) -> $result =
-                    unsafe { std::mem::transmute(address) };
+                let function = unsafe { std::mem::transmute::<*mut c_void, Function>(address) };
                 // SAFETY: the caller keeps what the function asks.
                 unsafe { function($($argument),*) }
             }
@@ -183,8 +183,9 @@ pub(crate) fn close_from(first: c_int) {
     if address.is_null() {
         return;
     }
+    type Function = unsafe extern "C-unwind" fn(c_int);
     // SAFETY: the library that has the name has the function of libc's headers.
-    let function: unsafe extern "C-unwind" fn(c_int) = unsafe { std::mem::transmute(address) };
+    let function = unsafe { std::mem::transmute::<*mut c_void, Function>(address) };
     // SAFETY: whose descriptors these are is the program's affair.
     unsafe { function(first) };
 }

@@ -8,7 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
+use san_switch::program::Held;
 use std::ffi::c_int;
+
+/// What the program has under its numbers.
+pub(crate) static TABLE: Table<Held> = Table::new();
 
 /// Chunks, and numbers in each: 1,048,576 descriptors, the kernel's own limit unless it was raised.
 const CHUNKS: usize = 1024;

@@ -4,17 +4,19 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::io::{self, IoSlice, IoSliceMut};
 
 use libc::{iovec, loff_t, off_t, off64_t, size_t, sockaddr, socklen_t, ssize_t};
-use san_switch::program::{Receiving, Sending};
+use san_switch::program::{Receiving, Sending, Stream};
 
-use crate::held::{TABLE, on_stream};
+use crate::held::on_stream;
 use crate::inside::Answer;
 use crate::kernel::borrowed;
 use crate::next::{self, set_errno};
+use crate::table::TABLE;
 
 /// The most parts that one call may have (IOV_MAX).
 pub(super) const MOST_PARTS: usize = 1024;
 
 /// What libc's function gives for this answer; `None`: ask libc's.
+#[expect(clippy::needless_pass_by_value, reason = "a call has one answer")]
 pub(super) fn length(answer: Answer<usize>) -> Option<ssize_t> {
     match answer {
         Answer::Done(length) => Some(ssize_t::try_from(length).unwrap_or(ssize_t::MAX)),
@@ -398,7 +400,7 @@ pub unsafe extern "C-unwind" fn splice(
     // it cannot, and programs copy then.
     if !TABLE.is_empty() {
         for fd in [from, to] {
-            if let Some(result) = length(on_stream(fd, |stream| stream.splice())) {
+            if let Some(result) = length(on_stream(fd, Stream::splice)) {
                 return result;
             }
         }

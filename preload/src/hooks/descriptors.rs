@@ -9,10 +9,11 @@ use rustix::net::SocketFlags;
 use san_switch::program::{Accepted, Held, Opened, Stream};
 
 use crate::address;
-use crate::held::{TABLE, closed, held, is_borrowed_memory, on_stream, program, put};
+use crate::held::{closed, held, is_borrowed_memory, on_stream, program, put};
 use crate::inside::{Answer, inside};
 use crate::kernel::borrowed;
 use crate::next::{self, set_errno};
+use crate::table::TABLE;
 
 /// # Safety
 /// As listen(2).
@@ -131,7 +132,7 @@ pub unsafe extern "C-unwind" fn connect(
     address: *const sockaddr,
     length: socklen_t,
 ) -> c_int {
-    match on_stream(fd, |stream| stream.connect_again()) {
+    match on_stream(fd, Stream::connect_again) {
         Answer::Done(()) => return 0,
         Answer::Failed => return -1,
         Answer::Pass => {}
@@ -295,7 +296,7 @@ pub unsafe extern "C-unwind" fn fcntl64(fd: c_int, command: c_int, argument: usi
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
     if request == libc::FIONREAD {
-        match on_stream(fd, |stream| stream.waiting_bytes()) {
+        match on_stream(fd, Stream::waiting_bytes) {
             Answer::Done(bytes) => {
                 let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
                 // SAFETY: the caller gives the address of an int.

@@ -5,9 +5,10 @@ use std::ffi::{c_int, c_uint};
 use libc::{mmsghdr, msghdr, ssize_t, timespec};
 
 use super::data::{buffers, length, parts, receiving, sending, written};
-use crate::held::{TABLE, on_stream};
+use crate::held::on_stream;
 use crate::inside::Answer;
 use crate::next;
+use crate::table::TABLE;
 
 /// # Safety
 /// As for recvmsg(2).
@@ -16,7 +17,7 @@ unsafe fn receive(fd: c_int, message: *mut msghdr, flags: c_int) -> Answer<usize
         // SAFETY: the caller's own, as recvmsg(2) asks.
         let message = unsafe { &mut *message };
         // SAFETY: the same.
-        let buffers = unsafe { buffers(message.msg_iov, message.msg_iovlen as usize) };
+        let buffers = unsafe { buffers(message.msg_iov, message.msg_iovlen) };
         let received = stream.receive(buffers, receiving(flags))?;
         if received.is_some() {
             (
@@ -36,7 +37,7 @@ unsafe fn transmit(fd: c_int, message: *const msghdr, flags: c_int) -> Answer<us
         // SAFETY: the caller's own, as sendmsg(2) asks.
         let message = unsafe { &*message };
         // SAFETY: the same.
-        let parts = unsafe { parts(message.msg_iov, message.msg_iovlen as usize) };
+        let parts = unsafe { parts(message.msg_iov, message.msg_iovlen) };
         stream.send(parts, sending(flags))
     })
 }

@@ -8,5 +8,5 @@ mod data;
 mod descriptors;
 mod messages;
 mod naming;
-pub(crate) mod process;
+mod process;
 mod waiting;

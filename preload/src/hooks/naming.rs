@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use libc::{sockaddr, socklen_t, timeval};
 
+use san_switch::program::Stream;
+
 use crate::address;
 use crate::held::on_stream;
 use crate::inside::Answer;
@@ -22,7 +24,7 @@ pub unsafe extern "C-unwind" fn getsockname(
     address: *mut sockaddr,
     length: *mut socklen_t,
 ) -> c_int {
-    match on_stream(fd, |stream| stream.local_addr()) {
+    match on_stream(fd, Stream::local_addr) {
         Answer::Done(local) => {
             // SAFETY: the caller keeps what getsockname(2) asks.
             unsafe { address::write(local, address, length) };
@@ -42,7 +44,7 @@ pub unsafe extern "C-unwind" fn getpeername(
     address: *mut sockaddr,
     length: *mut socklen_t,
 ) -> c_int {
-    match on_stream(fd, |stream| stream.peer_addr()) {
+    match on_stream(fd, Stream::peer_addr) {
         Answer::Done(peer) => {
             // SAFETY: the caller keeps what getpeername(2) asks.
             unsafe { address::write(peer, address, length) };
@@ -65,7 +67,7 @@ pub unsafe extern "C-unwind" fn getsockopt(
     length: *mut socklen_t,
 ) -> c_int {
     if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
-        match on_stream(fd, |stream| stream.take_error()) {
+        match on_stream(fd, Stream::take_error) {
             Answer::Done(errno) => {
                 // SAFETY: the caller keeps what getsockopt(2) asks.
                 return unsafe { give_number(errno, value, length) };

@@ -11,10 +11,11 @@ use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, time
 use rustix::event::epoll::{Event, EventFlags};
 use san_switch::program::{Held, Kernel, Operation, Poll, poll as poll_streams};
 
-use crate::held::{TABLE, held};
+use crate::held::held;
 use crate::inside::{Answer, inside, is_inside};
 use crate::kernel::{LIBRARY, borrowed, remember_epoll};
 use crate::next;
+use crate::table::TABLE;
 
 /// A timeout in milliseconds; negative is none.
 fn milliseconds(timeout: c_int) -> Option<Duration> {
@@ -148,6 +149,7 @@ unsafe fn list<'a>(fds: *mut pollfd, count: nfds_t) -> &'a mut [pollfd] {
     unsafe { std::slice::from_raw_parts_mut(fds, count as usize) }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a call has one answer")]
 fn number(answer: Answer<usize>) -> Option<c_int> {
     match answer {
         Answer::Done(count) => Some(c_int::try_from(count).unwrap_or(c_int::MAX)),

@@ -18,6 +18,7 @@ mod epolls;
 mod listening;
 mod opening;
 mod stream;
+mod take_over;
 mod tally;
 mod waiting;
 

@@ -14,8 +14,9 @@ use rustix::io::Errno;
 use san_provider::{ConnectError as SpiConnectError, ConnectFailure};
 use socket2::Socket;
 
-use super::epolls::{Kernel, take_over};
+use super::epolls::Kernel;
 use super::stream::{Inner, Stream};
+use super::take_over::take_over;
 use super::{Program, is_nonblocking, is_worth_asking};
 use crate::error::ConnectError;
 use crate::net::connect::{ConnectOptions, PendingConnect};
@@ -56,10 +57,11 @@ impl Program {
         let socket = Socket::from(tcp::aside(rustix::io::fcntl_dupfd_cloexec(fd, 0)?));
         // What the kernel's connect is called on; the other one becomes the companion.
         let again = tcp::aside(rustix::io::fcntl_dupfd_cloexec(fd, 0)?);
-        let mut options = ConnectOptions::default();
-        options.local = tcp::local_addr(&socket)
-            .ok()
-            .filter(|local| local.port() != 0 || !local.ip().is_unspecified());
+        let is_bound = |local: &SocketAddr| local.port() != 0 || !local.ip().is_unspecified();
+        let options = ConnectOptions {
+            local: tcp::local_addr(&socket).ok().filter(is_bound),
+            ..ConnectOptions::default()
+        };
         let pending = switch.start_san_connect(destination, &options, socket);
         let pending = match pending {
             Ok(Some(pending)) => pending,

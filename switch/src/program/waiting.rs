@@ -1,13 +1,12 @@
 //! poll(2) and select(2) with streams of ours among the descriptors.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 
 use super::stream::Stream;
-use crate::ready::sleeper::{Waited, wait_for};
+use crate::ready::sleeper::{KernelPoll, Waited, wait_for};
 
 /// One stream that is waited for.
 pub struct Poll {
@@ -40,7 +39,7 @@ impl Poll {
 pub fn poll(
     streams: &mut [Poll],
     timeout: Option<Duration>,
-    kernel: &mut dyn FnMut(&[BorrowedFd<'_>], Option<Duration>) -> io::Result<usize>,
+    kernel: KernelPoll<'_>,
 ) -> io::Result<Option<usize>> {
     let mut waited: Vec<_> = streams.iter_mut().map(|one| &mut one.waited).collect();
     wait_for(&mut waited, timeout, kernel)

@@ -166,7 +166,7 @@ struct Servers {
 
 const CONNECTIONS: usize = 24;
 
-fn serve(servers: Vec<Arc<Connection>>, loops: usize) -> Servers {
+fn serve(servers: &[Arc<Connection>], loops: usize) -> Servers {
     let stop = Arc::new(AtomicBool::new(false));
     let (mut threads, mut wakers) = (Vec::new(), Vec::new());
     for number in 0..loops {
@@ -209,7 +209,7 @@ fn echo(poller: &Poller, own: &[Arc<Connection>], stop: &AtomicBool, number: usi
         }
         // Some loops have something else to do now and then, while completions for others come.
         turns = turns.wrapping_mul(5).wrapping_add(1);
-        if turns % 16 == 0 {
+        if turns.is_multiple_of(16) {
             let until = Instant::now() + Duration::from_micros(turns as u64 % 200);
             while Instant::now() < until {
                 std::hint::spin_loop();
@@ -230,7 +230,7 @@ fn loses_nothing(loops: usize) {
     for connection in clients.iter().chain(&servers) {
         connection.set_nonblocking(true).unwrap();
     }
-    let served = serve(servers, loops);
+    let served = serve(&servers, loops);
     let poller = Poller::new().unwrap();
     let done = AtomicUsize::new(0);
     for (token, client) in clients.iter().enumerate() {
