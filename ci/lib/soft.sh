@@ -71,7 +71,7 @@ stage_programs() {
     SAN_PROFILE=debug "$top/ci/programs" >"$results/programs-run.log" 2>&1 || true
     while read -r word name rest; do
         case $word in
-            ok) result_passed "$name with san run" ;;
+            ok) passed=$((passed + 1)) && printf '%s with san run: ok\n' "$name" ;;
             skipped) result_skipped "$name with san run" "$rest" ;;
             FAILED) result_failed "$name with san run" "ci/programs $name" ;;
         esac

@@ -2,6 +2,8 @@
 //! `use` line changed: `san_switch::net` in place of `std::net`. Over which fabric it runs is a
 //! setting (`SAN_FABRIC`); without a fabric all of it is TCP.
 //!
+//! - `chat`: a room of any number of connections with one thread, by [`san_switch::Poller`]; it has its own
+//!   switch.
 //! - `echo`: a server with a thread for each connection, and its client.
 //! - `file-transfer`: a file sent with its length before it, with progress.
 //! - `http-server`: a folder by HTTP/1.1, for `curl`.

@@ -70,6 +70,44 @@ fn echo() {
 }
 
 #[test]
+fn chat() {
+    let chat = env!("CARGO_BIN_EXE_chat");
+    let server = Server::start(chat, &["serve", "127.0.0.1:0"]);
+    let join = || {
+        let mut guest = command(chat, &["join", &server.address]);
+        guest.stdin(Stdio::piped()).stdout(Stdio::piped());
+        guest.stderr(Stdio::piped());
+        guest.spawn().unwrap()
+    };
+    let (mut one, mut other) = (join(), join());
+    for guest in [&mut one, &mut other] {
+        let mut route = String::new();
+        let mut told = BufReader::new(guest.stderr.take().unwrap());
+        told.read_line(&mut route).unwrap();
+        assert!(route.contains("SAN"), "{route}");
+    }
+    // Who has not been let in yet would miss it: the first one says it until the other has heard.
+    let mut speaks = one.stdin.take().unwrap();
+    let speaker = std::thread::spawn(move || {
+        while speaks.write_all(b"hello\nall\n").is_ok() {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+    let mut hears = BufReader::new(other.stdout.take().unwrap()).lines();
+    let heard: Vec<_> = hears.by_ref().take(2).map(Result::unwrap).collect();
+    let (number, _) = heard[0].split_once(": ").unwrap();
+    assert_eq!(
+        heard,
+        [format!("{number}: hello"), format!("{number}: all")]
+    );
+    for mut guest in [one, other] {
+        guest.kill().unwrap();
+        guest.wait().unwrap();
+    }
+    speaker.join().unwrap();
+}
+
+#[test]
 fn file_transfer() {
     let program = env!("CARGO_BIN_EXE_file-transfer");
     let folder = folder("file-transfer");
