@@ -40,6 +40,8 @@ pub enum RouteChoice {
     /// TCP first. A connection that carries enough moves to the SAN, and back to TCP when the SAN
     /// breaks, without losing a byte.
     Upgrade,
+    /// TCP alone: a switch with this setting opens no fabric.
+    Off,
 }
 
 /// How long, and for how many destinations, a failed SAN connect is remembered.
@@ -88,7 +90,7 @@ pub struct SwitchConfig {
     pub shutdown_timeout: Duration,
     /// Whether the process tells `san stat` what it does (`SAN_STAT`: `on`, `off`).
     pub stat: bool,
-    /// Which way connections take (`SAN_ROUTE`: `direct`, `upgrade`).
+    /// Which way connections take (`SAN_ROUTE`: `direct`, `upgrade`, `off`).
     pub route: RouteChoice,
     /// Bytes of both directions after which a connection that began on TCP is worth moving to the SAN
     /// (`SAN_UPGRADE_BYTES`). The end that accepted it waits for twice as many.
@@ -291,6 +293,7 @@ impl fmt::Display for RouteChoice {
         f.write_str(match self {
             RouteChoice::Direct => "direct",
             RouteChoice::Upgrade => "upgrade",
+            RouteChoice::Off => "off",
         })
     }
 }
@@ -459,11 +462,12 @@ const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "SAN_ROUTE",
-        allowed: "direct or upgrade",
+        allowed: "direct, upgrade or off",
         set: |config, value| {
             config.route = match value {
                 "direct" => RouteChoice::Direct,
                 "upgrade" => RouteChoice::Upgrade,
+                "off" => RouteChoice::Off,
                 _ => return None,
             };
             Some(())

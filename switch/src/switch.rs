@@ -12,7 +12,7 @@ use san_provider::{Counters, Provider, WsaCode};
 use socket2::Socket;
 
 use crate::companion::accept_thread::AcceptThread;
-use crate::config::{FabricChoice, SwitchConfig};
+use crate::config::{FabricChoice, RouteChoice, SwitchConfig};
 use crate::counters::SwitchStats;
 use crate::error::{ConnectError, ListenError, OpenError};
 use crate::net::connect::{ConnectOptions, PendingConnect};
@@ -58,6 +58,9 @@ impl Switch {
         config.check()?;
         let fabric = config.fabric;
         let builder = Switch::builder().config(config.clone());
+        if config.route == RouteChoice::Off {
+            return builder.build();
+        }
         let absent = match fabric {
             FabricChoice::Off => return builder.build(),
             FabricChoice::Soft => {
