@@ -31,11 +31,33 @@ static int send_and_end(const char *port) {
     return 0;
 }
 
+// What a child has that was forked while the connection was carried by the SAN.
+static int inert(void) {
+    int fds[2];
+    char byte;
+    pair(fds);
+    fflush(stdout);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        SAY(write(fds[0], "x", 1));
+        SAY(read(fds[1], &byte, 1));
+        SAY(send(fds[0], "x", 1, MSG_NOSIGNAL));
+        SAY(shutdown(fds[0], SHUT_WR));
+        SAY(close(fds[0]));
+        SAY(close(fds[1]));
+        _exit(0);
+    }
+    SAY(ended(child));
+    talk(fds);
+    return 0;
+}
+
 int main(int count, char **arguments) {
     int fds[2];
     if (count > 1) address = arguments[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
     alarm(60);
+    if (count > 2 && !strcmp(arguments[2], "inert")) return inert();
     if (count > 2) return send_and_end(arguments[2]);
     pair(fds);
     part("a child closes all it has inherited, and ends");
