@@ -140,7 +140,8 @@ impl PendingConnect {
         let readiness =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let mut connect = Self::prepared(lease, destination, options, readiness);
-        let attempt = if options.tcp_only || connect.may_move {
+        let is_tcp_alone = options.tcp_only || options.route == Some(RouteChoice::Off);
+        let attempt = if is_tcp_alone || connect.may_move {
             None
         } else {
             connect.try_san(options)?
