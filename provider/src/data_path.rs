@@ -132,6 +132,13 @@ impl DataPath {
         self.connection().is_ok_and(|own| own.is_writable())
     }
 
+    /// Polls the lane once, if no other thread does: what is said of this connection holds as of now.
+    pub fn poll(&self) {
+        if let Ok(connection) = self.connection() {
+            connection.poll();
+        }
+    }
+
     /// Whether the connection goes on, as far as somebody has polled.
     ///
     /// # Errors

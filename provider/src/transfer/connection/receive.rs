@@ -85,6 +85,11 @@ impl Connection {
         self.lane.wait(wait, &mut wanted).is_some()
     }
 
+    /// Polls the lane once, if no other thread does.
+    pub(crate) fn poll(&self) {
+        self.lane.poll_once();
+    }
+
     /// Why the connection is over, if it is.
     pub(crate) fn check_going_on(&self) -> Result<(), TransferError> {
         self.lock_state().engine.check()

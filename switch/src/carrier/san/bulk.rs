@@ -23,7 +23,7 @@ fn pieces(position: u64, length: usize) -> [(usize, usize); 2] {
 /// Bytes that are to be sent.
 #[derive(Debug)]
 pub(super) struct Staging {
-    memory: SharedMemory,
+    memory: Memory,
     /// While it is open to the peer.
     pub(super) opened: Option<MemoryHandle>,
 }
@@ -60,29 +60,49 @@ impl Rings {
     }
 }
 
+/// A ring's memory.
+#[derive(Debug)]
+struct Memory {
+    shared: SharedMemory,
+    /// All behind it is zero.
+    used: usize,
+}
+
 /// Rings that nobody uses now. The provider keeps what was registered a while, so they cost little to
 /// use again, and others would be kept beside them.
-static SPARE: Mutex<Vec<SharedMemory>> = Mutex::new(Vec::new());
+static SPARE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
 const MOST_SPARE: usize = 64;
 
-/// A ring of zeros: another peer may have been told what was in it.
-fn ring() -> io::Result<SharedMemory> {
-    let spare = SPARE.lock().pop();
-    let Some(memory) = spare else {
-        return SharedMemory::new(LENGTH).map_err(|error| system(error.errno()));
-    };
-    const ZEROS: [u8; 4096] = [0; 4096];
-    for place in (0..LENGTH).step_by(ZEROS.len()) {
-        memory
-            .write_at(place, &ZEROS)
-            .map_err(|error| system(error.errno()))?;
+impl Memory {
+    /// A ring of zeros: another peer may have been told what was in it.
+    fn new() -> io::Result<Self> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let spare = SPARE.lock().pop();
+        let Some(Self { shared, used }) = spare else {
+            let shared = SharedMemory::new(LENGTH).map_err(|error| system(error.errno()))?;
+            return Ok(Self { shared, used: 0 });
+        };
+        for place in (0..used).step_by(ZEROS.len()) {
+            let most = ZEROS.len().min(LENGTH - place);
+            shared
+                .write_at(place, &ZEROS[..most])
+                .map_err(|error| system(error.errno()))?;
+        }
+        Ok(Self { shared, used: 0 })
     }
-    Ok(memory)
+
+    /// Bytes of the stream come here: where they lie.
+    fn places(&mut self, position: u64, length: usize) -> [(usize, usize); 2] {
+        let pieces = pieces(position, length);
+        let [(place, first), _] = pieces;
+        self.used = self.used.max(place + first);
+        pieces
+    }
 }
 
 impl Staging {
     pub(super) fn new() -> io::Result<Self> {
-        let memory = ring()?;
+        let memory = Memory::new()?;
         Ok(Self {
             memory,
             opened: None,
@@ -91,21 +111,21 @@ impl Staging {
 
     /// What is opened to the peer.
     pub(super) fn memory(&self) -> SharedMemory {
-        self.memory.clone()
+        self.memory.shared.clone()
     }
 
-    pub(super) fn put(&self, position: u64, bytes: &[u8]) {
-        let [(place, first), (start, _)] = pieces(position, bytes.len());
+    pub(super) fn put(&mut self, position: u64, bytes: &[u8]) {
+        let [(place, first), (start, _)] = self.memory.places(position, bytes.len());
         let (before, behind) = bytes.split_at(first);
         // Inside, by the way the places are made.
-        let _ = self.memory.write_at(place, before);
-        let _ = self.memory.write_at(start, behind);
+        let _ = self.memory.shared.write_at(place, before);
+        let _ = self.memory.shared.write_at(start, behind);
     }
 
     /// Copies bytes out; they do not cross the ring's end.
     pub(super) fn take(&self, position: u64, into: &mut [u8]) {
         let [(place, _), _] = pieces(position, into.len());
-        let _ = self.memory.read_at(place, into);
+        let _ = self.memory.shared.read_at(place, into);
     }
 }
 
@@ -127,7 +147,7 @@ pub(super) fn open_to_peer(
 /// Bytes that were read from the peer's ring, and those that came with its offers.
 #[derive(Debug)]
 pub(super) struct Landing {
-    memory: SharedMemory,
+    memory: Memory,
     handle: MemoryHandle,
 }
 
@@ -152,8 +172,9 @@ impl First {
 
 impl Landing {
     pub(super) fn new(socket: &Socket) -> io::Result<Self> {
-        let memory = ring()?;
+        let memory = Memory::new()?;
         let all = memory
+            .shared
             .part(0, LENGTH)
             .map_err(|error| system(error.errno()))?;
         let handle = socket
@@ -163,8 +184,8 @@ impl Landing {
     }
 
     /// Where a READ of these bytes goes.
-    pub(super) fn segments(&self, position: u64, length: usize) -> ([Segment; 2], usize) {
-        let pieces = pieces(position, length);
+    pub(super) fn segments(&mut self, position: u64, length: usize) -> ([Segment; 2], usize) {
+        let pieces = self.memory.places(position, length);
         let segments = pieces.map(|(offset, length)| Segment {
             handle: self.handle,
             offset,
@@ -176,8 +197,8 @@ impl Landing {
     fn take(&self, position: u64, into: &mut [u8]) {
         let [(place, first), (start, _)] = pieces(position, into.len());
         let (before, behind) = into.split_at_mut(first);
-        let _ = self.memory.read_at(place, before);
-        let _ = self.memory.read_at(start, behind);
+        let _ = self.memory.shared.read_at(place, before);
+        let _ = self.memory.shared.read_at(start, behind);
     }
 }
 

@@ -86,8 +86,6 @@ impl SanCarrier {
     }
 
     fn rest(&self, data: &DataPath) -> Rest {
-        // Counted before it is asked whether the end has arrived: it acknowledges the others, too.
-        let unacknowledged = data.unacknowledged();
         let (mut state, _) = self.lock();
         if state.has_end_arrived {
             self.release(state);
@@ -103,7 +101,7 @@ impl SanCarrier {
             // What was broken before the close its application knows of.
             let was_broken = state.is_broken() && !was_closed;
             Rest::Over {
-                lost: !was_broken && (state.owes() || unacknowledged > end),
+                lost: !was_broken && (state.owes() || data.unacknowledged() > end),
                 errno: Errno::CONNRESET.raw_os_error(),
             }
         } else {
@@ -118,7 +116,7 @@ impl SanCarrier {
         let Some(data) = &self.data else {
             return false;
         };
-        data.lane().poll();
+        data.poll();
         let first = data.inbox().first;
         let (state, _) = self.lock();
         let has_bulk = state.has_bulk();

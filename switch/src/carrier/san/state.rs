@@ -592,7 +592,7 @@ impl State {
             self.landing = Some(Landing::new(socket)?);
         }
         self.note_use();
-        let (Some(landing), Some(ring)) = (&self.landing, &self.peer_ring) else {
+        let (Some(landing), Some(ring)) = (&mut self.landing, &self.peer_ring) else {
             return Err(Errno::CONNRESET.into());
         };
         let (segments, count) = landing.segments(read.position, read.length as usize);
