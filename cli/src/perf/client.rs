@@ -8,7 +8,7 @@ use super::protocol::{
 use crate::problem::Problem;
 use hdrhistogram::Histogram;
 use san_switch::net::TcpStream;
-use san_switch::{ConnectOptions, Route, Switch};
+use san_switch::{ConnectOptions, Route, RouteChoice, Switch};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Barrier;
@@ -187,7 +187,9 @@ impl Client<'_> {
 
     /// Connects, sends the request, and reads the answer.
     fn begin(&self, request: &Request) -> Result<(TcpStream, Duration), Problem> {
+        // TCP is measured by itself, so the other way has to be the SAN from the first byte on.
         let options = ConnectOptions::default()
+            .route(RouteChoice::Direct)
             .timeout(CONNECT_PATIENCE)
             .tcp_only(self.way == Way::Tcp);
         let began = Instant::now();

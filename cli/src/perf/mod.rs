@@ -26,7 +26,7 @@ use progress::Progress;
 use protocol::Kind;
 use report::{Carrier, Direction, FORMAT, Latency, Run, Throughput};
 use san_switch::net::process_switch;
-use san_switch::{ConnectOptions, Route, Switch};
+use san_switch::{ConnectOptions, Route, RouteChoice, Switch};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -127,7 +127,9 @@ fn find(switch: &Switch, server: &(Destination, bool)) -> Result<SocketAddr, Pro
             address.set_port(protocol::PORT);
         }
     }
-    let options = ConnectOptions::default().timeout(PATIENCE);
+    let options = ConnectOptions::default()
+        .route(RouteChoice::Direct)
+        .timeout(PATIENCE);
     match connect_to_any(switch, &addresses, &options) {
         Ok(connection) => Ok(connection.peer_addr()),
         Err(problem) => {

@@ -12,7 +12,9 @@ use crate::doctor::facts::{
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use san_provider::ConnectFailure;
-use san_switch::{ConnectError, ConnectOptions, FallbackReason, Route, RouteQuery, Switch};
+use san_switch::{
+    ConnectError, ConnectOptions, FallbackReason, Route, RouteChoice, RouteQuery, Switch,
+};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -148,7 +150,11 @@ fn interface_of(ip: IpAddr, facts: &Facts) -> Option<String> {
 /// As an application connects.
 fn connect(switch: &Switch, address: SocketAddr) -> ConnectFacts {
     let began = Instant::now();
-    let outcome = switch.connect(address, &ConnectOptions::default().timeout(PATIENCE));
+    // Whether the SAN has a way there is what is asked, whatever SAN_ROUTE says.
+    let options = ConnectOptions::default()
+        .route(RouteChoice::Direct)
+        .timeout(PATIENCE);
+    let outcome = switch.connect(address, &options);
     let took_ms = millis(began);
     let outcome = match outcome {
         Ok(connection) => match connection.route() {
