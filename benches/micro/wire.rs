@@ -13,6 +13,7 @@ fn negotiation(c: &mut Criterion) {
             rdma_read: true,
             send_with_invalidate: true,
             moving: true,
+            layer: 0,
         },
         credits: 64,
         max_message_size: 4096,
