@@ -98,7 +98,7 @@ fn read_all(connection: &Connection, total: usize, seed: u64) {
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
-fn every_size_both_ways_at_once() {
+fn wsd_036_bulk_of_every_size_is_read_by_the_peer_both_ways_at_once() {
     const TOTAL: usize = 3_000_000;
     bounded(|| {
         let ends = ends();
@@ -122,7 +122,7 @@ fn every_size_both_ways_at_once() {
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
-fn two_that_write_before_they_read() {
+fn wsd_034_two_that_write_before_they_read_do_not_wait_for_each_other() {
     const TOTAL: usize = 300_000;
     bounded(|| {
         let ends = ends();
@@ -148,6 +148,25 @@ fn bytes_that_are_left_behind_arrive_though_nobody_calls() {
             (&mut &ends.client).write_all(&bytes(0, length)).unwrap();
             read_all(&ends.server, length, 5);
         }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_035_little_travels_in_messages_and_the_beginning_of_much_too() {
+    bounded(|| {
+        let ends = ends();
+        let read_by_rdma = || ends._switches[1].provider_counters()[0].1.rdma_bytes_read;
+        for size in [1, 500, 4096] {
+            (&mut &ends.client).write_all(&bytes(0, size)).unwrap();
+            read_all(&ends.server, size, 7);
+        }
+        assert_eq!(read_by_rdma(), 0);
+        let much = 200_000;
+        (&mut &ends.client).write_all(&bytes(0, much)).unwrap();
+        read_all(&ends.server, much, 8);
+        let by_rdma = read_by_rdma();
+        assert!(by_rdma > 0 && by_rdma < much as u64, "{by_rdma}");
     });
 }
 

@@ -130,7 +130,7 @@ fn bytes_that_a_closed_connection_loses_are_counted() {
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
-fn who_ends_last_hears_that_all_has_arrived() {
+fn wsd_045_who_ends_last_hears_that_all_has_arrived() {
     bounded(|| {
         let ends = ends();
         for round in 0..100 {
@@ -179,5 +179,20 @@ fn a_switch_that_ends_does_not_wait_for_one_that_reads_nothing() {
         drop(ends.client);
         assert!(ends.switch.shutdown());
         assert_eq!(ends.switch.stats().closes_lost, 1);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_049_addresses_are_told_after_the_peer_is_gone() {
+    bounded(|| {
+        let ends = ends();
+        let (client, server) = (ends.client.peer_addr(), ends.client.local_addr());
+        drop(ends.server);
+        assert!(ends.other.shutdown());
+        let _ = (&mut &ends.client).read(&mut [0; 9]);
+        assert_eq!(ends.client.peer_addr(), client);
+        assert_eq!(ends.client.local_addr(), server);
+        assert_eq!(client.port(), ends.listener.local_addr().port());
     });
 }

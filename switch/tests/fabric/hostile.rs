@@ -276,7 +276,7 @@ fn bulk_to_bare_peer(ends: &Ends) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
-fn a_ring_that_is_not_used_is_taken_away() {
+fn wsd_046_a_ring_that_is_not_used_is_taken_away() {
     bounded(|| {
         let ends = ends(1);
         assert!(bulk_to_bare_peer(&ends).contains(&32), "no ring was told");

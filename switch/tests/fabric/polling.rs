@@ -39,7 +39,7 @@ const OUT: Events = Events::WRITABLE;
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
-fn level_edge_and_one_shot_are_epolls() {
+fn wsd_044_level_edge_and_one_shot_are_epolls() {
     bounded(|| {
         let (_switch, _listener, client, server) = ends();
         let poller = Poller::new().unwrap();

@@ -44,7 +44,7 @@ const OUT: Events = Events::WRITABLE;
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
-fn events_are_those_of_tcp() {
+fn wsd_044_events_are_those_of_tcp() {
     bounded(|| {
         let (_switch, _listener, client, server) = ends();
         becomes(&client, OUT);
