@@ -3,8 +3,8 @@
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use san_switch::program::{Epoll, Held, Kernel};
@@ -60,6 +60,9 @@ impl Kernel for Library {
     }
 
     fn epoll(&self, number: c_int) -> io::Result<Arc<Held>> {
+        // Two threads that add the first sockets at once share one loop.
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = TABLE.find(number)
             && matches!(&*held, Held::Epoll(_))
             && !held.is_inherited()

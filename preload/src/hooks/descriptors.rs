@@ -214,8 +214,6 @@ fn copied(fd: c_int, to: c_int) -> c_int {
         && !is_borrowed_memory()
         && let Some(held) = TABLE.find(fd)
         && !crate::inside::is_inside()
-        // A loop is found again by its first epoll_ctl.
-        && !matches!(&*held, Held::Epoll(_))
     {
         put(to, held);
     }

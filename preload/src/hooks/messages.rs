@@ -85,7 +85,11 @@ unsafe fn through(
         let message = unsafe { messages.add(index) };
         // SAFETY: the field is there; nothing is read.
         let header = unsafe { &raw mut (*message).msg_hdr };
-        let Ok(length) = c_uint::try_from(each(header)?) else {
+        let Some(result) = each(header) else {
+            // The list's rest is the kernel's: it is asked with the next call.
+            return (done > 0).then_some(done);
+        };
+        let Ok(length) = c_uint::try_from(result) else {
             return Some(if done > 0 { done } else { -1 });
         };
         // SAFETY: the caller's own, and nobody else has it.

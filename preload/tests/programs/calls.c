@@ -52,6 +52,21 @@ static void bytes(void) {
     MUST(close(fds[0]));
     SAY(read(fds[1], buffer, 8));
     MUST(close(fds[1]));
+    part("times that were set before");
+    struct sockaddr_in name;
+    int listener = listening(&name), client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+    struct pollfd look = {.fd = listener, .events = POLLIN};
+    MUST(poll(&look, 1, 0));
+    MUST(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon));
+    MUST(setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon));
+    SAY(accept(listener, NULL, NULL));
+    SAY(connect(client, (struct sockaddr *)&name, sizeof name));
+    int server = MUST(accept(listener, NULL, NULL));
+    SAY(read(client, buffer, 8));
+    SAY(read(server, buffer, 8));
+    MUST(close(client));
+    MUST(close(server));
+    MUST(close(listener));
 }
 
 static void names(void) {

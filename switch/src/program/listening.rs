@@ -16,7 +16,7 @@ use socket2::Socket;
 use verbs_shim::fork::{ForkGuard, Generation};
 
 use super::epolls::Operation;
-use super::stream::Stream;
+use super::stream::{Stream, Timeouts};
 use super::{Program, is_nonblocking};
 use crate::error::AcceptError;
 use crate::net::listener::{Listener, Taken};
@@ -114,7 +114,7 @@ impl Listening {
                     }
                     return Ok(Some(Accepted::San(
                         number,
-                        Stream::of(connection, is_nonblocking),
+                        Stream::of(connection, is_nonblocking, Timeouts::of(fd)),
                     )));
                 }
                 Ok(None) => {}

@@ -15,7 +15,7 @@ use san_provider::{ConnectError as SpiConnectError, ConnectFailure};
 use socket2::Socket;
 
 use super::epolls::Kernel;
-use super::stream::{Inner, Stream};
+use super::stream::{Inner, Stream, Timeouts};
 use super::take_over::take_over;
 use super::{Program, is_nonblocking, is_worth_asking};
 use crate::error::ConnectError;
@@ -75,7 +75,11 @@ impl Program {
             return match pending.wait(None) {
                 Ok(connection) => {
                     self.tally.counters.san_connected.raise();
-                    Ok(Opened::Done(Stream::of(connection, false)))
+                    Ok(Opened::Done(Stream::of(
+                        connection,
+                        false,
+                        Timeouts::of(fd),
+                    )))
                 }
                 Err(error) => self.final_answer(&error).map(|()| Opened::Kernel),
             };
@@ -86,7 +90,7 @@ impl Program {
             self.tally.left_to_tcp(Some(why));
             return Ok(Opened::Kernel);
         }
-        let stream = Stream::connecting(true);
+        let stream = Stream::connecting(true, Timeouts::of(fd));
         take_over(self.kernel, fd.as_raw_fd(), &stream);
         let inner = Arc::clone(stream.inner());
         let thread = std::thread::Builder::new().name("san-connect".to_owned());

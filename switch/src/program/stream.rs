@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, socket_timeout};
 use san_provider::LaneHandle;
 use verbs_shim::fork::{ForkGuard, Generation};
 
@@ -69,8 +70,27 @@ pub(super) struct Inner {
     /// The connect has failed with this; told once. What is told stays in `failed`.
     error: AtomicI32,
     failed: AtomicBool,
+    /// SO_RCVTIMEO and SO_SNDTIMEO, as the socket has them.
+    timeouts: Mutex<Timeouts>,
     /// The loops that it is in, and under which numbers.
     loops: Mutex<Vec<(Weak<EventLoop>, RawFd)>>,
+}
+
+/// How long calls wait; none: until something happens.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Timeouts {
+    receive: Option<Duration>,
+    send: Option<Duration>,
+}
+
+impl Timeouts {
+    /// Those of a socket; a socket that is accepted has its listener's.
+    pub(super) fn of(fd: BorrowedFd<'_>) -> Self {
+        Self {
+            receive: socket_timeout(fd, Timeout::Recv).unwrap_or(None),
+            send: socket_timeout(fd, Timeout::Send).unwrap_or(None),
+        }
+    }
 }
 
 /// The connection's watcher. It does not keep the stream.
@@ -113,6 +133,9 @@ impl Inner {
     pub(super) fn connected(self: &Arc<Self>, connection: Connection) {
         let connection = Arc::new(connection);
         let _ = connection.set_nonblocking(self.is_nonblocking.load(Ordering::Acquire));
+        let timeouts = *self.timeouts.lock();
+        let _ = connection.set_receive_timeout(timeouts.receive);
+        let _ = connection.set_send_timeout(timeouts.send);
         let ears: Arc<dyn Watcher> = Arc::new(Ears(Arc::downgrade(self)));
         connection.set_watcher(Some((ears, 0)));
         // Who puts it into a loop holds the lock, too: it sees the lane either here or there.
@@ -152,7 +175,7 @@ impl Inner {
 
 impl Stream {
     /// A stream that is being connected.
-    pub(super) fn connecting(is_nonblocking: bool) -> Self {
+    pub(super) fn connecting(is_nonblocking: bool, timeouts: Timeouts) -> Self {
         Self {
             inner: Arc::new(Inner {
                 hub: Hub::default(),
@@ -163,14 +186,15 @@ impl Stream {
                 is_told: AtomicBool::new(false),
                 error: AtomicI32::new(0),
                 failed: AtomicBool::new(false),
+                timeouts: Mutex::new(timeouts),
                 loops: Mutex::default(),
             }),
         }
     }
 
     /// A stream of a connection that there is.
-    pub(super) fn of(connection: Connection, is_nonblocking: bool) -> Self {
-        let stream = Self::connecting(is_nonblocking);
+    pub(super) fn of(connection: Connection, is_nonblocking: bool, timeouts: Timeouts) -> Self {
+        let stream = Self::connecting(is_nonblocking, timeouts);
         stream.inner.is_told.store(true, Ordering::Relaxed);
         stream.inner.connected(connection);
         stream
@@ -425,6 +449,7 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.inner.timeouts.lock().receive = some(timeout);
         match self.connection() {
             Ok(Some(connection)) => connection.set_receive_timeout(some(timeout)),
             _ => Ok(()),
@@ -436,6 +461,7 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn set_send_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.inner.timeouts.lock().send = some(timeout);
         match self.connection() {
             Ok(Some(connection)) => connection.set_send_timeout(some(timeout)),
             _ => Ok(()),
