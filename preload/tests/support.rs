@@ -3,14 +3,33 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 /// `libsan.so`, beside the test's own directory.
 pub(crate) fn library() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
     let target = test.ancestors().nth(2).expect("target/debug/deps/test");
     let library = target.join("libsan.so");
-    assert!(library.exists(), "{} is not there", library.display());
+    let built = library.metadata().and_then(|of| of.modified());
+    let built = built.unwrap_or_else(|error| panic!("{}: {error}", library.display()));
+    // `cargo test` builds the tests of a cdylib, and not the library.
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for source in [here.join("src"), here.join("../switch/src")] {
+        let is_old = changed_since(&source, built);
+        assert!(
+            !is_old,
+            "libsan.so is older than its sources: cargo build -p san-preload"
+        );
+    }
     library
+}
+
+fn changed_since(folder: &Path, time: SystemTime) -> bool {
+    let entries = std::fs::read_dir(folder).expect("a folder of sources");
+    entries.map(Result::unwrap).any(|entry| match entry.path() {
+        path if path.is_dir() => changed_since(&path, time),
+        path => path.metadata().unwrap().modified().unwrap() > time,
+    })
 }
 
 /// A built program of `tests/programs`.
