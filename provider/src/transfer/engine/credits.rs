@@ -249,7 +249,7 @@ impl Credits {
         }
         self.untold -= u32::from(n);
         self.given += u64::from(n);
-        self.owes_control = false;
+        self.owes_control &= self.owed + self.untold > 0;
         n
     }
 
