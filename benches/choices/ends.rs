@@ -9,15 +9,16 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use san_benches::Result;
 use san_benches::server::{Server, say_ready};
 use san_provider::{
-    AddressFamily, Completion, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls,
-    Protocol, Provider, ProviderConfig, Socket, SocketType, SoftConfig, SpiVersion, TransferError,
+    AcceptOptions, AddressFamily, Completion, ConnectOptions, Decision, EventObject, NetworkEvents,
+    NoUpcalls, Protocol, Provider, ProviderConfig, Socket, SocketType, SoftConfig, SpiVersion,
+    TransferError,
 };
 
 /// As blocking sockets without a timeout wait; whoever runs this program sets it a time.
 pub(crate) const WITHOUT_END: Duration = Duration::MAX;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(50);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(50);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fabric {
@@ -55,10 +56,25 @@ impl Place {
         let (server, port) = Server::start(&args)?;
         let to = SocketAddr::new(self.address, port.parse()?);
         let provider = self.started(config)?;
-        let socket = socket(&provider, to)?;
+        let socket = self.connect_from(&provider, to, None)?;
+        Ok((server, provider, socket))
+    }
+
+    /// Connects, and waits until that is done.
+    pub(crate) fn connect_from(
+        self,
+        provider: &Provider,
+        to: SocketAddr,
+        lane: Option<u32>,
+    ) -> Result<Socket> {
+        let socket = socket(provider, to)?;
         let event = EventObject::new()?;
         socket.event_select(&event, NetworkEvents::CONNECT)?;
-        match socket.connect(to, ConnectOptions::default()) {
+        let options = ConnectOptions {
+            lane,
+            ..ConnectOptions::default()
+        };
+        match socket.connect(to, options) {
             Err(error) if !error.is_in_progress() => return Err(error.into()),
             _ => {}
         }
@@ -67,28 +83,45 @@ impl Place {
         }
         let record = socket.enum_network_events(Some(&event))?;
         record.connect.ok_or("no connect ended")??;
-        Ok((server, provider, socket))
+        Ok(socket)
     }
 
     /// In the other process: listens, and accepts one connection.
     pub(crate) fn accept(self, config: ProviderConfig) -> Result<(Provider, Socket)> {
+        let (provider, sockets) = self.accept_all(config, 1)?;
+        let socket = sockets.into_iter().next().ok_or("nobody came")?;
+        Ok((provider, socket))
+    }
+
+    /// The same with `count` connections, on lanes 0, 1 and so on.
+    pub(crate) fn accept_all(
+        self,
+        config: ProviderConfig,
+        count: u32,
+    ) -> Result<(Provider, Vec<Socket>)> {
         let provider = self.started(config)?;
         let address = SocketAddr::new(self.address, 0);
         let listener = socket(&provider, address)?;
         let event = EventObject::new()?;
         listener.bind(address)?;
         listener.event_select(&event, NetworkEvents::ACCEPT)?;
-        listener.listen(1)?;
+        listener.listen(count)?;
         let bound = listener.local_addr()?.ok_or("no address after bind")?;
         say_ready(&bound.port().to_string())?;
-        if !event.wait(PATIENCE) {
-            return Err("nobody came".into());
+        let mut sockets = Vec::new();
+        for lane in 0..count {
+            if !event.wait(PATIENCE) {
+                return Err("nobody came".into());
+            }
+            let options = AcceptOptions::default().lane(lane);
+            let accepted = listener.accept(|_| Decision::AcceptWith(options))?;
+            listener.enum_network_events(Some(&event))?;
+            sockets.push(accepted.socket);
         }
-        let accepted = listener.accept(|_| Decision::Accept)?;
-        Ok((provider, accepted.socket))
+        Ok((provider, sockets))
     }
 
-    fn started(self, config: ProviderConfig) -> Result<Provider> {
+    pub(crate) fn started(self, config: ProviderConfig) -> Result<Provider> {
         let provider = match self.fabric {
             Fabric::Rdma => Provider::new(config)?,
             Fabric::Soft => {

@@ -1,5 +1,6 @@
 //! Measures what two defaults of the provider rest on: from how many bytes on RDMA is better than
-//! messages (`SO_RDMA_THRESHOLD_SIZE`), and how long a waiting thread polls before it sleeps.
+//! messages (`SO_RDMA_THRESHOLD_SIZE`), and how long a waiting thread polls before it sleeps. And it runs
+//! threads that share nothing, to see whether that is so.
 //!
 //! ```text
 //! cargo run --release -p san-benches --example choices -- threshold
@@ -14,6 +15,7 @@
 
 mod ends;
 mod spin;
+mod threads;
 mod threshold;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -38,13 +40,31 @@ enum What {
     /// Messages or RDMA, by size.
     Threshold,
     /// Polling before sleeping, by time.
-    Spin,
+    Spin {
+        /// Processors for the two ends: 1, both on the same, or 2.
+        #[arg(long, default_value_t = 2)]
+        processors: usize,
+    },
+    /// Messages to and fro by threads that have a connection and a lane each; nothing is measured here:
+    /// to be run by strace.
+    Threads {
+        threads: u32,
+        /// Round trips of each.
+        rounds: usize,
+    },
     /// The other end of `threshold`.
     #[command(hide = true)]
     ServeThreshold { way: String, size: usize },
     /// The other end of `spin`.
     #[command(hide = true)]
-    ServeSpin { micros: u64, pause: u64 },
+    ServeSpin {
+        micros: u64,
+        pause: u64,
+        processor: usize,
+    },
+    /// The other end of `threads`.
+    #[command(hide = true)]
+    ServeThreads { threads: u32 },
 }
 
 fn main() -> ExitCode {
@@ -60,9 +80,15 @@ fn main() -> ExitCode {
     };
     let outcome = match arguments.what {
         What::Threshold => threshold::measure(place),
-        What::Spin => spin::measure(place),
+        What::Spin { processors } => spin::measure(place, processors),
+        What::Threads { threads, rounds } => threads::run(place, threads, rounds),
         What::ServeThreshold { way, size } => threshold::serve(place, &way, size),
-        What::ServeSpin { micros, pause } => spin::serve(place, micros, pause),
+        What::ServeSpin {
+            micros,
+            pause,
+            processor,
+        } => spin::serve(place, micros, pause, processor),
+        What::ServeThreads { threads } => threads::serve(place, threads),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

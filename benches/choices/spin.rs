@@ -22,15 +22,17 @@ const PAUSES: [u64; 2] = [0, 200];
 const ROUNDS: usize = 4000;
 const SIZE: usize = 64;
 
-/// The two ends stay on processors of their own, as on two hosts: left alone, the kernel may put the
-/// one that is woken where the other still polls.
-pub(crate) fn measure(place: Place) -> Result<()> {
+/// The two ends stay on processors of their own, as on two hosts, or on the same: left alone, the kernel
+/// may put the one that is woken where the other still polls.
+pub(crate) fn measure(place: Place, processors: usize) -> Result<()> {
     ends::stay_on(0)?;
+    let there = u8::from(processors > 1).to_string();
     let mut rows = Vec::new();
     for micros in SPINS {
         let mut row = vec![micros.to_string()];
         for pause in PAUSES {
-            let args = ["serve-spin", &micros.to_string(), &pause.to_string()].map(String::from);
+            let [micros_arg, pause_arg] = [micros, pause].map(|number| number.to_string());
+            let args = ["serve-spin", &micros_arg, &pause_arg, &there].map(String::from);
             let (mut server, _provider, socket) = place.connect(&args, config(micros))?;
             trips(&socket, ROUNDS / 10)?;
             let there = Duration::from_nanos(server.ask("time")?.parse()?);
@@ -87,8 +89,8 @@ fn trips(socket: &Socket, rounds: usize) -> Result<Samples> {
 }
 
 /// Sends back what it gets, and tells its processor time when asked.
-pub(crate) fn serve(place: Place, micros: u64, pause: u64) -> Result<()> {
-    ends::stay_on(1)?;
+pub(crate) fn serve(place: Place, micros: u64, pause: u64, processor: usize) -> Result<()> {
+    ends::stay_on(processor)?;
     let (_provider, socket) = place.accept(config(micros))?;
     std::thread::spawn(move || {
         while let Ok(message) = socket.receive_within(WITHOUT_END) {
