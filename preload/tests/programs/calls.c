@@ -434,7 +434,7 @@ static void files(void) {
 int main(int count, char **arguments) {
     if (count > 1) address = arguments[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    alarm(60);
+    alarm(240);
     bytes();
     names();
     ends();

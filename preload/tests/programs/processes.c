@@ -56,7 +56,7 @@ int main(int count, char **arguments) {
     int fds[2];
     if (count > 1) address = arguments[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    alarm(60);
+    alarm(240);
     if (count > 2 && !strcmp(arguments[2], "inert")) return inert();
     if (count > 2) return send_and_end(arguments[2]);
     pair(fds);
