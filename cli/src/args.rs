@@ -33,6 +33,7 @@ const PING: &str = "Example: san ping node7          (on node7 before that: san 
 const PERF: &str =
     "Example: san perf node7 --svg node7.svg          (on node7 before that: san perf --serve)";
 const TOP: &str = "Example: san top --interval 1          (q ends it)";
+const RUN: &str = "Example: SAN_FABRIC=soft san run --report -- curl http://node7:8000/";
 const MAN: &str = "Example: san man /usr/local/share/man/man1";
 const COMPLETIONS: &str = "Example: san completions bash > /etc/bash_completion.d/san";
 
@@ -74,6 +75,7 @@ pub(crate) enum Command {
     Perf(PerfArguments),
     /// Run a program whose TCP connections go over the SAN where both ends have it. The program knows
     /// nothing of it.
+    #[command(after_help = RUN)]
     Run(RunArguments),
     /// Show what a running process does: listeners, connections, counters.
     #[command(after_help = STAT)]

@@ -91,6 +91,10 @@ fn said(output: &Output) -> String {
 fn bytes_received(report: &str) -> u64 {
     let report: serde_json::Value = serde_json::from_str(report).expect("a report is JSON");
     let providers = report["providers"].as_array().expect("a list of providers");
-    let bytes = |one: &serde_json::Value| one["counters"]["bytes_received"].as_u64();
+    // By messages, and by RDMA.
+    let bytes = |one: &serde_json::Value| {
+        let count = |name: &str| one["counters"][name].as_u64();
+        Some(count("bytes_received")? + count("rdma_bytes_read")?)
+    };
     providers.iter().filter_map(bytes).sum()
 }

@@ -58,6 +58,8 @@ counters! {
         closes_continued,
         /// Closes after which bytes were lost: the peer was gone, or took nothing in for too long.
         closes_lost,
+        /// Bytes of bulk that peers say to have read by RDMA.
+        bulk_sent,
         /// Streams that moved from TCP to the SAN.
         streams_up,
         /// Streams that went back to TCP.

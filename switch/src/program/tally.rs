@@ -104,8 +104,9 @@ impl Tally {
             stats.san_accepted,
             stats.tcp_accepted + stats.tcp_connects,
             stats.tcp_accepted,
-            bytes("bytes_received"),
-            bytes("bytes_sent"),
+            bytes("bytes_received") + bytes("rdma_bytes_read"),
+            // The beginning of a piece of bulk is in both.
+            bytes("bytes_sent") + report.switch.get("bulk_sent").copied().unwrap_or(0),
         );
         let why = self.why.lock();
         if let Some(why) = report.no_san.as_deref().or(why.as_deref()) {

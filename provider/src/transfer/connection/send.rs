@@ -102,7 +102,7 @@ impl Connection {
     #[inline]
     pub(crate) fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         if bytes.len() <= self.inline {
-            let mut guard = self.lock_state();
+            let mut guard = self.state.lock();
             let state = &mut *guard;
             let plain = state.plain;
             let may_send = match plain {

@@ -433,7 +433,7 @@ impl<P: Payloads> Engine<P> {
             && self.receives.is_empty()
             && self.inbox.is_empty()
             && self.handover.is_none()
-            && !self.tell_each
+            && !self.control_aside
             && !self.operations.any_upcalls()
             && !self.effects.any
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use san_provider::{DataPath, Operation, Readiness, ReadySink, TransferError};
-use san_stream::Failure;
+use san_stream::{Failure, Kind};
 
 use super::state::{News, State};
 use super::{IdleMemory, SanCarrier};
@@ -115,7 +115,15 @@ impl SanCarrier {
             let mail = std::mem::take(&mut *self.mail.lock());
             for one in mail {
                 match one {
-                    Mail::Control(kind, bytes) => state.control(self.spi(), data, kind, bytes),
+                    Mail::Control(kind, bytes) => {
+                        if kind == Kind::Done.number()
+                            && let Some(length) = bytes.first_chunk()
+                        {
+                            let length = u32::from_be_bytes(*length);
+                            self.counters.bulk_sent.add(length.into());
+                        }
+                        state.control(self.spi(), data, kind, bytes);
+                    }
                     Mail::Ended(operation, result) => {
                         if result == Err(Errno::FAULT.raw_os_error()) {
                             // It has offered what it has not opened.
