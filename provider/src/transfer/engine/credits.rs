@@ -33,10 +33,8 @@ pub(crate) struct Credits {
     given_by_peer: u64,
     /// Data messages sent, all told.
     sent: u64,
-    /// Credits that data messages leave to those past the inbox; as it is to be once [`YOUNG`] messages
-    /// were sent.
+    /// Credits that data messages leave to those past the inbox once [`YOUNG`] messages were sent.
     reserve: u64,
-    reserve_later: u64,
     /// `given_by_peer` before the peer's last credit message.
     before_their_last: Option<u64>,
     /// Receives set aside for this connection, without the one for credit messages.
@@ -68,7 +66,6 @@ impl Credits {
             given_by_peer: 0,
             sent: 0,
             reserve: 0,
-            reserve_later: 0,
             before_their_last: None,
             window,
             most_window: most_window.max(window),
@@ -89,7 +86,7 @@ impl Credits {
         let free = self.window - self.held().min(self.window);
         Self {
             given: u64::from(free),
-            reserve_later: self.reserve_later,
+            reserve: self.reserve,
             ..Self::new(self.window, self.most_window)
         }
     }
@@ -97,7 +94,9 @@ impl Credits {
     /// Whether a data message may be sent.
     #[inline]
     pub(crate) fn may_send(&self) -> bool {
-        self.sent + self.reserve < self.given_by_peer
+        // Asked each time: no credits may come after the one that makes the connection old.
+        let reserve = self.reserve & u64::from(self.sent >= YOUNG);
+        self.sent + reserve < self.given_by_peer
     }
 
     /// Whether a message that goes past the inbox may be sent.
@@ -108,8 +107,7 @@ impl Credits {
     /// Whether data messages leave a credit to those that go past the inbox. Of a young connection they
     /// do not: its window grows, and so credits come back whatever is read.
     pub(crate) fn reserve(&mut self, wanted: bool) {
-        self.reserve_later = u64::from(wanted);
-        self.reserve &= self.reserve_later;
+        self.reserve = u64::from(wanted);
     }
 
     /// A receive is free again whose message went past the inbox.
@@ -134,7 +132,6 @@ impl Credits {
             ));
         }
         self.given_by_peer = given;
-        self.reserve = self.reserve_later & u64::from(self.sent >= YOUNG);
         Ok(())
     }
 
