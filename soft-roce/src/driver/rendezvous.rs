@@ -19,9 +19,17 @@ use std::io::{self, Read, Seek, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use san_base::runtime_dir;
+
+/// How long an endpoint waits for another that is in the middle of a change: it has bound its socket and
+/// not yet said so, it looks for an entry, or it ends.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+/// Between two looks.
+pub(crate) const STEP: Duration = Duration::from_micros(500);
 
 /// The directory.
 #[derive(Clone, Debug)]
@@ -78,21 +86,27 @@ impl Rendezvous {
     /// `AddrInUse`: a living endpoint has the entry. Else what the file system says.
     pub(crate) fn register(&self, entry: Entry, port: u16) -> io::Result<Registration> {
         let path = self.path(entry);
-        // An entry may be removed between being opened and being locked.
-        for _ in 0..16 {
+        let until = Instant::now() + PATIENCE;
+        loop {
             let mut file = options().create(true).open(&path)?;
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                // It may have been removed between being opened and being locked.
+                if is_at(&file, &path) {
+                    file.set_len(0)?;
+                    file.rewind()?;
+                    write!(file, "{port}")?;
+                    return Ok(Registration { path, _file: file });
+                }
+            } else if flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
-            if !is_at(&file, &path) {
-                continue;
+            // Somebody looks for the entry, and holds it for that long.
+            drop(file);
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::AddrInUse.into());
             }
-            file.set_len(0)?;
-            file.rewind()?;
-            write!(file, "{port}")?;
-            return Ok(Registration { path, _file: file });
+            thread::sleep(STEP);
         }
-        Err(io::ErrorKind::AddrInUse.into())
     }
 
     /// The UDP port at which `entry` is, if a living endpoint says so.

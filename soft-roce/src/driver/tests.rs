@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, TxBuffer};
@@ -204,6 +204,34 @@ fn services_are_found_while_their_listener_lives() {
     assert_eq!(theirs.find(service), None);
     let _second = theirs.register(service, 40_001).unwrap();
     assert_eq!(ours.find(service), Some(40_001));
+}
+
+/// Who looks for an entry holds it for a moment; that keeps nobody from taking it.
+#[test]
+fn who_looks_for_an_entry_does_not_take_it() {
+    let dir = TempDir::new("looked-for");
+    let public = Entry::Public("127.0.0.1".parse().unwrap());
+    let ours = Rendezvous::at(dir.0.clone()).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let theirs = Rendezvous::at(dir.0.clone()).unwrap();
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(matches!(theirs.find(public), None | Some(7)));
+                }
+            });
+        }
+        for round in 0..2000 {
+            let registered = ours.register(public, 7);
+            if registered.is_err() {
+                is_over.store(true, Ordering::Relaxed);
+            }
+            drop(registered.unwrap_or_else(|why| panic!("round {round}: {why}")));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

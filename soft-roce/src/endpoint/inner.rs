@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::{JoinHandle, ThreadId};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -23,7 +23,7 @@ use super::qp::QpShared;
 use super::timers::{NEVER, Timers};
 use crate::cm::{self, ConnKey};
 use crate::driver::port::Port;
-use crate::driver::rendezvous::{Entry, Registration, Rendezvous};
+use crate::driver::rendezvous::{Entry, PATIENCE, Registration, Rendezvous, STEP};
 use crate::driver::wake::Wake;
 use crate::rc::keys::KeySource;
 use crate::rc::{self, MrTable, Pd, ReorderBudget};
@@ -383,16 +383,24 @@ impl Inner {
         if let Some(port) = public {
             return Ok(port);
         }
-        let why = match self.open_public(ip) {
-            Ok(port) => return Ok(port),
-            Err(why) if why.kind() == io::ErrorKind::AddrInUse => why,
-            Err(why) => return Err(why),
-        };
-        if self.rendezvous.find(Entry::Public(ip)).is_none() {
-            let text = format!(
-                "UDP port {ROCE_PORT} of {ip} is taken by another user or by the kernel's rdma_rxe: {why}"
-            );
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let why = match self.open_public(ip) {
+                Ok(port) => return Ok(port),
+                Err(why) if why.kind() == io::ErrorKind::AddrInUse => why,
+                Err(why) => return Err(why),
+            };
+            if self.rendezvous.find(Entry::Public(ip)).is_some() {
+                break;
+            }
+            // Whoever has the port may be about to say so, or about to end.
+            if Instant::now() >= until {
+                let text = format!(
+                    "UDP port {ROCE_PORT} of {ip} is taken by another user or by the kernel's rdma_rxe: {why}"
+                );
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+            }
+            thread::sleep(STEP);
         }
         let private = self
             .ports()
@@ -480,7 +488,7 @@ impl Drop for Inner {
         self.waiter.wake.signal();
         let thread = lock(&self.thread).take();
         // The last handle may have been the thread's own.
-        let me: ThreadId = std::thread::current().id();
+        let me: ThreadId = thread::current().id();
         if let Some(thread) = thread
             && thread.thread().id() != me
         {
