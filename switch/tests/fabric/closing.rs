@@ -196,3 +196,20 @@ fn wsd_049_addresses_are_told_after_the_peer_is_gone() {
         assert_eq!(client.port(), ends.listener.local_addr().port());
     });
 }
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn ending_a_stream_whose_peer_has_ended_and_gone_is_no_error() {
+    bounded(|| {
+        let ends = ends();
+        drop(ends.server);
+        assert_eq!(ends.client.receive(&mut [0; 1]).unwrap(), 0);
+        eventually("the peer is gone", PATIENCE, || {
+            let error = ends.client.send(b"x").err();
+            error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+        });
+        // As TCP's shutdown(2), which a program calls when it has read everything.
+        ends.client.shutdown_write().unwrap();
+        ends.client.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+}

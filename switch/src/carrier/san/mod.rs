@@ -155,10 +155,13 @@ impl SanCarrier {
             let all = Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
             return (all, News::default());
         };
+        // A reader may have the end in hand, which is then neither in the inbox nor in the state. It finds
+        // out itself how the stream ends.
+        let nobody_reads = self.reading.try_lock();
         let inbox = data.inbox();
         let (mut state, _) = self.lock();
         let peer_ended = state.is_at_end() || inbox.last == Some(Kind::End.number());
-        if inbox.is_over {
+        if inbox.is_over && nobody_reads.is_some() {
             state.look_for_end(data);
         }
         let is_over = state.is_broken() || state.is_over() && !peer_ended;
@@ -172,7 +175,10 @@ impl SanCarrier {
         events.set(Events::READ_CLOSED, read_closed);
         events.set(Events::HANG_UP, read_closed && write_closed);
         events.set(Events::WRITABLE, write_closed || state.has_ample_room());
-        events.set(Events::ERROR, state.error.is_some());
+        events.set(
+            Events::ERROR,
+            state.error.is_some() && nobody_reads.is_some(),
+        );
         events.set(Events::PRIORITY, state.urgent.is_some());
         (events, self.settle(&mut state))
     }

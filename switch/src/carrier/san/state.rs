@@ -501,6 +501,8 @@ impl State {
         self.handle(Event::QpMessage { kind, bytes });
         if self.is_at_end() && !was_at_end {
             self.has_peer_ended_last = self.end.is_some();
+            // The connection's end may have been noted while the reader had the stream's end in hand.
+            self.error = None;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Calls that write.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
@@ -146,7 +146,11 @@ impl SanCarrier {
         let result = if state.is_closed {
             Ok(())
         } else {
-            let open = state.check_open();
+            // As TCP: a peer that has ended both streams and gone is no error here, only for a write.
+            let open = match state.check_open() {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe && !state.is_broken() => Ok(()),
+                open => open,
+            };
             state.close(data);
             open
         };
