@@ -9,6 +9,7 @@ use std::io::{self, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use san_base::Deadline;
@@ -49,6 +50,7 @@ const CLOSE_GRACE: Duration = Duration::from_millis(5);
 pub struct Connection {
     carrier: Carried,
     info: Arc<ConnectionInfo>,
+    closes_in_background: AtomicBool,
     /// The provider stays started while a connection of its lives.
     lease: Lease,
 }
@@ -136,6 +138,7 @@ impl Connection {
         Self {
             carrier,
             info,
+            closes_in_background: AtomicBool::new(false),
             lease,
         }
     }
@@ -164,6 +167,7 @@ impl Connection {
         Self {
             carrier: Carried::Moving(stream),
             info,
+            closes_in_background: AtomicBool::new(false),
             lease,
         }
     }
@@ -311,6 +315,13 @@ impl Connection {
         self.carrier().linger()
     }
 
+    /// Whether closing the connection returns at once, rather than wait some milliseconds for what is
+    /// under way; that then belongs to a thread of the switch. It is for threads that must not wait, such
+    /// as those of an asynchronous runtime. A time of [`Connection::set_linger`] comes first.
+    pub fn set_close_in_background(&self, on: bool) {
+        self.closes_in_background.store(on, Ordering::Relaxed);
+    }
+
     /// Ends our stream and waits until all of it is in the memory of the peer's host; `None` = as
     /// long as the peer lives. A process that ends right after this loses nothing. Over TCP there is
     /// nothing to wait for: the kernel goes on after the process has ended.
@@ -388,7 +399,11 @@ impl Drop for Connection {
             carrier.abort();
             return;
         }
-        let grace = Deadline::after(linger.unwrap_or(CLOSE_GRACE));
+        let grace = match self.closes_in_background.load(Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => CLOSE_GRACE,
+        };
+        let grace = Deadline::after(linger.unwrap_or(grace));
         match carrier.close_step(grace) {
             CloseStep::Done if carrier.wait_for_peer(grace) => {}
             CloseStep::Done => self.lease.closing.take_ended(Arc::clone(carrier)),

@@ -55,6 +55,19 @@ struct Shared {
     epoll: Arc<OwnedFd>,
 }
 
+/// A sleep on a loop's epoll set; it ends when this is dropped.
+pub(crate) struct StandBy<'a> {
+    turn: Turn<'a>,
+    wakes: &'a Wakes<Arc<Member>>,
+}
+
+impl Drop for StandBy<'_> {
+    fn drop(&mut self) {
+        self.turn.awake();
+        self.wakes.awake();
+    }
+}
+
 /// A source in a loop.
 struct Member {
     shared: Weak<Shared>,
@@ -224,6 +237,10 @@ impl EventLoop {
             if found > 0 {
                 return Ok(found);
             }
+            if deadline.is_over() {
+                let first = self.ask(events, Some(Duration::ZERO), kernel)?;
+                return Ok(first + self.collect(&mut events[first..]));
+            }
             let outcome = self.sleep(&mut turn, events, deadline, kernel);
             let first = outcome?;
             self.poll_lanes();
@@ -232,6 +249,20 @@ impl EventLoop {
                 return Ok(found);
             }
         }
+    }
+
+    /// Prepares a sleep on the epoll set's own descriptor, somewhere else: it becomes readable when
+    /// something may be ready. `None`: something may be ready already.
+    pub(crate) fn stand_by(&self) -> Option<StandBy<'_>> {
+        if !self.shared.wakes.fall_asleep() {
+            return None;
+        }
+        let mut stand_by = StandBy {
+            turn: Turn::new(&self.shared.doorbell, Some((&self.shared.epoll, tag()))),
+            wakes: &self.shared.wakes,
+        };
+        let may_sleep = stand_by.turn.arm(self.lanes.lock().all());
+        (may_sleep && self.shared.wakes.is_empty()).then_some(stand_by)
     }
 
     /// Sleeps until something may be ready; how many events the kernel has told.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use san_base::{Signal, timespec};
 
-use super::event_loop::EventLoop;
+use super::event_loop::{self, EventLoop};
 use super::hub::Source;
 use super::interest::Interest as Told;
 use super::watched::{Watched, events, flags};
@@ -48,6 +48,12 @@ pub struct Poller {
     looped: EventLoop,
     waker: Arc<Signal>,
 }
+
+/// A sleep on a poller's descriptor: see [`Poller::stand_by`]. Dropping it ends the sleep.
+#[must_use = "the descriptor tells only while this lives"]
+pub struct StandBy<'a>(
+    #[expect(dead_code, reason = "it ends by being dropped")] event_loop::StandBy<'a>,
+);
 
 /// Ends a [`Poller::wait`] from another thread. Clones wake the same poller.
 #[derive(Debug, Clone)]
@@ -244,6 +250,14 @@ impl Poller {
         Ok(())
     }
 
+    /// Prepares a sleep on the poller's descriptor ([`AsFd`]) in another event loop, such as an
+    /// asynchronous runtime's: until the result is dropped the descriptor becomes readable when
+    /// [`Poller::wait`] may have something to tell. `None`: it may have now. Call [`Poller::wait`] with
+    /// no time after each sleep.
+    pub fn stand_by(&self) -> Option<StandBy<'_>> {
+        self.looped.stand_by().map(StandBy)
+    }
+
     /// What ends a wait of this poller from another thread.
     pub fn waker(&self) -> Waker {
         Waker(Arc::clone(&self.waker))
@@ -254,6 +268,19 @@ impl Waker {
     /// Ends the wait, or the next one if there is none.
     pub fn wake(&self) {
         self.0.set();
+    }
+}
+
+impl AsFd for Poller {
+    /// The epoll set. It tells of connections over the SAN only during a [`Poller::stand_by`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl fmt::Debug for StandBy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StandBy")
     }
 }
 
