@@ -7,6 +7,7 @@
 //! - `echo`: a server with a thread for each connection, and its client.
 //! - `file-transfer`: a file sent with its length before it, with progress.
 //! - `http-server`: a folder by HTTP/1.1, for `curl`.
+//! - `tokio-echo`: the echo server on tokio (`san_switch_tokio` in place of `tokio::net`).
 //!
 //! This library has nothing but what all of them would write again.
 

@@ -1,0 +1,219 @@
+//! Streams over the SAN in runtimes of tokio's. They need two RDMA devices: `ci/rxe`, `ci/soft`.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use san_switch::{RouteChoice, SwitchConfig};
+use san_switch_tokio::{ConnectOptions, ListenOptions, Switch, TcpListener, TcpStream};
+use san_tests::net::{addr_a, addr_b, is_soft, switch_config};
+use san_tests::time::{bounded, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+mod scenes;
+
+use scenes::{PATIENCE, Place, alone, runtimes};
+
+fn place_of(config: SwitchConfig) -> Place {
+    let config = config.connect_timeout(PATIENCE).io_timeout(Some(PATIENCE));
+    Place {
+        switch: Switch::new(config).expect("the fabric under test"),
+        listens: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        reached: SocketAddr::new(addr_b(), 0),
+        options: ConnectOptions::default().local(SocketAddr::new(addr_a(), 0)),
+    }
+}
+
+fn place() -> Place {
+    place_of(switch_config())
+}
+
+/// The emulated machine does a part of it.
+fn part(of: usize) -> usize {
+    if is_soft() { of } else { of.div_ceil(5) }
+}
+
+async fn san_pair(place: &Place) -> (TcpStream, TcpStream) {
+    let (client, server) = place.pair().await;
+    assert!(client.connection().is_san(), "{}", client.route());
+    assert!(server.connection().is_san(), "{}", server.route());
+    (client, server)
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn streams_go_both_ways_at_once() {
+    bounded(|| {
+        let place = place();
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                let (client, server) = san_pair(&place).await;
+                scenes::both_ways(client, server, part(3_000_000)).await;
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn many_streams_share_a_driver() {
+    within(Duration::from_secs(120), || {
+        let place = place();
+        for runtime in runtimes() {
+            runtime.block_on(scenes::many(&place, part(40), part(50)));
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn who_waits_is_woken() {
+    bounded(|| {
+        let place = place();
+        for runtime in runtimes() {
+            runtime.block_on(async {
+                scenes::waits(&place).await;
+                scenes::back_pressure(&place).await;
+                scenes::accepts(&place).await;
+            });
+        }
+        scenes::a_runtime_that_ends(&place);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn hyper_runs_unchanged() {
+    bounded(|| {
+        let place = place();
+        for runtime in runtimes() {
+            runtime.block_on(scenes::http(&place));
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn two_runtimes_share_a_lane() {
+    bounded(|| {
+        let place = place();
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let place = place.clone();
+                std::thread::spawn(move || alone().block_on(scenes::many(&place, 4, part(200))))
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_full_backlog_refuses() {
+    bounded(|| {
+        let place = place();
+        alone().block_on(async {
+            let options = ListenOptions::default().backlog(1);
+            let listener = TcpListener::bind_with(&place.switch, place.listens, options);
+            let listener = listener.await.unwrap();
+            let _waits = place.client(&listener).await;
+            let to = SocketAddr::new(addr_b(), listener.local_addr().port());
+            let refused = TcpStream::connect_with(&place.switch, to, place.options.clone());
+            let error = refused.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        });
+    });
+}
+
+/// Descriptors in the epoll sets of this process.
+fn watched() -> usize {
+    let lines = |info: PathBuf| {
+        let text = std::fs::read_to_string(info).unwrap_or_default();
+        text.lines().filter(|line| line.starts_with("tfd:")).count()
+    };
+    let all = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    all.map(|one| lines(one.unwrap().path())).sum()
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn the_reactor_watches_lanes_and_no_streams() {
+    bounded(|| {
+        let place = place();
+        alone().block_on(async {
+            let listener = place.listener().await;
+            let mut streams = Vec::new();
+            let mut counts = Vec::new();
+            for _ in 0..part(20) + 1 {
+                streams.push(place.client(&listener).await);
+                streams.push(listener.accept().await.unwrap().0);
+                counts.push(watched());
+            }
+            let least = counts.iter().min().unwrap();
+            assert_eq!(counts.last().unwrap(), least, "{counts:?}");
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn what_is_under_way_at_a_drop_still_arrives() {
+    bounded(|| {
+        let place = place();
+        alone().block_on(async {
+            for _ in 0..5 {
+                let (mut client, mut server) = san_pair(&place).await;
+                // More than the peer has receives for.
+                let piece = vec![3; 100_000];
+                let sent = client.write(&piece).await.unwrap();
+                drop(client);
+                let mut got = Vec::new();
+                server.read_to_end(&mut got).await.unwrap();
+                assert_eq!(got.len(), sent, "what was sent still arrives");
+            }
+        });
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stream_that_moves_is_read_and_written_all_along() {
+    within(Duration::from_secs(120), || {
+        let config = || {
+            switch_config()
+                .route(RouteChoice::Upgrade)
+                .upgrade_bytes(4096)
+        };
+        let place = place_of(config());
+        alone().block_on(async {
+            let (mut client, mut server) = place.pair().await;
+            assert!(!client.connection().is_san());
+            let echoes = tokio::spawn(async move {
+                let (mut read, mut write) = server.split();
+                tokio::io::copy(&mut read, &mut write).await.unwrap();
+            });
+            let (mut ups, mut rounds) = (0, 0_usize);
+            let begun = Instant::now();
+            while ups < 3 {
+                assert!(begun.elapsed() < Duration::from_secs(60), "{ups} moves");
+                let sent = scenes::pattern(1 + (rounds * 97) % 9000, rounds);
+                client.write_all(&sent).await.unwrap();
+                let mut back = vec![0; sent.len()];
+                let read = tokio::time::timeout(PATIENCE, client.read_exact(&mut back));
+                read.await.expect("an answer").unwrap();
+                assert!(back == sent, "round {rounds}");
+                rounds += 1;
+                if client.connection().is_san() && rounds.is_multiple_of(50) {
+                    ups += 1;
+                    client.connection().move_to_tcp(false);
+                }
+            }
+            client.shutdown().await.unwrap();
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+            echoes.await.unwrap();
+        });
+    });
+}
