@@ -11,6 +11,7 @@ use std::time::Duration;
 use san_base::Deadline;
 use san_provider::LaneHandle;
 
+use self::timeout::Waits;
 use crate::readiness::{Events, Watcher};
 
 pub(crate) mod san;
@@ -43,9 +44,8 @@ pub(crate) trait Carrier: Send + Sync {
     /// Receives bytes that the next receive gets again.
     fn peek(&self, bytes: &mut [u8]) -> io::Result<usize>;
 
-    /// Whether sends and receives give EAGAIN where they would wait. The timeouts stay as they are,
-    /// for later.
-    fn set_nonblocking(&self, on: bool) -> io::Result<()>;
+    /// How long sends and receives wait.
+    fn waits(&self) -> Waits<'_>;
 
     /// Ends our stream: everything sent is delivered, and then the end (TCP's FIN).
     fn end(&self) -> io::Result<()>;
@@ -53,18 +53,6 @@ pub(crate) trait Carrier: Send + Sync {
     /// Ends our stream and waits until all of it is in the memory of the peer's host. EAGAIN after
     /// the deadline; the wait can go on with another call.
     fn finish(&self, deadline: Deadline) -> io::Result<()>;
-
-    /// How long `send` waits; `None` = until something happens. Never zero.
-    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
-
-    /// How long `receive` waits; `None` = until something happens. Never zero.
-    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
-
-    /// What [`Carrier::set_send_timeout`] has set, or the settings have.
-    fn send_timeout(&self) -> io::Result<Option<Duration>>;
-
-    /// What [`Carrier::set_receive_timeout`] has set, or the settings have.
-    fn receive_timeout(&self) -> io::Result<Option<Duration>>;
 
     /// Ends one direction or both, and every call that waits for what cannot come any more.
     fn shut(&self, how: Shutdown) -> io::Result<()>;

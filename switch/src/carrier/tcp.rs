@@ -14,6 +14,7 @@ use san_provider::LaneHandle;
 use socket2::Socket;
 
 use super::Carrier;
+use super::timeout::Waits;
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
 
@@ -71,8 +72,8 @@ impl Carrier for TcpCarrier {
         Ok(seen)
     }
 
-    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        self.socket.set_nonblocking(on)
+    fn waits(&self) -> Waits<'_> {
+        Waits::Kernels(&self.socket)
     }
 
     fn end(&self) -> io::Result<()> {
@@ -87,22 +88,6 @@ impl Carrier for TcpCarrier {
     /// The kernel sees to the bytes, whether this process lives or not: there is nothing to wait for.
     fn finish(&self, _deadline: Deadline) -> io::Result<()> {
         self.end()
-    }
-
-    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_write_timeout(timeout)
-    }
-
-    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_read_timeout(timeout)
-    }
-
-    fn send_timeout(&self) -> io::Result<Option<Duration>> {
-        self.socket.write_timeout()
-    }
-
-    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
-        self.socket.read_timeout()
     }
 
     fn shut(&self, how: Shutdown) -> io::Result<()> {

@@ -1,9 +1,11 @@
 //! How long the calls of a stream wait.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use san_base::Deadline;
+use socket2::Socket;
 
 /// How long calls wait. It can be changed at any time.
 #[derive(Debug)]
@@ -70,6 +72,83 @@ impl Timeout {
             0 => Deadline::NEVER,
             AT_ONCE => Deadline::passed(),
             nanoseconds => Deadline::after(Duration::from_nanos(nanoseconds)),
+        }
+    }
+}
+
+/// How long the calls of a stream of ours wait, each way.
+#[derive(Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) send: Timeout,
+    pub(crate) receive: Timeout,
+}
+
+impl Timeouts {
+    pub(crate) fn new(timeout: Option<Duration>) -> Self {
+        Self {
+            send: Timeout::new(timeout),
+            receive: Timeout::new(timeout),
+        }
+    }
+}
+
+/// Who knows how long the calls of a carrier wait.
+pub(crate) enum Waits<'a> {
+    /// We do.
+    Ours(&'a Timeouts),
+    /// The kernel does, of this socket.
+    Kernels(&'a Socket),
+}
+
+impl Waits<'_> {
+    /// Whether sends and receives give EAGAIN where they would wait. The timeouts stay as they are,
+    /// for later.
+    pub(crate) fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Ours(timeouts) => {
+                timeouts.send.set_nonblocking(on);
+                timeouts.receive.set_nonblocking(on);
+                Ok(())
+            }
+            Self::Kernels(socket) => socket.set_nonblocking(on),
+        }
+    }
+
+    /// How long a send waits; `None` = until something happens. Never zero.
+    pub(crate) fn set_send(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Ours(timeouts) => {
+                timeouts.send.set(timeout);
+                Ok(())
+            }
+            Self::Kernels(socket) => socket.set_write_timeout(timeout),
+        }
+    }
+
+    /// How long a receive waits; `None` = until something happens. Never zero.
+    pub(crate) fn set_receive(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Ours(timeouts) => {
+                timeouts.receive.set(timeout);
+                Ok(())
+            }
+            Self::Kernels(socket) => socket.set_read_timeout(timeout),
+        }
+    }
+
+    /// What [`Waits::set_send`] has set, or the settings have.
+    pub(crate) fn send(&self) -> io::Result<Option<Duration>> {
+        match self {
+            Self::Ours(timeouts) => Ok(timeouts.send.wanted()),
+            Self::Kernels(socket) => socket.write_timeout(),
+        }
+    }
+
+    /// What [`Waits::set_receive`] has set, or the settings have.
+    pub(crate) fn receive(&self) -> io::Result<Option<Duration>> {
+        match self {
+            Self::Ours(timeouts) => Ok(timeouts.receive.wanted()),
+            Self::Kernels(socket) => socket.read_timeout(),
         }
     }
 }

@@ -247,7 +247,7 @@ impl Connection {
     /// # Errors
     /// Over TCP what fcntl(2) says.
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        self.carrier().set_nonblocking(on)
+        self.carrier().waits().set_nonblocking(on)
     }
 
     /// Ends our stream: the peer reads what was sent and then the end. Receiving goes on.
@@ -340,7 +340,7 @@ impl Connection {
     /// # Errors
     /// EINVAL for a time of zero.
     pub fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.carrier().set_receive_timeout(checked(timeout)?)
+        self.carrier().waits().set_receive(checked(timeout)?)
     }
 
     /// How long [`Connection::send`] waits; `None` = until something happens.
@@ -348,7 +348,7 @@ impl Connection {
     /// # Errors
     /// EINVAL for a time of zero.
     pub fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.carrier().set_send_timeout(checked(timeout)?)
+        self.carrier().waits().set_send(checked(timeout)?)
     }
 
     /// How long [`Connection::receive`] waits.
@@ -356,7 +356,7 @@ impl Connection {
     /// # Errors
     /// Over TCP what getsockopt(2) says.
     pub fn receive_timeout(&self) -> io::Result<Option<Duration>> {
-        self.carrier().receive_timeout()
+        self.carrier().waits().receive()
     }
 
     /// How long [`Connection::send`] waits.
@@ -364,7 +364,7 @@ impl Connection {
     /// # Errors
     /// Over TCP what getsockopt(2) says.
     pub fn send_timeout(&self) -> io::Result<Option<Duration>> {
-        self.carrier().send_timeout()
+        self.carrier().waits().send()
     }
 
     /// Has a connection that moved to the SAN ([`RouteChoice::Upgrade`](crate::RouteChoice::Upgrade)) go

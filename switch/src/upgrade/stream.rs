@@ -27,7 +27,7 @@ use super::request::{self, Ends, PURPOSE};
 use super::service::{Member, Service};
 use super::tcp_side::TcpSide;
 use crate::carrier::Carrier;
-use crate::carrier::timeout::Timeout;
+use crate::carrier::timeout::{Timeouts, Waits};
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
 use crate::san::socket::ProviderSocket;
@@ -65,8 +65,7 @@ pub(crate) struct MovingStream {
     read_wake: OnceLock<Signal>,
     write_wake: OnceLock<Signal>,
     receives_over: AtomicBool,
-    send_timeout: Timeout,
-    receive_timeout: Timeout,
+    timeouts: Timeouts,
     counters: Arc<TcpCounters>,
     carrying: RwLock<Carrying>,
     watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
@@ -107,8 +106,7 @@ impl MovingStream {
                 read_wake: OnceLock::new(),
                 write_wake: OnceLock::new(),
                 receives_over: AtomicBool::new(false),
-                send_timeout: Timeout::new(timeout),
-                receive_timeout: Timeout::new(timeout),
+                timeouts: Timeouts::new(timeout),
                 counters: Arc::default(),
                 carrying: RwLock::new(Carrying {
                     is_san: false,
@@ -352,11 +350,11 @@ impl MovingStream {
 
 impl Carrier for MovingStream {
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.send_by(bytes, self.send_timeout.deadline())
+        self.send_by(bytes, self.timeouts.send.deadline())
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.receive_by(bytes, self.receive_timeout.deadline())
+        self.receive_by(bytes, self.timeouts.receive.deadline())
     }
 
     fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
@@ -374,7 +372,7 @@ impl Carrier for MovingStream {
             }
             let mut next = [0; MESSAGE];
             let most = bytes.len().min(MESSAGE);
-            let n = self.receive_by(&mut next[..most], self.receive_timeout.deadline())?;
+            let n = self.receive_by(&mut next[..most], self.timeouts.receive.deadline())?;
             if n == 0 {
                 return Ok(0);
             }
@@ -382,10 +380,8 @@ impl Carrier for MovingStream {
         }
     }
 
-    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        self.send_timeout.set_nonblocking(on);
-        self.receive_timeout.set_nonblocking(on);
-        Ok(())
+    fn waits(&self) -> Waits<'_> {
+        Waits::Ours(&self.timeouts)
     }
 
     fn end(&self) -> io::Result<()> {
@@ -414,24 +410,6 @@ impl Carrier for MovingStream {
             }
             std::thread::sleep(ROOM.min(deadline.left().unwrap_or(ROOM)));
         }
-    }
-
-    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.send_timeout.set(timeout);
-        Ok(())
-    }
-
-    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.receive_timeout.set(timeout);
-        Ok(())
-    }
-
-    fn send_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.send_timeout.wanted())
-    }
-
-    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.receive_timeout.wanted())
     }
 
     fn shut(&self, how: Shutdown) -> io::Result<()> {

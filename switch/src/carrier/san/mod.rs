@@ -38,7 +38,7 @@ use self::mail::Mail;
 use self::read::Reading;
 use self::state::{News, State};
 use super::{Carrier, IdleMemory, MemoryKeeper};
-use crate::carrier::timeout::Timeout;
+use crate::carrier::timeout::{Timeouts, Waits};
 use crate::counters::SwitchCounters;
 use crate::readiness::{Events, Watcher};
 use crate::san::provider::STREAMS;
@@ -73,8 +73,7 @@ pub(crate) struct SanCarrier {
     waiting_to_write: Mutex<()>,
     watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
     linger: Mutex<Option<Duration>>,
-    send_timeout: Timeout,
-    receive_timeout: Timeout,
+    timeouts: Timeouts,
     /// Bytes of the largest message, by the negotiation.
     message_limit: usize,
 }
@@ -113,8 +112,7 @@ impl SanCarrier {
             waiting_to_write: Mutex::new(()),
             watcher: Mutex::new(None),
             linger: Mutex::new(None),
-            send_timeout: Timeout::new(timeout),
-            receive_timeout: Timeout::new(timeout),
+            timeouts: Timeouts::new(timeout),
         });
         carrier.listen();
         carrier
@@ -203,10 +201,8 @@ impl Carrier for SanCarrier {
         self.look_at(bytes)
     }
 
-    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        self.send_timeout.set_nonblocking(on);
-        self.receive_timeout.set_nonblocking(on);
-        Ok(())
+    fn waits(&self) -> Waits<'_> {
+        Waits::Ours(&self.timeouts)
     }
 
     fn end(&self) -> io::Result<()> {
@@ -215,24 +211,6 @@ impl Carrier for SanCarrier {
 
     fn finish(&self, deadline: Deadline) -> io::Result<()> {
         self.wait_for_arrival(deadline)
-    }
-
-    fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.send_timeout.set(timeout);
-        Ok(())
-    }
-
-    fn set_receive_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.receive_timeout.set(timeout);
-        Ok(())
-    }
-
-    fn send_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.send_timeout.wanted())
-    }
-
-    fn receive_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.receive_timeout.wanted())
     }
 
     fn shut(&self, how: Shutdown) -> io::Result<()> {

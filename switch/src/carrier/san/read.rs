@@ -42,7 +42,7 @@ impl SanCarrier {
         if let Some(mut reading) = self.reading.try_lock()
             && reading.plain
             && !bytes.is_empty()
-            && let Some(wait) = self.receive_timeout.simple()
+            && let Some(wait) = self.timeouts.receive.simple()
             && let Some(data) = &self.data
         {
             let buffers = &mut [IoSliceMut::new(bytes)];
@@ -82,7 +82,7 @@ impl SanCarrier {
         if buffers.iter().all(|buffer| buffer.is_empty()) {
             return Ok(0);
         }
-        let deadline = self.receive_timeout.deadline();
+        let deadline = self.timeouts.receive.deadline();
         let mut reading = self.reading(deadline)?;
         if !reading.plain {
             return self.read_slowly(&mut reading, buffers, deadline);
@@ -106,7 +106,7 @@ impl SanCarrier {
 
     /// Reads bytes that the next read gets again.
     pub(super) fn look_at(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let deadline = self.receive_timeout.deadline();
+        let deadline = self.timeouts.receive.deadline();
         let mut reading = self.reading(deadline)?;
         if reading.peeked.is_empty() && !bytes.is_empty() {
             let mut buffers = [IoSliceMut::new(bytes)];

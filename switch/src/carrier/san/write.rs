@@ -44,7 +44,7 @@ impl SanCarrier {
     ) -> io::Result<usize> {
         state.catch_up(self.read.load(Ordering::Relaxed));
         let data = self.data()?;
-        let deadline = self.send_timeout.deadline();
+        let deadline = self.timeouts.send.deadline();
         let mut written = 0;
         loop {
             let rest = bytes.get(written..).unwrap_or_default();
