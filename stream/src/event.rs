@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::frame::{FrameError, Role};
 use crate::message::{Decline, Kind, MessageError, Ring};
-use crate::pull::PullError;
+use crate::pull::{PullError, RING};
 use crate::timers::Thresholds;
 
 /// How a stream begins.
@@ -16,7 +16,10 @@ pub enum Route {
     Direct,
 }
 
-/// What does not change in the life of a stream.
+/// The smallest bound of what is staged or held, in bytes.
+pub const LEAST_BUFFER: u64 = 4096;
+
+/// What a stream begins with.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
     /// Which end of the connection this is.
@@ -30,8 +33,12 @@ pub struct Config {
     pub may_offer: bool,
     /// Bytes of one message of the queue pair, its head included: at least 64.
     pub max_message: usize,
-    /// Bytes of bulk that may be held for the application (`SO_RCVBUF`): at least 4 KiB.
+    /// Bytes of bulk that may be held for the application (`SO_RCVBUF`): [`LEAST_BUFFER`] to
+    /// [`RING`](crate::RING).
     pub receive_buffer: u64,
+    /// Bytes that may be staged, those that were offered and not read among them (`SO_SNDBUF`):
+    /// [`LEAST_BUFFER`] to [`RING`](crate::RING).
+    pub send_buffer: u64,
     /// When a connecting end listens for a queue pair. The accepting end dials at twice that, and
     /// while that leads nowhere, at 8 and 64 times the bytes, and then no more.
     pub thresholds: Thresholds,
@@ -47,6 +54,7 @@ impl Config {
             may_offer: true,
             max_message: 4096,
             receive_buffer: 128 * 1024,
+            send_buffer: RING,
             thresholds: Thresholds::default(),
         }
     }

@@ -28,7 +28,9 @@ mod sim;
 mod timers;
 
 pub use self::engine::{Engine, Keep, Payloads, Post, Source, StagedBytes, TcpIn, TcpOut, Write};
-pub use self::event::{Action, Config, Counts, Event, Failure, Refusal, Route, State, Violation};
+pub use self::event::{
+    Action, Config, Counts, Event, Failure, LEAST_BUFFER, Refusal, Route, State, Violation,
+};
 pub use self::frame::{FRAME, FrameError, FrameKind, Mac, Role, Slot, TAG};
 pub use self::message::{
     DESCRIPTOR, Decline, FIRST_CONTROL, Head, Kind, Message, MessageError, OFFER_HEAD, Ring, What,

@@ -3,6 +3,7 @@
 //! Thin steps over socket2, each of them nonblocking: the callers wait. Nothing here knows of the
 //! SAN. Accepted and connected sockets are handed out in blocking mode, as std does.
 
+use crate::carrier::Buffers;
 use crate::wait::is_readable;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -17,8 +18,10 @@ pub(crate) fn listen(
     address: SocketAddr,
     backlog: u32,
     only_v6: Option<bool>,
+    buffers: Buffers,
 ) -> io::Result<Socket> {
     let socket = socket(address)?;
+    set_buffers(&socket, buffers)?;
     socket.set_reuse_address(true)?;
     if let (SocketAddr::V6(_), Some(only)) = (address, only_v6) {
         socket.set_only_v6(only)?;
@@ -80,6 +83,17 @@ pub(crate) fn set_type_of_service(
         SocketAddr::V4(_) => socket.set_tos_v4(value.into()),
         SocketAddr::V6(_) => socket.set_tclass_v6(value.into()),
     }
+}
+
+/// Sets SO_SNDBUF and SO_RCVBUF: before a connect or a listen, since the window's scale is agreed on then.
+pub(crate) fn set_buffers(socket: &Socket, buffers: Buffers) -> io::Result<()> {
+    if let Some(bytes) = buffers.send {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = buffers.receive {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    Ok(())
 }
 
 /// Starts to connect; `true` = done already.
@@ -175,7 +189,7 @@ mod tests {
 
     #[test]
     fn connect_and_accept_without_ever_blocking() {
-        let listener = listen("127.0.0.1:0".parse().unwrap(), 4, None).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 4, None, Buffers::default()).unwrap();
         assert!(accept(&listener).unwrap().is_none());
         assert!(!has_waiting(&listener));
         let address = local_addr(&listener).unwrap();
@@ -192,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_refused_connect_says_so() {
-        let listener = listen("127.0.0.1:0".parse().unwrap(), 1, None).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 1, None, Buffers::default()).unwrap();
         let address = local_addr(&listener).unwrap();
         drop(listener);
         let client = socket(address).unwrap();

@@ -3,6 +3,7 @@
 use super::{
     Action, Engine, Failure, Fin, Link, Message, OwnRing, Payloads, Rx, State, Tx, Violation,
 };
+use crate::event::LEAST_BUFFER;
 use crate::message::{Head, Kind, OFFER_HEAD, Ring};
 use crate::pull::{Next, OFFER_FROM, RING, Read};
 
@@ -112,10 +113,12 @@ impl<P: Payloads> Engine<P> {
         let is_san = self.tx == Tx::San && self.link == Link::Up;
         let used = self.outgoing.accepted - self.retained.ring_low(self.outgoing.sent);
         let held = self.outgoing.unsent();
+        // The bound may have been lowered below what is there.
+        let room = self.config.send_buffer.saturating_sub(used);
         let room = if is_san {
-            RING - used
+            room
         } else {
-            (RING - used).min(HELD.saturating_sub(held))
+            room.min(HELD.saturating_sub(held))
         };
         match usize::try_from(room).unwrap_or(usize::MAX).min(length) {
             0 => Write::Full,
@@ -279,6 +282,24 @@ impl<P: Payloads> Engine<P> {
                 length: in_message,
             }),
         }
+    }
+
+    /// Bounds what may be staged from now on ([`Config::send_buffer`](crate::Config::send_buffer)), rounded
+    /// to what can be. What is staged already stays.
+    pub fn set_send_buffer(&mut self, bytes: u64) {
+        self.config.send_buffer = bytes.clamp(LEAST_BUFFER, RING);
+    }
+
+    /// Bounds what may be held for the application from now on
+    /// ([`Config::receive_buffer`](crate::Config::receive_buffer)), rounded to what can be. What is held
+    /// already stays.
+    pub fn set_receive_buffer(&mut self, bytes: u64) {
+        self.config.receive_buffer = bytes.clamp(LEAST_BUFFER, RING);
+    }
+
+    /// How many bytes may be staged, and how many held.
+    pub fn buffers(&self) -> (u64, u64) {
+        (self.config.send_buffer, self.config.receive_buffer)
     }
 
     /// Whether bytes wait that were written: to be sent, or, of those that were offered, to be read.

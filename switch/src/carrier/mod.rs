@@ -30,6 +30,14 @@ pub(crate) trait MemoryKeeper: Send + Sync {
     fn look_after(&self, memory: Weak<dyn IdleMemory>);
 }
 
+/// Bounds of what is staged at a sender and held at a receiver, in bytes (SO_SNDBUF, SO_RCVBUF); `None`:
+/// the usual one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Buffers {
+    pub(crate) send: Option<usize>,
+    pub(crate) receive: Option<usize>,
+}
+
 /// What carries a connection. One thread may send while another receives.
 pub(crate) trait Carrier: Send + Sync {
     /// Sends bytes and says how many were taken.
@@ -75,6 +83,15 @@ pub(crate) trait Carrier: Send + Sync {
 
     /// What [`Carrier::set_linger`] has set.
     fn linger(&self) -> io::Result<Option<Duration>>;
+
+    /// Bounds what it stages and holds. Where the kernel does that, this does nothing: the caller sets the
+    /// options of the TCP socket.
+    fn bound(&self, _buffers: Buffers) {}
+
+    /// How many bytes it stages, and how many it holds; `None`: the kernel knows.
+    fn buffers(&self) -> Option<(usize, usize)> {
+        None
+    }
 
     /// The TCP socket of the connection, whether it carries anything or not (duty 10).
     fn tcp_socket(&self) -> BorrowedFd<'_>;

@@ -21,6 +21,7 @@ use socket2::Socket;
 use super::attempt::{SanAttempt, SanFailure, SanRequest, TcpAttempt};
 use super::connection::{Connection, Established};
 use super::rooms::Lease;
+use crate::carrier::Buffers;
 use crate::companion::plan::canonical;
 use crate::config::RouteChoice;
 use crate::error::ConnectError;
@@ -47,6 +48,10 @@ pub struct ConnectOptions {
     pub route: Option<RouteChoice>,
     /// The type of service of the packets (IP_TOS, IPV6_TCLASS), on either side.
     pub type_of_service: Option<u8>,
+    /// Bytes that may wait to be sent (SO_SNDBUF): see [`Connection::set_send_buffer_size`].
+    pub send_buffer: Option<usize>,
+    /// Bytes that may wait to be received (SO_RCVBUF): see [`Connection::set_receive_buffer_size`].
+    pub receive_buffer: Option<usize>,
 }
 
 /// A connect under way. Dropping it calls it off and closes the companion (duty 47).
@@ -57,6 +62,7 @@ pub struct PendingConnect {
     stage: Stage,
     fallback: Option<FallbackReason>,
     may_move: bool,
+    buffers: Buffers,
     readiness: OwnedFd,
     /// Where the SAN gives no connection, TCP is the caller's affair.
     san_alone: bool,
@@ -112,6 +118,27 @@ impl ConnectOptions {
         self.type_of_service = Some(value);
         self
     }
+
+    /// Bounds the bytes that may wait to be sent: see [`Connection::set_send_buffer_size`].
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.send_buffer = Some(bytes);
+        self
+    }
+
+    /// Bounds the bytes that may wait to be received: see [`Connection::set_receive_buffer_size`].
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+
+    fn buffers(&self) -> Buffers {
+        Buffers {
+            send: self.send_buffer,
+            receive: self.receive_buffer,
+        }
+    }
 }
 
 impl PendingConnect {
@@ -133,6 +160,7 @@ impl PendingConnect {
         if let Some(value) = options.type_of_service {
             tcp::set_type_of_service(&tcp, destination, value).map_err(failed)?;
         }
+        tcp::set_buffers(&tcp, options.buffers()).map_err(failed)?;
         if let Some(address) = options.local {
             tcp.bind(&address.into())
                 .map_err(|source| ConnectError::Local { address, source })?;
@@ -198,6 +226,7 @@ impl PendingConnect {
             stage: Stage::Over,
             fallback: None,
             may_move: !options.tcp_only && route == RouteChoice::Upgrade,
+            buffers: options.buffers(),
             readiness,
             san_alone: false,
         }
@@ -398,7 +427,7 @@ impl PendingConnect {
             peer: self.destination,
             companion,
         };
-        Connection::open(established, self.lease.clone())
+        Connection::open(established, self.lease.clone(), self.buffers)
     }
 
     fn connected_tcp(&mut self, socket: Socket) -> Result<Connection, ConnectError> {
@@ -418,7 +447,11 @@ impl PendingConnect {
             why,
             may_move: self.may_move.then_some(Role::Connector),
         };
-        Ok(Connection::open(established, self.lease.clone()))
+        Ok(Connection::open(
+            established,
+            self.lease.clone(),
+            self.buffers,
+        ))
     }
 
     fn tcp_failed(&mut self, source: io::Error) -> ConnectError {

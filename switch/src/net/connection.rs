@@ -15,18 +15,19 @@ use std::time::Duration;
 use san_base::Deadline;
 use san_provider::LaneHandle;
 use san_stream::Role;
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use super::registry::{ConnectionInfo, Counted};
 use super::rooms::Lease;
 use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
-use crate::carrier::{Carrier, MemoryKeeper};
+use crate::carrier::{Buffers, Carrier, MemoryKeeper};
 use crate::companion::plan::canonical;
 use crate::readiness::{Events, Watcher};
 use crate::route::fallback::{FallbackReason, Route};
 use crate::san::provider::StartedProvider;
 use crate::san::socket::ProviderSocket;
+use crate::tcp;
 use crate::upgrade::stream::{self, MovingStream};
 
 /// How long a close waits itself: a peer that keeps up has taken everything in by then, and no other
@@ -86,7 +87,7 @@ pub(super) enum Established {
 
 impl Connection {
     /// What is connected becomes what the application holds: the one place where that happens.
-    pub(super) fn open(established: Established, lease: Lease) -> Self {
+    pub(super) fn open(established: Established, lease: Lease, buffers: Buffers) -> Self {
         let timeout = lease.config.io_timeout;
         let (local, peer, route, counted, carrier): (_, _, _, _, Carried) = match established {
             Established::San {
@@ -121,7 +122,9 @@ impl Connection {
             } => {
                 let way = may_move.and_then(|role| Some((role, lease.way(local, peer)?)));
                 if let Some((role, san)) = way {
-                    return Self::open_moving(lease, socket, (local, peer), role, why, san);
+                    let moving = Self::open_moving(lease, socket, (local, peer), role, why, san);
+                    moving.carrier().bound(buffers);
+                    return moving;
                 }
                 let carrier = TcpCarrier::new(socket, timeout);
                 let counted = Counted::Tcp(Arc::clone(carrier.counters()));
@@ -135,12 +138,14 @@ impl Connection {
             }
         };
         let info = lease.connections.add(local, peer, route, counted);
-        Self {
+        let connection = Self {
             carrier,
             info,
             closes_in_background: AtomicBool::new(false),
             lease,
-        }
+        };
+        connection.carrier().bound(buffers);
+        connection
     }
 
     /// A TCP connection that may move to the SAN.
@@ -365,6 +370,65 @@ impl Connection {
     /// Over TCP what getsockopt(2) says.
     pub fn send_timeout(&self) -> io::Result<Option<Duration>> {
         self.carrier().waits().send()
+    }
+
+    /// Bounds the bytes that wait to be sent, as SO_SNDBUF: a write takes what fits, and waits where nothing
+    /// does. On the SAN that is what is staged here; those that were offered to the peer and not read
+    /// count, those in messages that have left do not. It is rounded to 4 KiB at least and 256 KiB, the
+    /// default, at most. On TCP the kernel doubles it.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        let buffers = Buffers {
+            send: Some(bytes),
+            receive: None,
+        };
+        self.set_buffers(buffers)
+    }
+
+    /// Bounds the bytes that wait to be received, as SO_RCVBUF. On the SAN that is bulk; up to 64 messages
+    /// of 4,096 bytes may wait beside it, whatever it says. It is rounded as
+    /// [`Connection::set_send_buffer_size`] says.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_receive_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        let buffers = Buffers {
+            send: None,
+            receive: Some(bytes),
+        };
+        self.set_buffers(buffers)
+    }
+
+    fn set_buffers(&self, buffers: Buffers) -> io::Result<()> {
+        tcp::set_buffers(&SockRef::from(&self.companion_fd()), buffers)?;
+        self.carrier().bound(buffers);
+        Ok(())
+    }
+
+    /// Bytes that may wait to be sent, as they are in force: on TCP what the kernel says, which is twice what
+    /// was asked for.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn send_buffer_size(&self) -> io::Result<usize> {
+        match self.carrier().buffers() {
+            Some((send, _)) => Ok(send),
+            None => SockRef::from(&self.companion_fd()).send_buffer_size(),
+        }
+    }
+
+    /// Bytes that may wait to be received, as they are in force: on TCP what the kernel says, which is twice
+    /// what was asked for.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn receive_buffer_size(&self) -> io::Result<usize> {
+        match self.carrier().buffers() {
+            Some((_, receive)) => Ok(receive),
+            None => SockRef::from(&self.companion_fd()).recv_buffer_size(),
+        }
     }
 
     /// Has a connection that moved to the SAN ([`RouteChoice::Upgrade`](crate::RouteChoice::Upgrade)) go

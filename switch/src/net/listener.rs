@@ -16,6 +16,7 @@ use socket2::Socket;
 
 use super::connection::{Connection, Established};
 use super::rooms::Lease;
+use crate::carrier::Buffers;
 use crate::companion::Turn;
 use crate::companion::condition::{Condition, Decision, IncomingRequest, Side};
 use crate::companion::plan::CompanionStatus;
@@ -49,6 +50,12 @@ pub struct ListenOptions {
     /// Whether TCP connections that it accepts may move to the SAN later. `None` takes the switch's
     /// setting.
     pub route: Option<RouteChoice>,
+    /// Bytes that may wait to be sent on what it accepts (SO_SNDBUF): see
+    /// [`Connection::set_send_buffer_size`].
+    pub send_buffer: Option<usize>,
+    /// Bytes that may wait to be received on what it accepts (SO_RCVBUF): see
+    /// [`Connection::set_receive_buffer_size`].
+    pub receive_buffer: Option<usize>,
 }
 
 /// A listener on TCP and, where it fits, on the SAN. Dropping it closes it.
@@ -57,6 +64,7 @@ pub struct Listener {
     lease: Lease,
     /// What its TCP connections may do.
     route: RouteChoice,
+    buffers: Buffers,
 }
 
 /// What was taken, on which side.
@@ -90,6 +98,22 @@ impl ListenOptions {
         self
     }
 
+    /// Bounds the bytes that may wait to be sent on what it accepts: see
+    /// [`Connection::set_send_buffer_size`].
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.send_buffer = Some(bytes);
+        self
+    }
+
+    /// Bounds the bytes that may wait to be received on what it accepts: see
+    /// [`Connection::set_receive_buffer_size`].
+    #[must_use]
+    pub fn receive_buffer(mut self, bytes: usize) -> Self {
+        self.receive_buffer = Some(bytes);
+        self
+    }
+
     /// Whether an IPv6 wildcard leaves IPv4 alone.
     #[must_use]
     pub fn only_v6(mut self, only: bool) -> Self {
@@ -113,11 +137,15 @@ impl Listener {
             return Err(ListenError::Backlog { backlog });
         }
         let failed = |source| ListenError::Tcp { address, source };
-        let tcp = tcp::listen(address, backlog, options.only_v6).map_err(failed)?;
+        let buffers = Buffers {
+            send: options.send_buffer,
+            receive: options.receive_buffer,
+        };
+        let tcp = tcp::listen(address, backlog, options.only_v6, buffers).map_err(failed)?;
         let token = lease.companions.new_token();
         let shared = ListenerShared::new(token, tcp, backlog, options.condition).map_err(failed)?;
         let route = options.route.unwrap_or(lease.config.route);
-        let listener = Self::begin(lease, shared, route).map_err(failed)?;
+        let listener = Self::begin(lease, shared, route, buffers).map_err(failed)?;
         if listener.lease.is_closed() {
             return Err(ListenError::ShutDown);
         }
@@ -132,16 +160,22 @@ impl Listener {
         let failed = |source| ListenError::Tcp { address, source };
         let token = lease.companions.new_token();
         let shared = ListenerShared::adopted(token, tcp, backlog).map_err(failed)?;
-        Self::begin(lease, shared, RouteChoice::Direct).map_err(failed)
+        Self::begin(lease, shared, RouteChoice::Direct, Buffers::default()).map_err(failed)
     }
 
-    fn begin(lease: Lease, shared: ListenerShared, route: RouteChoice) -> io::Result<Self> {
+    fn begin(
+        lease: Lease,
+        shared: ListenerShared,
+        route: RouteChoice,
+        buffers: Buffers,
+    ) -> io::Result<Self> {
         let shared = Arc::new(shared);
         lease.companions.add(&shared)?;
         Ok(Self {
             shared,
             lease,
             route,
+            buffers,
         })
     }
 
@@ -312,7 +346,8 @@ impl Listener {
             why: None,
             may_move: (self.route == RouteChoice::Upgrade).then_some(Role::Acceptor),
         };
-        Ok(Some(Connection::open(established, self.lease.clone())))
+        let lease = self.lease.clone();
+        Ok(Some(Connection::open(established, lease, self.buffers)))
     }
 
     fn san_connection(&self, ready: ReadySan) -> Connection {
@@ -325,7 +360,7 @@ impl Listener {
             peer: ready.peer,
             companion: ready.tcp,
         };
-        Connection::open(established, self.lease.clone())
+        Connection::open(established, self.lease.clone(), self.buffers)
     }
 }
 

@@ -33,9 +33,18 @@ impl TcpListener {
     /// # Errors
     /// As [`std::net::TcpListener::bind`]: what the last address said.
     pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::bind_with(address, &ListenOptions::default())
+    }
+
+    /// Listens at the first address that can be bound, in a way that the standard library has no names for:
+    /// with a backlog, a condition, buffers.
+    ///
+    /// # Errors
+    /// As [`TcpListener::bind`], and what the options may fail with.
+    pub fn bind_with(address: impl ToSocketAddrs, options: &ListenOptions) -> io::Result<Self> {
         let switch = process_switch()?;
         each_address(address, |address| {
-            Ok(switch.listen(address, ListenOptions::default())?.into())
+            Ok(switch.listen(address, options.clone())?.into())
         })
     }
 

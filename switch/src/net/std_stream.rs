@@ -32,10 +32,18 @@ impl TcpStream {
     /// # Errors
     /// As [`std::net::TcpStream::connect`]: what the last address said.
     pub fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::connect_with(address, &ConnectOptions::default())
+    }
+
+    /// Connects to the first address that answers, in a way that the standard library has no names for:
+    /// which route, which buffers, from which address.
+    ///
+    /// # Errors
+    /// As [`TcpStream::connect`], and what the options may fail with.
+    pub fn connect_with(address: impl ToSocketAddrs, options: &ConnectOptions) -> io::Result<Self> {
         let switch = process_switch()?;
         each_address(address, |address| {
-            let connection = switch.connect(address, &ConnectOptions::default())?;
-            Ok(Self::from(connection))
+            Ok(Self::from(switch.connect(address, options)?))
         })
     }
 

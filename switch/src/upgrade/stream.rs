@@ -26,8 +26,8 @@ use super::queue_pair::Feed;
 use super::request::{self, Ends, PURPOSE};
 use super::service::{Member, Service};
 use super::tcp_side::TcpSide;
-use crate::carrier::Carrier;
 use crate::carrier::timeout::{Timeouts, Waits};
+use crate::carrier::{Buffers, Carrier};
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
 use crate::san::socket::ProviderSocket;
@@ -458,6 +458,13 @@ impl Carrier for MovingStream {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         self.around.tcp.socket().linger()
+    }
+
+    fn bound(&self, buffers: Buffers) {
+        if let Some(bytes) = buffers.send {
+            self.with(|mover, _| mover.engine.set_send_buffer(bytes as u64));
+            self.wake();
+        }
     }
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {

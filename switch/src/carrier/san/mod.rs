@@ -37,7 +37,7 @@ pub(crate) use self::close::CloseStep;
 use self::mail::Mail;
 use self::read::Reading;
 use self::state::{News, State};
-use super::{Carrier, IdleMemory, MemoryKeeper};
+use super::{Buffers, Carrier, IdleMemory, MemoryKeeper};
 use crate::carrier::timeout::{Timeouts, Waits};
 use crate::counters::SwitchCounters;
 use crate::readiness::{Events, Watcher};
@@ -261,6 +261,26 @@ impl Carrier for SanCarrier {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         Ok(*self.linger.lock())
+    }
+
+    fn bound(&self, buffers: Buffers) {
+        if buffers.send.or(buffers.receive).is_none() {
+            return;
+        }
+        let (mut state, data) = self.lock();
+        state.bound(buffers);
+        if let Some(data) = data {
+            state.post_reads(self.spi(), data);
+            state.pump(data);
+        }
+        self.unlock(state);
+    }
+
+    fn buffers(&self) -> Option<(usize, usize)> {
+        let (state, _) = self.lock();
+        let buffers = state.buffers();
+        self.release(state);
+        Some(buffers)
     }
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {

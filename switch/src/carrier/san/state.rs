@@ -12,6 +12,8 @@ use san_stream::{
     Ring, Role, Route, Source, State as Place, TAG, Write,
 };
 
+use crate::carrier::Buffers;
+
 use super::bulk::{First, Landing, Rings, Staging, deliver};
 
 /// Memory of bulk that was not used for so many seconds is let go.
@@ -269,6 +271,25 @@ impl State {
         self.over.is_some()
     }
 
+    /// Bounds what is staged and held from now on.
+    pub(super) fn bound(&mut self, buffers: Buffers) {
+        if let Some(bytes) = buffers.send {
+            self.engine.set_send_buffer(bytes as u64);
+            self.news.writer = true;
+            self.news.watcher = true;
+        }
+        if let Some(bytes) = buffers.receive {
+            self.engine.set_receive_buffer(bytes as u64);
+        }
+    }
+
+    /// How many bytes are staged, and how many held, at most.
+    pub(super) fn buffers(&self) -> (usize, usize) {
+        let (send, receive) = self.engine.buffers();
+        let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        (bytes(send), bytes(receive))
+    }
+
     // Writing.
 
     /// Whether a write would take at least a byte, or fail.
@@ -276,9 +297,9 @@ impl State {
         self.room(1) != Write::Full
     }
 
-    /// Whether there is as much room as makes a watcher's writer worth waking: a third of the ring.
+    /// Whether there is as much room as makes a watcher's writer worth waking: a third of the bound.
     pub(super) fn has_ample_room(&self) -> bool {
-        let third = usize::try_from(RING / 3).unwrap_or(1);
+        let third = (self.buffers().0 / 3).max(1);
         match self.room(third) {
             Write::Stage { length, .. } => length >= third,
             other => other != Write::Full,
@@ -294,7 +315,9 @@ impl State {
             Write::Stage { position, length } => {
                 let staged = self.waiting.as_ref().and_then(|post| post.staged);
                 let low = staged.map_or(position, |staged| staged.position);
-                let room = usize::try_from(RING - (position - low)).unwrap_or(0);
+                let bound = self.engine.buffers().0;
+                let room = bound.saturating_sub(position - low);
+                let room = usize::try_from(room).unwrap_or(0);
                 match room.min(length) {
                     0 => Write::Full,
                     length => Write::Stage { position, length },
