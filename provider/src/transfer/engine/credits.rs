@@ -235,6 +235,16 @@ impl Credits {
                 .is_none_or(|before| self.received > before)
     }
 
+    /// Whether credits should go out and no credit message may: the peer has not shown yet that it took in the
+    /// last one, perhaps because that gave it the one credit that it leaves to messages past the inbox.
+    #[inline(always)]
+    pub(crate) fn wants_carrier(&self) -> bool {
+        self.owed + self.untold >= self.enough
+            && self
+                .before_our_last
+                .is_some_and(|before| self.received <= before)
+    }
+
     /// A message goes out and gives the peer the credits for receives that are posted, a credit
     /// message if `alone`: how many it gives.
     #[inline]

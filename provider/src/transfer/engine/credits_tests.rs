@@ -300,3 +300,23 @@ fn renewed_credits_are_those_that_are_free() {
     assert_eq!(renewed.window(), 6);
     assert!(!renewed.may_send());
 }
+
+#[test]
+fn a_peer_that_keeps_its_only_credit_can_be_given_more() {
+    let mut credits = Credits::new(8, 8);
+    for _ in 0..8 {
+        assert_eq!(credits.data_came(), Ok(()));
+    }
+    // One went past an inbox that is full: its credit goes back alone.
+    credits.freed();
+    credits.control_freed();
+    assert!(credits.must_return(false));
+    assert_eq!(give(&mut credits, true), 1);
+    // Then all of it is read, and the peer keeps the credit for control.
+    for _ in 0..7 {
+        credits.freed();
+    }
+    assert!(!credits.must_return(true) && credits.wants_carrier());
+    assert_eq!(give(&mut credits, false), 7);
+    assert!(!credits.wants_carrier());
+}

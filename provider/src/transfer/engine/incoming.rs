@@ -11,6 +11,9 @@ use crate::wire::{Immediate, MessageType, Violation};
 /// The first kind of message that does not wait behind others, if the layer above wants it so.
 pub(crate) const FIRST_CONTROL_KIND: u8 = 16;
 
+/// A kind of the provider's own past the inbox: no bytes, and for nobody. It brings credits.
+pub(super) const CARRIER: u8 = 255;
+
 /// Threads that may be noted as waiting for a message.
 const MOST_WAKERS: usize = 64;
 
@@ -84,6 +87,11 @@ impl<P: Payloads> Engine<P> {
         };
         if let Err(violation) = self.credits.data_came_with(credits) {
             return Some(Came::Wrong(violation, buffer));
+        }
+        if kind == CARRIER && buffer.is_empty() {
+            // The peer gets the credit for the next one back, whatever waits here.
+            self.recycle_control(buffer);
+            return None;
         }
         self.totals.bytes_received += buffer.len() as u64;
         if self.control_aside && kind >= FIRST_CONTROL_KIND {
@@ -344,7 +352,7 @@ impl<P: Payloads> Engine<P> {
     /// Whether credits have to go out by themselves, where nothing is here to be read.
     #[inline]
     pub(crate) fn must_return_credits(&self) -> bool {
-        self.credits.must_return(true)
+        self.credits.must_return(true) || self.needs_carrier()
     }
 
     /// How many receives to post again now.

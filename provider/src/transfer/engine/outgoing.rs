@@ -1,5 +1,6 @@
 //! What goes out: which message may go now, what waits, and what a completed request says.
 
+use super::incoming::CARRIER;
 use super::operation::SendJob;
 use super::post::{MessagePlan, Post};
 use super::{Completion, Direction, Ending, Engine, Link, Operation, Outcome, PROBE, Payloads};
@@ -197,6 +198,14 @@ impl<P: Payloads> Engine<P> {
         !self.sends.is_empty()
             || self.handover.is_some()
             || self.credits.must_return(self.inbox.is_empty())
+            || self.needs_carrier()
+    }
+
+    /// Whether credits have to go out by a message of their own that is no credit message: one more of
+    /// those would be too early, and the peer may have nothing to say before it has credits.
+    #[inline(always)]
+    pub(super) fn needs_carrier(&self) -> bool {
+        self.credits.wants_carrier() && self.control_aside && self.can_send_control()
     }
 
     /// What is to be posted next: what waits, as far as credits and places last; then questions and
@@ -215,6 +224,9 @@ impl<P: Payloads> Engine<P> {
             return Some(post);
         }
         let must_return = self.credits.must_return(self.inbox.is_empty());
+        if !must_return && self.needs_carrier() && self.credits.untold() > 0 {
+            return Some(Post::Credits(self.send_message(0, CARRIER, false)));
+        }
         if !must_return
             || self.credits.untold() == 0
             || self.link != Link::Up
