@@ -243,6 +243,7 @@ mod tests {
     use super::*;
     use san_provider::ConnectFailure;
     use std::io::ErrorKind;
+    use std::sync::Arc;
 
     fn there() -> SocketAddr {
         "10.0.7.2:9".parse().unwrap()
@@ -292,6 +293,15 @@ mod tests {
         assert_eq!(said_below(&san), Some(said.clone()));
         let reason = FallbackReason::Remembered(Box::new(FallbackReason::Connect(failure)));
         assert_eq!(said_below(&reason), Some(said));
+        let taken = io::Error::from_raw_os_error(Errno::ADDRINUSE.raw_os_error());
+        let companion = FallbackReason::Companion {
+            step: "bind",
+            source: Arc::new(taken),
+            code: WsaCode::AddrNotAvailable,
+        };
+        let source = companion.source().unwrap().downcast_ref::<io::Error>();
+        let errno = source.and_then(io::Error::raw_os_error);
+        assert_eq!(errno, Some(Errno::ADDRINUSE.raw_os_error()));
         let provider = OpenError::Provider {
             provider: "soft".into(),
             source: io::Error::from_raw_os_error(Errno::MFILE.raw_os_error()).into(),

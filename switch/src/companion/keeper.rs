@@ -170,7 +170,7 @@ impl Keeper {
             Err(failure) => {
                 self.counters.companions_failed.raise();
                 tracing::warn!(
-                    address = %place.address, step = failure.step, reason = failure.reason,
+                    address = %place.address, step = failure.step, reason = %failure.source,
                     "no companion; TCP goes on without it"
                 );
             }
@@ -185,7 +185,7 @@ impl Keeper {
     ) -> Result<Arc<Companion>, StepFailure> {
         if let Err(error) = self.watch.add_companion(listener, &companion) {
             self.retire(&companion);
-            return Err(StepFailure::system("watch its event object", &error));
+            return Err(StepFailure::system("watch its event object", error));
         }
         Ok(companion)
     }

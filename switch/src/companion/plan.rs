@@ -219,7 +219,7 @@ impl<C> Slot<C> {
                 SlotState::Failed(failure) => CompanionState::Failed {
                     step: failure.step,
                     code: failure.code,
-                    reason: failure.reason.clone(),
+                    reason: failure.source.to_string(),
                 },
             },
         }
@@ -253,6 +253,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
     use crate::route::table::SanEntry;
+    use std::sync::Arc;
 
     fn entry(provider: usize, ip: &str) -> SanEntry {
         SanEntry {
@@ -335,7 +336,7 @@ mod tests {
         let failure = StepFailure {
             step: "bind",
             code: WsaCode::AddrNotAvailable,
-            reason: "the port is taken".into(),
+            source: Arc::new(std::io::Error::other("the port is taken")),
         };
         assert!(companions.made(place, Err(failure)).is_none());
         let status = companions.status(|_| "rdma".into());

@@ -145,7 +145,7 @@ impl From<StepFailure> for FallbackReason {
     fn from(failure: StepFailure) -> Self {
         Self::Companion {
             step: failure.step,
-            reason: failure.reason,
+            source: failure.source,
             code: failure.code,
         }
     }

@@ -1,6 +1,8 @@
 //! Which way a connection took, and why it is not the SAN.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use san_provider::{ConnectError as SpiConnectError, ConnectFailure, WsaCode};
 
@@ -22,25 +24,22 @@ pub enum Route {
 }
 
 /// Why TCP carries a connection whose destination lies in a SAN subnet.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FallbackReason {
     /// The SAN gave no connection, in a way that says nothing about TCP.
-    #[error(transparent)]
     Connect(SpiConnectError),
     /// The companion could not be made.
-    #[error("the companion socket cannot {step}: {reason}")]
     Companion {
         /// Which step failed.
         step: &'static str,
-        /// What the provider said.
-        reason: String,
+        /// What the provider, or the system, said.
+        source: Arc<dyn Error + Send + Sync>,
         /// Its error code.
         code: WsaCode,
     },
     /// The same destination failed so short a time ago that the SAN was not tried again.
-    #[error("not tried again so soon: {0}")]
-    Remembered(#[source] Box<FallbackReason>),
+    Remembered(Box<FallbackReason>),
 }
 
 impl FallbackReason {
@@ -49,6 +48,29 @@ impl FallbackReason {
         match self {
             FallbackReason::Remembered(first) => first.root(),
             reason => reason,
+        }
+    }
+}
+
+impl fmt::Display for FallbackReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FallbackReason::Connect(error) => error.fmt(f),
+            FallbackReason::Companion { step, source, .. } => {
+                write!(f, "the companion socket cannot {step}: {source}")
+            }
+            FallbackReason::Remembered(first) => write!(f, "not tried again so soon: {first}"),
+        }
+    }
+}
+
+// By hand, since a derived one would give the Arc as the source and not the error in it.
+impl Error for FallbackReason {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            FallbackReason::Connect(error) => error.source(),
+            FallbackReason::Companion { source, .. } => Some(&**source),
+            FallbackReason::Remembered(first) => Some(&**first),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Why a step with a provider's socket failed.
 
-use std::fmt;
+use std::error::Error;
 use std::io;
+use std::sync::Arc;
 
 use san_provider::WsaCode;
 
@@ -13,20 +14,21 @@ pub(crate) struct StepFailure {
     pub(crate) step: &'static str,
     /// The provider's error code.
     pub(crate) code: WsaCode,
-    /// What the provider said.
-    pub(crate) reason: String,
+    /// What the provider, or the system, said.
+    pub(crate) source: Arc<dyn Error + Send + Sync>,
 }
 
 impl StepFailure {
-    pub(crate) fn new(step: &'static str, code: WsaCode, reason: &dyn fmt::Display) -> Self {
-        StepFailure {
-            step,
-            code,
-            reason: reason.to_string(),
-        }
+    pub(crate) fn new(
+        step: &'static str,
+        code: WsaCode,
+        source: impl Error + Send + Sync + 'static,
+    ) -> Self {
+        let source = Arc::new(source);
+        StepFailure { step, code, source }
     }
 
-    pub(crate) fn system(step: &'static str, error: &io::Error) -> Self {
+    pub(crate) fn system(step: &'static str, error: io::Error) -> Self {
         let code = error
             .raw_os_error()
             .map_or(WsaCode::Invalid, WsaCode::from_errno);

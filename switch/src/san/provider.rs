@@ -67,12 +67,12 @@ impl StartedProvider {
         let socket = self
             .provider
             .socket(family, SocketType::Stream, Protocol::Tcp)
-            .map_err(|error| StepFailure::new("make a socket", error.code(), &error))?;
+            .map_err(|error| StepFailure::new("make a socket", error.code(), error))?;
         Ok(ProviderSocket::new(socket))
     }
 
     pub(crate) fn event_object(&self) -> Result<EventObject, StepFailure> {
-        EventObject::new().map_err(|error| StepFailure::system("make an event object", &error))
+        EventObject::new().map_err(|error| StepFailure::system("make an event object", error))
     }
 
     /// Undoes the startup (duty 51).

@@ -33,13 +33,13 @@ impl ProviderSocket {
     pub(crate) fn bind(&self, address: SocketAddr) -> Result<(), StepFailure> {
         self.0
             .bind(address)
-            .map_err(|error| StepFailure::new("bind", error.code(), &error))
+            .map_err(|error| StepFailure::new("bind", error.code(), error))
     }
 
     pub(crate) fn listen(&self, backlog: u32) -> Result<(), StepFailure> {
         self.0
             .listen(backlog)
-            .map_err(|error| StepFailure::new("listen", error.code(), &error))
+            .map_err(|error| StepFailure::new("listen", error.code(), error))
     }
 
     pub(crate) fn event_select(
@@ -49,7 +49,7 @@ impl ProviderSocket {
     ) -> Result<(), StepFailure> {
         self.0
             .event_select(event, events)
-            .map_err(|error| StepFailure::new("select events", error.code(), &error))
+            .map_err(|error| StepFailure::new("select events", error.code(), error))
     }
 
     /// What happened since the last call; the event object is reset.
@@ -100,7 +100,7 @@ impl ProviderSocket {
     pub(crate) fn set_option(&self, option: SocketOption, value: u32) -> Result<(), StepFailure> {
         self.0
             .set_option(option, value)
-            .map_err(|error| StepFailure::new("set an option", error.code(), &error))
+            .map_err(|error| StepFailure::new("set an option", error.code(), error))
     }
 
     /// Bytes of the largest message that the peer takes.

@@ -291,7 +291,7 @@ impl Worker {
             }
             Err(failure) => {
                 self.service.counters.moves_failed.raise();
-                tracing::debug!(at = %ends.connector, reason = failure.reason, "a stream stays on TCP: cannot listen");
+                tracing::debug!(at = %ends.connector, reason = %failure.source, "a stream stays on TCP: cannot listen");
             }
         }
     }
@@ -388,7 +388,7 @@ impl Worker {
             Ok(made) => made,
             Err(failure) => {
                 self.dials.ended();
-                tracing::debug!(to = %ends.connector, reason = failure.reason, "cannot dial");
+                tracing::debug!(to = %ends.connector, reason = %failure.source, "cannot dial");
                 return member.refused(Refusal::NotNow);
             }
         };
