@@ -28,7 +28,7 @@ pub(crate) struct RouteReport {
     pub(crate) provider: Option<String>,
     /// The RDMA device, on the SAN.
     pub(crate) device: Option<String>,
-    /// Why TCP, where the SAN was thought of.
+    /// Why TCP, on a connection that this end made.
     pub(crate) why: Option<String>,
 }
 

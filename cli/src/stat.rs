@@ -11,6 +11,7 @@ use crate::reports::{self, Reports};
 use crate::table::{Table, plain};
 use san_switch::stat::{ConnectionReport, ListenerReport, Numbers, ProviderReport, openmetrics};
 use san_switch::{Report, StatError};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -229,7 +230,8 @@ fn connections(
     ]);
     for connection in connections {
         let number = |name| value(&connection.counters, name).to_string();
-        let route = match (&connection.device, &connection.why) {
+        let why = connection.why.as_ref().or(connection.not_tried.as_ref());
+        let route = match (&connection.device, why) {
             (Some(device), _) => format!("san {device}"),
             (None, Some(why)) => format!("tcp, since {why}"),
             (None, None) => "tcp".to_owned(),
@@ -249,6 +251,28 @@ fn connections(
     table.print(out, width)?;
     if omitted > 0 {
         writeln!(out, "and {omitted} more")?;
+    }
+    remedies(out, connections, width)
+}
+
+/// What mends each reason for TCP: one of the connections of each reason stands for all.
+fn remedies(
+    out: &mut impl Write,
+    connections: &[ConnectionReport],
+    width: usize,
+) -> io::Result<()> {
+    let mut told = BTreeMap::new();
+    for one in connections {
+        let why = one.why.as_ref().or(one.not_tried.as_ref());
+        if let (Some(why), Some(remedy)) = (why, &one.remedy) {
+            told.entry(why).or_insert(remedy);
+        }
+    }
+    for (why, remedy) in told {
+        let text = format!("tcp, since {}", plain(why));
+        writeln!(out, "{}", output::wrap(&text, width, 0))?;
+        let remedy = format!("-> {}", plain(remedy));
+        writeln!(out, "{}", output::wrap(&remedy, width, 2))?;
     }
     Ok(())
 }

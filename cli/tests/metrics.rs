@@ -177,7 +177,10 @@ fn the_reason_for_tcp_is_a_label() {
     let client = place.client("soft", &address);
     let scrape = parsed(&place.text());
     let pid = client.pid().to_string();
-    let reason = ("reason", "no RDMA service listens there");
+    let reason = (
+        "reason",
+        "RDMA answers there but no program listens on that port over RDMA",
+    );
     let count = value(
         &scrape,
         "san_fallback_connections",

@@ -172,7 +172,7 @@ fn without_a_way_over_the_san_tcp_is_measured_and_the_reason_told() {
     assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        text.contains("not over the SAN, since no RDMA service listens there"),
+        text.contains("not over the SAN, since RDMA answers there but no program listens on that port over RDMA"),
         "{text}"
     );
     assert!(text.contains(&format!("san doctor {address}")), "{text}");

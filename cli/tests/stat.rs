@@ -5,6 +5,7 @@ mod common;
 
 use san_tests::program::{self, Program};
 use serde_json::Value;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -168,6 +169,55 @@ fn both_ends_tell_of_a_connection_over_tcp() {
 #[test]
 fn both_ends_tell_of_a_connection_over_the_soft_fabric() {
     both_ends_tell("soft", "san");
+}
+
+/// The lines below the table: what an operator who sees nothing else goes by.
+fn why_tcp(place: &Place, client: &Program) -> String {
+    let text = text_of(&place.stat(&[&client.pid().to_string()]));
+    let lines = text
+        .lines()
+        .skip_while(|line| !line.starts_with("tcp, since "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn each_reason_for_tcp_is_told_with_its_remedy() {
+    let place = Place::new("reasons");
+    // Only TCP listens here, and the client's own endpoint answers for the SAN.
+    let plain = TcpListener::bind((place.1.as_str(), 0)).unwrap();
+    let there = plain.local_addr().unwrap().to_string();
+    for (setting, why, remedy) in [
+        (
+            "SAN_FABRIC=soft",
+            "no program listens on that port over RDMA",
+            "-> on the peer: san stat",
+        ),
+        (
+            "SAN_FABRIC=off",
+            "SAN_FABRIC=off says so",
+            "-> unset SAN_FABRIC",
+        ),
+        (
+            "SAN_ROUTE=off",
+            "the settings or the program say TCP",
+            "-> see the settings: san config",
+        ),
+    ] {
+        let mut client = place.start(&[setting], &["connect", "--json", &there]);
+        client.expect(r#"{"event":"connected""#, LIMIT);
+        let told = why_tcp(&place, &client);
+        assert!(
+            told.contains(why) && told.contains(remedy),
+            "{setting}: {told}"
+        );
+        let report = &place.reports(client.pid())[0]["connections"][0];
+        // Only one that asked the SAN is a fall-back.
+        let fell_back = setting == "SAN_FABRIC=soft";
+        assert_eq!(report["why"].is_string(), fell_back, "{report}");
+        assert_eq!(report["not_tried"].is_string(), !fell_back, "{report}");
+        assert!(report["remedy"].is_string(), "{report}");
+        client.kill();
+    }
 }
 
 #[test]

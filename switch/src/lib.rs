@@ -77,7 +77,7 @@ pub use net::connection::Connection;
 pub use net::listener::{ListenOptions, Listener};
 pub use readiness::{Events, Watcher};
 pub use ready::poller::{Interest, PolledEvent, Poller, StandBy, Waker};
-pub use route::fallback::{FallbackReason, Route};
+pub use route::fallback::{FallbackReason, NotTried, Route};
 pub use route::table::{RouteQuery, SanEntry, SanTable};
 pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};

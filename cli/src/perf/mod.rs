@@ -171,7 +171,7 @@ fn start(
         let connected = client.look()?;
         if let (Way::San, Route::Tcp { why }) = (way, &connected.route) {
             let none = || switch.no_san_reason().map(str::to_owned);
-            let why = why.as_ref().map(ToString::to_string).or_else(none);
+            let why = none().or_else(|| why.as_ref().map(ToString::to_string));
             run.no_san = Some(why.unwrap_or_else(|| "the SAN has no way there".to_owned()));
             continue;
         }

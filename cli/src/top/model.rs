@@ -231,7 +231,8 @@ fn san(report: &Report) -> String {
 }
 
 fn connection(report: &ConnectionReport, rates: Rates) -> Connection {
-    let route = match (&report.device, &report.why) {
+    let why = report.why.as_ref().or(report.not_tried.as_ref());
+    let route = match (&report.device, why) {
         (Some(device), _) => format!("san {}", plain(device)),
         (None, Some(why)) => format!("tcp, since {}", plain(why)),
         (None, None) => plain(&report.route),

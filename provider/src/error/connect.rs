@@ -245,7 +245,7 @@ impl fmt::Display for ConnectFailure {
                     "rejected with reason {reason}, not by a peer of this protocol"
                 )
             }
-            Self::NobodyListens { .. } => f.write_str("no RDMA service listens there"),
+            Self::NobodyListens { .. } => f.write_str("RDMA answers there but no program listens on that port over RDMA"),
             Self::ForeignReply => {
                 f.write_str("accepted by somebody who does not speak this protocol")
             }

@@ -7,6 +7,7 @@
 
 mod connect;
 mod operations;
+mod remedy;
 
 pub use connect::{ConnectError, ConnectFailure};
 pub use operations::{

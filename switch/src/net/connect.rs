@@ -25,7 +25,7 @@ use crate::carrier::Buffers;
 use crate::companion::plan::canonical;
 use crate::config::RouteChoice;
 use crate::error::ConnectError;
-use crate::route::fallback::{FallbackReason, is_worth_remembering};
+use crate::route::fallback::{FallbackReason, NotTried, is_worth_remembering};
 use crate::route::table::RouteQuery;
 use crate::tcp;
 use crate::wait::{CancelToken, wait_readable};
@@ -61,6 +61,8 @@ pub struct PendingConnect {
     deadline: Deadline,
     stage: Stage,
     fallback: Option<FallbackReason>,
+    /// Why the SAN was not thought of, if it was not.
+    not_tried: Option<NotTried>,
     may_move: bool,
     buffers: Buffers,
     readiness: OwnedFd,
@@ -170,6 +172,10 @@ impl PendingConnect {
         let mut connect = Self::prepared(lease, destination, options, readiness);
         let is_tcp_alone = options.tcp_only || options.route == Some(RouteChoice::Off);
         let attempt = if is_tcp_alone || connect.may_move {
+            connect.not_tried = Some(match connect.may_move {
+                true => NotTried::NotMoved,
+                false => NotTried::SaidTcp,
+            });
             None
         } else {
             connect.try_san(options)?
@@ -225,6 +231,7 @@ impl PendingConnect {
             deadline: Deadline::after(timeout),
             stage: Stage::Over,
             fallback: None,
+            not_tried: None,
             may_move: !options.tcp_only && route == RouteChoice::Upgrade,
             buffers: options.buffers(),
             readiness,
@@ -330,14 +337,19 @@ impl PendingConnect {
         let local = options.local;
         let table = self.lease.routes.table();
         if table.entries().is_empty() {
+            self.not_tried = Some(self.lease.why_no_san());
             return None;
         }
         let destination = canonical(self.destination);
-        let entry = table.route(&RouteQuery {
+        let query = RouteQuery {
             destination,
             bound: local.map(|address| address.ip()),
             preferred: tcp::preferred_source(destination),
-        })?;
+        };
+        let Some(entry) = table.route(&query) else {
+            self.not_tried = Some(table.why_none(&query));
+            return None;
+        };
         let provider = self.lease.providers.nth(entry.provider)?;
         if let Some(reason) = self.lease.routes.remembered(destination) {
             self.lease.counters.remembered.raise();
@@ -440,6 +452,7 @@ impl PendingConnect {
             Some(_) => self.lease.counters.fallbacks.raise(),
             None => self.lease.counters.connected_tcp.raise(),
         }
+        let why = why.or(self.not_tried.map(FallbackReason::NotTried));
         let established = Established::Tcp {
             socket,
             local,

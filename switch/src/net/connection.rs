@@ -24,7 +24,7 @@ use crate::carrier::tcp::TcpCarrier;
 use crate::carrier::{Buffers, Carrier, MemoryKeeper};
 use crate::companion::plan::canonical;
 use crate::readiness::{Events, Watcher};
-use crate::route::fallback::{FallbackReason, Route};
+use crate::route::fallback::{FallbackReason, NotTried, Route};
 use crate::san::provider::StartedProvider;
 use crate::san::socket::ProviderSocket;
 use crate::tcp;
@@ -126,6 +126,13 @@ impl Connection {
                     moving.carrier().bound(buffers);
                     return moving;
                 }
+                // It may move, but the SAN has no way there.
+                let why = match why {
+                    Some(FallbackReason::NotTried(NotTried::NotMoved)) => {
+                        Some(FallbackReason::NotTried(lease.why_not_there(local, peer)))
+                    }
+                    why => why,
+                };
                 let carrier = TcpCarrier::new(socket, timeout);
                 let counted = Counted::Tcp(Arc::clone(carrier.counters()));
                 (

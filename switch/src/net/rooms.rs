@@ -16,10 +16,10 @@ use super::closing::Closing;
 use super::registry::OpenConnections;
 use crate::companion::keeper::Keeper;
 use crate::companion::plan::canonical;
-use crate::config::SwitchConfig;
+use crate::config::{FabricChoice, RouteChoice, SwitchConfig};
 use crate::counters::SwitchCounters;
 use crate::route::Routes;
-use crate::route::fallback::Route;
+use crate::route::fallback::{NotTried, Route};
 use crate::route::table::RouteQuery;
 use crate::san::providers::Providers;
 use crate::upgrade::service::Service;
@@ -79,15 +79,29 @@ impl Rooms {
     /// The way over the SAN between two addresses of a TCP connection, if there is one.
     pub(super) fn way(&self, local: SocketAddr, peer: SocketAddr) -> Option<Route> {
         let table = self.routes.table();
-        let entry = table.route(&RouteQuery {
-            destination: canonical(peer),
-            bound: Some(local.ip().to_canonical()),
-            preferred: None,
-        })?;
+        let entry = table.route(&between(local, peer))?;
         Some(Route::San {
             provider: self.providers.name(entry.provider),
             device: entry.device.clone(),
         })
+    }
+
+    /// Why there is none.
+    pub(super) fn why_not_there(&self, local: SocketAddr, peer: SocketAddr) -> NotTried {
+        let table = self.routes.table();
+        match table.entries().is_empty() {
+            true => self.why_no_san(),
+            false => table.why_none(&between(local, peer)),
+        }
+    }
+
+    /// Why a connect finds no address of the SAN at all.
+    pub(super) fn why_no_san(&self) -> NotTried {
+        match (self.config.route, self.config.fabric) {
+            (RouteChoice::Off, _) => NotTried::SaidTcp,
+            (_, FabricChoice::Off) => NotTried::FabricOff,
+            _ => NotTried::NoSan,
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -97,6 +111,14 @@ impl Rooms {
     /// Closes the switch to everything new; whether it was open.
     pub(crate) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
+    }
+}
+
+fn between(local: SocketAddr, peer: SocketAddr) -> RouteQuery {
+    RouteQuery {
+        destination: canonical(peer),
+        bound: Some(local.ip().to_canonical()),
+        preferred: None,
     }
 }
 

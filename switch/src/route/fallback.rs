@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use san_provider::{ConnectError as SpiConnectError, ConnectFailure, WsaCode};
@@ -18,12 +19,12 @@ pub enum Route {
     },
     /// Over TCP.
     Tcp {
-        /// Why, where the SAN was thought of.
+        /// Why. `None` for a connection that was accepted: its other end has chosen, and knows.
         why: Option<FallbackReason>,
     },
 }
 
-/// Why TCP carries a connection whose destination lies in a SAN subnet.
+/// Why TCP carries a connection that this end made.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FallbackReason {
@@ -40,6 +41,41 @@ pub enum FallbackReason {
     },
     /// The same destination failed so short a time ago that the SAN was not tried again.
     Remembered(Box<FallbackReason>),
+    /// The SAN was not thought of at all.
+    NotTried(NotTried),
+}
+
+/// Why the SAN was not thought of for a connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotTried {
+    /// The settings, or the options of this connect, say TCP (`SAN_ROUTE=off`, `tcp_only`).
+    SaidTcp,
+    /// The settings open no fabric (`SAN_FABRIC=off`).
+    FabricOff,
+    /// No fabric was found, or it has no address on this host.
+    NoSan,
+    /// The destination is the loopback, which this fabric does not serve.
+    Loopback,
+    /// The connect came from a local address that is not a SAN device's.
+    BoundElsewhere,
+    /// The destination lies in no subnet of the SAN, and the SAN is not routed.
+    OtherSubnet,
+    /// The connection began on TCP, as the route `upgrade` says, and is not on the SAN now.
+    NotMoved,
+}
+
+impl NotTried {
+    /// Every one.
+    pub const ALL: [NotTried; 7] = [
+        NotTried::SaidTcp,
+        NotTried::FabricOff,
+        NotTried::NoSan,
+        NotTried::Loopback,
+        NotTried::BoundElsewhere,
+        NotTried::OtherSubnet,
+        NotTried::NotMoved,
+    ];
 }
 
 impl FallbackReason {
@@ -49,6 +85,69 @@ impl FallbackReason {
             FallbackReason::Remembered(first) => first.root(),
             reason => reason,
         }
+    }
+
+    /// Whether the SAN was asked, now or a moment ago, and gave no connection.
+    pub fn is_fallback(&self) -> bool {
+        !matches!(self, FallbackReason::NotTried(_))
+    }
+
+    /// What an operator can type, or do, so that the next connection to this destination takes the SAN.
+    /// Plain words, one line.
+    pub fn remedy(&self, destination: SocketAddr) -> String {
+        // No arm for all others: a new reason does not compile without a remedy.
+        match self {
+            FallbackReason::Connect(error) => error.failure().remedy(destination),
+            FallbackReason::Companion { .. } => {
+                "see memlock, descriptors and device: san doctor; see the step that failed: SAN_LOG=debug"
+                    .to_owned()
+            }
+            FallbackReason::Remembered(first) => format!(
+                "{}; a failure is remembered for SAN_NEGATIVE_CACHE_MS",
+                first.remedy(destination)
+            ),
+            FallbackReason::NotTried(why) => match why {
+                NotTried::SaidTcp => {
+                    "see the settings: san config; unset SAN_ROUTE, or take tcp_only out of the program"
+                        .to_owned()
+                }
+                NotTried::FabricOff => "unset SAN_FABRIC, and start the program again".to_owned(),
+                NotTried::NoSan => {
+                    "see what is missing, and what brings it: san doctor; then start the program again"
+                        .to_owned()
+                }
+                NotTried::Loopback => {
+                    "connect to an address of the device (san devices), or: export SAN_LOOPBACK=1"
+                        .to_owned()
+                }
+                NotTried::BoundElsewhere => {
+                    "bind to no address, or to one of the SAN's: san devices".to_owned()
+                }
+                NotTried::OtherSubnet => format!(
+                    "connect to the peer's address in a subnet of the SAN (there: san devices); see the \
+                     kernel's way: ip route get {}",
+                    destination.ip()
+                ),
+                NotTried::NotMoved => format!(
+                    "it moves after SAN_UPGRADE_BYTES bytes if the peer does so, too; see whether the SAN has \
+                     a way: san doctor {destination}"
+                ),
+            },
+        }
+    }
+}
+
+impl fmt::Display for NotTried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotTried::SaidTcp => "the settings or the program say TCP",
+            NotTried::FabricOff => "SAN_FABRIC=off says so",
+            NotTried::NoSan => "this process has no SAN",
+            NotTried::Loopback => "the loopback is not on the SAN",
+            NotTried::BoundElsewhere => "it was bound to an address that is not on the SAN",
+            NotTried::OtherSubnet => "the destination lies in no subnet of the SAN",
+            NotTried::NotMoved => "it began on TCP and is not on the SAN now (route upgrade)",
+        })
     }
 }
 
@@ -60,6 +159,7 @@ impl fmt::Display for FallbackReason {
                 write!(f, "the companion socket cannot {step}: {source}")
             }
             FallbackReason::Remembered(first) => write!(f, "not tried again so soon: {first}"),
+            FallbackReason::NotTried(why) => why.fmt(f),
         }
     }
 }
@@ -71,6 +171,7 @@ impl Error for FallbackReason {
             FallbackReason::Connect(error) => error.source(),
             FallbackReason::Companion { source, .. } => Some(&**source),
             FallbackReason::Remembered(first) => Some(&**first),
+            FallbackReason::NotTried(_) => None,
         }
     }
 }
@@ -92,3 +193,7 @@ pub(crate) fn is_worth_remembering(failure: ConnectFailure) -> bool {
         ConnectFailure::TimedOut | ConnectFailure::Unreachable
     )
 }
+
+#[cfg(test)]
+#[path = "fallback_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! It only answers questions; it asks nobody, keeps no socket and reads no clock. Routed and
 //! inter-subnet traffic finds nothing here and so goes to TCP (duties 3 and 18).
 
+use super::fallback::NotTried;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -100,6 +101,19 @@ impl SanTable {
             .filter(|entry| entry.prefix_len == longest)
             .filter(fits)
             .min_by_key(rank)
+    }
+
+    /// Why [`SanTable::route`] finds nothing.
+    pub(crate) fn why_none(&self, query: &RouteQuery) -> NotTried {
+        let unbound = RouteQuery {
+            bound: None,
+            ..*query
+        };
+        match self.route(&unbound) {
+            Some(_) => NotTried::BoundElsewhere,
+            None if query.destination.ip().to_canonical().is_loopback() => NotTried::Loopback,
+            None => NotTried::OtherSubnet,
+        }
     }
 
     /// The entry whose NIC has this address, if any: the one that names it before one of the

@@ -327,6 +327,8 @@ mod tests {
             provider: None,
             device: None,
             why: why.map(str::to_owned),
+            not_tried: None,
+            remedy: None,
             age_ms: 0,
             counters: Numbers::new(),
         }

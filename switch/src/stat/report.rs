@@ -121,6 +121,10 @@ pub struct ConnectionReport {
     pub device: Option<String>,
     /// Why TCP, where the SAN was thought of.
     pub why: Option<String>,
+    /// Why the SAN was not thought of, on a TCP connection that this process made.
+    pub not_tried: Option<String>,
+    /// What mends either of them.
+    pub remedy: Option<String>,
     /// How long it has been there, in milliseconds.
     pub age_ms: u64,
     /// What it has counted: `bytes_sent`, `bytes_received`, `messages_sent` and
@@ -221,6 +225,8 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
         provider: None,
         device: None,
         why: None,
+        not_tried: None,
+        remedy: None,
         age_ms: millis(now.saturating_duration_since(info.since)),
         counters: Numbers::new(),
     };
@@ -230,7 +236,15 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
             report.provider = Some(provider.clone());
             report.device = Some(device.clone());
         }
-        Route::Tcp { why } => report.why = why.as_ref().map(ToString::to_string),
+        Route::Tcp { why: None } => {}
+        Route::Tcp { why: Some(why) } => {
+            let text = Some(why.to_string());
+            match why.is_fallback() {
+                true => report.why = text,
+                false => report.not_tried = text,
+            }
+            report.remedy = Some(why.remedy(info.peer));
+        }
     }
     report.counters = match &info.counted {
         Counted::Tcp(counters) => numbers(counters.snapshot().rows()),

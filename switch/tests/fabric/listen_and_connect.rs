@@ -28,7 +28,12 @@ fn wsd_018_other_subnets_and_loopback_go_to_tcp() {
         let client = switch
             .connect(loopback, &ConnectOptions::default())
             .unwrap();
-        assert!(matches!(client.route(), Route::Tcp { why: None }));
+        let why = match client.route() {
+            Route::Tcp { why: Some(why) } => why,
+            route => panic!("{route}"),
+        };
+        assert!(!why.is_fallback(), "{why}");
+        assert_eq!(why.to_string(), "the loopback is not on the SAN");
         assert!(!accept(&listener).is_san());
         let before = switch.provider_counters()[0].1;
         let options = ConnectOptions::default().timeout(Duration::from_millis(200));

@@ -223,73 +223,13 @@ fn proves_an_answer(failure: ConnectFailure) -> bool {
     )
 }
 
-/// Why the SAN gave no connection, and what to do.
+/// Why the SAN gave no connection, and what to do: in the words of `route()` and `san stat`. Of silence
+/// the doctor knows more than they do.
 fn reason(failure: ConnectFailure, address: &PeerAddressFacts) -> (String, String) {
-    use ConnectFailure as F;
-    let ip = address.address.ip();
-    let port = address.address.port();
-    let (why, remedy) = match failure {
-        F::NobodyListens { .. } => (
-            "RDMA answers there, but no program of San Direct's listens on that port".to_owned(),
-            format!(
-                "on the peer: san stat (is the program there, with a companion?); start it with \
-                 the same SAN_FABRIC, and listening on {ip}:{port} or on 0.0.0.0:{port}"
-            ),
-        ),
-        F::BacklogFull { backlog } => (
-            format!("the listener's backlog of {backlog} is full"),
-            "on the peer: san stat PID; raise it: export SAN_BACKLOG=1024, or listen()'s number"
-                .to_owned(),
-        ),
-        F::RejectedByPeer => (
-            "the program there refused it (its condition function said no)".to_owned(),
-            "ask who runs the program; on the peer: san stat PID counts refused_condition"
-                .to_owned(),
-        ),
-        F::NotOurProtocol | F::ForeignReject { .. } | F::ForeignReply => (
-            "something else than San Direct answers on that port".to_owned(),
-            format!(
-                "on the peer, see who listens with RDMA: rdma resource show cm_id | grep {port}"
-            ),
-        ),
-        F::VersionMismatch { lowest, highest } => (
-            format!("the peer speaks versions {lowest} to {highest} of the protocol only"),
-            "install the same version on both hosts; see it: san --version".to_owned(),
-        ),
-        F::ListenerClosing | F::NotNow | F::NoSuchConnection => (
-            "the program there takes no connection over the SAN at this moment".to_owned(),
-            "try again in a moment; on the peer: san stat".to_owned(),
-        ),
-        F::PeerOutOfResources => (
-            "the peer has no queue pair, memory or socket left".to_owned(),
-            "on the peer: san doctor (memlock, descriptors); san stat PID".to_owned(),
-        ),
-        F::PathMtu => (
-            "the two ends have different MTUs, and the peer's cannot take the packets from here"
-                .to_owned(),
-            "give both interfaces the same MTU: ip link show; ip link set NETDEV mtu 4200"
-                .to_owned(),
-        ),
-        F::TimedOut | F::Unreachable => silence(address),
-        F::NoRoute => (
-            "there is no route to it".to_owned(),
-            format!("see the way: ip route get {ip}; ip neighbour show {ip}"),
-        ),
-        F::OutOfResources => (
-            "this host has no queue pair, memory or locked memory left".to_owned(),
-            "see the lines memlock and descriptors above; who has some: rdma resource show"
-                .to_owned(),
-        ),
-        F::NetDown => (
-            "the device of this host went away".to_owned(),
-            "see what happened: dmesg | tail; rdma link show".to_owned(),
-        ),
-        other => (
-            san_provider::ConnectError::from(other).to_string(),
-            format!("see more: SAN_LOG=debug san connect {ip}:{port}"),
-        ),
-    };
-    (why, remedy)
+    match failure {
+        ConnectFailure::TimedOut | ConnectFailure::Unreachable => silence(address),
+        failure => (failure.to_string(), failure.remedy(address.address)),
+    }
 }
 
 /// Nobody answered: what the datagram says of it.
