@@ -6,6 +6,9 @@
 # Members that the plain cargo commands leave out: the witnesses need headers and libclang.
 without_witnesses=(--workspace --exclude san-witnesses)
 
+# Members that others can use, and that may be published.
+published=(-p san-base -p soft-roce -p verbs-shim -p san-provider -p san-stream -p san-switch -p san-cli -p san-preload)
+
 stage_tools() {
     command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
     command -v cargo >/dev/null || die 69 "Rust is not installed (https://rustup.rs)"
@@ -21,6 +24,10 @@ stage_format() {
 stage_lint() {
     cargo clippy -q "${without_witnesses[@]}" --all-targets -- -D warnings ||
         result_failed "lint" "cargo clippy ${without_witnesses[*]} --all-targets -- -D warnings"
+    RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps "${without_witnesses[@]}" ||
+        result_failed "rustdoc" "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps ${without_witnesses[*]}"
+    cargo package -q --offline --no-verify --allow-dirty "${published[@]}" ||
+        result_failed "cargo package" "cargo package --no-verify ${published[*]}"
     "$top/ci/circles" || result_failed "circles of modules" "ci/circles"
 }
 

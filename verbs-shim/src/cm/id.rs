@@ -71,8 +71,8 @@ impl CmId {
             .listen(i32::try_from(backlog).unwrap_or(i32::MAX))
     }
 
-    /// Starts to find the device and the peer's address: [`crate::Event::AddrResolved`] or
-    /// [`crate::Event::AddrError`].
+    /// Starts to find the device and the peer's address: [`Event::AddrResolved`](crate::Event) or
+    /// [`Event::AddrError`](crate::Event).
     ///
     /// # Errors
     /// `ENETUNREACH`, `EHOSTUNREACH`: no route. `EADDRNOTAVAIL`, `ENODEV`: no RDMA device that
@@ -86,7 +86,7 @@ impl CmId {
         self.backend.resolve_addr(src, dst, timeout)
     }
 
-    /// Starts to find the way: [`crate::Event::RouteResolved`] or [`crate::Event::RouteError`].
+    /// Starts to find the way: [`Event::RouteResolved`](crate::Event) or [`Event::RouteError`](crate::Event).
     ///
     /// # Errors
     /// `EINVAL`: the address is not resolved yet.
@@ -114,7 +114,7 @@ impl CmId {
     }
 
     /// Accepts the request that made this id; the id has its queue pair by now. Then
-    /// [`crate::Event::Established`], or one of the failures.
+    /// [`Event::Established`](crate::Event), or one of the failures.
     ///
     /// # Errors
     /// `EINVAL`: more than [`ACCEPT_PRIVATE_DATA`] bytes, or more RDMA READs than the device can;
@@ -126,7 +126,7 @@ impl CmId {
         self.backend.accept(params)
     }
 
-    /// Refuses the request that made this id: the peer sees [`crate::Event::Rejected`] with
+    /// Refuses the request that made this id: the peer sees [`Event::Rejected`](crate::Event) with
     /// [`crate::RejectReason::ConsumerDefined`] and these bytes.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl CmId {
     }
 
     /// Ends the connection: flushes the queue pair and tells the peer, whose
-    /// [`crate::Event::Disconnected`] comes at once. Ours comes when the peer has answered, with
+    /// [`Event::Disconnected`](crate::Event) comes at once. Ours comes when the peer has answered, with
     /// a dead peer after most of a minute: not a thing to wait for.
     ///
     /// # Errors

@@ -107,7 +107,7 @@ impl PreparedQp {
         }
     }
 
-    /// The same queue pair, allowed to send. To be called when [`crate::Event::Established`] came
+    /// The same queue pair, allowed to send. To be called when [`Event::Established`](crate::Event) came
     /// for its id: what is posted earlier fails.
     #[must_use]
     pub fn established(self) -> QueuePair {
