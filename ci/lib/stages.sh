@@ -28,6 +28,7 @@ stage_lint() {
         result_failed "rustdoc" "RUSTDOCFLAGS='-D warnings' cargo doc --no-deps ${without_witnesses[*]}"
     cargo package -q --offline --no-verify --allow-dirty "${published[@]}" ||
         result_failed "cargo package" "cargo package --no-verify ${published[*]}"
+    "$top/ci/links" || result_failed "links of the documentation" "ci/links"
     "$top/ci/circles" || result_failed "circles of modules" "ci/circles"
 }
 

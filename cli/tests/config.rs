@@ -73,3 +73,67 @@ fn a_bad_value_names_itself_and_hides_no_other() {
             .contains("/no/such/file")
     );
 }
+
+/// The page for operators has what the code has: names, defaults and what is allowed.
+#[test]
+fn the_page_of_settings_is_that_of_the_code() {
+    let output = config(&[], &["--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let settings = report["settings"].as_array().unwrap();
+    let wanted: Vec<[String; 3]> = settings
+        .iter()
+        .map(|one| {
+            let name = format!("`{}`", text(&one["name"]));
+            [name, text(&one["value"]), text(&one["allowed"])]
+        })
+        .collect();
+
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let is_head = |line: &str| line.starts_with("| setting | default | allowed |");
+    let before = page.lines().position(is_head).unwrap() + 2;
+    let lines: Vec<&str> = page.lines().collect();
+    let end = before
+        + lines[before..]
+            .iter()
+            .take_while(|line| line.starts_with('|'))
+            .count();
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim_matches(|c: char| c == '|' || c == ' ');
+        line.splitn(4, '|')
+            .map(|cell| cell.trim().to_owned())
+            .collect()
+    };
+    let rows: Vec<Vec<String>> = lines[before..end].iter().map(|line| cells(line)).collect();
+    for row in &rows {
+        assert!(
+            row.len() == 4 && !row[3].is_empty(),
+            "what does it do? {row:?}"
+        );
+    }
+    if std::env::var_os("SAN_TEST_WRITE").is_some() {
+        let meaning = |name: &str| {
+            let row = rows.iter().find(|row| row[0] == name);
+            row.map_or("", |row| &row[3])
+        };
+        let table = wanted.iter().map(|[name, value, allowed]| {
+            format!("| {name} | {value} | {allowed} | {} |", meaning(name))
+        });
+        let (head, tail) = (lines[..before].iter(), lines[end..].iter());
+        let owned = |line: &&str| (*line).to_owned();
+        let all: Vec<String> = head
+            .map(owned)
+            .chain(table)
+            .chain(tail.map(owned))
+            .collect();
+        std::fs::write(path, all.join("\n") + "\n").unwrap();
+        return;
+    }
+    let found: Vec<&[String]> = rows.iter().map(|row| &row[..3]).collect();
+    let wanted: Vec<&[String]> = wanted.iter().map(|row| &row[..]).collect();
+    assert_eq!(
+        found, wanted,
+        "SAN_TEST_WRITE=1 cargo test -p san-cli --test config writes docs/settings.md"
+    );
+}
