@@ -319,6 +319,29 @@ mod tests {
     }
 
     #[test]
+    fn reasons_are_told_once_and_fit_a_terminal_of_20_columns() {
+        let connection = |why: &str, remedy: &str| -> ConnectionReport {
+            serde_json::from_value(serde_json::json!({
+                "local": "10.0.7.1:1", "peer": "10.0.7.2:2", "route": "tcp", "provider": null,
+                "device": null, "why": why, "not_tried": null, "remedy": remedy, "age_ms": 1,
+                "counters": {}
+            }))
+            .unwrap()
+        };
+        let all = [
+            connection("nobody answers there", "on the peer: san doctor"),
+            connection("nobody answers there", "on the peer: san doctor"),
+            connection("a bad\x1b[2J one", "none"),
+        ];
+        let mut out = Vec::new();
+        remedies(&mut out, &all, 20).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let wanted = "tcp, since a bad?[2J\none\n  -> none\n\
+                      tcp, since nobody\nanswers there\n  -> on the peer:\n  san doctor\n";
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
     fn ages_are_short() {
         let ages = [5, 1500, 61_000, 3_660_000, 90_000_000].map(age);
         assert_eq!(ages, ["5ms", "1s", "1m01s", "1h01m", "1d01h"]);

@@ -217,6 +217,39 @@ fn without_a_device_it_says_what_is_missing() {
 }
 
 #[test]
+fn without_root_every_line_is_there_and_can_be_acted_upon() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if san_tests::program::output_of("id", &["-u"]).as_deref() != Some("0\n") {
+        // Then all other tests are without root, too.
+        return;
+    }
+    // Where the other user can reach it.
+    let copy = std::env::temp_dir().join(format!("san-doctor-{}", std::process::id()));
+    std::fs::copy(SAN, &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let own = common::own_address();
+    let asked = Command::new(&copy)
+        .args(["doctor", "--json"])
+        .env_clear()
+        .envs(soft(&own))
+        .uid(65_534)
+        .gid(65_534)
+        .output();
+    std::fs::remove_file(&copy).unwrap();
+    // The root of a container may have no other users.
+    let Ok(output) = asked else {
+        return;
+    };
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for line in report["lines"].as_array().unwrap() {
+        let is_ok = line["level"] == "ok";
+        assert_eq!(is_ok, remedy_of(line).is_empty(), "{line}");
+    }
+    assert_eq!(line(&report, "device")["level"], "ok", "{report}");
+}
+
+#[test]
 fn every_bad_setting_is_named() {
     let settings = [
         ("SAN_FABRIC", "soft"),
