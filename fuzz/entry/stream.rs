@@ -227,7 +227,7 @@ impl Shell {
                 1 => self.tell(Event::Abort),
                 2 => self.tell(Event::TcpFin),
                 3 => self.tell(Event::TcpReset),
-                4 => self.tell(Event::Urgent),
+                4 => self.tell(Event::Urgent(7)),
                 _ => {}
             },
             _ => self.well_formed(input),

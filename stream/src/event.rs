@@ -31,6 +31,8 @@ pub struct Config {
     pub is_keyed: bool,
     /// Whether the peer reads by RDMA, so that bulk may be offered to it.
     pub may_offer: bool,
+    /// Whether the peer knows MARK.
+    pub may_mark: bool,
     /// Bytes of one message of the queue pair, its head included: at least 64.
     pub max_message: usize,
     /// Bytes of bulk that may be held for the application (`SO_RCVBUF`): [`LEAST_BUFFER`] to
@@ -52,6 +54,7 @@ impl Config {
             route,
             is_keyed: false,
             may_offer: true,
+            may_mark: true,
             max_message: 4096,
             receive_buffer: 128 * 1024,
             send_buffer: RING,
@@ -250,8 +253,9 @@ pub enum Event<'a, K> {
     Close,
     /// The application gives the stream up (RST).
     Abort,
-    /// The byte that was staged last is urgent (`MSG_OOB`).
-    Urgent,
+    /// The byte that was staged last is urgent (`MSG_OOB`): this one. One that was urgent before and is
+    /// not sent yet is a byte like others from now on.
+    Urgent(u8),
     /// The stream must be on TCP; `for_good`: and stay there.
     WantDown {
         /// Never again on a queue pair.
@@ -280,8 +284,16 @@ pub enum Action {
     TcpSkip(usize),
     /// Bytes that were put aside ([`Keep::Aside`](crate::Keep::Aside)) are next for the application.
     TakeAside,
-    /// The urgent byte is here.
+    /// An urgent byte is next for the application, where it stands in the stream. Whether that gets it is
+    /// the shell's business: it knows of it by [`Action::Mark`], and which byte is urgent now.
     Urgent(u8),
+    /// An urgent byte comes, or is here; bytes before it may not have been read, or be on their way.
+    Mark {
+        /// Its position in the peer's stream.
+        position: u64,
+        /// The byte.
+        byte: u8,
+    },
     /// Open the staging ring for the peer, then [`Event::RingOpened`].
     OpenRing,
     /// OFFERs are about this memory of the peer.

@@ -48,11 +48,13 @@ pub enum Kind {
     Offer = 33,
     /// Offered bytes were read.
     Done = 34,
+    /// An urgent byte comes, and where.
+    Mark = 35,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Data,
         Self::End,
         Self::Urgent,
@@ -65,6 +67,7 @@ impl Kind {
         Self::Ring,
         Self::Offer,
         Self::Done,
+        Self::Mark,
     ];
 
     /// The kind's number on the wire.
@@ -185,6 +188,13 @@ pub enum Message<'a> {
     Done {
         /// How many more, in the order in which they were offered.
         length: u32,
+    },
+    /// An urgent byte comes: told before the bytes that stand before it are read.
+    Mark {
+        /// Its position in the sender's stream.
+        position: u64,
+        /// The byte.
+        byte: u8,
     },
 }
 
@@ -312,6 +322,10 @@ impl<'a> Message<'a> {
                 }
                 Self::Done { length }
             }
+            (Kind::Mark, &[ref position @ .., byte]) => Self::Mark {
+                position: u64::from_be_bytes(position.try_into().map_err(|_| wrong)?),
+                byte,
+            },
             _ => return Err(wrong),
         })
     }
@@ -331,6 +345,7 @@ impl<'a> Message<'a> {
             Self::Ring(_) => Kind::Ring,
             Self::Offer { .. } => Kind::Offer,
             Self::Done { .. } => Kind::Done,
+            Self::Mark { .. } => Kind::Mark,
         }
     }
 
@@ -361,6 +376,10 @@ impl<'a> Message<'a> {
                 head.put(&length.to_be_bytes());
             }
             Self::Done { length } => head.put(&length.to_be_bytes()),
+            Self::Mark { position, byte } => {
+                head.put(&position.to_be_bytes());
+                head.put(&[byte]);
+            }
         }
         head
     }
@@ -418,6 +437,13 @@ mod tests {
         };
         assert_eq!(Message::parse(33, &offer), Ok(wanted));
         assert_eq!(*wanted.head(), offer[..OFFER_HEAD]);
+        let mark = [0, 0, 0, 0, 0, 0, 1, 2, 33];
+        let wanted = Message::Mark {
+            position: 258,
+            byte: 33,
+        };
+        assert_eq!(Message::parse(35, &mark), Ok(wanted));
+        assert_eq!(*wanted.head(), mark);
     }
 
     #[test]
@@ -428,6 +454,7 @@ mod tests {
         assert_eq!(Message::parse(17, &[2; 8]), length(Kind::Ready, 8));
         assert_eq!(Message::parse(32, &[0; 41]), length(Kind::Ring, 41));
         assert_eq!(Message::parse(33, &[0; 11]), length(Kind::Offer, 11));
+        assert_eq!(Message::parse(35, &[0; 8]), length(Kind::Mark, 8));
         assert_eq!(
             Message::parse(16, &[3; 9]),
             Err(MessageError::UnknownPlace { number: 3 })

@@ -497,6 +497,7 @@ impl<P: Payloads> Engine<P> {
                     self.violated(Violation::DoneForNothing);
                 }
             }
+            Message::Mark { position, byte } => self.on_mark(position, byte),
         }
     }
 
@@ -529,6 +530,19 @@ impl<P: Payloads> Engine<P> {
         }
         if self.data(1) == Keep::Deliver {
             self.actions.push_back(Action::Urgent(byte));
+        }
+    }
+
+    fn on_mark(&mut self, position: u64, byte: u8) {
+        if self.state != State::SanOnly {
+            return self.violated(Violation::UrgentBesideTcp);
+        }
+        if self.incoming.eof {
+            return self.violated(Violation::AfterEnd);
+        }
+        // It may be told of a byte that was read already: others than those who read may hear it.
+        if position >= self.incoming.position {
+            self.actions.push_back(Action::Mark { position, byte });
         }
     }
 

@@ -208,7 +208,7 @@ impl<P: Payloads> Engine<P> {
             Event::RingOpened(ring) => self.ring_opened(ring),
             Event::Close => self.close(),
             Event::Abort => self.fail(Failure::Aborted),
-            Event::Urgent => self.urgent(),
+            Event::Urgent(byte) => self.urgent(byte),
             Event::WantDown { for_good } => self.want_down(for_good),
             Event::Timer => self.timer(now),
         }
@@ -373,13 +373,27 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
-    fn urgent(&mut self) {
+    fn urgent(&mut self, byte: u8) {
         match self.outgoing.accepted.checked_sub(1) {
             Some(position) if position >= self.outgoing.sent && !self.has_tcp() => {
                 self.outgoing.urgent = Some(position);
+                self.mark(position, byte);
             }
             // Real TCP has real urgent data.
             _ => self.want_down(true),
+        }
+    }
+
+    /// Tells the peer now that an urgent byte comes. Of several that wait it is told of the last.
+    fn mark(&mut self, position: u64, byte: u8) {
+        if !self.config.may_mark || self.is_over() {
+            return;
+        }
+        let mark = Message::Mark { position, byte };
+        let waiting = |message: &&mut Message<'_>| matches!(message, Message::Mark { .. });
+        match self.control.iter_mut().find(waiting) {
+            Some(before) => *before = mark,
+            None => self.control.push_back(mark),
         }
     }
 

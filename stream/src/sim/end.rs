@@ -154,6 +154,14 @@ impl End {
                 Action::Changed(state) => self.log.push(state),
                 Action::Urgent(byte) => drop(self.deliver(&[byte])?),
                 Action::PeerRing(_) => {}
+                Action::Mark {
+                    position,
+                    byte: marked,
+                } => {
+                    if marked != byte(1 - self.index, position) {
+                        return Err(self.wrong("a mark with another byte"));
+                    }
+                }
                 Action::Decline(reason) => {
                     self.send(
                         qp,
@@ -264,7 +272,8 @@ impl End {
                 self.engine.staged(length);
                 if self.habits.is_urgent && random.per_mille(100) {
                     let mut unused = Pipe::default();
-                    return self.tell(Event::Urgent, &mut unused, qp);
+                    let last = byte(self.index, self.written - 1);
+                    return self.tell(Event::Urgent(last), &mut unused, qp);
                 }
                 Ok(true)
             }

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use san_base::Deadline;
 use san_provider::LaneHandle;
+use socket2::SockRef;
 
 use self::timeout::Waits;
 use crate::readiness::{Events, Watcher};
 
+pub(crate) mod mark;
 pub(crate) mod san;
 pub(crate) mod tcp;
 pub(crate) mod timeout;
@@ -83,6 +85,25 @@ pub(crate) trait Carrier: Send + Sync {
 
     /// What [`Carrier::set_linger`] has set.
     fn linger(&self) -> io::Result<Option<Duration>>;
+
+    /// Sends a byte that is urgent (MSG_OOB).
+    fn send_urgent(&self, byte: u8) -> io::Result<()>;
+
+    /// Takes the urgent byte, whatever stands before it. EINVAL: there is none.
+    fn receive_urgent(&self) -> io::Result<u8>;
+
+    /// Whether the urgent byte is next in the stream.
+    fn is_at_mark(&self) -> io::Result<bool>;
+
+    /// Whether the urgent byte stays in the stream (SO_OOBINLINE).
+    fn set_urgent_inline(&self, on: bool) -> io::Result<()> {
+        SockRef::from(&self.tcp_socket()).set_out_of_band_inline(on)
+    }
+
+    /// What [`Carrier::set_urgent_inline`] has set.
+    fn urgent_inline(&self) -> io::Result<bool> {
+        SockRef::from(&self.tcp_socket()).out_of_band_inline()
+    }
 
     /// Bounds what it stages and holds. Where the kernel does that, this does nothing: the caller sets the
     /// options of the TCP socket.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use san_base::{Deadline, timespec};
 use san_provider::LaneHandle;
 use socket2::Socket;
 
 use super::Carrier;
+use super::mark::{TcpMark, send_urgent};
 use super::timeout::Waits;
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
@@ -25,6 +26,7 @@ pub(crate) struct TcpCarrier {
     counters: Arc<TcpCounters>,
     /// Our stream is ended. The kernel may refuse to end one twice, depending on what the peer did.
     is_ended: AtomicBool,
+    mark: TcpMark,
 }
 
 impl TcpCarrier {
@@ -36,6 +38,7 @@ impl TcpCarrier {
             socket,
             counters: Arc::default(),
             is_ended: AtomicBool::new(false),
+            mark: TcpMark::default(),
         }
     }
 
@@ -139,6 +142,23 @@ impl Carrier for TcpCarrier {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         self.socket.linger()
+    }
+
+    fn send_urgent(&self, byte: u8) -> io::Result<()> {
+        send_urgent(&self.socket, byte, SendFlags::empty())?;
+        self.counters.messages_sent.raise();
+        self.counters.bytes_sent.add(1);
+        Ok(())
+    }
+
+    fn receive_urgent(&self) -> io::Result<u8> {
+        self.mark
+            .take(&self.socket, self.counters.bytes_received.value())
+    }
+
+    fn is_at_mark(&self) -> io::Result<bool> {
+        self.mark
+            .is_at(&self.socket, self.counters.bytes_received.value())
     }
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {

@@ -262,6 +262,52 @@ impl Connection {
         self.carrier().waits().set_nonblocking(on)
     }
 
+    /// Sends a byte as urgent data (MSG_OOB). The peer is told of it at once, whatever it has not read yet:
+    /// its stream is ready for [`Events::PRIORITY`]. On the SAN the byte waits behind what was sent before;
+    /// a connection that may move goes back to TCP for good. Nobody gets a signal (SIGURG).
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub fn send_urgent(&self, byte: u8) -> io::Result<()> {
+        self.carrier().send_urgent(byte)
+    }
+
+    /// Takes the peer's urgent byte, whatever stands before it (MSG_OOB). It never waits. At most one byte
+    /// is urgent: a later one takes its place, and the one before is then a byte of the stream like others.
+    /// A receive ends before the urgent byte; the next one leaves it out, whether it was taken or not.
+    ///
+    /// # Errors
+    /// EINVAL where no byte is urgent, it was taken already, or it stays in the stream; on TCP EAGAIN while
+    /// the byte is announced and not here.
+    pub fn receive_urgent(&self) -> io::Result<u8> {
+        self.carrier().receive_urgent()
+    }
+
+    /// Whether the urgent byte is next in the stream (sockatmark(3)).
+    ///
+    /// # Errors
+    /// On TCP EOPNOTSUPP while the byte stays in the stream: ask the kernel by
+    /// [`Connection::companion_fd`].
+    pub fn is_at_mark(&self) -> io::Result<bool> {
+        self.carrier().is_at_mark()
+    }
+
+    /// Whether the urgent byte stays in the stream (SO_OOBINLINE). A receive ends before it still.
+    ///
+    /// # Errors
+    /// On TCP what setsockopt(2) says.
+    pub fn set_urgent_inline(&self, on: bool) -> io::Result<()> {
+        self.carrier().set_urgent_inline(on)
+    }
+
+    /// What [`Connection::set_urgent_inline`] has set.
+    ///
+    /// # Errors
+    /// On TCP what getsockopt(2) says.
+    pub fn urgent_inline(&self) -> io::Result<bool> {
+        self.carrier().urgent_inline()
+    }
+
     /// Ends our stream: the peer reads what was sent and then the end. Receiving goes on.
     ///
     /// # Errors

@@ -95,9 +95,12 @@ impl fmt::Debug for StartedProvider {
 /// urgent data. Those before it speak DATA and END alone.
 pub(crate) const STREAMS: u8 = 1;
 
+/// The same: it is told of urgent data by MARK.
+pub(crate) const MARKS: u8 = 2;
+
 fn settings(config: &SwitchConfig) -> ProviderConfig {
     ProviderConfig {
-        layer_features: STREAMS,
+        layer_features: STREAMS | MARKS,
         // Rings for bulk, which are used again (`carrier/san/bulk.rs`), and nothing else so far.
         memory_cache_bytes: 32 << 20,
         strict: config.strict,

@@ -26,6 +26,7 @@ use super::queue_pair::Feed;
 use super::request::{self, Ends, PURPOSE};
 use super::service::{Member, Service};
 use super::tcp_side::TcpSide;
+use crate::carrier::mark::TcpMark;
 use crate::carrier::timeout::{Timeouts, Waits};
 use crate::carrier::{Buffers, Carrier};
 use crate::counters::TcpCounters;
@@ -67,6 +68,7 @@ pub(crate) struct MovingStream {
     receives_over: AtomicBool,
     timeouts: Timeouts,
     counters: Arc<TcpCounters>,
+    mark: TcpMark,
     carrying: RwLock<Carrying>,
     watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
 }
@@ -108,6 +110,7 @@ impl MovingStream {
                 receives_over: AtomicBool::new(false),
                 timeouts: Timeouts::new(timeout),
                 counters: Arc::default(),
+                mark: TcpMark::default(),
                 carrying: RwLock::new(Carrying {
                     is_san: false,
                     since: now,
@@ -458,6 +461,46 @@ impl Carrier for MovingStream {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         self.around.tcp.socket().linger()
+    }
+
+    /// TCP has urgent data of its own: the stream is there from now on.
+    fn send_urgent(&self, byte: u8) -> io::Result<()> {
+        let deadline = self.timeouts.send.deadline();
+        let _writing = self.writing.lock();
+        loop {
+            let tcp = match self.with(|mover, around| mover.write_urgent(around, byte)) {
+                Writing::Wrote(n) => {
+                    self.counters.messages_sent.raise();
+                    self.counters.bytes_sent.add(n as u64);
+                    return Ok(());
+                }
+                Writing::Failed(error) => return Err(error),
+                Writing::AwaitTcp => Some(PollFlags::OUT),
+                Writing::Await | Writing::AwaitRoom => None,
+            };
+            if deadline.is_over() {
+                return Err(Errno::AGAIN.into());
+            }
+            let soon = Deadline::after(deadline.left().unwrap_or(ROOM).min(ROOM));
+            match self.wait(&self.write_wake, tcp, soon) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => outcome?,
+            }
+        }
+    }
+
+    fn receive_urgent(&self) -> io::Result<u8> {
+        let ahead = self.with(|mover, _| mover.ahead());
+        let received = self.counters.bytes_received.value() + ahead;
+        self.mark.take(self.around.tcp.socket(), received)
+    }
+
+    fn is_at_mark(&self) -> io::Result<bool> {
+        if self.with(|mover, _| mover.ahead()) > 0 {
+            return Ok(false);
+        }
+        let received = self.counters.bytes_received.value();
+        self.mark.is_at(self.around.tcp.socket(), received)
     }
 
     fn bound(&self, buffers: Buffers) {

@@ -9,6 +9,8 @@ use san_base::timespec;
 use san_stream::FRAME;
 use socket2::Socket;
 
+use crate::carrier::mark::send_urgent;
+
 /// What a step gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -72,6 +74,12 @@ impl TcpSide {
     pub(super) fn write(&self, bytes: &[u8]) -> Step {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         step(rustix::net::send(&self.socket, bytes, flags), false)
+    }
+
+    /// Writes a byte that is urgent.
+    pub(super) fn write_urgent(&self, byte: u8) -> Step {
+        let sent = send_urgent(&self.socket, byte, SendFlags::DONTWAIT);
+        step(sent.map(|()| 1), false)
     }
 
     /// Looks at the bytes that come next, as many as a frame has.

@@ -4,9 +4,10 @@
 #[allow(dead_code, reason = "each test program uses some of it")]
 mod support;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
 
-use san_switch::{Connection, Events};
+use san_switch::{Connection, Events, RouteChoice, Switch};
 use san_tests::net::{addr_a, addr_b};
 use san_tests::time::{bounded, eventually};
 
@@ -26,7 +27,7 @@ fn fill(writer: &Connection) -> usize {
             Ok(taken) => written += taken,
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::WouldBlock);
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
         }
     }
@@ -41,7 +42,10 @@ fn drain(reader: &Connection, total: usize) {
     let mut buffer = vec![0; 30_000];
     let mut read = 0;
     while read < total {
-        let came = reader.receive(&mut buffer).unwrap();
+        let came = match reader.receive(&mut buffer) {
+            Ok(came) => came,
+            Err(error) => panic!("{error} after {read} of {total}: {reader:?}"),
+        };
         assert!(came > 0, "the end after {read} of {total}");
         assert!(buffer[..came].iter().all(|byte| *byte == 7));
         read += came;
@@ -126,5 +130,226 @@ fn on_tcp_the_kernel_bounds_what_is_under_way() {
         drain(&server, written);
         client.set_send_buffer_size(100_000).unwrap();
         assert_eq!(client.send_buffer_size().unwrap(), 200_000);
+    });
+}
+
+/// What a reader finds of urgent data, call by call.
+struct Urgent<'a> {
+    from: &'a Connection,
+    to: &'a Connection,
+    said: Vec<String>,
+}
+
+impl Urgent<'_> {
+    fn say(&mut self, what: &str, outcome: impl std::fmt::Debug) {
+        self.said.push(format!("{what}: {outcome:?}"));
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        (&mut &*self.from).write_all(bytes).unwrap();
+    }
+
+    fn urgent(&mut self, byte: u8) {
+        self.from.send_urgent(byte).unwrap();
+    }
+
+    fn look(&self) -> Events {
+        if let Some(lane) = self.to.lane() {
+            lane.poll();
+        }
+        self.to.events() & (Events::READABLE | Events::PRIORITY)
+    }
+
+    fn await_event(&mut self, event: Events) {
+        eventually("it is ready", PATIENCE, || self.look().contains(event));
+    }
+
+    /// Lets arrive what is under way.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.look();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let ready = self.look();
+        self.say("ready", ready);
+    }
+
+    fn take(&mut self) {
+        let taken = self.to.receive_urgent().map(char::from);
+        self.say("urgent", taken.map_err(|error| error.kind()));
+        let is_at_mark = self.to.is_at_mark().map_err(|error| error.kind());
+        self.say("at mark", is_at_mark);
+    }
+
+    /// One read of up to 10 bytes.
+    fn read(&mut self) {
+        let mut bytes = [0; 10];
+        let came = self.to.receive(&mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes[..came]).into_owned();
+        self.say("read", text);
+        let is_at_mark = self.to.is_at_mark().map_err(|error| error.kind());
+        self.say("at mark", is_at_mark);
+    }
+
+    /// As many bytes, in whatever pieces they come.
+    fn read_all(&mut self, length: usize) {
+        let mut bytes = vec![0; length];
+        (&mut &*self.to).read_exact(&mut bytes).unwrap();
+        self.say("read", String::from_utf8(bytes).unwrap());
+    }
+}
+
+fn urgent_calls(from: &Connection, to: &Connection) -> Vec<String> {
+    let said = Vec::new();
+    let mut both = Urgent { from, to, said };
+    let both = &mut both;
+    both.take();
+    // One byte, which is taken.
+    both.write(b"abc");
+    both.urgent(b'!');
+    both.write(b"def");
+    both.await_event(Events::PRIORITY);
+    both.take();
+    both.take();
+    both.settle();
+    both.read();
+    both.take();
+    both.settle();
+    both.read();
+    // One that a read passes.
+    both.write(b"x");
+    both.urgent(b'1');
+    both.await_event(Events::PRIORITY);
+    both.read();
+    both.settle();
+    both.write(b"y");
+    both.await_event(Events::READABLE);
+    both.read();
+    both.take();
+    both.settle();
+    // One that another takes the place of.
+    both.write(b"a");
+    both.urgent(b'1');
+    both.write(b"b");
+    both.urgent(b'2');
+    both.settle();
+    both.take();
+    both.read_all(3);
+    both.take();
+    both.write(b"z");
+    both.read();
+    // The same, for a reader that stands at the first.
+    both.urgent(b'3');
+    both.settle();
+    both.write(b"c");
+    both.urgent(b'4');
+    both.settle();
+    both.read();
+    both.take();
+    both.write(b"d");
+    both.read();
+    // In the stream.
+    both.to.set_urgent_inline(true).unwrap();
+    assert!(both.to.urgent_inline().unwrap());
+    both.write(b"e");
+    both.urgent(b'5');
+    both.write(b"f");
+    both.settle();
+    let taken = both.to.receive_urgent().map_err(|error| error.kind());
+    both.say("inline", taken);
+    both.read_all(1);
+    both.settle();
+    both.read_all(2);
+    both.settle();
+    both.to.set_urgent_inline(false).unwrap();
+    both.from.shutdown_write().unwrap();
+    let late = both.from.send_urgent(b'6').map_err(|error| error.kind());
+    both.say("late", late);
+    both.await_event(Events::READABLE);
+    both.read();
+    std::mem::take(&mut both.said)
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_041_urgent_data_is_that_of_tcp() {
+    bounded(|| {
+        let switch = switch();
+        let moving = Switch::new(config().route(RouteChoice::Upgrade).upgrade_bytes(4096)).unwrap();
+        let pair = |switch: &Switch, tcp_only: bool| {
+            let listener = switch.listen(any(), backlog(4)).unwrap();
+            let options = from(addr_a()).tcp_only(tcp_only);
+            let client = switch.connect(at(addr_b(), &listener), &options).unwrap();
+            (client, accept(&listener))
+        };
+        let (client, server) = pair(&switch, true);
+        assert!(!client.is_san());
+        let kernels = urgent_calls(&client, &server);
+        // What a program is promised at least.
+        assert!(
+            kernels.contains(&"urgent: Ok('!')".to_owned()),
+            "{kernels:?}"
+        );
+        assert!(kernels.contains(&"read: \"a1b\"".to_owned()), "{kernels:?}");
+        for flip in [false, true] {
+            let (client, server) = pair(&switch, false);
+            assert!(client.is_san());
+            let (from, to) = if flip {
+                (&server, &client)
+            } else {
+                (&client, &server)
+            };
+            assert_eq!(urgent_calls(from, to), kernels);
+        }
+        // A stream that may move stays on TCP from its first urgent byte on.
+        let (client, server) = pair(&moving, false);
+        assert_eq!(urgent_calls(&client, &server), kernels);
+        assert!(!client.is_san() && !server.is_san());
+        // Also one that has moved.
+        let (client, server) = pair(&moving, false);
+        let mut bytes = [0; 1000];
+        let is_up = |_: &()| client.is_san() && server.is_san();
+        for _ in 0..1000 {
+            if is_up(&()) {
+                break;
+            }
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                (&mut &*from).write_all(&bytes).unwrap();
+                (&mut &*to).read_exact(&mut bytes).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if is_up(&()) {
+            assert_eq!(urgent_calls(&client, &server), kernels);
+            assert!(!client.is_san());
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_041_an_urgent_byte_is_told_of_past_bulk_that_nobody_reads() {
+    bounded(|| {
+        let switch = switch();
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        let client = san_client(&switch, &listener);
+        let server = accept(&listener);
+        let bulk: Vec<u8> = (0..200_000u32).map(|at| (at % 251) as u8).collect();
+        (&mut &client).write_all(&bulk).unwrap();
+        client.send_urgent(b'!').unwrap();
+        (&mut &client).write_all(&bulk).unwrap();
+        eventually("it is told of", PATIENCE, || {
+            server.lane().unwrap().poll();
+            server.events().contains(Events::PRIORITY)
+        });
+        assert_eq!(server.receive_urgent().unwrap(), b'!');
+        let mut back = vec![0; bulk.len()];
+        (&mut &server).read_exact(&mut back).unwrap();
+        assert!(back == bulk);
+        assert!(server.is_at_mark().unwrap());
+        // The urgent byte is left out.
+        (&mut &server).read_exact(&mut back).unwrap();
+        assert!(back == bulk);
+        assert!(!server.is_at_mark().unwrap());
     });
 }

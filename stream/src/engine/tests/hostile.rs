@@ -132,6 +132,17 @@ fn urgent_data_beside_tcp() {
     let mut bench = Bench::san(Role::Connector);
     bench.hear(Message::Urgent(1));
     broke(&bench, Violation::UrgentBesideTcp);
+    let mark = Message::Mark {
+        position: 0,
+        byte: 1,
+    };
+    let mut bench = Bench::san(Role::Connector);
+    bench.hear(mark);
+    broke(&bench, Violation::UrgentBesideTcp);
+    let mut bench = Bench::direct();
+    bench.hear(Message::End);
+    bench.hear(mark);
+    broke(&bench, Violation::AfterEnd);
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn after(mut bench: Bench, event: Event<'_, crate::frame::tests::Weak>) -> Bench
 
 type Do = fn(&mut Bench);
 
-const EVENTS: [(&str, Do); 41] = [
+const EVENTS: [(&str, Do); 42] = [
     ("TcpBytes 1", |b| b.tell(Event::TcpBytes(1))),
     ("TcpPeeked other", |b| b.peek(&[1; 32])),
     ("TcpPeeked half a PROOF", |b| {
@@ -156,6 +156,12 @@ const EVENTS: [(&str, Do); 41] = [
         });
     }),
     ("DONE 1", |b| b.hear(Message::Done { length: 1 })),
+    ("MARK 7", |b| {
+        b.hear(Message::Mark {
+            position: 7,
+            byte: 1,
+        });
+    }),
     ("unknown kind", |b| {
         b.tell(Event::QpMessage {
             kind: 99,
@@ -176,7 +182,7 @@ const EVENTS: [(&str, Do); 41] = [
     }),
     ("Close", |b| b.tell(Event::Close)),
     ("Abort", |b| b.tell(Event::Abort)),
-    ("Urgent", |b| b.tell(Event::Urgent)),
+    ("Urgent", |b| b.tell(Event::Urgent(1))),
     ("WantDown", |b| b.tell(Event::WantDown { for_good: true })),
     ("Timer, an hour later", |b| {
         b.now += std::time::Duration::from_secs(3600);

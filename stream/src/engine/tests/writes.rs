@@ -2,7 +2,7 @@
 
 use super::{Bench, ring};
 use crate::frame::Role;
-use crate::{Event, Kind, Message, OFFER_FROM, Post, RING, Source, State, Write};
+use crate::{Action, Event, Kind, Message, OFFER_FROM, Post, RING, Source, State, Write};
 
 /// Stages as many bytes as there are, or as there is room for.
 fn stage(bench: &mut Bench, mut length: usize) -> usize {
@@ -127,9 +127,48 @@ fn an_application_that_does_not_read_is_read_for() {
 fn an_urgent_byte_is_a_message_of_its_own() {
     let mut bench = Bench::direct();
     stage(&mut bench, 5);
-    bench.tell(Event::Urgent);
+    bench.tell(Event::Urgent(9));
     stage(&mut bench, 3);
+    // The peer hears of it before it has read what stands before it.
+    let post = bench.engine.next_message().expect("a message");
+    assert_eq!(post.kind, Kind::Mark);
+    assert_eq!(*post.head, [0, 0, 0, 0, 0, 0, 0, 4, 9]);
     assert_eq!(next(&mut bench), (Kind::Data, 4));
     assert_eq!(next(&mut bench), (Kind::Urgent, 1));
     assert_eq!(next(&mut bench), (Kind::Data, 3));
+}
+
+#[test]
+fn a_second_urgent_byte_takes_the_place_of_the_first() {
+    let mut bench = Bench::direct();
+    stage(&mut bench, 5);
+    bench.tell(Event::Urgent(9));
+    stage(&mut bench, 3);
+    bench.tell(Event::Urgent(8));
+    let post = bench.engine.next_message().expect("a message");
+    assert_eq!(
+        (post.kind, &*post.head),
+        (Kind::Mark, &[0, 0, 0, 0, 0, 0, 0, 7, 8][..])
+    );
+    assert_eq!(next(&mut bench), (Kind::Data, 7));
+    assert_eq!(next(&mut bench), (Kind::Urgent, 1));
+    assert!(bench.engine.next_message().is_none());
+}
+
+#[test]
+fn a_mark_of_a_byte_that_was_read_says_nothing_new() {
+    let mut bench = Bench::direct();
+    bench.hear(Message::Urgent(1));
+    assert_eq!(bench.engine.poll_action(), Some(Action::Urgent(1)));
+    bench.hear(Message::Mark {
+        position: 0,
+        byte: 1,
+    });
+    assert_eq!(bench.engine.poll_action(), None);
+    let (position, byte) = (1, 2);
+    bench.hear(Message::Mark { position, byte });
+    assert_eq!(
+        bench.engine.poll_action(),
+        Some(Action::Mark { position, byte })
+    );
 }

@@ -16,6 +16,7 @@ mod close;
 mod mail;
 mod read;
 mod state;
+mod urgent;
 mod write;
 
 use std::fmt;
@@ -41,7 +42,7 @@ use super::{Buffers, Carrier, IdleMemory, MemoryKeeper};
 use crate::carrier::timeout::{Timeouts, Waits};
 use crate::counters::SwitchCounters;
 use crate::readiness::{Events, Watcher};
-use crate::san::provider::STREAMS;
+use crate::san::provider::{MARKS, STREAMS};
 use crate::san::socket::ProviderSocket;
 
 /// The stream.
@@ -90,6 +91,7 @@ impl SanCarrier {
         let data = socket.data().data_path().ok();
         let features = data.as_ref().map(DataPath::peer).unwrap_or_default();
         let takes_bulk = features.reads && features.layer & STREAMS != 0;
+        let knows_marks = features.layer & MARKS != 0;
         let message_limit = socket.max_message_size();
         let carrier = Arc::new_cyclic(|this| SanCarrier {
             this: Weak::clone(this),
@@ -100,7 +102,7 @@ impl SanCarrier {
             companion,
             peer,
             counters,
-            state: Mutex::new(State::new(message_limit, takes_bulk)),
+            state: Mutex::new(State::new(message_limit, takes_bulk, knows_marks)),
             mail: Mutex::default(),
             has_mail: AtomicBool::new(false),
             reading: Mutex::default(),
@@ -165,7 +167,7 @@ impl SanCarrier {
         let is_over = state.is_broken() || state.is_over() && !peer_ended;
         let read_closed = is_over || peer_ended || self.reading_shut.load(Ordering::Acquire);
         let write_closed = is_over || state.is_closed;
-        let has_bytes = inbox.first.is_some()
+        let has_bytes = inbox.first.is_some() && !state.urgent.is_all(inbox, state.read_so_far())
             || self.peeked.load(Ordering::Acquire) > 0
             || matches!(state.source(), san_stream::Source::Landed { .. });
         let mut events = Events::empty();
@@ -177,7 +179,7 @@ impl SanCarrier {
             Events::ERROR,
             state.error.is_some() && nobody_reads.is_some(),
         );
-        events.set(Events::PRIORITY, state.urgent.is_some());
+        events.set(Events::PRIORITY, state.urgent.is_here());
         (events, self.settle(&mut state))
     }
 }
@@ -261,6 +263,27 @@ impl Carrier for SanCarrier {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         Ok(*self.linger.lock())
+    }
+
+    fn send_urgent(&self, byte: u8) -> io::Result<()> {
+        self.write_urgent(byte)
+    }
+
+    fn receive_urgent(&self) -> io::Result<u8> {
+        self.take_urgent()
+    }
+
+    fn is_at_mark(&self) -> io::Result<bool> {
+        SanCarrier::is_at_mark(self)
+    }
+
+    fn set_urgent_inline(&self, on: bool) -> io::Result<()> {
+        self.set_inline(on);
+        Ok(())
+    }
+
+    fn urgent_inline(&self) -> io::Result<bool> {
+        Ok(self.is_inline())
     }
 
     fn bound(&self, buffers: Buffers) {

@@ -19,7 +19,7 @@ const DATA: u8 = Kind::Data.number();
 /// What the one who reads has.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    /// Bytes that a peek has taken: the next read gets them.
+    /// Bytes that a peek has taken, or that were urgent: the next read gets them.
     peeked: VecDeque<u8>,
     /// The stream's next bytes come in a message, as far as is known; else the stream has to be looked at.
     plain: bool,
@@ -69,7 +69,10 @@ impl SanCarrier {
         reading.plain = false;
         match came {
             Ok(received) => {
-                self.take_in(received, buffers);
+                if let Some(byte) = self.take_in(received, buffers) {
+                    reading.peeked.push_back(byte);
+                    self.peeked.store(reading.peeked.len(), Ordering::Release);
+                }
                 Ok(())
             }
             Err(error) => self.nothing_came(&error),
@@ -97,11 +100,19 @@ impl SanCarrier {
         deadline: Deadline,
     ) -> io::Result<usize> {
         if !reading.peeked.is_empty() {
-            let read = reading.peeked.read_vectored(buffers)?;
-            self.peeked.store(reading.peeked.len(), Ordering::Release);
-            return Ok(read);
+            return self.take_peeked(reading, buffers);
         }
         self.read_more(reading, buffers, deadline)
+    }
+
+    fn take_peeked(
+        &self,
+        reading: &mut Reading,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize> {
+        let read = reading.peeked.read_vectored(buffers)?;
+        self.peeked.store(reading.peeked.len(), Ordering::Release);
+        Ok(read)
     }
 
     /// Reads bytes that the next read gets again.
@@ -227,6 +238,9 @@ impl SanCarrier {
     fn find(&self, reading: &mut Reading, buffers: &mut [IoSliceMut<'_>]) -> io::Result<Found> {
         // What changes from here on sets it again.
         self.look.store(false, Ordering::SeqCst);
+        if !reading.peeked.is_empty() {
+            return self.take_peeked(reading, buffers).map(Found::Bytes);
+        }
         let data = self.data()?;
         let (mut state, _) = self.lock();
         state.post_reads(self.spi(), data);
@@ -255,15 +269,18 @@ impl SanCarrier {
         found
     }
 
-    /// A message that is none of the stream's plain bytes; it lies in the buffers.
+    /// A message that is none of the stream's plain bytes; it lies in the buffers. Returns a byte that was
+    /// urgent and is none any more.
     #[cold]
     #[inline(never)]
-    fn take_in(&self, received: Received, buffers: &[IoSliceMut<'_>]) {
+    fn take_in(&self, received: Received, buffers: &[IoSliceMut<'_>]) -> Option<u8> {
         let all = buffers.iter().flat_map(|buffer| buffer.iter().copied());
         let bytes: Vec<u8> = all.take(received.bytes).collect();
         let (mut state, _) = self.lock();
         state.message(received.kind, &bytes);
+        let byte = state.urgent.take_in_stream();
         self.unlock(state);
+        byte
     }
 
     /// Nothing was read: called off, not in time, or the connection is over.

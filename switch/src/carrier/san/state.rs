@@ -15,6 +15,7 @@ use san_stream::{
 use crate::carrier::Buffers;
 
 use super::bulk::{First, Landing, Rings, Staging, deliver};
+use super::urgent::Urgent;
 
 /// Memory of bulk that was not used for so many seconds is let go.
 const IDLE_LOOKS: u32 = 5;
@@ -100,18 +101,19 @@ pub(super) struct State {
     is_looked_after: bool,
     /// Looks of the provider's thread are asked for.
     pub(super) wants_looks: bool,
-    /// An urgent byte that came and nobody has taken.
-    pub(super) urgent: Option<u8>,
+    /// The peer's urgent byte.
+    pub(super) urgent: Urgent,
     /// What had left and arrived when a close was last looked at.
     pub(super) seen_progress: (u64, u32),
     pub(super) news: News,
 }
 
 impl State {
-    pub(super) fn new(max_message: usize, may_offer: bool) -> Self {
+    pub(super) fn new(max_message: usize, may_offer: bool, may_mark: bool) -> Self {
         let epoch = Instant::now();
         let config = Config {
             may_offer,
+            may_mark,
             max_message,
             receive_buffer: RING,
             ..Config::new(Role::Connector, Route::Direct)
@@ -141,7 +143,7 @@ impl State {
             idle_looks: 0,
             is_looked_after: false,
             wants_looks: false,
-            urgent: None,
+            urgent: Urgent::default(),
             seen_progress: (0, 0),
             news: News::default(),
         }
@@ -186,7 +188,11 @@ impl State {
                 }
                 Action::PeerRing(ring) => self.peer_ring = Some(ring),
                 Action::Urgent(byte) => {
-                    self.urgent = Some(byte);
+                    self.urgent.reached(self.read_so_far() - 1, byte);
+                    self.news.watcher = true;
+                }
+                Action::Mark { position, byte } => {
+                    self.urgent.mark(position, byte, self.read_so_far());
                     self.news.watcher = true;
                 }
                 Action::Reset => self.news.over = true,
@@ -224,6 +230,11 @@ impl State {
     /// Why the stream broke, if it did.
     pub(super) fn failure(&self) -> Option<Failure> {
         self.engine.failure()
+    }
+
+    /// Bytes of the peer's stream that were read, those that a peek keeps and urgent ones among them.
+    pub(super) fn read_so_far(&self) -> u64 {
+        self.engine.received().0
     }
 
     /// The peer's stream has ended, and all of it was read.
@@ -307,10 +318,18 @@ impl State {
     }
 
     fn room(&self, length: usize) -> Write {
+        self.room_if(length, self.waiting.is_none())
+    }
+
+    fn room_to_stage(&self, length: usize) -> Write {
+        self.room_if(length, false)
+    }
+
+    fn room_if(&self, length: usize, has_place: bool) -> Write {
         if self.over.is_some() {
             return Write::Closed;
         }
-        match self.engine.write(length, self.waiting.is_none()) {
+        match self.engine.write(length, has_place) {
             // What waits lies in the ring still.
             Write::Stage { position, length } => {
                 let staged = self.waiting.as_ref().and_then(|post| post.staged);
@@ -358,18 +377,37 @@ impl State {
         }
         match room {
             Write::Stage { position, length } => {
-                let staging = match &mut self.staging {
-                    Some(staging) => staging,
-                    empty => empty.insert(Staging::new()?),
-                };
-                staging.put(position, &bytes[..length]);
-                self.note_use();
-                self.engine.staged(length);
+                self.stage(position, &bytes[..length])?;
                 self.pump_until(data, true);
                 Ok(Some(length))
             }
             Write::Full => Ok(None),
             _ => self.closed(),
+        }
+    }
+
+    fn stage(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let staging = match &mut self.staging {
+            Some(staging) => staging,
+            empty => empty.insert(Staging::new()?),
+        };
+        staging.put(position, bytes);
+        self.note_use();
+        self.engine.staged(bytes.len());
+        Ok(())
+    }
+
+    /// Takes a byte that is urgent. `false`: there is no room.
+    pub(super) fn write_urgent(&mut self, data: &DataPath, byte: u8) -> io::Result<bool> {
+        match self.room_to_stage(1) {
+            Write::Stage { position, .. } => {
+                self.stage(position, &[byte])?;
+                self.handle(Event::Urgent(byte));
+                self.pump(data);
+                Ok(true)
+            }
+            Write::Full => Ok(false),
+            _ => self.closed().map(|()| false),
         }
     }
 

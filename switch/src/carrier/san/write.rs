@@ -109,7 +109,7 @@ impl SanCarrier {
     }
 
     /// Waits until a write takes a byte, or fails.
-    fn wait_for_room(&self, deadline: Deadline) -> io::Result<()> {
+    pub(super) fn wait_for_room(&self, deadline: Deadline) -> io::Result<()> {
         let turn = match deadline.instant() {
             None => Some(self.waiting_to_write.lock()),
             Some(instant) => self.waiting_to_write.try_lock_until(instant),

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use san_stream::{Event, Failure, Keep, Kind, RING, Source, TcpIn, Write};
+use san_stream::{Event, Failure, Keep, Kind, RING, Source, State, TcpIn, Write};
 
 use super::{Around, Mover, Reading, Writing};
 use crate::readiness::Events;
@@ -13,6 +13,11 @@ use crate::upgrade::tcp_side::Step;
 impl Mover {
     pub(in crate::upgrade) fn has_unread(&self) -> bool {
         !self.kept.is_empty() || !self.aside.is_empty()
+    }
+
+    /// Bytes that were read from TCP and that the application has not read.
+    pub(in crate::upgrade) fn ahead(&self) -> u64 {
+        self.kept.len() as u64
     }
 
     /// Reads for the application.
@@ -156,6 +161,32 @@ impl Mover {
         }
     }
 
+    /// Writes a byte that is urgent, on TCP, where the stream stays then.
+    pub(in crate::upgrade) fn write_urgent(&mut self, around: &Around, byte: u8) -> Writing {
+        self.tell(around, Event::WantDown { for_good: true });
+        self.progress(around);
+        let is_on_tcp = self.engine.state() == State::TcpForGood;
+        match self.engine.write(1, false) {
+            Write::Tcp if is_on_tcp => match around.tcp.write_urgent(byte) {
+                Step::Moved(n) => {
+                    self.written.note(&[byte]);
+                    self.tell(around, Event::TcpWritten(n));
+                    Writing::Wrote(n)
+                }
+                Step::WouldBlock | Step::End => Writing::AwaitTcp,
+                Step::Reset(errno) => {
+                    self.tcp_reset(around, errno);
+                    Writing::Failed(errno.into())
+                }
+            },
+            Write::Closed => match (self.error, self.engine.failure()) {
+                (None, None) => Writing::Failed(Errno::PIPE.into()),
+                _ => Writing::Failed(self.failure()),
+            },
+            _ => Writing::Await,
+        }
+    }
+
     /// Bytes go to the ring, at their position.
     fn stage(&mut self, bytes: &[u8]) {
         if self.ring.is_empty() {
@@ -198,7 +229,7 @@ impl Mover {
         let has_ended = self.engine.received().1;
         let tcp = around
             .tcp
-            .ready(PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP);
+            .ready(PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP | PollFlags::PRI);
         let has_message = || {
             self.pair
                 .as_ref()
@@ -214,6 +245,9 @@ impl Mover {
         };
         if !self.kept.is_empty() || is_over || has_ended || comes {
             events |= Events::READABLE;
+        }
+        if is_on_tcp && tcp.contains(PollFlags::PRI) {
+            events |= Events::PRIORITY;
         }
         let takes = match self.engine.write(1, false) {
             Write::Tcp => tcp.contains(PollFlags::OUT),
