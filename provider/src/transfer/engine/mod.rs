@@ -433,7 +433,7 @@ impl<P: Payloads> Engine<P> {
             && self.receives.is_empty()
             && self.inbox.is_empty()
             && self.handover.is_none()
-            && !self.control_aside
+            && !self.tell_each
             && !self.operations.any_upcalls()
             && !self.effects.any
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::transfer::engine::Answer;
-use crate::wire::Resumption;
+use crate::wire::{Immediate, MessageType, Resumption};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -197,6 +197,31 @@ fn control_messages_pass_those_that_nobody_reads() {
         .message_came(Some(packet.immediate), packet.bytes);
     assert!(matches!(came, Some(Came::Control(16, bytes)) if bytes == [9]));
     assert_eq!(end.engine.inbox.len(), 1, "the other one still waits");
+}
+
+#[test]
+fn a_sink_takes_the_short_way_from_who_waits_only_for_what_it_is_to_hear() {
+    let mut world = World::new([4, 4], 8);
+    let engine = &mut world.ends[1].engine;
+    engine.set_control_aside(true);
+    let data = |kind| {
+        let message = MessageType::Data;
+        let credits = 0;
+        Some(
+            Immediate {
+                message,
+                credits,
+                kind,
+            }
+            .emit(),
+        )
+    };
+    assert!(engine.is_plain());
+    assert_eq!(engine.plain_data(data(0)), Some((0, 0)));
+    assert_eq!(engine.plain_data(data(1)), None, "the sink hears of it");
+    assert_eq!(engine.plain_data(data(16)), None, "it is the sink's");
+    engine.set_tell_each(true);
+    assert!(!engine.is_plain(), "the sink hears of every message");
 }
 
 #[test]
