@@ -105,6 +105,12 @@ pub(crate) struct RunArguments {
     /// Each of its processes says at its end how many connections and bytes went which way.
     #[arg(long)]
     pub(crate) report: bool,
+    /// A file of rules that choose the route by role, program, address and port (SAN_RULES).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// A file with the key that all hosts share (SAN_KEY_FILE).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
     /// The program and its arguments.
     #[arg(
         required = true,

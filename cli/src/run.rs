@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use san_switch::{FabricChoice, SwitchConfig};
+use san_switch::{DeploymentKey, FabricChoice, Rules, SwitchConfig};
 use verbs_shim::Fabric;
 
 use crate::args::RunArguments;
@@ -35,6 +35,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
             eprintln!("san: {line}");
         }
     }
+    let files = files(arguments)?;
     let mut command = Command::new(&program);
     command.arg0(name).args(rest);
     command.env(
@@ -42,6 +43,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
         preload(&library, std::env::var_os("LD_PRELOAD")),
     );
     command.env("SAN_ROUTE", &arguments.route);
+    command.envs(files);
     if arguments.report {
         command.env("SAN_REPORT", "-");
     }
@@ -50,6 +52,28 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
         "cannot run {}: {error}",
         program.display()
     )))
+}
+
+/// The settings that name files, which are looked at here: in the program nobody reads its complaint.
+fn files(arguments: &RunArguments) -> Result<Vec<(&'static str, PathBuf)>, Problem> {
+    let mut settings = Vec::new();
+    if let Some(path) = &arguments.rules {
+        Rules::from_file(path)
+            .map_err(|error| Problem::new(format!("--rules {}: {error}", path.display())))?;
+        settings.push(("SAN_RULES", path));
+    }
+    if let Some(path) = &arguments.key {
+        DeploymentKey::from_file(path)
+            .map_err(|error| Problem::new(format!("--key {}: {error}", path.display())))?;
+        settings.push(("SAN_KEY_FILE", path));
+    }
+    // The program may change its directory before they are read.
+    let absolute = |(name, path): (_, &PathBuf)| {
+        let path = std::path::absolute(path);
+        path.map(|path| (name, path))
+            .map_err(|error| Problem::new(format!("the current directory: {error}")))
+    };
+    settings.into_iter().map(absolute).collect()
 }
 
 /// The library beside what is loaded already, which goes on being loaded.
@@ -265,6 +289,31 @@ mod tests {
             preload(library, Some("/a.so b.so".into())),
             "/opt/libsan.so:/a.so b.so"
         );
+    }
+
+    #[test]
+    fn files_of_settings_are_looked_at_before_the_program_runs() {
+        let folder = std::env::temp_dir().join(format!("san-run-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (rules, key) = (folder.join("rules"), folder.join("key"));
+        let arguments = RunArguments {
+            route: "direct".to_owned(),
+            report: false,
+            rules: Some(rules.clone()),
+            key: Some(key.clone()),
+            program: vec!["true".into()],
+        };
+        let said = || files(&arguments).unwrap_err().to_string();
+        assert!(said().contains("No such file"), "{}", said());
+        std::fs::write(&rules, "use off listen sshd *:22\nuse it").unwrap();
+        assert!(said().contains("line 2, 'use it'"), "{}", said());
+        std::fs::write(&rules, "use off listen sshd *:22").unwrap();
+        std::fs::write(&key, "secret").unwrap();
+        assert!(said().contains("chmod 600"), "{}", said());
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let files = files(&arguments).unwrap();
+        assert_eq!(files, [("SAN_RULES", rules), ("SAN_KEY_FILE", key)]);
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! What a value means, and whether it can be used, is `SwitchConfig`'s business. Here each setting is
 //! shown to it alone. Keys are secrets: their values are never kept, so that nothing can print them.
 
-use san_switch::SwitchConfig;
+use san_switch::{ConfigError, SwitchConfig};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -177,9 +177,19 @@ impl Settings {
     ) {
         // No setting's value has either; both mean something in a file.
         let is_plain = !value.contains(['#', '\n']) && value.trim() == value;
-        if is_plain && SwitchConfig::from_text(&format!("{name} = {value}")).is_ok() {
-            given.push((name, value.to_owned(), source));
-            return;
+        let mut allowed = allowed.to_owned();
+        if is_plain {
+            match SwitchConfig::from_text(&format!("{name} = {value}")) {
+                Ok(_) => {
+                    given.push((name, value.to_owned(), source));
+                    return;
+                }
+                // It knows the line.
+                Err(ConfigError::Rules { source, .. }) => {
+                    allowed = format!("a file of rules: {source}");
+                }
+                Err(_) => {}
+            }
         }
         self.bad.push(BadSetting {
             name: name.to_owned(),
@@ -187,7 +197,7 @@ impl Settings {
                 true => HIDDEN.to_owned(),
                 false => value.to_owned(),
             },
-            allowed: allowed.to_owned(),
+            allowed,
             source,
         });
     }
@@ -270,6 +280,13 @@ fn value_of(config: &SwitchConfig, name: &str) -> Option<String> {
         }
         "SAN_SHUTDOWN_TIMEOUT_MS" => config.shutdown_timeout.as_millis().to_string(),
         "SAN_ROUTE" => config.route.to_string(),
+        "SAN_SUBNETS" => match config.subnets.is_empty() {
+            true => "(none)".to_owned(),
+            false => {
+                let all = config.subnets.iter().map(ToString::to_string);
+                all.collect::<Vec<_>>().join(",")
+            }
+        },
         "SAN_UPGRADE_BYTES" => config.upgrade_bytes.to_string(),
         "SAN_STAT" => if config.stat { "on" } else { "off" }.to_owned(),
         _ => return None,

@@ -10,8 +10,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use san_stream::Thresholds;
 
+pub use crate::policy::RouteChoice;
+use crate::policy::{Rules, RulesError, subnet};
 use crate::upgrade::key::DeploymentKey;
 
 /// The largest backlog a listener can have: `SOMAXCONN` of Linux.
@@ -28,19 +31,6 @@ pub enum FabricChoice {
     /// The soft fabric (user-space RoCEv2); its absence is an error.
     Soft,
     /// No fabric: the switch is plain TCP.
-    Off,
-}
-
-/// Which way the connections of a program take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum RouteChoice {
-    /// The SAN first, and TCP where the SAN gives no connection. A connection stays where it began.
-    #[default]
-    Direct,
-    /// TCP first. A connection that carries enough moves to the SAN, and back to TCP when the SAN
-    /// breaks, without losing a byte.
-    Upgrade,
-    /// TCP alone: a switch with this setting opens no fabric.
     Off,
 }
 
@@ -92,6 +82,12 @@ pub struct SwitchConfig {
     pub stat: bool,
     /// Which way connections take (`SAN_ROUTE`: `direct`, `upgrade`, `off`).
     pub route: RouteChoice,
+    /// Other ways for some programs, addresses and ports (`SAN_RULES`, a file); the first that fits goes
+    /// before [`SwitchConfig::route`]. What a connect or a listener names itself goes before both.
+    pub rules: Rules,
+    /// Subnets that the SAN reaches by a router (`SAN_SUBNETS`). A connect there takes the device whose
+    /// address the kernel would take.
+    pub subnets: Vec<IpNet>,
     /// Bytes of both directions after which a connection that began on TCP is worth moving to the SAN
     /// (`SAN_UPGRADE_BYTES`). The end that accepted it waits for twice as many.
     pub upgrade_bytes: u64,
@@ -118,6 +114,8 @@ impl Default for SwitchConfig {
             shutdown_timeout: Duration::from_secs(5),
             stat: true,
             route: RouteChoice::Direct,
+            rules: Rules::default(),
+            subnets: Vec::new(),
             upgrade_bytes: 32 * 1024,
             key: DeploymentKey::default(),
         }
@@ -152,6 +150,8 @@ setters! {
     shutdown_timeout: Duration,
     stat: bool,
     route: RouteChoice,
+    rules: Rules,
+    subnets: Vec<IpNet>,
     upgrade_bytes: u64,
     key: DeploymentKey,
 }
@@ -288,16 +288,6 @@ impl SwitchConfig {
     }
 }
 
-impl fmt::Display for RouteChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RouteChoice::Direct => "direct",
-            RouteChoice::Upgrade => "upgrade",
-            RouteChoice::Off => "off",
-        })
-    }
-}
-
 impl fmt::Display for FabricChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -322,6 +312,14 @@ pub enum ConfigError {
         value: String,
         /// What it may be.
         allowed: &'static str,
+    },
+    /// The file of rules cannot be used.
+    #[error("SAN_RULES is '{}', but must be a file of rules: {source}", path.display())]
+    Rules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: RulesError,
     },
     /// A line of the configuration file is no setting.
     #[error("line {line} of the configuration, '{text}', is not a setting (NAME = value)")]
@@ -353,6 +351,15 @@ struct Setting {
 
 impl Setting {
     fn apply(&self, config: &mut SwitchConfig, value: &str) -> Result<(), ConfigError> {
+        if self.name == RULES {
+            let path = Path::new(value);
+            let read = Rules::from_file(path);
+            config.rules = read.map_err(|source| ConfigError::Rules {
+                path: path.to_owned(),
+                source,
+            })?;
+            return Ok(());
+        }
         (self.set)(config, value).ok_or_else(|| ConfigError::BadValue {
             name: self.name,
             value: value.to_owned(),
@@ -361,6 +368,7 @@ impl Setting {
     }
 }
 
+const RULES: &str = "SAN_RULES";
 const MILLISECONDS: &str = "a number of milliseconds from 1 to 86400000";
 
 const SETTINGS: &[Setting] = &[
@@ -464,12 +472,22 @@ const SETTINGS: &[Setting] = &[
         name: "SAN_ROUTE",
         allowed: "direct, upgrade or off",
         set: |config, value| {
-            config.route = match value {
-                "direct" => RouteChoice::Direct,
-                "upgrade" => RouteChoice::Upgrade,
-                "off" => RouteChoice::Off,
-                _ => return None,
-            };
+            config.route = RouteChoice::named(value)?;
+            Some(())
+        },
+    },
+    Setting {
+        name: RULES,
+        allowed: "a file of rules: use ROUTE ROLE PROGRAM ADDRESS:PORT",
+        // Its errors name the line: see `Setting::apply`.
+        set: |_, _| None,
+    },
+    Setting {
+        name: "SAN_SUBNETS",
+        allowed: "subnets with commas between them, such as 10.1.0.0/16",
+        set: |config, value| {
+            let subnets = value.split(',').map(|text| subnet(text.trim()));
+            config.subnets = subnets.collect::<Option<_>>()?;
             Some(())
         },
     },
@@ -538,6 +556,7 @@ mod tests {
              SAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
              SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\nSAN_STAT=off\n\
              SAN_ROUTE=upgrade\nSAN_UPGRADE_BYTES=4096\n\
+             SAN_SUBNETS=10.1.0.0/16, fd01::/32\n\
              SAN_KEY=000102030405060708090a0b0c0d0e0f\n",
         )
         .unwrap();
@@ -557,6 +576,9 @@ mod tests {
             shutdown_timeout: Duration::from_millis(11),
             stat: false,
             route: RouteChoice::Upgrade,
+            // A file's: see `policy.rs`.
+            rules: Rules::default(),
+            subnets: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/32".parse().unwrap()],
             upgrade_bytes: 4096,
             key: DeploymentKey::new(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         };
@@ -569,6 +591,12 @@ mod tests {
             for value in ["", "-1", "maybe", "999999999999999999999"] {
                 let error = SwitchConfig::from_text(&format!("{name}={value}")).unwrap_err();
                 let text = error.to_string();
+                // Of rules it says what is wrong with the file.
+                let allowed = if name == RULES {
+                    "a file of rules"
+                } else {
+                    allowed
+                };
                 assert!(text.contains(name) && text.contains(allowed), "{text}");
             }
         }

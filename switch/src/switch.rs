@@ -58,7 +58,7 @@ impl Switch {
         config.check()?;
         let fabric = config.fabric;
         let builder = Switch::builder().config(config.clone());
-        if config.route == RouteChoice::Off {
+        if config.route == RouteChoice::Off && !config.rules.want_a_fabric() {
             return builder.build();
         }
         let absent = match fabric {

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use ipnet::IpNet;
 use san_base::lock;
 
 use super::plan::{Wanted, wanted};
@@ -32,6 +33,8 @@ pub(crate) struct Keeper {
     counters: Arc<SwitchCounters>,
     /// Loopback addresses count as SAN addresses.
     loopback: bool,
+    /// Subnets that are reached by a router.
+    subnets: Vec<IpNet>,
     refresh: AtomicU8,
 }
 
@@ -45,6 +48,7 @@ impl Keeper {
         routes: Arc<Routes>,
         counters: Arc<SwitchCounters>,
         loopback: bool,
+        subnets: Vec<IpNet>,
     ) -> io::Result<Self> {
         Ok(Self {
             watch: Watch::new()?,
@@ -52,6 +56,7 @@ impl Keeper {
             routes,
             counters,
             loopback,
+            subnets,
             refresh: AtomicU8::new(IDLE),
         })
     }
@@ -131,6 +136,9 @@ impl Keeper {
     /// Makes the companions that a listener lacks and retires those it should not have. Places
     /// that failed are tried again only if `retry`.
     fn ensure(&self, listener: &Arc<ListenerShared>, retry: bool) {
+        if listener.is_tcp_alone {
+            return;
+        }
         let mut retry = retry;
         loop {
             let providers = self.providers.all();
@@ -215,7 +223,7 @@ impl Keeper {
                 ),
             }
         }
-        let table = SanTable::new(entries, self.loopback);
+        let table = SanTable::new(entries, self.loopback).routed(self.subnets.clone());
         tracing::debug!(
             subnets = table.entries().len(),
             "table of SAN subnets rebuilt"

@@ -39,6 +39,8 @@ pub(crate) struct ListenerShared {
     closed: AtomicBool,
     /// TCP's socket is somebody else's, who goes on using it.
     pub(super) is_adopted: bool,
+    /// It has no companions, whatever the table says.
+    pub(super) is_tcp_alone: bool,
     /// Set while a SAN connection waits, and for good once closed.
     ready: Signal,
     /// The TCP socket and `ready` in one.
@@ -90,6 +92,7 @@ impl ListenerShared {
             queue: Mutex::new(ReadyQueue::new(backlog as usize)),
             closed: AtomicBool::new(false),
             is_adopted: false,
+            is_tcp_alone: false,
             ready,
             readiness,
         })
@@ -101,6 +104,14 @@ impl ListenerShared {
             is_adopted: true,
             ..Self::new(token, tcp, backlog, None)?
         })
+    }
+
+    /// The same without companions: the operator, or the program, wants TCP.
+    pub(crate) fn tcp_alone(self) -> Self {
+        ListenerShared {
+            is_tcp_alone: true,
+            ..self
+        }
     }
 
     /// A descriptor that is readable while a SAN connection waits.

@@ -25,6 +25,7 @@ use crate::carrier::Buffers;
 use crate::companion::plan::canonical;
 use crate::config::RouteChoice;
 use crate::error::ConnectError;
+use crate::policy::SocketRole;
 use crate::route::fallback::{FallbackReason, NotTried, is_worth_remembering};
 use crate::route::table::RouteQuery;
 use crate::tcp;
@@ -43,8 +44,8 @@ pub struct ConnectOptions {
     pub cancel: Option<CancelToken>,
     /// Do not think of the SAN.
     pub tcp_only: bool,
-    /// Whether the SAN is tried first, or the connection may move to it later. `None` takes the switch's
-    /// setting.
+    /// Whether the SAN is tried first, or the connection may move to it later. `None` takes the rules and
+    /// the setting of the switch.
     pub route: Option<RouteChoice>,
     /// The type of service of the packets (IP_TOS, IPV6_TCLASS), on either side.
     pub type_of_service: Option<u8>,
@@ -64,6 +65,7 @@ pub struct PendingConnect {
     /// Why the SAN was not thought of, if it was not.
     not_tried: Option<NotTried>,
     may_move: bool,
+    is_tcp_alone: bool,
     buffers: Buffers,
     readiness: OwnedFd,
     /// Where the SAN gives no connection, TCP is the caller's affair.
@@ -170,8 +172,7 @@ impl PendingConnect {
         let readiness =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let mut connect = Self::prepared(lease, destination, options, readiness);
-        let is_tcp_alone = options.tcp_only || options.route == Some(RouteChoice::Off);
-        let attempt = if is_tcp_alone || connect.may_move {
+        let attempt = if connect.is_tcp_alone || connect.may_move {
             connect.not_tried = Some(match connect.may_move {
                 true => NotTried::NotMoved,
                 false => NotTried::SaidTcp,
@@ -209,6 +210,9 @@ impl PendingConnect {
         })?;
         let readiness = tcp::aside(readiness);
         let mut connect = Self::prepared(lease, destination, options, readiness);
+        if connect.is_tcp_alone {
+            return Ok(None);
+        }
         connect.san_alone = true;
         let Some(attempt) = connect.try_san(options)? else {
             return Ok(None);
@@ -224,7 +228,7 @@ impl PendingConnect {
         readiness: OwnedFd,
     ) -> Self {
         let timeout = options.timeout.unwrap_or(lease.config.connect_timeout);
-        let route = options.route.unwrap_or(lease.config.route);
+        let route = lease.route(SocketRole::Connect, destination, options.route);
         Self {
             lease,
             destination,
@@ -233,6 +237,7 @@ impl PendingConnect {
             fallback: None,
             not_tried: None,
             may_move: !options.tcp_only && route == RouteChoice::Upgrade,
+            is_tcp_alone: options.tcp_only || route == RouteChoice::Off,
             buffers: options.buffers(),
             readiness,
             san_alone: false,

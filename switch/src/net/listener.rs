@@ -24,6 +24,7 @@ use crate::companion::shared::{ListenerShared, ReadySan};
 use crate::config::{RouteChoice, SOMAXCONN};
 use crate::counters::ListenerStats;
 use crate::error::{AcceptError, ListenError};
+use crate::policy::SocketRole;
 use crate::tcp;
 use crate::wait::{CancelToken, wait_readable};
 
@@ -47,8 +48,8 @@ pub struct ListenOptions {
     pub condition: Option<Condition>,
     /// For an IPv6 wildcard: leave IPv4 alone. `None` takes the system's default.
     pub only_v6: Option<bool>,
-    /// Whether TCP connections that it accepts may move to the SAN later. `None` takes the switch's
-    /// setting.
+    /// Whether TCP connections that it accepts may move to the SAN later; with [`RouteChoice::Off`] it
+    /// has no companions either. `None` takes the rules and the setting of the switch.
     pub route: Option<RouteChoice>,
     /// Bytes that may wait to be sent on what it accepts (SO_SNDBUF): see
     /// [`Connection::set_send_buffer_size`].
@@ -144,7 +145,7 @@ impl Listener {
         let tcp = tcp::listen(address, backlog, options.only_v6, buffers).map_err(failed)?;
         let token = lease.companions.new_token();
         let shared = ListenerShared::new(token, tcp, backlog, options.condition).map_err(failed)?;
-        let route = options.route.unwrap_or(lease.config.route);
+        let route = lease.route(SocketRole::Listen, shared.address, options.route);
         let listener = Self::begin(lease, shared, route, buffers).map_err(failed)?;
         if listener.lease.is_closed() {
             return Err(ListenError::ShutDown);
@@ -160,7 +161,12 @@ impl Listener {
         let failed = |source| ListenError::Tcp { address, source };
         let token = lease.companions.new_token();
         let shared = ListenerShared::adopted(token, tcp, backlog).map_err(failed)?;
-        Self::begin(lease, shared, RouteChoice::Direct, Buffers::default()).map_err(failed)
+        // A program that takes its TCP connections from the kernel itself: they do not move.
+        let route = match lease.route(SocketRole::Listen, shared.address, None) {
+            RouteChoice::Off => RouteChoice::Off,
+            _ => RouteChoice::Direct,
+        };
+        Self::begin(lease, shared, route, Buffers::default()).map_err(failed)
     }
 
     fn begin(
@@ -169,7 +175,10 @@ impl Listener {
         route: RouteChoice,
         buffers: Buffers,
     ) -> io::Result<Self> {
-        let shared = Arc::new(shared);
+        let shared = Arc::new(match route {
+            RouteChoice::Off => shared.tcp_alone(),
+            _ => shared,
+        });
         lease.companions.add(&shared)?;
         Ok(Self {
             shared,

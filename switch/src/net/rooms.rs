@@ -18,6 +18,7 @@ use crate::companion::keeper::Keeper;
 use crate::companion::plan::canonical;
 use crate::config::{FabricChoice, RouteChoice, SwitchConfig};
 use crate::counters::SwitchCounters;
+use crate::policy::SocketRole;
 use crate::route::Routes;
 use crate::route::fallback::{NotTried, Route};
 use crate::route::table::RouteQuery;
@@ -52,6 +53,7 @@ impl Rooms {
             Arc::clone(&routes),
             Arc::clone(&counters),
             config.loopback,
+            config.subnets.clone(),
         )?;
         let closing = Arc::new(Closing::new(Arc::clone(&counters)));
         let moving = Service::new(
@@ -74,6 +76,18 @@ impl Rooms {
             started: Instant::now(),
             closed: AtomicBool::new(false),
         })
+    }
+
+    /// The route of a socket: as its options name it, as the rules have it, or as the settings do.
+    pub(super) fn route(
+        &self,
+        role: SocketRole,
+        address: SocketAddr,
+        named: Option<RouteChoice>,
+    ) -> RouteChoice {
+        named
+            .or_else(|| self.config.rules.choose(role, address))
+            .unwrap_or(self.config.route)
     }
 
     /// The way over the SAN between two addresses of a TCP connection, if there is one.

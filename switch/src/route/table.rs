@@ -8,6 +8,8 @@ use super::fallback::NotTried;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 /// One address of a SAN NIC, and with it the subnet that NIC reaches directly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SanEntry {
@@ -39,6 +41,8 @@ pub struct RouteQuery {
 pub struct SanTable {
     entries: Vec<SanEntry>,
     loopback: bool,
+    /// Subnets that are reached by a router.
+    routed: Vec<IpNet>,
 }
 
 impl SanTable {
@@ -60,10 +64,22 @@ impl SanTable {
             .collect();
         // The longest prefix first; the sort is stable, so equals keep the providers' order.
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.prefix_len));
-        SanTable { entries, loopback }
+        SanTable {
+            entries,
+            loopback,
+            routed: Vec::new(),
+        }
     }
 
-    /// The NIC through which a destination is reached without a router, if any.
+    /// The same table, with subnets that the SAN reaches by a router.
+    #[must_use]
+    pub fn routed(self, routed: Vec<IpNet>) -> Self {
+        SanTable { routed, ..self }
+    }
+
+    /// The NIC through which a destination is reached, if any: without a router, or in a subnet of
+    /// [`SanTable::routed`] through the NIC with the address that is bound, or that the kernel would
+    /// choose.
     ///
     /// The longest prefix wins. Among equals: the NIC that the kernel would use, then the one that
     /// has the destination itself (a connection to our own host), then the provider that was
@@ -90,7 +106,10 @@ impl SanTable {
                 && bound.is_none_or(|ip| entry.takes(ip))
                 && (scope == 0 || !is_link_local(destination) || scope == entry.ifindex)
         };
-        let longest = self.entries.iter().find(fits)?.prefix_len;
+        let Some(longest) = self.entries.iter().find(fits) else {
+            return self.by_router(destination, bound.or(preferred));
+        };
+        let longest = longest.prefix_len;
         let rank = |entry: &&SanEntry| match () {
             () if Some(entry.ip) == preferred => 0,
             () if entry.ip == destination => 1,
@@ -101,6 +120,15 @@ impl SanTable {
             .filter(|entry| entry.prefix_len == longest)
             .filter(fits)
             .min_by_key(rank)
+    }
+
+    fn by_router(&self, destination: IpAddr, from: Option<IpAddr>) -> Option<&SanEntry> {
+        let is_routed = self
+            .routed
+            .iter()
+            .any(|subnet| subnet.contains(&destination));
+        let from = from.filter(|from| is_routed && from.is_ipv4() == destination.is_ipv4())?;
+        self.own(from)
     }
 
     /// Why [`SanTable::route`] finds nothing.
@@ -210,6 +238,29 @@ mod tests {
         for outside in ["10.0.8.1:1", "[fd00::1]:1", "192.0.2.1:1", "224.0.0.1:1"] {
             assert_eq!(ask(&table, outside), None, "{outside}");
         }
+    }
+
+    #[test]
+    fn a_routed_subnet_is_reached_from_the_address_that_the_kernel_takes() {
+        let entries = [entry(0, "10.0.7.1", 24, 2), entry(1, "10.0.8.1", 24, 3)];
+        let routed = vec!["10.9.0.0/16".parse().unwrap()];
+        let table = SanTable::new(entries, false).routed(routed);
+        let ask = |destination: &str, bound: Option<&str>, preferred: &str| {
+            let query = RouteQuery {
+                destination: destination.parse().unwrap(),
+                bound: bound.map(|ip| ip.parse().unwrap()),
+                preferred: Some(preferred.parse().unwrap()),
+            };
+            table.route(&query).map(|entry| entry.provider)
+        };
+        assert_eq!(ask("10.9.3.3:1", None, "10.0.8.1"), Some(1));
+        assert_eq!(ask("10.9.3.3:1", Some("10.0.7.1"), "10.0.8.1"), Some(0));
+        // The kernel's way is not a SAN device's.
+        assert_eq!(ask("10.9.3.3:1", None, "192.0.2.1"), None);
+        assert_eq!(ask("10.8.3.3:1", None, "10.0.8.1"), None);
+        assert_eq!(ask("[fd00::9]:1", None, "10.0.8.1"), None);
+        // A subnet of a device's own is not routed.
+        assert_eq!(ask("10.0.7.9:1", None, "10.0.8.1"), Some(0));
     }
 
     #[test]

@@ -5,10 +5,11 @@
 mod support;
 
 use san_switch::{
-    AcceptError, CancelToken, ConnectError, ConnectOptions, Decision, FallbackReason, Route, Side,
-    Switch,
+    AcceptError, CancelToken, ConnectError, ConnectOptions, Decision, FallbackReason, Route,
+    RouteChoice, Rules, Side, Switch,
 };
-use san_tests::net::{addr_a, addr_b, addr6_a, addr6_b};
+use san_tests::net::{addr_a, addr_b, addr6_a, addr6_b, is_soft};
+use san_tests::program;
 use san_tests::time::{bounded, eventually};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -394,5 +395,77 @@ fn wsd_047_a_connect_that_is_called_off_leaves_the_listener_alone() {
             }
         };
         echo(&client, &server, 1000);
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn rules_choose_the_route_by_role_address_and_port() {
+    bounded(|| {
+        let there = switch();
+        let [plain, other] = [(); 2].map(|()| there.listen(any(), backlog(4)).unwrap());
+        let port = plain.local_addr().port();
+        // Of three, the second is for another port: the first that fits decides.
+        let rules = format!(
+            "use off connect * {}:{port}\nuse direct any * *:{port}\nuse off listen * *:*",
+            addr_b()
+        );
+        let rules: Rules = rules.parse().unwrap();
+        let here = Switch::new(config().rules(rules.clone())).unwrap();
+        let client = here.connect(at(addr_b(), &plain), &from(addr_a())).unwrap();
+        let told = client.route().to_string();
+        assert!(
+            told.contains("the settings or the program say TCP"),
+            "{told}"
+        );
+        // What a connect says itself goes before the rules.
+        let direct = from(addr_a()).route(RouteChoice::Direct);
+        assert!(
+            here.connect(at(addr_b(), &plain), &direct)
+                .unwrap()
+                .is_san()
+        );
+        assert!(san_client(&here, &other).is_san());
+        let none = here.listen(any(), backlog(4)).unwrap();
+        assert!(none.san_status().is_empty(), "{:?}", none.san_status());
+
+        // A switch that is TCP's but for its rules.
+        let rules: Rules = format!("use direct any * *:{port}").parse().unwrap();
+        let config = config().route(RouteChoice::Off).rules(rules);
+        let here = Switch::new(config).unwrap();
+        assert!(san_client(&here, &plain).is_san());
+        let client = here.connect(at(addr_b(), &other), &from(addr_a())).unwrap();
+        assert!(!client.is_san());
+    });
+}
+
+/// On rxe every address of the NIC's interface is in the table, so no other subnet can be had there.
+#[test]
+#[ignore = "needs a namespace whose addresses can be changed: ci/soft"]
+fn a_subnet_that_the_settings_name_is_reached_by_a_router() {
+    bounded(|| {
+        if !is_soft() || std::env::var_os("SAN_TEST_LINK").is_none() {
+            eprintln!("only on the soft fabric, in a namespace");
+            return;
+        }
+        let far = "10.0.98.1";
+        program::must("ip", &["addr", "add", "10.0.98.1/32", "dev", "lo"]);
+        let far = SocketAddr::new(far.parse().unwrap(), 0);
+        let there = Switch::new(config().soft_addresses(vec![far.ip()])).unwrap();
+        let listener = there.listen(far, backlog(4)).unwrap();
+        let near = || config().soft_addresses(vec![addr_a()]);
+        let connect = |config| {
+            let here = Switch::new(config).unwrap();
+            here.connect(listener.local_addr(), &from(addr_a()))
+                .unwrap()
+        };
+        let client = connect(near());
+        let told = client.route().to_string();
+        assert!(told.contains("lies in no subnet of the SAN"), "{told}");
+        accept(&listener);
+        let client = connect(near().subnets(vec!["10.0.96.0/20".parse().unwrap()]));
+        assert!(client.is_san(), "{}", client.route());
+        echo(&client, &accept(&listener), 100_000);
+        program::must("ip", &["addr", "del", "10.0.98.1/32", "dev", "lo"]);
     });
 }
