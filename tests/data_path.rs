@@ -12,7 +12,7 @@ use san_provider::{
     ReadySink, Received, Socket, TransferError,
 };
 use san_tests::san::{self, San};
-use san_tests::time::{STEP, bounded, eventually};
+use san_tests::time::{STEP, bounded, eventually, within};
 
 fn pair(san: &San) -> ((Socket, DataPath), (Socket, DataPath)) {
     let (connected, accepted) = san.pair();
@@ -498,5 +498,40 @@ fn idle_peers_that_are_there_stay() {
         assert_eq!(from.unacknowledged(), 0);
         send(&from, b"still there", 0);
         assert_eq!(&*to.receive_within(STEP).expect("received"), b"still there");
+    });
+}
+
+// A connection keeps the buffers of what was read, to post them again. Where receives that closed connections left take
+// their place, it must not go on keeping them: new connections need them.
+#[test]
+fn receives_that_are_left_over_keep_no_buffers_from_new_connections() {
+    within(Duration::from_secs(120), || {
+        let (here, there) = (San::start(), San::start());
+        let open = || here.pair_with(&there);
+        let talking: Vec<_> = (0..6).map(|_| open()).collect();
+        let brief: Vec<_> = (0..40).map(|_| open()).collect();
+        for (one, other) in brief {
+            one.close().expect("open");
+            other.close().expect("open");
+        }
+        for (from, to) in &talking {
+            let (from, to) = (
+                from.data_path().expect("open"),
+                to.data_path().expect("open"),
+            );
+            for n in 0..4 {
+                send(&from, &[n], 0);
+                // It waits here before it is asked for.
+                eventually("the message is here", STEP, || {
+                    to.lane().poll();
+                    to.inbox().first.is_some()
+                });
+                let mut byte = [0];
+                assert_eq!(read(&to, &mut byte).expect("a message").bytes, 1);
+                assert_eq!(byte, [n]);
+            }
+        }
+        let more: Vec<_> = (0..80).map(|_| open()).collect();
+        assert_eq!(more.len(), 80);
     });
 }

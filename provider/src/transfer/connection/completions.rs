@@ -310,6 +310,10 @@ impl Connection {
     /// Posts what may go out: receives, then what the engine says, until there is no more.
     #[inline(never)]
     pub(super) fn pump(&self, state: &mut State) {
+        // What is posted for it has been counted as left over.
+        if state.engine.link() == Link::Down {
+            return;
+        }
         loop {
             self.post_receives(state);
             let Some(post) = state.engine.next_post() else {

@@ -134,14 +134,17 @@ impl Connection {
         };
         drop(qp);
         // The memory is free before anybody hears of the end.
-        self.lock_state().engine.drop_memory();
+        let mut state = self.lock_state();
+        state.engine.drop_memory();
+        // What is posted for it stays posted, for others. They have to find it as soon as the place is
+        // theirs to take: no other buffers may be left.
+        self.lane.receives.abandon(state.engine.posted_receives());
+        drop(state);
         self.memory.close();
         self.lane.change(Change::Remove(Arc::clone(self)));
         let mut state = self.lock_state();
         state.followed.forget();
         state.engine.end_close();
-        // What is posted for it stays posted, for others.
-        self.lane.receives.abandon(state.engine.posted_receives());
         self.settle(state);
     }
 }

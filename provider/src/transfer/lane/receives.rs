@@ -74,13 +74,17 @@ impl Receives {
     /// Posts `n` receives that were set aside, in chains: first from the surplus, then in the buffers
     /// that `own` gives, then those whose messages were read in their place, then in buffers of the
     /// pool. How many were posted. Own ones come first: to leave them and take what another connection
-    /// has given back would leave that one without.
+    /// has given back would leave that one without. For the same reason as many of them are freed as come
+    /// from the surplus.
     #[inline]
-    pub(crate) fn post(&self, n: u32, own: impl FnMut() -> Option<RegisteredBuffer>) -> u32 {
+    pub(crate) fn post(&self, n: u32, mut own: impl FnMut() -> Option<RegisteredBuffer>) -> u32 {
         let from_surplus = match self.surplus.load(Ordering::Acquire) {
             0 => 0,
             have => self.take_surplus(have, n),
         };
+        for _ in 0..from_surplus {
+            let _ = own();
+        }
         let mut posted = 0;
         let spare = || self.take_from_pool();
         let result = self
