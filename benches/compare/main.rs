@@ -242,6 +242,7 @@ fn rdma_ratios(record: &mut Record) {
         for (who, what) in [
             ("provider", "provider"),
             ("provider-buffers", "provider, from registered buffers"),
+            ("provider-tried", "provider, no operations"),
         ] {
             let of = format!("stream.{size}.{who}");
             let what = format!("{size} B messages streaming: {what} /");

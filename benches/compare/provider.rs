@@ -51,11 +51,19 @@ impl std::fmt::Display for Answer {
 }
 
 /// The configuration that all of these measurements use: on one processor a thread that spins only
-/// keeps the other end from its work.
+/// keeps the other end from its work. `COMPARE_SEND_DEPTH` and `COMPARE_MAX_WINDOW` in the environment,
+/// which both ends have, stand for other depths of the queues.
 pub(crate) fn config() -> ProviderConfig {
+    let default = ProviderConfig::default();
+    let other = |name, usual| {
+        let value = std::env::var(name).ok();
+        value.map_or(usual, |value| value.parse().expect(name))
+    };
     ProviderConfig {
         spin: Duration::ZERO,
-        ..ProviderConfig::default()
+        send_depth: other("COMPARE_SEND_DEPTH", default.send_depth),
+        max_window: other("COMPARE_MAX_WINDOW", default.max_window),
+        ..default
     }
 }
 

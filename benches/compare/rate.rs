@@ -28,6 +28,8 @@ enum From {
     Copied,
     /// `send_buffer`: it is there.
     Registered,
+    /// `try_send` copies it, and no operation stands for it.
+    Tried,
 }
 
 /// The provider, one way.
@@ -40,6 +42,7 @@ pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
                 "provider-buffers",
                 "provider, from registered buffers",
             ),
+            (From::Tried, "provider-tried", "provider, no operations"),
         ] {
             let rate = stream(place.server, size, from)?;
             let what = format!("messages of {size} B, streaming: {what}");
@@ -81,13 +84,18 @@ impl Sender<'_> {
                 self.finish()?;
             }
             let operation = match self.from {
-                From::Copied => self.socket.send(&self.text, 0, Completion::Poll)?,
+                // What cannot go out at once goes as an operation, and is waited for.
+                From::Tried if self.socket.try_send(&self.text, 0).is_ok() => continue,
+                From::Tried | From::Copied => self.socket.send(&self.text, 0, Completion::Poll)?,
                 From::Registered => {
                     let buffer = self.buffer()?;
                     self.socket.send_buffer(buffer, 0, Completion::Poll)?
                 }
             };
             self.under_way.push_back(operation);
+            if self.from == From::Tried {
+                self.finish()?;
+            }
         }
         while !self.under_way.is_empty() {
             self.finish()?;
