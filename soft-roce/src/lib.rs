@@ -16,6 +16,88 @@
 //! - `rc`, `cm`: protocol engines without I/O and without a clock;
 //! - `endpoint`, `driver`: the engines joined to sockets, timers and a user.
 //!
+//! # Quick start
+//!
+//! Both ends in one process. The client's request reaches the listener, which refuses it: an answer
+//! needs no queue pair. `examples/perf` and `tests/endpoint` go on from here with queue pairs.
+//!
+//! ```
+//! use soft_roce::endpoint::{CmEvent, CmEventKind, Config, Endpoint, EventChannel};
+//! use soft_roce::endpoint::{ConnParams, QpInit};
+//! use soft_roce::rc::Access;
+//! use std::time::{Duration, Instant};
+//!
+//! fn wait(events: &EventChannel) -> CmEvent {
+//!     let end = Instant::now() + Duration::from_secs(5);
+//!     loop {
+//!         match events.next() {
+//!             Some(event) => return event,
+//!             // A program would sleep on the channel's descriptor.
+//!             None => std::thread::sleep(Duration::from_millis(1)),
+//!         }
+//!         assert!(Instant::now() < end, "nothing came");
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let endpoint = Endpoint::new(Config {
+//!     addresses: vec!["127.0.0.3".parse()?],
+//!     ..Config::default()
+//! })?;
+//! let (arrivals, events) = (endpoint.event_channel()?, endpoint.event_channel()?);
+//! let listener = endpoint.create_id(&arrivals);
+//! listener.bind("127.0.0.3:0".parse()?)?;
+//! listener.listen(8)?;
+//! let there = listener.local_addr().ok_or("not bound")?;
+//!
+//! let client = endpoint.create_id(&events);
+//! client.resolve_addr(None, there, Duration::from_secs(1))?;
+//! assert!(matches!(wait(&events).kind, CmEventKind::AddrResolved));
+//! client.resolve_route(Duration::from_secs(1))?;
+//! assert!(matches!(wait(&events).kind, CmEventKind::RouteResolved));
+//! let cq = endpoint.create_cq(16, None);
+//! let qp = endpoint.create_qp(&QpInit {
+//!     pd: endpoint.alloc_pd(),
+//!     send_cq: &cq,
+//!     recv_cq: &cq,
+//!     srq: None,
+//!     send_wr: 4,
+//!     recv_wr: 4,
+//!     send_sge: 1,
+//!     recv_sge: 1,
+//!     inline: 64,
+//!     access: Access::LOCAL_WRITE,
+//! })?;
+//! client.connect(&qp, &ConnParams::default())?;
+//!
+//! let CmEventKind::ConnectRequest { id, .. } = wait(&arrivals).kind else {
+//!     return Err("no request".into());
+//! };
+//! id.reject(b"not today")?;
+//! assert!(matches!(wait(&events).kind, CmEventKind::Rejected { .. }));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Threads
+//!
+//! Every type may be used by any thread. One thread, `soft-roce`, belongs to each [`endpoint::Endpoint`]: it
+//! reads the sockets for those who sleep on descriptors, and keeps the timers. Who polls a completion queue
+//! does the work himself meanwhile. Only [`endpoint::CompletionChannel::wait`] waits, until its deadline.
+//!
+//! # Clean-up
+//!
+//! Clones of an endpoint are one device. It lives as long as any object made from it, and its thread ends with
+//! the last of them. Dropping the id of a request refuses it; dropping a queue pair destroys it, and its peer
+//! finds out by its own time-outs unless it was disconnected before.
+//!
+//! # Errors
+//!
+//! Calls of the CM give [`std::io::Error`] with the errno that `rdma_cm` would give; what happens later is an
+//! event ([`endpoint::CmEventKind`]). Calls of verbs have an enum each ([`endpoint::QpError`],
+//! [`rc::PostError`], [`rc::RegisterError`]); what happens to a request later is the status of its completion.
+//! Peers are not trusted: a packet that breaks the rules costs its connection and nothing else.
+//!
 //! The words that are the project's own are in `docs/glossary.md`.
 
 // Denied and not forbidden for a few socket options: `driver::sockopt`.

@@ -29,11 +29,14 @@
 //! ```
 //!
 //! # Threads
-//! One thread, `san-accept`, for each switch that has a provider; a switch that is plain TCP has
-//! none. One, `san-stat`, that sleeps until somebody asks for statistics ([`stat`]); with
-//! [`SwitchConfig::stat`] off there is none. One, `san-linger`, while SAN connections that are closed
-//! still have bytes under way, or open ones hold memory for bulk. Data is moved by the threads that send and receive. Everything here is `Send` and
-//! `Sync`.
+//! - `san-accept`: one for each switch that has a provider; a switch that is plain TCP has none.
+//! - `san-stat`: sleeps until somebody asks for statistics ([`stat`]); with [`SwitchConfig::stat`] off
+//!   there is none.
+//! - `san-linger`: while SAN connections that are closed still have bytes under way, or open ones hold
+//!   memory for bulk.
+//! - `san-stream`: from the first connection that may move and has carried enough.
+//!
+//! Data is moved by the threads that send and receive. Everything here is `Send` and `Sync`.
 //!
 //! # Clean-up
 //! Dropping a [`Connection`] or [`Listener`] closes it. A switch ends with the last of its
@@ -43,6 +46,18 @@
 //! What an application holds is the TCP socket's descriptor ([`std::os::fd::AsFd`] of [`Listener`],
 //! [`Connection::companion_fd`]). Whether an accept would find something is told by
 //! [`Listener::readiness`].
+//!
+//! # Why a connection took TCP
+//! [`Connection::route`] is [`Route::San`] or [`Route::Tcp`]. At the end that connected `Route::Tcp` has
+//! the reason, a [`FallbackReason`]: what the SAN said, or why it was not thought of ([`NotTried`]). Its
+//! [`remedy`](FallbackReason::remedy) says what an operator can do. At the end that accepted there is none: the
+//! other end had the choice. `docs/howto/fall-back.md` lists every reason.
+//!
+//! # Errors
+//! Each operation has an enum of its own ([`OpenError`], [`ListenError`], [`AcceptError`], [`ConnectError`]).
+//! Each answers `errno()`, keeps what the layer below said as its source, and turns into an
+//! [`std::io::Error`] of the kind that TCP would give. That the SAN gave no connection is no error where TCP
+//! gives one. A companion on the SAN that cannot be made is none either: [`Listener::san_status`] tells it.
 //!
 //! The words that are the project's own are in `docs/glossary.md`.
 
