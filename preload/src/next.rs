@@ -85,7 +85,7 @@ macro_rules! next_functions {
             use std::ffi::CStr;
         }
 
-        const ALL: &[&Next] = &[$( &addresses::$name, )*];
+        static ALL: &[&Next] = &[$( &addresses::$name, )*];
 
         $(
             /// The next library's function.

@@ -118,9 +118,8 @@ pub(super) struct Waiter {
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Buffers and keys are in there: not for logs.
-        let guid = format_args!("{:#018x}", self.guid);
         f.debug_struct("Endpoint")
-            .field("guid", &guid)
+            .field("guid", &format_args!("{:#018x}", self.guid))
             .finish_non_exhaustive()
     }
 }

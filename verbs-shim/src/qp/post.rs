@@ -88,10 +88,11 @@ impl QpShared {
                 });
             }
         };
+        let sges = [sge];
         let wr = SendWr {
             wr_id: self.send_id.wr_id(token, slot),
             operation,
-            data: WrData::Sges(&[sge]),
+            data: WrData::Sges(&sges),
             flags,
         };
         match self.backend.post_one_send(&wr) {
