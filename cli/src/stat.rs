@@ -160,9 +160,14 @@ fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
     for device in &provider.devices {
         if !device.counters.is_empty() {
             let name = plain(&device.name);
+            // A kernel's device counts for all who use it, the soft fabric's for this process.
+            let whose = match provider.name.as_str() {
+                "soft" => "this process",
+                _ => "all processes",
+            };
             writeln!(
                 out,
-                "  device {name}, all processes: {}",
+                "  device {name}, {whose}: {}",
                 counted(&device.counters)
             )?;
         }
