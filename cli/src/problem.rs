@@ -62,7 +62,16 @@ impl From<io::Error> for Problem {
 
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
-        Problem::new(error.to_string())
+        let problem = Problem::new(error.to_string());
+        match &error {
+            OpenError::Config(_) => {
+                problem.with_remedy("see every setting that is wrong: san config")
+            }
+            OpenError::Fabric { .. } | OpenError::Provider { .. } => {
+                problem.with_remedy("see what is missing, and what to type: san doctor")
+            }
+            _ => problem,
+        }
     }
 }
 
@@ -100,6 +109,21 @@ impl From<ConnectError> for Problem {
                     "{} is not an address of this host; see which are: ip -br address, san devices",
                     address.ip()
                 ))
+            }
+            ConnectError::San {
+                destination,
+                source,
+            } => problem.with_remedy(source.failure().remedy(*destination)),
+            ConnectError::Tcp { destination, .. }
+                if error.errno() == Errno::CONNREFUSED.raw_os_error() =>
+            {
+                problem.with_remedy(format!(
+                    "nobody listens there; on the peer: ss -ltnp 'sport = :{}'",
+                    destination.port()
+                ))
+            }
+            ConnectError::Tcp { destination, .. } | ConnectError::TimedOut { destination, .. } => {
+                problem.with_remedy(format!("see both ways there: san doctor {destination}"))
             }
             _ => problem,
         }
@@ -149,3 +173,40 @@ pub(crate) fn hindrances() -> Vec<Problem> {
 
 /// What a handful of connections need of locked memory, in bytes.
 const LEAST_MEMLOCK: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use san_provider::ConnectFailure;
+
+    #[test]
+    fn every_way_in_which_a_connect_fails_has_a_remedy() {
+        let destination = "10.0.7.2:9".parse().unwrap();
+        let tcp = |errno: Errno| ConnectError::Tcp {
+            destination,
+            source: io::Error::from(errno),
+            fallback: None,
+        };
+        for (error, remedy) in [
+            (
+                ConnectError::San {
+                    destination,
+                    source: ConnectFailure::BacklogFull { backlog: 4 }.into(),
+                },
+                "SAN_BACKLOG",
+            ),
+            (tcp(Errno::CONNREFUSED), "ss -ltnp 'sport = :9'"),
+            (tcp(Errno::NETUNREACH), "san doctor 10.0.7.2:9"),
+            (
+                ConnectError::TimedOut {
+                    destination,
+                    fallback: None,
+                },
+                "san doctor 10.0.7.2:9",
+            ),
+        ] {
+            let text = Problem::from(error).to_string();
+            assert!(text.contains("\n     ") && text.contains(remedy), "{text}");
+        }
+    }
+}
