@@ -3,6 +3,7 @@
 
 use san_tests::net;
 use san_tests::program::Program;
+use san_tests::time::bounded;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
@@ -21,64 +22,68 @@ fn json(args: &[&str]) -> (Value, bool) {
 #[test]
 #[ignore = "needs a fabric"]
 fn the_doctor_finds_the_device_and_the_way_to_a_peer() {
-    let at = format!("{}:0", net::addr_b());
-    let mut listener = Program::start(SAN, &["listen", "--echo", "-k", &at]);
-    let line = listener.expect("san: listening on ", LIMIT);
-    let peer = line.split(',').next().unwrap().trim();
-    let (report, ok) = json(&["doctor", peer, "--json"]);
-    assert!(ok, "{report:#}");
-    let lines = report["lines"].as_array().unwrap();
-    let line = |check: &str| {
-        let found = lines.iter().find(|line| line["check"] == check);
-        found.unwrap_or_else(|| panic!("no {check}: {report:#}"))
-    };
-    for check in [
-        "device",
-        "addresses",
-        "path mtu",
-        "route",
-        "tcp",
-        "descriptors",
-    ] {
-        assert_eq!(line(check)["level"], "ok", "{check}: {report:#}");
-    }
-    let route = line("route")["text"].as_str().unwrap();
-    assert!(route.contains("goes over the SAN"), "{route}");
-    // A port on which nobody listens: RDMA answers, and says so.
-    let alone = net::addr_b().to_string();
-    let (report, ok) = json(&["doctor", &alone, "--json"]);
-    assert!(ok, "{report:#}");
+    bounded(|| {
+        let at = format!("{}:0", net::addr_b());
+        let mut listener = Program::start(SAN, &["listen", "--echo", "-k", &at]);
+        let line = listener.expect("san: listening on ", LIMIT);
+        let peer = line.split(',').next().unwrap().trim();
+        let (report, ok) = json(&["doctor", peer, "--json"]);
+        assert!(ok, "{report:#}");
+        let lines = report["lines"].as_array().unwrap();
+        let line = |check: &str| {
+            let found = lines.iter().find(|line| line["check"] == check);
+            found.unwrap_or_else(|| panic!("no {check}: {report:#}"))
+        };
+        for check in [
+            "device",
+            "addresses",
+            "path mtu",
+            "route",
+            "tcp",
+            "descriptors",
+        ] {
+            assert_eq!(line(check)["level"], "ok", "{check}: {report:#}");
+        }
+        let route = line("route")["text"].as_str().unwrap();
+        assert!(route.contains("goes over the SAN"), "{route}");
+        // A port on which nobody listens: RDMA answers, and says so.
+        let alone = net::addr_b().to_string();
+        let (report, ok) = json(&["doctor", &alone, "--json"]);
+        assert!(ok, "{report:#}");
+    });
 }
 
 #[test]
 #[ignore = "needs a fabric"]
 fn both_carriers_are_measured_between_two_addresses() {
-    let at = format!("{}:0", net::addr_b());
-    let mut server = Program::start(SAN, &["perf", "--serve", &at]);
-    let line = server.expect("san: listening on ", LIMIT);
-    let peer = line.split(',').next().unwrap().trim();
-    let args = [
-        "perf",
-        peer,
-        "--seconds",
-        "0.2",
-        "--sizes",
-        "64,16k",
-        "-n",
-        "2",
-        "--json",
-        "-",
-    ];
-    let (run, ok) = json(&args);
-    assert!(ok, "{run:#}");
-    let carriers = run["carriers"].as_array().unwrap();
-    assert_eq!(carriers.len(), 2, "{run:#}");
-    for carrier in carriers {
-        for one in carrier["throughput"].as_array().unwrap() {
-            assert!(one["bytes"].as_u64().unwrap() > 0, "{carrier:#}");
+    bounded(|| {
+        let at = format!("{}:0", net::addr_b());
+        let mut server = Program::start(SAN, &["perf", "--serve", &at]);
+        let line = server.expect("san: listening on ", LIMIT);
+        let peer = line.split(',').next().unwrap().trim();
+        let args = [
+            "perf",
+            peer,
+            "--seconds",
+            "0.2",
+            "--sizes",
+            "64,16k",
+            "-n",
+            "2",
+            "--json",
+            "-",
+        ];
+        let (run, ok) = json(&args);
+        assert!(ok, "{run:#}");
+        let carriers = run["carriers"].as_array().unwrap();
+        assert_eq!(carriers.len(), 2, "{run:#}");
+        for carrier in carriers {
+            for one in carrier["throughput"].as_array().unwrap() {
+                assert!(one["bytes"].as_u64().unwrap() > 0, "{carrier:#}");
+            }
+            for one in carrier["latency"].as_array().unwrap() {
+                assert!(one["count"].as_u64().unwrap() > 0, "{carrier:#}");
+            }
         }
-        for one in carrier["latency"].as_array().unwrap() {
-            assert!(one["count"].as_u64().unwrap() > 0, "{carrier:#}");
-        }
-    }
+    });
 }
