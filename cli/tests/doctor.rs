@@ -318,6 +318,34 @@ fn output_without_a_terminal_has_no_colours_and_fits_the_columns() {
 }
 
 #[test]
+fn a_terminal_has_colours_unless_somebody_wants_none() {
+    if san_tests::program::output_of("script", &["--version"]).is_none() {
+        eprintln!("not run: script (util-linux) is not installed");
+        return;
+    }
+    let command = format!("{SAN} doctor");
+    let on_a_terminal = |settings: &[(&str, &str)]| {
+        let output = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .envs(soft(&common::own_address()))
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let coloured = on_a_terminal(&[]);
+    assert!(coloured.contains("\x1b["), "{coloured}");
+    let plain = on_a_terminal(&[("NO_COLOR", "1")]);
+    assert!(
+        !plain.contains('\x1b') && plain.contains("fabric"),
+        "{plain}"
+    );
+}
+
+#[test]
 fn a_full_disk_is_an_error_and_a_reader_that_leaves_is_none() {
     let full = std::fs::OpenOptions::new()
         .write(true)
