@@ -202,9 +202,33 @@ impl MovingStream {
             return Ok(0);
         }
         let _reading = self.reading.lock();
+        if !self.receives_over.load(Ordering::Acquire) {
+            match self.receive_or_wait(bytes, deadline, &self.receives_over) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+            if !self.receives_over.load(Ordering::Acquire) {
+                return Err(Errno::AGAIN.into());
+            }
+        }
+        // What had come before is read still; nothing is waited for.
+        let never = AtomicBool::new(false);
+        match self.receive_or_wait(bytes, Deadline::passed(), &never) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            outcome => outcome,
+        }
+    }
+
+    /// EAGAIN: nothing came in time, or the wait was called off.
+    fn receive_or_wait(
+        &self,
+        bytes: &mut [u8],
+        deadline: Deadline,
+        called_off: &AtomicBool,
+    ) -> io::Result<usize> {
         loop {
-            if self.receives_over.load(Ordering::Acquire) {
-                return Ok(0);
+            if called_off.load(Ordering::Acquire) {
+                return Err(Errno::AGAIN.into());
             }
             match self.with(|mover, around| {
                 mover.progress(around);
@@ -223,11 +247,8 @@ impl MovingStream {
                 }
                 Reading::Receive(data) => {
                     let wait = deadline.left().unwrap_or(SLICE).min(SLICE);
-                    match data.receive_into_unless(
-                        &mut [IoSliceMut::new(bytes)],
-                        wait,
-                        &self.receives_over,
-                    ) {
+                    match data.receive_into_unless(&mut [IoSliceMut::new(bytes)], wait, called_off)
+                    {
                         Ok(came) => {
                             let taken = self.with(|mover, around| {
                                 mover.received(around, came.kind, &bytes[..came.bytes])
@@ -259,31 +280,42 @@ impl MovingStream {
 
     fn send_by(&self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
         if bytes.is_empty() {
-            return Ok(0);
+            return self.with(|mover, _| mover.check_open()).map(|()| 0);
         }
         let _writing = self.writing.lock();
+        // As TCP: a write that may wait takes all its bytes, and one that fails says how many it took.
+        let mut written = 0;
         loop {
-            match self.with(|mover, around| mover.write(around, bytes)) {
+            let rest = bytes.get(written..).unwrap_or_default();
+            let waited = match self.with(|mover, around| mover.write(around, rest)) {
                 Writing::Wrote(n) => {
                     self.counters.messages_sent.raise();
                     self.counters.bytes_sent.add(n as u64);
-                    return Ok(n);
+                    written += n;
+                    if written == bytes.len() {
+                        return Ok(written);
+                    }
+                    continue;
                 }
-                Writing::Failed(error) => return Err(error),
-                Writing::AwaitTcp => {
-                    self.wait(&self.write_wake, Some(PollFlags::OUT), deadline)?;
+                Writing::Failed(error) if written == 0 => return Err(error),
+                Writing::Failed(_) => {
+                    self.with(|mover, _| mover.untell());
+                    return Ok(written);
                 }
-                Writing::Await => self.wait(&self.write_wake, None, deadline)?,
+                Writing::AwaitTcp => self.wait(&self.write_wake, Some(PollFlags::OUT), deadline),
+                Writing::Await => self.wait(&self.write_wake, None, deadline),
+                Writing::AwaitRoom if deadline.is_over() => Err(Errno::AGAIN.into()),
                 Writing::AwaitRoom => {
                     let soon = Deadline::after(deadline.left().unwrap_or(ROOM).min(ROOM));
-                    if deadline.is_over() {
-                        return Err(Errno::AGAIN.into());
-                    }
                     match self.wait(&self.write_wake, None, soon) {
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        outcome => outcome?,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                        outcome => outcome,
                     }
                 }
+            };
+            match waited {
+                Err(_) if written > 0 => return Ok(written),
+                waited => waited?,
             }
         }
     }
@@ -427,14 +459,11 @@ impl Carrier for MovingStream {
     }
 
     fn events(&self) -> Events {
-        let mut events = self.with(|mover, around| {
+        let is_shut = self.receives_over.load(Ordering::Acquire);
+        self.with(|mover, around| {
             mover.progress(around);
-            mover.events(around)
-        });
-        if self.receives_over.load(Ordering::Acquire) {
-            events |= Events::READABLE | Events::READ_CLOSED;
-        }
-        events
+            mover.events(around, is_shut)
+        })
     }
 
     fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {

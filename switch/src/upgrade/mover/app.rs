@@ -30,7 +30,12 @@ impl Mover {
             match self.engine.failure() {
                 None => {}
                 Some(Failure::PeerGone) => return Reading::Read(0),
-                Some(_) => return Reading::Failed(self.failure()),
+                Some(_) => {
+                    return match self.take_error() {
+                        Some(error) => Reading::Failed(error),
+                        None => Reading::Read(0),
+                    };
+                }
             }
             if self.engine.received().1 {
                 return Reading::Read(0);
@@ -76,6 +81,7 @@ impl Mover {
                 Step::End => self.tell(around, Event::TcpFin),
                 Step::Reset(errno) => {
                     self.tcp_reset(around, errno);
+                    self.has_told = true;
                     return Reading::Failed(errno.into());
                 }
             }
@@ -130,6 +136,7 @@ impl Mover {
                         Step::WouldBlock | Step::End => Writing::AwaitTcp,
                         Step::Reset(errno) => {
                             self.tcp_reset(around, errno);
+                            self.has_told = true;
                             Writing::Failed(errno.into())
                         }
                     };
@@ -146,9 +153,8 @@ impl Mover {
                     self.progress(around);
                 }
                 Write::Closed => {
-                    return match (wrote, self.error, self.engine.failure()) {
-                        (0, Some(_), _) | (0, None, Some(_)) => Writing::Failed(self.failure()),
-                        (0, None, None) => Writing::Failed(Errno::PIPE.into()),
+                    return match wrote {
+                        0 => Writing::Failed(self.closed()),
                         _ => Writing::Wrote(wrote),
                     };
                 }
@@ -176,13 +182,11 @@ impl Mover {
                 Step::WouldBlock | Step::End => Writing::AwaitTcp,
                 Step::Reset(errno) => {
                     self.tcp_reset(around, errno);
+                    self.has_told = true;
                     Writing::Failed(errno.into())
                 }
             },
-            Write::Closed => match (self.error, self.engine.failure()) {
-                (None, None) => Writing::Failed(Errno::PIPE.into()),
-                _ => Writing::Failed(self.failure()),
-            },
+            Write::Closed => Writing::Failed(self.closed()),
             _ => Writing::Await,
         }
     }
@@ -222,8 +226,8 @@ impl Mover {
         Some(bytes.len().min(self.kept.len()))
     }
 
-    /// What the stream is ready for.
-    pub(in crate::upgrade) fn events(&self, around: &Around) -> Events {
+    /// What the stream is ready for. `is_shut`: the application reads no more.
+    pub(in crate::upgrade) fn events(&self, around: &Around, is_shut: bool) -> Events {
         let mut events = Events::empty();
         let is_over = self.engine.failure().is_some();
         let has_ended = self.engine.received().1;
@@ -243,11 +247,14 @@ impl Mover {
             Source::Landed { .. } => true,
             Source::Nothing => false,
         };
-        if !self.kept.is_empty() || is_over || has_ended || comes {
+        if !self.kept.is_empty() || is_over || has_ended || comes || is_shut {
             events |= Events::READABLE;
         }
-        if is_on_tcp && tcp.contains(PollFlags::PRI) {
-            events |= Events::PRIORITY;
+        if is_on_tcp {
+            events.set(Events::PRIORITY, tcp.contains(PollFlags::PRI));
+            // A reset that no call has met yet.
+            events.set(Events::ERROR, tcp.contains(PollFlags::ERR));
+            events.set(Events::HANG_UP, tcp.contains(PollFlags::HUP));
         }
         let takes = match self.engine.write(1, false) {
             Write::Tcp => tcp.contains(PollFlags::OUT),
@@ -261,7 +268,12 @@ impl Mover {
             .pair
             .as_ref()
             .is_some_and(|pair| pair.data.inbox().last == Some(Kind::End.number()));
-        if has_ended || is_over || end_waits || is_on_tcp && tcp.contains(PollFlags::RDHUP) {
+        if has_ended
+            || is_over
+            || end_waits
+            || is_shut
+            || is_on_tcp && tcp.contains(PollFlags::RDHUP)
+        {
             events |= Events::READ_CLOSED;
         }
         let is_closed = matches!(self.engine.write(1, false), Write::Closed);
@@ -280,6 +292,24 @@ impl Mover {
         let is_broken = !matches!(self.engine.failure(), None | Some(Failure::PeerGone));
         let is_first = is_broken && !std::mem::replace(&mut self.has_told, true);
         is_first.then(|| self.failure())
+    }
+
+    /// The error was not told after all: the next call does it.
+    pub(in crate::upgrade) fn untell(&mut self) {
+        self.has_told = false;
+    }
+
+    /// What a write of no bytes says.
+    pub(in crate::upgrade) fn check_open(&mut self) -> io::Result<()> {
+        match self.engine.write(1, false) {
+            Write::Closed => Err(self.closed()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a write says that cannot be: how the stream broke, once.
+    fn closed(&mut self) -> io::Error {
+        self.take_error().unwrap_or_else(|| Errno::PIPE.into())
     }
 
     /// Gives bytes back that were read to be peeked at.
