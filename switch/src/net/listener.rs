@@ -306,6 +306,10 @@ impl Listener {
         self.lease.companions.close(&self.shared);
     }
 
+    pub(super) fn accept_by(&self, deadline: Deadline) -> Result<Connection, AcceptError> {
+        self.accept_until(deadline, None)
+    }
+
     fn accept_until(
         &self,
         deadline: Deadline,

@@ -31,6 +31,7 @@ mod attempt;
 pub(crate) mod closing;
 pub(crate) mod connect;
 pub(crate) mod connection;
+mod first;
 pub(crate) mod listener;
 mod process;
 pub(crate) mod registry;

@@ -331,28 +331,7 @@ impl Stream {
             Some(offset) => u64::try_from(**offset).map_err(|_| Errno::INVAL)?,
             None => rustix::fs::tell(from)?,
         };
-        let mut buffer = vec![0; count.clamp(1, 64 * 1024)];
-        let mut sent = 0;
-        while sent < count {
-            let wanted = buffer.len().min(count - sent);
-            let place = start + sent as u64;
-            let bytes = match rustix::io::pread(from, &mut buffer[..wanted], place) {
-                Ok(0) => break,
-                Ok(bytes) => bytes,
-                Err(_) if sent > 0 => break,
-                Err(errno) => return Err(errno.into()),
-            };
-            match connection.send(&buffer[..bytes]) {
-                Ok(taken) => {
-                    sent += taken;
-                    if taken < bytes {
-                        break;
-                    }
-                }
-                Err(_) if sent > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
+        let sent = connection.send_file(from, start, count)?;
         let end = start + sent as u64;
         match offset {
             Some(offset) => *offset = i64::try_from(end).map_err(|_| Errno::OVERFLOW)?,
