@@ -12,7 +12,7 @@ use san_tests::stranger::next_event;
 use san_tests::time::{STEP, bounded, eventually};
 use verbs_shim::{
     Access, BufferPool, CmId, CompletionBatch, CompletionQueue, ConnParams, Event, EventChannel,
-    Operation, QpCaps, QueuePair, RemoteMemory, SendRequest, WcStatus,
+    QpCaps, QueuePair, RemoteMemory, SendRequest, Verb, WcStatus,
 };
 
 const LENGTH: u32 = 8192;
@@ -89,7 +89,7 @@ impl Peer {
         (peer, accepted)
     }
 
-    fn post(&self, operation: Operation, length: usize) {
+    fn post(&self, operation: Verb, length: usize) {
         let mut buffer = self.pool.take().expect("a buffer");
         buffer.fill(&vec![7; length]);
         let request = SendRequest::piece(0, operation, buffer);
@@ -97,11 +97,11 @@ impl Peer {
     }
 
     fn say(&self, immediate: u32, length: usize) {
-        self.post(Operation::SendWithImm(immediate), length);
+        self.post(Verb::SendWithImm(immediate), length);
     }
 
     /// Reaches for memory. The transport refuses that, and its queue pair is of no use any more.
-    fn is_refused(&self, operation: Operation) {
+    fn is_refused(&self, operation: Verb) {
         self.post(operation, 64);
         let mut batch = CompletionBatch::new();
         let end = Instant::now() + STEP;
@@ -204,7 +204,7 @@ fn messages_that_break_the_rules_end_their_connection() {
     bounded(|| {
         each_loses_its_connection(
             &[
-                ("no immediate data", 2, |p| p.post(Operation::Send, 10)),
+                ("no immediate data", 2, |p| p.post(Verb::Send, 10)),
                 ("type 0", 2, |p| p.say(0, 10)),
                 ("type 15", 2, |p| p.say(0xf000_0000, 10)),
                 ("reserved bits", 2, |p| p.say(data(0) | 1, 10)),
@@ -304,10 +304,10 @@ fn what_the_transport_refuses_ends_its_connection_only() {
         each_loses_its_connection(
             &[
                 ("a write to memory that is not open", 2, |p| {
-                    p.is_refused(Operation::Write(NOWHERE));
+                    p.is_refused(Verb::Write(NOWHERE));
                 }),
                 ("a read of memory that is not open", 2, |p| {
-                    p.is_refused(Operation::Read(NOWHERE));
+                    p.is_refused(Verb::Read(NOWHERE));
                 }),
             ],
             0,

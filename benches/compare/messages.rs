@@ -9,7 +9,7 @@ use san_benches::server::{Server, commands, say_ready};
 use san_benches::stats::Samples;
 use verbs_shim::{
     CmId, Completion, CompletionBatch, CompletionChannel, CompletionQueue, ConnParams, Event,
-    Fabric, Operation, QueuePair, RegisteredBuffer, SendRequest,
+    Fabric, QueuePair, RegisteredBuffer, SendRequest, Verb,
 };
 
 use crate::raw::{self, Dialler, Shared};
@@ -221,10 +221,10 @@ impl<'a> End<'a> {
     fn send(&mut self) -> Result<()> {
         let text = self.text;
         let request = match self.inline {
-            true => SendRequest::inline(0, Operation::Send, &text[..self.size]),
+            true => SendRequest::inline(0, Verb::Send, &text[..self.size]),
             false => {
                 let buffer = self.outgoing.take().ok_or("the buffer is still posted")?;
-                SendRequest::piece(0, Operation::Send, buffer)
+                SendRequest::piece(0, Verb::Send, buffer)
             }
         };
         self.sent += 1;

@@ -17,8 +17,8 @@ use san_benches::stats::Samples;
 use san_provider::wire::Descriptor;
 use san_provider::{Completion, Fence, MemoryAccess, Segment, SharedMemory, Socket};
 use verbs_shim::{
-    Access, CompletionBatch, ConnParams, Event, Fabric, MemoryRegion, Operation, RemoteMemory,
-    SendRequest,
+    Access, CompletionBatch, ConnParams, Event, Fabric, MemoryRegion, RemoteMemory, SendRequest,
+    Verb,
 };
 
 use crate::provider::{Client, WITHOUT_END};
@@ -29,7 +29,8 @@ use crate::{PATIENCE, Place, messages, provider, wait};
 pub(crate) const SIZES: [usize; 4] = [64, 4096, 1 << 16, 1 << 20];
 
 /// Both directions, and what they are called.
-pub(crate) const VERBS: [(Verb, &str); 2] = [(Verb::Read, "READ"), (Verb::Write, "WRITE")];
+pub(crate) const VERBS: [(Direction, &str); 2] =
+    [(Direction::Read, "READ"), (Direction::Write, "WRITE")];
 
 /// The memory that is read and written.
 const MEMORY: usize = 1 << 20;
@@ -38,7 +39,7 @@ const MEMORY: usize = 1 << 20;
 const DEPTH: usize = 15;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
+pub(crate) enum Direction {
     Read,
     Write,
 }
@@ -75,8 +76,8 @@ pub(crate) fn raw(place: &Place, record: &mut Record) -> Result<()> {
                 shared,
                 region: &region,
                 verb: match verb {
-                    Verb::Read => Operation::Read(remote),
-                    Verb::Write => Operation::Write(remote),
+                    Direction::Read => Verb::Read(remote),
+                    Direction::Write => Verb::Write(remote),
                 },
                 size,
                 batch: CompletionBatch::new(),
@@ -128,7 +129,7 @@ fn measure(
     record: &mut Record,
     key: &str,
     who: &str,
-    verb: Verb,
+    verb: Direction,
     size: usize,
     end: &mut impl Active,
 ) -> Result<()> {
@@ -143,8 +144,8 @@ fn measure(
         }
     }
     let verb = match verb {
-        Verb::Read => "READ",
-        Verb::Write => "WRITE",
+        Direction::Read => "READ",
+        Direction::Write => "WRITE",
     };
     let what = format!("RDMA {verb} {size} B, to its completion: {who}");
     record.samples(&format!("rdma.{verb}.{size}.{key}"), &what, &samples);
@@ -179,7 +180,7 @@ struct RawEnd<'a> {
     connection: &'a Connection,
     shared: &'a Shared,
     region: &'a Arc<MemoryRegion>,
-    verb: Operation,
+    verb: Verb,
     size: usize,
     batch: CompletionBatch,
     /// Completions that were seen and not asked for yet.
@@ -221,7 +222,7 @@ struct ProviderEnd<'a> {
     socket: &'a Socket,
     descriptor: &'a [u8],
     segment: Segment,
-    verb: Verb,
+    verb: Direction,
     under_way: VecDeque<san_provider::Operation>,
 }
 
@@ -230,12 +231,14 @@ impl Active for ProviderEnd<'_> {
         let pieces = [self.segment];
         let (fence, completion) = (Fence::None, Completion::Poll);
         let started = match self.verb {
-            Verb::Read => self
-                .socket
-                .rdma_read(&pieces, self.descriptor, 0, fence, completion),
-            Verb::Write => self
-                .socket
-                .rdma_write(&pieces, self.descriptor, 0, fence, completion),
+            Direction::Read => {
+                self.socket
+                    .rdma_read(&pieces, self.descriptor, 0, fence, completion)
+            }
+            Direction::Write => {
+                self.socket
+                    .rdma_write(&pieces, self.descriptor, 0, fence, completion)
+            }
         };
         self.under_way.push_back(started?);
         Ok(())

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use arrayvec::ArrayVec;
 use verbs_shim::{
     Access, BufferPool, CmId, CompletionBatch, CompletionQueue, ConnParams, Event, EventChannel,
-    Fabric, Operation, QpCaps, QueuePair, RegisteredBuffer, SendFlags, SharedReceiveQueue, Sleeper,
-    SoftConfig,
+    Fabric, QpCaps, QueuePair, RegisteredBuffer, SendFlags, SharedReceiveQueue, Sleeper,
+    SoftConfig, Verb,
 };
 
 const RECEIVES: u32 = 64;
@@ -188,8 +188,7 @@ fn send(end: &End<QueuePair>, n: u32, batch: &mut CompletionBatch) -> Result<(),
         true => SendFlags::SIGNALED,
         false => SendFlags::NONE,
     };
-    end.qp
-        .post_inline(n, Operation::SendWithImm(n), &bytes, flags)?;
+    end.qp.post_inline(n, Verb::SendWithImm(n), &bytes, flags)?;
     if signaled {
         let until = Instant::now() + LONG;
         while end.send_cq.poll(batch)? == 0 {

@@ -40,8 +40,8 @@ use std::time::Duration;
 use crate::address::InterfaceAddress;
 use crate::error::{Result, VerbsError};
 use crate::types::{
-    Access, BATCH, Completion, ConnParams, DeviceLimits, Event, FabricKind, Gid, Operation,
-    PortAttr, QpCaps, SendFlags, Woken,
+    Access, BATCH, Completion, ConnParams, DeviceLimits, Event, FabricKind, Gid, PortAttr, QpCaps,
+    SendFlags, Verb, Woken,
 };
 
 pub(crate) trait Fabric: Send + Sync {
@@ -161,7 +161,7 @@ pub(crate) trait QueuePair: Send + Sync {
     fn post_inline_imm(&self, wr_id: u64, imm: u32, bytes: &[u8], flags: SendFlags) -> PostResult {
         self.post_one_send(&SendWr {
             wr_id,
-            operation: Operation::SendWithImm(imm),
+            operation: Verb::SendWithImm(imm),
             data: WrData::Inline(bytes),
             flags,
         })
@@ -258,7 +258,7 @@ pub(crate) enum WrData<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SendWr<'a> {
     pub(crate) wr_id: u64,
-    pub(crate) operation: Operation,
+    pub(crate) operation: Verb,
     pub(crate) data: WrData<'a>,
     pub(crate) flags: SendFlags,
 }

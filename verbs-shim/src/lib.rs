@@ -10,7 +10,7 @@
 //! use std::time::Duration;
 //! use verbs_shim::{
 //!     Access, BufferPool, CmId, CompletionBatch, ConnParams, Event, EventChannel, Fabric,
-//!     Operation, QpCaps, SendRequest,
+//!     Verb, QpCaps, SendRequest,
 //! };
 //!
 //! fn wait(channel: &EventChannel) -> Result<Event, verbs_shim::VerbsError> {
@@ -45,7 +45,7 @@
 //!
 //!     let mut buffer = pool.take().ok_or("pool empty")?;
 //!     buffer.fill(b"a message");
-//!     if qp.post(SendRequest::piece(2, Operation::Send, buffer)).is_err() {
+//!     if qp.post(SendRequest::piece(2, Verb::Send, buffer)).is_err() {
 //!         return Err("the send queue is full".into());
 //!     }
 //!     let mut batch = CompletionBatch::new();
@@ -136,7 +136,7 @@ pub use soft::SoftConfig;
 pub use srq::{ReadReceive, SharedReceiveQueue};
 pub use types::{
     Access, BATCH, Completion, CompletionBatch, ConnParams, ConnectionDetails, DeviceLimits,
-    FabricKind, Gid, LinkLayer, MAX_PIECES, Operation, PortAttr, PortState, PrivateData, QpCaps,
-    RejectReason, RemoteMemory, SendFlags, WcStatus, Woken,
+    FabricKind, Gid, LinkLayer, MAX_PIECES, PortAttr, PortState, PrivateData, QpCaps, RejectReason,
+    RemoteMemory, SendFlags, Verb, WcStatus, Woken,
 };
 pub use work::{BufferPostError, Payload, Piece, Pieces, PostError, ReadInPlace, SendRequest};

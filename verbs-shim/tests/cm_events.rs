@@ -434,7 +434,7 @@ fn a_short_ack_timeout_notices_silence_soon() {
     // The peer's queue pair goes without a word; its CM id stays.
     drop(server_qp);
     let started = Instant::now();
-    let send = verbs_shim::SendRequest::inline(1, verbs_shim::Operation::Send, b"anyone?");
+    let send = verbs_shim::SendRequest::inline(1, verbs_shim::Verb::Send, b"anyone?");
     qp.post(send).unwrap();
     let done = parts.completion();
     assert_eq!(done.status(), verbs_shim::WcStatus::RetryExceeded);

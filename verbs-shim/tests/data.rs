@@ -9,8 +9,8 @@ use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use support::{End, SLOT, SOON, Shape, addr_a, addr_b, pair, pair_with, readable};
 use verbs_shim::{
-    Access, BufferPool, CompletionBatch, MemoryRegion, Operation, Payload, Piece, Pieces, QpCaps,
-    SendRequest, WcStatus,
+    Access, BufferPool, CompletionBatch, MemoryRegion, Payload, Piece, Pieces, QpCaps, SendRequest,
+    Verb, WcStatus,
 };
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -38,7 +38,7 @@ fn send_from_buffers_of_every_length() {
         let buffer = client.parts.filled(&data);
         client
             .qp
-            .post(SendRequest::piece(n as u32, Operation::Send, buffer))
+            .post(SendRequest::piece(n as u32, Verb::Send, buffer))
             .unwrap();
         let got = server.parts.completion();
         assert!(got.is_recv() && !got.is_shared_recv() && !got.is_rdma_write());
@@ -65,7 +65,7 @@ fn send_inline_with_immediate_data() {
         let imm = 0x0102_0300 + n as u32;
         client
             .qp
-            .post(SendRequest::inline(5, Operation::SendWithImm(imm), &data))
+            .post(SendRequest::inline(5, Verb::SendWithImm(imm), &data))
             .unwrap();
         let got = server.parts.completion();
         assert_eq!((got.imm(), got.byte_len()), (Some(imm), len));
@@ -78,7 +78,7 @@ fn send_inline_with_immediate_data() {
     let long = pattern(inline + 1);
     let refused = client
         .qp
-        .post(SendRequest::inline(6, Operation::Send, &long))
+        .post(SendRequest::inline(6, Verb::Send, &long))
         .unwrap_err();
     assert_eq!(refused.error.errno(), Errno::INVAL.raw_os_error());
     assert!(matches!(refused.request.payload, Payload::Inline(bytes) if bytes == long));
@@ -95,7 +95,7 @@ fn gather_from_buffers_and_regions() {
     pieces.push(region.slice(5000, 15).unwrap().into());
     pieces.push(client.parts.filled(b"").into());
     pieces.push(client.parts.filled(b"last").into());
-    let request = SendRequest::with_payload(9, Operation::Send, Payload::Pieces(pieces));
+    let request = SendRequest::with_payload(9, Verb::Send, Payload::Pieces(pieces));
     client.qp.post(request).unwrap();
     let got = server.parts.completion();
     let received = server.qp.claim(&got).unwrap().into_buffer().unwrap();
@@ -119,7 +119,7 @@ fn write_and_read_of_the_peers_memory() {
     let source = open_region(&client, 65_536, Access::READ_ONLY);
     source.write_at(0, &data).unwrap();
     let slice = source.slice(0, 65_536).unwrap();
-    let write = Operation::Write(target.remote(100));
+    let write = Verb::Write(target.remote(100));
     client.qp.post(SendRequest::piece(1, write, slice)).unwrap();
     finished(&client, 1);
     let mut seen = vec![0; 65_536];
@@ -128,7 +128,7 @@ fn write_and_read_of_the_peers_memory() {
     server.parts.quiet();
 
     let sink = open_region(&client, 65_536, Access::LOCAL_WRITE);
-    let read = Operation::Read(target.remote(100));
+    let read = Verb::Read(target.remote(100));
     client
         .qp
         .post(SendRequest::piece(2, read, sink.slice(0, 65_536).unwrap()))
@@ -146,7 +146,7 @@ fn write_and_read_of_the_peers_memory() {
         .post(SendRequest::piece(3, read, buffer).fenced())
         .unwrap();
     assert_eq!(*finished(&client, 3).into_buffer().unwrap(), data[..300]);
-    let inline = SendRequest::inline(4, Operation::Write(target.remote(0)), b"inline");
+    let inline = SendRequest::inline(4, Verb::Write(target.remote(0)), b"inline");
     client.qp.post(inline).unwrap();
     finished(&client, 4);
     let mut six = [0; 6];
@@ -159,7 +159,7 @@ fn write_and_read_of_the_peers_memory() {
 fn write_with_immediate_takes_a_receive() {
     let (client, server) = pair(Shape::default());
     let target = open_region(&server, 4096, Access::REMOTE_WRITE);
-    let op = Operation::WriteWithImm(target.remote(8), 0xdead_beef);
+    let op = Verb::WriteWithImm(target.remote(8), 0xdead_beef);
     client
         .qp
         .post(SendRequest::piece(1, op, client.parts.filled(b"written")))
@@ -179,7 +179,7 @@ fn write_with_immediate_takes_a_receive() {
 #[test]
 #[ignore = "needs an RDMA fabric: ci/test runs them in the guest"]
 fn the_peers_memory_is_guarded() {
-    let check = |access: Access, op: fn(&MemoryRegion) -> Operation| {
+    let check = |access: Access, op: fn(&MemoryRegion) -> Verb| {
         let (client, server) = pair(Shape::default());
         let target = open_region(&server, 4096, access);
         let buffer = client.parts.filled(b"12345678");
@@ -194,12 +194,10 @@ fn the_peers_memory_is_guarded() {
         target.read_at(0, &mut seen).unwrap();
         assert_eq!(seen, [0; 8]);
     };
-    check(Access::REMOTE_READ, |r| Operation::Write(r.remote(0)));
-    check(Access::REMOTE_WRITE, |r| Operation::Read(r.remote(0)));
-    check(Access::LOCAL_WRITE, |r| Operation::Write(r.remote(0)));
-    check(Access::REMOTE_WRITE, |r| {
-        Operation::Write(r.remote(4096 - 4))
-    });
+    check(Access::REMOTE_READ, |r| Verb::Write(r.remote(0)));
+    check(Access::REMOTE_WRITE, |r| Verb::Read(r.remote(0)));
+    check(Access::LOCAL_WRITE, |r| Verb::Write(r.remote(0)));
+    check(Access::REMOTE_WRITE, |r| Verb::Write(r.remote(4096 - 4)));
 }
 
 #[test]
@@ -208,14 +206,14 @@ fn unsignaled_sends_are_freed_by_the_next_signaled_one() {
     let (client, server) = pair(Shape::default());
     for n in 0..5 {
         let buffer = client.parts.filled(b"quiet");
-        let request = SendRequest::piece(n, Operation::Send, buffer).unsignaled();
+        let request = SendRequest::piece(n, Verb::Send, buffer).unsignaled();
         client.qp.post(request).unwrap();
     }
     assert_eq!(client.qp.send_room(), 11);
     assert_eq!(client.parts.pool.free(), 64 - 8 - 5);
     client
         .qp
-        .post(SendRequest::inline(5, Operation::Send, b"loud").solicited())
+        .post(SendRequest::inline(5, Verb::Send, b"loud").solicited())
         .unwrap();
     finished(&client, 5);
     assert_eq!(
@@ -236,7 +234,7 @@ fn a_chain_goes_with_one_doorbell_and_stops_where_the_queue_is_full() {
     let mut chain = ArrayVec::<SendRequest<'_>, 20>::new();
     for n in 0..20_u32 {
         let buffer = client.parts.filled(&n.to_be_bytes());
-        chain.push(SendRequest::piece(n, Operation::Send, buffer));
+        chain.push(SendRequest::piece(n, Verb::Send, buffer));
     }
     let error = client.qp.post_batch(&mut chain).unwrap_err();
     assert_eq!(error.errno(), Errno::NOMEM.raw_os_error(), "{error}");
@@ -278,7 +276,7 @@ fn shared_receive_queue() {
     let refused = server.qp.post_recv(1, server.parts.buffer()).unwrap_err();
     assert_eq!(refused.error.errno(), Errno::INVAL.raw_os_error());
     for n in 0..40_u32 {
-        let op = Operation::SendWithImm(n);
+        let op = Verb::SendWithImm(n);
         client
             .qp
             .post(SendRequest::inline(n, op, &n.to_le_bytes()))
@@ -320,7 +318,7 @@ fn completion_channel() {
     let send = |n| {
         client
             .qp
-            .post(SendRequest::inline(n, Operation::Send, b"x"))
+            .post(SendRequest::inline(n, Verb::Send, b"x"))
             .unwrap();
         finished(&client, n);
     };
@@ -342,7 +340,7 @@ fn completion_channel() {
     assert!(!readable(channel, Duration::from_millis(200)));
     client
         .qp
-        .post(SendRequest::inline(4, Operation::Send, b"!").solicited())
+        .post(SendRequest::inline(4, Verb::Send, b"!").solicited())
         .unwrap();
     assert!(readable(channel, SOON));
     assert_eq!(channel.consume().unwrap(), 1);
@@ -365,11 +363,7 @@ fn the_error_state_flushes_and_the_kind_of_work_is_still_known() {
     // Sends in the error state are flushed too.
     server
         .qp
-        .post(SendRequest::piece(
-            77,
-            Operation::Send,
-            server.parts.buffer(),
-        ))
+        .post(SendRequest::piece(77, Verb::Send, server.parts.buffer()))
         .unwrap();
     let done = server.parts.completion();
     assert_eq!(
@@ -389,7 +383,7 @@ fn a_message_longer_than_the_receive_breaks_the_connection() {
     let slice = region.slice(0, SLOT + 1).unwrap();
     client
         .qp
-        .post(SendRequest::piece(1, Operation::Send, slice))
+        .post(SendRequest::piece(1, Verb::Send, slice))
         .unwrap();
     let sent = client.parts.completion();
     let known = [
@@ -416,7 +410,7 @@ fn a_message_longer_than_the_receive_breaks_the_connection() {
 #[ignore = "needs an RDMA fabric: ci/test runs them in the guest"]
 fn send_with_invalidate_of_an_unknown_key_fails_at_the_peer() {
     let (client, server) = pair(Shape::default());
-    let op = Operation::SendWithInvalidate(0x00ab_cd00);
+    let op = Verb::SendWithInvalidate(0x00ab_cd00);
     client
         .qp
         .post(SendRequest::inline(1, op, b"withdraw"))
@@ -433,19 +427,11 @@ fn claims_are_checked() {
     let (other, _peer) = pair(Shape::default());
     client
         .qp
-        .post(SendRequest::piece(
-            1,
-            Operation::Send,
-            client.parts.filled(b"x"),
-        ))
+        .post(SendRequest::piece(1, Verb::Send, client.parts.filled(b"x")))
         .unwrap();
     other
         .qp
-        .post(SendRequest::piece(
-            1,
-            Operation::Send,
-            other.parts.filled(b"y"),
-        ))
+        .post(SendRequest::piece(1, Verb::Send, other.parts.filled(b"y")))
         .unwrap();
     let mine = client.parts.completion();
     let foreign = other.parts.completion();
@@ -470,14 +456,14 @@ fn memory_of_another_domain_is_refused() {
     let einval = Errno::INVAL.raw_os_error();
     let sent = client
         .qp
-        .post(SendRequest::piece(1, Operation::Send, pool.take().unwrap()));
+        .post(SendRequest::piece(1, Verb::Send, pool.take().unwrap()));
     assert_eq!(sent.unwrap_err().error.errno(), einval);
     let received = client.qp.post_recv(1, pool.take().unwrap());
     assert_eq!(received.unwrap_err().error.errno(), einval);
 
     // A READ needs a target that may be written.
     let region = open_region(&client, 64, Access::READ_ONLY);
-    let read = Operation::Read(region.remote(0));
+    let read = Verb::Read(region.remote(0));
     let refused = client
         .qp
         .post(SendRequest::piece(1, read, region.slice(0, 64).unwrap()));
@@ -546,7 +532,7 @@ fn several_threads_post_poll_and_claim() {
                     }
                     let mut request = SendRequest::piece(
                         thread,
-                        Operation::SendWithImm(thread << 16 | n),
+                        Verb::SendWithImm(thread << 16 | n),
                         client.parts.filled(&(thread << 16 | n).to_be_bytes()),
                     );
                     while let Err(back) = client.qp.post(request) {

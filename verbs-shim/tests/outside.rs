@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use support::{End, SOON, Shape, pair};
-use verbs_shim::{CompletionBatch, Operation, SendFlags, Sleeper};
+use verbs_shim::{CompletionBatch, SendFlags, Sleeper, Verb};
 
 fn sleeper(end: &End) -> Sleeper {
     let other = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
@@ -33,7 +33,7 @@ fn sleep(set: &OwnedFd, limit: Duration) -> bool {
 fn send(end: &End, n: u32) {
     let flags = SendFlags::SIGNALED;
     end.qp
-        .post_inline(n, Operation::SendWithImm(n), b"hello", flags)
+        .post_inline(n, Verb::SendWithImm(n), b"hello", flags)
         .unwrap();
 }
 

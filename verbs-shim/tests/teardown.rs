@@ -7,7 +7,7 @@ use std::any::Any;
 use support::{
     End, SOON, Shape, addr_a, addr_b, any_port, census, listen, pair, pair_with, resolved,
 };
-use verbs_shim::{CmId, ConnParams, Event, Operation, QpCaps, SendRequest};
+use verbs_shim::{CmId, ConnParams, Event, QpCaps, SendRequest, Verb};
 
 /// The parts of both ends, dropped in an order that `seed` picks.
 fn drop_shuffled(mut things: Vec<Box<dyn Any>>, seed: u64) {
@@ -49,7 +49,7 @@ fn any_order_with_work_posted_and_events_unread() {
         let data = client.parts.filled(b"left behind");
         client
             .qp
-            .post(SendRequest::piece(1, Operation::Send, data))
+            .post(SendRequest::piece(1, Verb::Send, data))
             .unwrap();
         client.parts.cq.request_notify().unwrap();
         let in_hand = server.parts.filled(b"in hand").into_bytes();

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use support::{End, Shape, pair};
 use verbs_shim::{
-    Access, Binding, MemoryRegion, MemoryWindow, Operation, RemoteMemory, SendRequest,
-    SharedMemory, WcStatus, live_objects,
+    Access, Binding, MemoryRegion, MemoryWindow, RemoteMemory, SendRequest, SharedMemory, Verb,
+    WcStatus, live_objects,
 };
 
 const LEN: usize = 10_000;
@@ -38,7 +38,7 @@ fn read(peer: &End, from: RemoteMemory) -> (WcStatus, Vec<u8>) {
     let mut buffer = peer.parts.buffer();
     buffer.set_len(1000);
     peer.qp
-        .post(SendRequest::piece(1, Operation::Read(from), buffer))
+        .post(SendRequest::piece(1, Verb::Read(from), buffer))
         .unwrap();
     let done = peer.parts.completion();
     let buffer = peer.qp.claim(&done).unwrap().into_buffer().unwrap();
@@ -48,7 +48,7 @@ fn read(peer: &End, from: RemoteMemory) -> (WcStatus, Vec<u8>) {
 fn write(peer: &End, to: RemoteMemory) -> WcStatus {
     let buffer = peer.parts.filled(&[0xee; 1000]);
     peer.qp
-        .post(SendRequest::piece(2, Operation::Write(to), buffer))
+        .post(SendRequest::piece(2, Verb::Write(to), buffer))
         .unwrap();
     let done = peer.parts.completion();
     assert!(peer.qp.claim(&done).is_some());

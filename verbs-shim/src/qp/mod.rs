@@ -8,17 +8,17 @@
 //! It does not poll, keep credits, or decide what to signal.
 //!
 //! ```compile_fail,E0599
-//! # use verbs_shim::{PreparedQp, SendRequest, Operation};
+//! # use verbs_shim::{PreparedQp, SendRequest, Verb};
 //! fn too_early(qp: &PreparedQp) {
-//!     let _ = qp.post(SendRequest::inline(0, Operation::Send, b"hello"));
+//!     let _ = qp.post(SendRequest::inline(0, Verb::Send, b"hello"));
 //! }
 //! ```
 //!
 //! ```
-//! # use verbs_shim::{PreparedQp, QueuePair, SendRequest, Operation};
+//! # use verbs_shim::{PreparedQp, QueuePair, SendRequest, Verb};
 //! fn in_time(qp: PreparedQp) -> QueuePair {
 //!     let qp = qp.established();
-//!     let _ = qp.post(SendRequest::inline(0, Operation::Send, b"hello"));
+//!     let _ = qp.post(SendRequest::inline(0, Verb::Send, b"hello"));
 //!     qp
 //! }
 //! ```
@@ -26,9 +26,9 @@
 //! A posted buffer is gone, so it cannot be touched while the device owns it:
 //!
 //! ```compile_fail,E0382
-//! # use verbs_shim::{QueuePair, RegisteredBuffer, SendRequest, Operation};
+//! # use verbs_shim::{QueuePair, RegisteredBuffer, SendRequest, Verb};
 //! fn reuse(qp: &QueuePair, mut buffer: RegisteredBuffer) {
-//!     let _ = qp.post(SendRequest::piece(0, Operation::Send, buffer));
+//!     let _ = qp.post(SendRequest::piece(0, Verb::Send, buffer));
 //!     buffer.fill(b"too early");
 //! }
 //! ```
@@ -58,7 +58,7 @@ use crate::completion::CompletionQueue;
 use crate::error::{Result, VerbsError};
 use crate::memory::{ProtectionDomain, RegionSlice, RegisteredBuffer};
 use crate::srq::SharedReceiveQueue;
-use crate::types::{Access, Completion, MAX_PIECES, MAX_SLOTS, Operation, QpCaps, SendFlags};
+use crate::types::{Access, Completion, MAX_PIECES, MAX_SLOTS, QpCaps, SendFlags, Verb};
 use crate::work::{BufferPostError, Piece, Pieces, PostError, SendRequest};
 
 /// What a queue pair is made with; see [`crate::CmId::create_qp`].
@@ -201,7 +201,7 @@ impl QueuePair {
     pub fn post_inline(
         &self,
         token: u32,
-        operation: Operation,
+        operation: Verb,
         bytes: &[u8],
         flags: SendFlags,
     ) -> Result<()> {
@@ -232,7 +232,7 @@ impl QueuePair {
     pub fn post_buffer(
         &self,
         token: u32,
-        operation: Operation,
+        operation: Verb,
         buffer: RegisteredBuffer,
         flags: SendFlags,
     ) -> std::result::Result<(), BufferPostError> {

@@ -6,7 +6,7 @@ use super::shared::QpShared;
 use crate::backend::{MAX_CHAIN, PostFailure, SendWr, Sge, WrData};
 use crate::error::{Result, VerbsError};
 use crate::memory::RegisteredBuffer;
-use crate::types::{Access, MAX_PIECES, Operation, SendFlags};
+use crate::types::{Access, MAX_PIECES, SendFlags, Verb};
 use crate::work::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest, SendTable};
 
 const CALL: &str = "ibv_post_send";
@@ -40,7 +40,7 @@ impl QpShared {
     pub(super) fn post_inline(
         &self,
         token: u32,
-        operation: Operation,
+        operation: Verb,
         bytes: &[u8],
         flags: SendFlags,
     ) -> Result<()> {
@@ -66,7 +66,7 @@ impl QpShared {
     pub(super) fn post_buffer(
         &self,
         token: u32,
-        operation: Operation,
+        operation: Verb,
         buffer: RegisteredBuffer,
         flags: SendFlags,
     ) -> std::result::Result<(), BufferPostError> {
@@ -122,7 +122,7 @@ impl QpShared {
     fn post_pieces(
         &self,
         token: u32,
-        operation: Operation,
+        operation: Verb,
         pieces: &mut Pieces,
         flags: SendFlags,
     ) -> Result<()> {
@@ -238,7 +238,7 @@ impl QpShared {
         }
     }
 
-    fn check_pieces(&self, operation: Operation, pieces: &Pieces) -> Result<()> {
+    fn check_pieces(&self, operation: Verb, pieces: &Pieces) -> Result<()> {
         if pieces.len() > self.caps.sge as usize {
             let (len, max) = (pieces.len(), self.caps.sge);
             let why = format!("{len} pieces, at most {max}");
@@ -252,7 +252,7 @@ impl QpShared {
     }
 
     /// Why memory cannot be posted.
-    fn misfit(&self, operation: Operation, pd: u64, access: Access) -> Option<&'static str> {
+    fn misfit(&self, operation: Verb, pd: u64, access: Access) -> Option<&'static str> {
         if pd != self.pd.serial() {
             return Some("memory of another protection domain");
         }

@@ -7,7 +7,7 @@ use super::*;
 use crate::memory::BufferPool;
 use crate::srq::ReadReceive;
 use crate::testing::{Bench, bench};
-use crate::types::{Access, Operation, WcStatus};
+use crate::types::{Access, Verb, WcStatus};
 use crate::work::{Payload, ReadInPlace};
 
 const LOC: Access = Access::LOCAL_WRITE;
@@ -20,7 +20,7 @@ fn chain<'a>(pool: &BufferPool, count: u32) -> ArrayVec<SendRequest<'a>, 8> {
     let buffer = |n: u32| {
         let mut buffer = pool.take().unwrap();
         buffer.fill(&[n as u8]);
-        SendRequest::piece(n, Operation::Send, buffer)
+        SendRequest::piece(n, Verb::Send, buffer)
     };
     (0..count).map(buffer).collect()
 }
@@ -64,8 +64,8 @@ fn a_bad_request_in_a_chain_stops_it_there() {
     let pool = pool(&bench);
     let qp = bench.qp(5, None).established();
     let mut requests = chain(&pool, 2);
-    requests.push(SendRequest::inline(2, Operation::Send, b"nine byte"));
-    requests.push(SendRequest::inline(3, Operation::Send, b"x"));
+    requests.push(SendRequest::inline(2, Verb::Send, b"nine byte"));
+    requests.push(SendRequest::inline(3, Verb::Send, b"x"));
     assert_eq!(
         qp.post_batch(&mut requests).unwrap_err().errno(),
         libc::EINVAL
@@ -498,9 +498,7 @@ fn memory_that_the_device_may_have_does_not_come_back() {
     let one = qp.post(chain(&pool, 1).remove(0)).unwrap_err();
     assert!(matches!(one.request.payload, Payload::Pieces(pieces) if pieces.is_empty()));
     let buffer = pool.take().unwrap();
-    let one = qp
-        .post_buffer(1, Operation::Send, buffer, flags)
-        .unwrap_err();
+    let one = qp.post_buffer(1, Verb::Send, buffer, flags).unwrap_err();
     assert!(one.buffer.is_none());
     let one = qp.post_recv(1, pool.take().unwrap()).unwrap_err();
     assert!(one.buffer.is_none());
@@ -518,19 +516,19 @@ fn the_short_ways_post_and_complete() {
     let errno = |result: Result<()>| result.unwrap_err().errno();
     let nowhere = crate::RemoteMemory { addr: 0, rkey: 0 };
     let (quiet, told) = (SendFlags::NONE, SendFlags::SIGNALED);
-    qp.post_inline(1, Operation::SendWithImm(7), b"x", quiet)
+    qp.post_inline(1, Verb::SendWithImm(7), b"x", quiet)
         .unwrap();
     let buffer = pool.take().unwrap();
-    qp.post_buffer(2, Operation::Send, buffer, quiet).unwrap();
-    qp.post_inline(3, Operation::Send, b"", told | SendFlags::FENCED)
+    qp.post_buffer(2, Verb::Send, buffer, quiet).unwrap();
+    qp.post_inline(3, Verb::Send, b"", told | SendFlags::FENCED)
         .unwrap();
     assert_eq!((qp.send_room(), pool.free()), (1, 7));
     assert_eq!(
-        errno(qp.post_inline(4, Operation::Send, b"nine byte", told)),
+        errno(qp.post_inline(4, Verb::Send, b"nine byte", told)),
         libc::EINVAL
     );
     assert_eq!(
-        errno(qp.post_inline(4, Operation::Read(nowhere), b"x", told)),
+        errno(qp.post_inline(4, Verb::Read(nowhere), b"x", told)),
         libc::EINVAL
     );
 
@@ -545,14 +543,14 @@ fn the_short_ways_post_and_complete() {
     );
 
     for token in 0..4 {
-        qp.post_inline(token, Operation::Send, b"", told).unwrap();
+        qp.post_inline(token, Verb::Send, b"", told).unwrap();
     }
     assert_eq!(
-        errno(qp.post_inline(4, Operation::Send, b"", told)),
+        errno(qp.post_inline(4, Verb::Send, b"", told)),
         libc::ENOMEM
     );
     let full = qp
-        .post_buffer(4, Operation::Send, pool.take().unwrap(), told)
+        .post_buffer(4, Verb::Send, pool.take().unwrap(), told)
         .unwrap_err();
     assert_eq!(
         (full.error.errno(), full.buffer.is_some()),
@@ -579,8 +577,8 @@ fn foreign_memory_is_refused() {
         (short.error.errno(), long.error.errno())
     };
     let both = (libc::EINVAL, libc::EINVAL);
-    assert_eq!(refused(&foreign, Operation::Send), both);
-    assert_eq!(refused(&constant, Operation::Read(nowhere)), both);
+    assert_eq!(refused(&foreign, Verb::Send), both);
+    assert_eq!(refused(&constant, Verb::Read(nowhere)), both);
     let mut mixed: ArrayVec<RegisteredBuffer, 3> = ArrayVec::new();
     mixed.push(pool(&bench).take().unwrap());
     mixed.push(constant.take().unwrap());

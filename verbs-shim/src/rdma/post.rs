@@ -11,7 +11,7 @@ use super::ffi::constants::*;
 use super::ffi::types::*;
 use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr, SendWr, Sge, WrData};
 use crate::error::{VerbsError, check_ibv};
-use crate::types::{Operation, RemoteMemory, SendFlags};
+use crate::types::{RemoteMemory, SendFlags, Verb};
 
 const POST_SEND: &str = "ibv_post_send";
 
@@ -211,12 +211,12 @@ fn send_wr(wr: &SendWr<'_>, inline: &Sge) -> ibv_send_wr {
     };
     const NOWHERE: RemoteMemory = RemoteMemory { addr: 0, rkey: 0 };
     let (opcode, imm_data, remote) = match wr.operation {
-        Operation::Send => (IBV_WR_SEND, 0, NOWHERE),
-        Operation::SendWithImm(imm) => (IBV_WR_SEND_WITH_IMM, imm.to_be(), NOWHERE),
-        Operation::SendWithInvalidate(rkey) => (IBV_WR_SEND_WITH_INV, rkey, NOWHERE),
-        Operation::Write(remote) => (IBV_WR_RDMA_WRITE, 0, remote),
-        Operation::WriteWithImm(remote, imm) => (IBV_WR_RDMA_WRITE_WITH_IMM, imm.to_be(), remote),
-        Operation::Read(remote) => (IBV_WR_RDMA_READ, 0, remote),
+        Verb::Send => (IBV_WR_SEND, 0, NOWHERE),
+        Verb::SendWithImm(imm) => (IBV_WR_SEND_WITH_IMM, imm.to_be(), NOWHERE),
+        Verb::SendWithInvalidate(rkey) => (IBV_WR_SEND_WITH_INV, rkey, NOWHERE),
+        Verb::Write(remote) => (IBV_WR_RDMA_WRITE, 0, remote),
+        Verb::WriteWithImm(remote, imm) => (IBV_WR_RDMA_WRITE_WITH_IMM, imm.to_be(), remote),
+        Verb::Read(remote) => (IBV_WR_RDMA_READ, 0, remote),
     };
     ibv_send_wr {
         wr_id: wr.wr_id,
@@ -285,7 +285,7 @@ fn failure<T>(
 mod tests {
     use super::*;
 
-    fn wr<'a>(operation: Operation, data: WrData<'a>) -> SendWr<'a> {
+    fn wr<'a>(operation: Verb, data: WrData<'a>) -> SendWr<'a> {
         SendWr {
             wr_id: 5,
             operation,
@@ -298,16 +298,13 @@ mod tests {
     fn immediate_data_goes_out_in_network_order_and_keys_do_not() {
         let inline = Sge::default();
         let imm = send_wr(
-            &wr(Operation::SendWithImm(0x0102_0304), WrData::Inline(b"x")),
+            &wr(Verb::SendWithImm(0x0102_0304), WrData::Inline(b"x")),
             &inline,
         );
         assert_eq!(imm.imm_data.to_ne_bytes(), [1, 2, 3, 4]);
         assert_eq!((imm.opcode, imm.send_flags, imm.num_sge), (3, 2 | 8, 1));
         let inv = send_wr(
-            &wr(
-                Operation::SendWithInvalidate(0x0102_0304),
-                WrData::Sges(&[]),
-            ),
+            &wr(Verb::SendWithInvalidate(0x0102_0304), WrData::Sges(&[])),
             &inline,
         );
         assert_eq!(
@@ -320,7 +317,7 @@ mod tests {
     fn a_short_message_is_like_a_long_one() {
         for bytes in [&b"xyz"[..], b""] {
             let inline = inline_sge(WrData::Inline(bytes));
-            let long = wr(Operation::SendWithImm(0x0102_0304), WrData::Inline(bytes));
+            let long = wr(Verb::SendWithImm(0x0102_0304), WrData::Inline(bytes));
             let long = send_wr(&long, &inline);
             let flags = SendFlags::SIGNALED;
             let posted = post_inline_imm(5, 0x0102_0304, bytes, flags, |first, _| {
@@ -357,7 +354,7 @@ mod tests {
             },
         ];
         let remote = RemoteMemory { addr: 7, rkey: 8 };
-        let read = send_wr(&wr(Operation::Read(remote), WrData::Sges(&pieces)), &inline);
+        let read = send_wr(&wr(Verb::Read(remote), WrData::Sges(&pieces)), &inline);
         assert_eq!(
             (read.wr.remote_addr, read.wr.rkey, read.num_sge, read.opcode),
             (7, 8, 2, 4)
@@ -403,7 +400,7 @@ mod tests {
     fn a_failure_that_does_not_say_where_has_taken_all() {
         let send = |n| SendWr {
             wr_id: n,
-            ..wr(Operation::Send, WrData::Inline(b"x"))
+            ..wr(Verb::Send, WrData::Inline(b"x"))
         };
         let sends: Vec<SendWr<'_>> = (0..3).map(send).collect();
         let mut recvs = [RecvWr::new(1, Sge::default()); 2];

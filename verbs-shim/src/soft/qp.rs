@@ -13,7 +13,7 @@ use super::post::{post_failure, sge};
 use crate::backend::{self, MAX_CHAIN, PostResult, RecvWr, SendWr, WrData, same_kind};
 use crate::error::{Result, VerbsError};
 use crate::live::{Alive, Kind};
-use crate::types::{Access, MAX_PIECES, Operation, QpCaps, RemoteMemory, SendFlags};
+use crate::types::{Access, MAX_PIECES, QpCaps, RemoteMemory, SendFlags, Verb};
 
 const POST_SEND: &str = "ibv_post_send";
 
@@ -171,17 +171,17 @@ fn translated<'a>(pieces: &[backend::Sge], room: &'a mut [Sge; MAX_PIECES]) -> &
     &room[..pieces.len().min(MAX_PIECES)]
 }
 
-fn send_op(operation: Operation) -> SendOp {
+fn send_op(operation: Verb) -> SendOp {
     let remote = |memory: RemoteMemory| Remote {
         va: memory.addr,
         rkey: memory.rkey,
     };
     match operation {
-        Operation::Send => SendOp::Send,
-        Operation::SendWithImm(imm) => SendOp::SendImm(imm),
-        Operation::SendWithInvalidate(rkey) => SendOp::SendInvalidate(rkey),
-        Operation::Write(to) => SendOp::Write(remote(to)),
-        Operation::WriteWithImm(to, imm) => SendOp::WriteImm(remote(to), imm),
-        Operation::Read(from) => SendOp::Read(remote(from)),
+        Verb::Send => SendOp::Send,
+        Verb::SendWithImm(imm) => SendOp::SendImm(imm),
+        Verb::SendWithInvalidate(rkey) => SendOp::SendInvalidate(rkey),
+        Verb::Write(to) => SendOp::Write(remote(to)),
+        Verb::WriteWithImm(to, imm) => SendOp::WriteImm(remote(to), imm),
+        Verb::Read(from) => SendOp::Read(remote(from)),
     }
 }

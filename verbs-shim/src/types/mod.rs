@@ -18,6 +18,6 @@ pub(crate) use self::completion::{RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
 pub use self::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
 pub(crate) use self::epoch::Epoch;
 pub use self::fabric::{FabricKind, Woken};
-pub use self::qp::{MAX_PIECES, Operation, QpCaps, RemoteMemory, SendFlags};
+pub use self::qp::{MAX_PIECES, QpCaps, RemoteMemory, SendFlags, Verb};
 pub(crate) use self::queue_id::{Generation, Kind, MAX_SLOTS, QueueId};
 pub use self::status::WcStatus;

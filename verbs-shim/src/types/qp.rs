@@ -39,7 +39,7 @@ pub struct RemoteMemory {
 
 /// What a send request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
+pub enum Verb {
     /// A message into a receive of the peer's.
     Send,
     /// The same, with four bytes besides (host byte order).
@@ -54,7 +54,7 @@ pub enum Operation {
     Read(RemoteMemory),
 }
 
-impl Operation {
+impl Verb {
     #[inline]
     pub(crate) fn is_read(self) -> bool {
         matches!(self, Self::Read(_))

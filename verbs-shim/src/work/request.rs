@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use crate::backend::Sge;
 use crate::error::VerbsError;
 use crate::memory::{RegionSlice, RegisteredBuffer};
-use crate::types::{Access, MAX_PIECES, Operation, SendFlags};
+use crate::types::{Access, MAX_PIECES, SendFlags, Verb};
 
 /// Up to [`MAX_PIECES`] pieces, in the order of their bytes.
 pub type Pieces = ArrayVec<Piece, MAX_PIECES>;
@@ -79,7 +79,7 @@ pub struct SendRequest<'a> {
     /// Comes back in the completion.
     pub token: u32,
     /// What to do.
-    pub operation: Operation,
+    pub operation: Verb,
     /// With which local bytes.
     pub payload: Payload<'a>,
     /// Whether success makes a completion too; failure always does. What was posted without is
@@ -95,13 +95,13 @@ pub struct SendRequest<'a> {
 impl<'a> SendRequest<'a> {
     /// A signaled request with bytes that are copied while posting.
     #[must_use]
-    pub fn inline(token: u32, operation: Operation, bytes: &'a [u8]) -> Self {
+    pub fn inline(token: u32, operation: Verb, bytes: &'a [u8]) -> Self {
         Self::with_payload(token, operation, Payload::Inline(bytes))
     }
 
     /// A signaled request with one piece of registered memory.
     #[must_use]
-    pub fn piece(token: u32, operation: Operation, piece: impl Into<Piece>) -> Self {
+    pub fn piece(token: u32, operation: Verb, piece: impl Into<Piece>) -> Self {
         let mut pieces = Pieces::new();
         pieces.push(piece.into());
         Self::with_payload(token, operation, Payload::Pieces(pieces))
@@ -109,7 +109,7 @@ impl<'a> SendRequest<'a> {
 
     /// A signaled request with any payload.
     #[must_use]
-    pub fn with_payload(token: u32, operation: Operation, payload: Payload<'a>) -> Self {
+    pub fn with_payload(token: u32, operation: Verb, payload: Payload<'a>) -> Self {
         Self {
             token,
             operation,

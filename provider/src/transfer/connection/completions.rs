@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion as WorkCompletion, Operation as Verb, QueuePair, ReadInPlace, ReadReceive,
-    RegisteredBuffer, RemoteMemory, SendFlags, SendRequest, SharedReceiveQueue, WcStatus,
+    Completion as WorkCompletion, QueuePair, ReadInPlace, ReadReceive, RegisteredBuffer,
+    RemoteMemory, SendFlags, SendRequest, SharedReceiveQueue, Verb, WcStatus,
 };
 
 use super::{Connection, Parts, Qp, State};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use verbs_shim::{
-    Access, Binding, MAX_PIECES, MemoryWindow, Operation as Verb, Payload, Pieces, RegionSlice,
-    RemoteMemory, SendRequest,
+    Access, Binding, MAX_PIECES, MemoryWindow, Payload, Pieces, RegionSlice, RemoteMemory,
+    SendRequest, Verb,
 };
 
 use super::completions::post;
