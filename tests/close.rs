@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use san_provider::{
-    Completion, ConnectOptions, Decision, EventObject, NetworkEvents, SocketOption, WsaCode,
+    ConnectOptions, Decision, EventObject, NetworkEvents, Notification, SocketOption, WsaCode,
 };
 use san_tests::census::Census;
 use san_tests::net;
@@ -22,19 +22,22 @@ fn wsd_113_the_peers_receives_fail_with_econnreset() {
             } else {
                 [accepted, connected]
             };
-            let pending = ends[1].receive(Completion::Poll).expect("started");
+            let pending = ends[1].receive(Notification::Poll).expect("started");
             ends[0].close().expect("close");
             let error = san::wait(&ends[1], pending)
                 .outcome
                 .expect_err("the peer is gone");
             assert_eq!(error.code(), WsaCode::ConnReset, "{error}");
             assert_eq!(
-                ends[1].receive(Completion::Poll).expect_err("over").code(),
+                ends[1]
+                    .receive(Notification::Poll)
+                    .expect_err("over")
+                    .code(),
                 WsaCode::ConnReset
             );
             assert_eq!(
                 ends[1]
-                    .send(b"x", 0, Completion::Poll)
+                    .send(b"x", 0, Notification::Poll)
                     .expect_err("over")
                     .code(),
                 WsaCode::ConnReset
@@ -53,7 +56,7 @@ fn wsd_113_what_was_received_before_the_end_is_not_lost() {
         connected.close().expect("close");
         let handle = accepted.handle().expect("one");
         // The end is known before anything is asked for.
-        let pending = accepted.receive(Completion::Upcall).expect("started");
+        let pending = accepted.receive(Notification::Upcall).expect("started");
         eventually("the first message is told", STEP, || {
             san.upcalls.about(handle).iter().any(
                 |upcall| matches!(upcall, Upcall::Completed { operation, .. } if *operation == pending),
@@ -61,7 +64,7 @@ fn wsd_113_what_was_received_before_the_end_is_not_lost() {
         });
         assert_eq!(san::receive(&accepted), b"last");
         eventually("then the end", STEP, || {
-            match accepted.receive(Completion::Poll) {
+            match accepted.receive(Notification::Poll) {
                 Err(error) => error.code() == WsaCode::ConnReset,
                 Ok(operation) => {
                     let error = san::wait(&accepted, operation)
@@ -81,7 +84,7 @@ fn wsd_113_own_pending_operations_are_aborted_after_their_memory_is_free() {
         let (connected, accepted) = san.pair();
         let handle = accepted.handle().expect("one");
         let queue_pairs = verbs_shim::live_objects().qps;
-        let receives = [(); 3].map(|()| accepted.receive(Completion::Upcall).expect("started"));
+        let receives = [(); 3].map(|()| accepted.receive(Notification::Upcall).expect("started"));
         accepted.close().expect("close");
         let aborted = || {
             let about = san.upcalls.about(handle).into_iter();
@@ -114,7 +117,7 @@ fn wsd_113_a_waiter_is_woken_by_close() {
     bounded(|| {
         let san = San::start();
         let (_connected, accepted) = san.pair();
-        let receive = accepted.receive(Completion::Poll).expect("started");
+        let receive = accepted.receive(Notification::Poll).expect("started");
         let waiting = accepted.clone();
         let waiter = std::thread::spawn(move || {
             let start = Instant::now();
@@ -149,7 +152,10 @@ fn wsd_113_a_peer_that_dies_is_noticed() {
         peer.tell("echo");
         san::send(&accepted.socket, b"there?");
         assert_eq!(san::receive(&accepted.socket), b"there?");
-        let pending = accepted.socket.receive(Completion::Poll).expect("started");
+        let pending = accepted
+            .socket
+            .receive(Notification::Poll)
+            .expect("started");
         peer.kill();
         let error = san::wait(&accepted.socket, pending)
             .outcome
@@ -174,7 +180,7 @@ fn wsd_113_close_does_not_wait_for_a_peer_that_does_nothing() {
         for _ in 0..3 {
             accepted
                 .socket
-                .send(b"into the void", 0, Completion::Upcall)
+                .send(b"into the void", 0, Notification::Upcall)
                 .expect("started");
         }
         let start = Instant::now();
@@ -198,10 +204,10 @@ fn wsd_114_the_last_upcall_is_close_socket_handle() {
         let (connected, accepted) = san.pair();
         let handle = accepted.handle().expect("one");
         for _ in 0..10 {
-            accepted.receive(Completion::Upcall).expect("started");
+            accepted.receive(Notification::Upcall).expect("started");
         }
         connected
-            .send(b"one of them ends well", 0, Completion::Upcall)
+            .send(b"one of them ends well", 0, Notification::Upcall)
             .expect("started");
         accepted.close().expect("close");
         eventually("the handle is closed", STEP, || {
@@ -227,7 +233,7 @@ fn wsd_115_a_closed_socket_is_no_socket() {
     bounded(|| {
         let san = San::start();
         let (connected, _accepted) = san.pair();
-        let operation = connected.receive(Completion::Poll).expect("started");
+        let operation = connected.receive(Notification::Poll).expect("started");
         let clone = connected.clone();
         let event = EventObject::new().expect("an event object");
         connected.close().expect("close");
@@ -268,10 +274,13 @@ fn wsd_115_a_closed_socket_is_no_socket() {
             clone.peer_addr().expect_err("peer_addr").code(),
             clone.close().expect_err("close").code(),
             clone
-                .send(b"x", 0, Completion::Poll)
+                .send(b"x", 0, Notification::Poll)
                 .expect_err("send")
                 .code(),
-            clone.receive(Completion::Poll).expect_err("receive").code(),
+            clone
+                .receive(Notification::Poll)
+                .expect_err("receive")
+                .code(),
             clone.try_receive().expect_err("try_receive").code(),
             clone.buffer().expect_err("buffer").code(),
         ];
@@ -285,7 +294,7 @@ fn wsd_115_a_dropped_socket_is_closed() {
         let san = San::start();
         let (connected, accepted) = san.pair();
         let handle = connected.handle().expect("one");
-        let pending = accepted.receive(Completion::Poll).expect("started");
+        let pending = accepted.receive(Notification::Poll).expect("started");
         drop(connected);
         let error = san::wait(&accepted, pending)
             .outcome

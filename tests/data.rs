@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use san_provider::EventObject;
 use san_provider::{
-    Completion, Operation, OptionError, ProviderConfig, Readiness, ResultError, Socket,
+    Notification, Operation, OptionError, ProviderConfig, Readiness, ResultError, Socket,
     SocketOption, TransferError, WsaCode,
 };
 use san_tests::san::{self, San, Upcall};
@@ -18,8 +18,11 @@ fn wsd_091_messages_before_the_first_receive_are_kept_one_by_one() {
         let san = San::start();
         let (connected, accepted) = san.pair();
         let first = [1_u8; 256];
-        let sends = [&first[..], b"second", b""]
-            .map(|bytes| connected.send(bytes, 0, Completion::Poll).expect("started"));
+        let sends = [&first[..], b"second", b""].map(|bytes| {
+            connected
+                .send(bytes, 0, Notification::Poll)
+                .expect("started")
+        });
         // Nothing was posted by the accepted end's user so far.
         thread::sleep(Duration::from_millis(200));
         assert_eq!(san::receive(&accepted), first);
@@ -43,7 +46,7 @@ fn wsd_092_a_sender_without_receives_only_waits() {
         let sends: Vec<Operation> = (0..MESSAGES)
             .map(|n| {
                 connected
-                    .send(&n.to_be_bytes(), 0, Completion::Poll)
+                    .send(&n.to_be_bytes(), 0, Notification::Poll)
                     .expect("room for it")
             })
             .collect();
@@ -73,7 +76,7 @@ fn wsd_093_transfers_start_and_return() {
         let san = San::start();
         let (connected, accepted) = san.pair();
         let start = Instant::now();
-        let receive = accepted.receive(Completion::Poll).expect("started");
+        let receive = accepted.receive(Notification::Poll).expect("started");
         assert!(
             start.elapsed() < Duration::from_secs(1),
             "{:?}",
@@ -82,7 +85,7 @@ fn wsd_093_transfers_start_and_return() {
         let result = accepted.get_overlapped_result(receive, None);
         assert!(matches!(result, Err(ResultError::Incomplete)), "{result:?}");
         let send = connected
-            .send(b"now", 0, Completion::Poll)
+            .send(b"now", 0, Notification::Poll)
             .expect("started");
         assert_eq!(san::wait(&connected, send).outcome.expect("sent").bytes, 3);
         let received = san::wait(&accepted, receive);
@@ -120,9 +123,9 @@ fn wsd_095_polled_requests_are_never_notified_others_always() {
         }
         assert_eq!((completed(0), completed(1)), (vec![], vec![]), "polled");
 
-        let receive = accepted.receive(Completion::Upcall).expect("started");
+        let receive = accepted.receive(Notification::Upcall).expect("started");
         let send = connected
-            .send(b"by upcall", 0, Completion::Upcall)
+            .send(b"by upcall", 0, Notification::Upcall)
             .expect("started");
         eventually("both ends are told", STEP, || {
             completed(0).len() == 1 && completed(1).len() == 1
@@ -158,11 +161,11 @@ fn wsd_095_upcalls_come_without_anybody_waiting() {
         let (connected, accepted) = san.pair();
         let handle = accepted.handle().expect("one");
         let receives: Vec<_> = (0..20)
-            .map(|_| accepted.receive(Completion::Upcall).expect("started"))
+            .map(|_| accepted.receive(Notification::Upcall).expect("started"))
             .collect();
         for n in 0..20_u8 {
             connected
-                .send(&[n], 0, Completion::Upcall)
+                .send(&[n], 0, Notification::Upcall)
                 .expect("started");
         }
         let told = || {
@@ -191,7 +194,7 @@ fn wsd_096_the_result_waits_when_asked_to() {
     bounded(|| {
         let san = San::start();
         let (connected, accepted) = san.pair();
-        let receive = accepted.receive(Completion::Poll).expect("started");
+        let receive = accepted.receive(Notification::Poll).expect("started");
         let start = Instant::now();
         let early = accepted.get_overlapped_result(receive, Some(Duration::from_millis(400)));
         assert_eq!(
@@ -223,13 +226,13 @@ fn wsd_096_operations_are_bounded() {
         });
         let (connected, accepted) = san.pair();
         let receives: Vec<_> = (0..8)
-            .map(|_| accepted.receive(Completion::Poll).expect("room"))
+            .map(|_| accepted.receive(Notification::Poll).expect("room"))
             .collect();
-        let one_more = accepted.receive(Completion::Poll).expect_err("no room");
+        let one_more = accepted.receive(Notification::Poll).expect_err("no room");
         assert_eq!(one_more.code(), WsaCode::WouldBlock);
         san::send(&connected, b"one");
         san::wait(&accepted, receives[0]).outcome.expect("received");
-        accepted.receive(Completion::Poll).expect("room again");
+        accepted.receive(Notification::Poll).expect("room again");
     });
 }
 
@@ -276,7 +279,7 @@ fn wsd_097_the_sizes_answer() {
 
         let too_long = connector
             .socket
-            .send(&[0; 1025], 0, Completion::Poll)
+            .send(&[0; 1025], 0, Notification::Poll)
             .expect_err("too long");
         assert!(
             matches!(
@@ -422,7 +425,7 @@ fn what_has_to_wait_says_so_and_passes_nobody() {
         }
         assert!((1..1000).contains(&sent), "{sent} without a receive");
         let queued = connected
-            .send(&sent.to_be_bytes(), 0, Completion::Poll)
+            .send(&sent.to_be_bytes(), 0, Notification::Poll)
             .expect("queued");
         let passing = connected.try_send(b"first", 0);
         assert!(
@@ -513,10 +516,10 @@ fn the_kind_of_a_message_and_its_buffer_are_carried() {
         let mut buffer = connected.buffer().expect("a registered buffer");
         buffer.fill(b"from where it is");
         let sent = connected
-            .send_buffer(buffer, 201, Completion::Poll)
+            .send_buffer(buffer, 201, Notification::Poll)
             .expect("started");
         san::wait(&connected, sent).outcome.expect("sent");
-        let receive = accepted.receive(Completion::Poll).expect("started");
+        let receive = accepted.receive(Notification::Poll).expect("started");
         let message = san::wait(&accepted, receive)
             .outcome
             .expect("received")
@@ -544,10 +547,10 @@ fn a_ready_event_follows_messages() {
             Err(TransferError::WouldBlock)
         ));
         connected
-            .send(b"one", 0, Completion::Poll)
+            .send(b"one", 0, Notification::Poll)
             .expect("started");
         connected
-            .send(b"two", 0, Completion::Poll)
+            .send(b"two", 0, Notification::Poll)
             .expect("started");
         assert!(readable.wait(STEP), "a message came");
         assert_eq!(&*try_receive(&accepted, &readable), b"one");

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use san_provider::{
-    Completion, Duplicate, EventObject, Fence, MemoryAccess, ProviderConfig, Readiness, Socket,
+    Duplicate, EventObject, Fence, MemoryAccess, Notification, ProviderConfig, Readiness, Socket,
     SocketOption, WsaCode,
 };
 use san_tests::census::Census;
@@ -84,9 +84,9 @@ fn wsd_116_receives_that_wait_end_with_success_and_no_bytes() {
         let _served = served(&accepted);
 
         san::send(&accepted, b"for the first receive");
-        let first = source.receive(Completion::Poll).expect("started");
-        let told = source.receive(Completion::Upcall).expect("started");
-        let polled = source.receive(Completion::Poll).expect("started");
+        let first = source.receive(Notification::Poll).expect("started");
+        let told = source.receive(Notification::Upcall).expect("started");
+        let polled = source.receive(Notification::Poll).expect("started");
         let got = san::wait(&source, first).outcome.expect("a message");
         assert_eq!(
             &**got.message.as_ref().expect("one"),
@@ -105,9 +105,9 @@ fn wsd_116_receives_that_wait_end_with_success_and_no_bytes() {
             })
         });
         // What follows does not wait for anything either.
-        let error = source.receive(Completion::Poll).expect_err("handed over");
+        let error = source.receive(Notification::Poll).expect_err("handed over");
         assert_eq!(error.code(), WsaCode::NotConnected);
-        let error = source.send(b"x", 0, Completion::Poll).expect_err("too");
+        let error = source.send(b"x", 0, Notification::Poll).expect_err("too");
         assert_eq!(error.code(), WsaCode::NotConnected);
 
         let target = here.provider.socket_from(&duplicate).expect("taken up");
@@ -192,7 +192,7 @@ fn everything_goes_along(mut source: Puppet, stays: &Socket) {
     assert_eq!(source.does("receive", "received"), "one");
     let bytes = source.duplicate(target.pid());
     // While it moves: this waits in a queue.
-    let waits = stays.send(b"four", 0, Completion::Poll).expect("started");
+    let waits = stays.send(b"four", 0, Notification::Poll).expect("started");
     assert_eq!(target.take(&bytes), format!("{peer} {local}"), "the names");
     assert_eq!(target.does("threshold", "threshold"), "4711");
     san::send(stays, b"five");
@@ -303,7 +303,7 @@ fn wsd_119_rdma_under_way_is_done_and_what_was_open_is_closed() {
         let mine = [patterned(2 * BYTES, 3), patterned(2 * BYTES, 4)];
         let start = |socket: &Socket, nth: usize, theirs: &[u8]| {
             let handle = register(socket, &mine[nth], MemoryAccess::ReadWrite);
-            let poll = Completion::Poll;
+            let poll = Notification::Poll;
             let (reads, writes) = (segment(handle, 0, BYTES), segment(handle, BYTES, BYTES));
             let offset = BYTES as u64;
             let read = socket.rdma_read(&[reads], theirs, 0, Fence::None, poll);
@@ -410,7 +410,7 @@ fn wsd_120_a_socket_that_was_duplicated_stays_until_it_is_closed() {
 /// Waits for the end of the connection; what it is called, and how long it took.
 fn end_of(socket: &Socket) -> (WsaCode, Duration) {
     let start = Instant::now();
-    let receive = socket.receive(Completion::Poll);
+    let receive = socket.receive(Notification::Poll);
     let error = match receive {
         Ok(started) => san::wait(socket, started).outcome.expect_err("an end"),
         Err(error) => error,
@@ -430,7 +430,7 @@ fn wsd_121_a_target_that_dies_resets_the_peer() {
         let _bytes = source.duplicate(target.pid());
         target.kill();
         let queued = stays
-            .send(b"for nobody", 0, Completion::Poll)
+            .send(b"for nobody", 0, Notification::Poll)
             .expect("started");
         let (code, _) = end_of(&stays);
         assert_eq!(code, WsaCode::ConnReset);
@@ -603,16 +603,16 @@ fn a_peer_that_takes_nothing_in_keeps_its_connection() {
         let _served = served(&accepted);
         // More than there are credits for.
         let sends: Vec<_> = (0..60_u8)
-            .map(|n| source.send(&[n], 0, Completion::Poll).expect("started"))
+            .map(|n| source.send(&[n], 0, Notification::Poll).expect("started"))
             .collect();
         eventually("some wait", STEP, || {
             let stats = source.stats().expect("open").connection.expect("connected");
             stats.sends_waiting > 0 || stats.messages_sent == 60
         });
         let more: Vec<_> = (60..120_u8)
-            .map_while(|n| source.send(&[n], 0, Completion::Poll).ok())
+            .map_while(|n| source.send(&[n], 0, Notification::Poll).ok())
             .collect();
-        let receive = source.receive(Completion::Poll).expect("started");
+        let receive = source.receive(Notification::Poll).expect("started");
         let error = source
             .duplicate(this())
             .expect_err("it does not take them in");

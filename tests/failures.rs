@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use san_provider::{
-    Completion, MemoryAccess, Operation, ProviderConfig, Socket, TransferError, WsaCode,
+    MemoryAccess, Notification, Operation, ProviderConfig, Socket, TransferError, WsaCode,
 };
 use san_tests::census;
 use san_tests::memory;
@@ -67,11 +67,11 @@ fn talk(socket: &Socket) -> (Vec<Operation>, WsaCode) {
 }
 
 fn receive(socket: &Socket) -> Result<Operation, TransferError> {
-    socket.receive(Completion::Upcall)
+    socket.receive(Notification::Upcall)
 }
 
 fn send(socket: &Socket) -> Result<Operation, TransferError> {
-    socket.send(&MESSAGE, 0, Completion::Upcall)
+    socket.send(&MESSAGE, 0, Notification::Upcall)
 }
 
 /// Waits until the connection has carried something, both ways.
@@ -408,7 +408,7 @@ impl Waiting {
                 .expect_err("no peer")
                 .code(),
             Self::Operation => {
-                let started = socket.receive(Completion::Poll).expect("connected");
+                let started = socket.receive(Notification::Poll).expect("connected");
                 let result = socket.get_overlapped_result(started, Some(LIMIT));
                 result
                     .expect("it ends")
@@ -418,7 +418,7 @@ impl Waiting {
                     .code()
             }
             Self::Upcall => {
-                socket.receive(Completion::Upcall).expect("connected");
+                socket.receive(Notification::Upcall).expect("connected");
                 let handle = socket.handle().expect("one");
                 let ended = || {
                     san.upcalls

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use san_provider::{Completion, Message, ProviderConfig, Socket, WsaCode};
+use san_provider::{Message, Notification, ProviderConfig, Socket, WsaCode};
 use san_tests::census::Census;
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually};
@@ -13,7 +13,7 @@ use san_tests::time::{STEP, bounded, eventually};
 const LENGTH: usize = 3000;
 
 fn receive(socket: &Socket) -> Message {
-    let operation = socket.receive(Completion::Poll).expect("started");
+    let operation = socket.receive(Notification::Poll).expect("started");
     let result = san::wait(socket, operation);
     result
         .outcome
@@ -175,7 +175,7 @@ fn who_queues_all_that_it_can_leaves_buffers_to_others() {
         for ((socket, _), length) in stuck.iter().zip([LENGTH, 8].into_iter().cycle()) {
             let mut mine = 0;
             let why = loop {
-                match socket.send(&[1; LENGTH][..length], 0, Completion::Poll) {
+                match socket.send(&[1; LENGTH][..length], 0, Notification::Poll) {
                     Ok(_) => mine += 1,
                     Err(why) => break why,
                 }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use san_provider::wire::{Features, Hello, HelloKind, Immediate, MessageType, Session};
-use san_provider::{Completion, Socket, WsaCode};
+use san_provider::{Notification, Socket, WsaCode};
 use san_tests::net;
 use san_tests::san::{self, Listener, San};
 use san_tests::stranger::next_event;
@@ -193,7 +193,10 @@ fn each_loses_its_connection(breaches: &[Breach], violations: u64) {
             "{what}"
         );
         // A send is told the same, and the others go on.
-        assert!(victim.send(b"more", 0, Completion::Poll).is_err(), "{what}");
+        assert!(
+            victim.send(b"more", 0, Notification::Poll).is_err(),
+            "{what}"
+        );
         san::send(&good, what.as_bytes());
         assert_eq!(san::receive(&good_peer), what.as_bytes());
     }

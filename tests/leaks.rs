@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use san_provider::{Completion, ConnectOptions, Decision, Rejection, SOMAXCONN, WsaCode};
+use san_provider::{ConnectOptions, Decision, Notification, Rejection, SOMAXCONN, WsaCode};
 use san_tests::census::{self, Census};
 use san_tests::net;
 use san_tests::san::{self, San};
@@ -24,7 +24,7 @@ fn connections_leave_nothing_behind() {
             for accepted in &accepted {
                 accepted
                     .socket
-                    .receive(Completion::Upcall)
+                    .receive(Notification::Upcall)
                     .expect("one that stays pending");
                 // A send that has to wait takes a buffer; whether one does is a matter of luck.
                 drop(accepted.socket.buffer().expect("a buffer"));
@@ -36,7 +36,7 @@ fn connections_leave_nothing_behind() {
                 assert_eq!(san::receive(&connector.socket), b"something");
                 connector
                     .socket
-                    .send(b"on the way at close", 0, Completion::Upcall)
+                    .send(b"on the way at close", 0, Notification::Upcall)
                     .expect("started");
             }
         };
@@ -205,14 +205,14 @@ fn transfers_that_cannot_be_take_nothing() {
         let before = Census::take();
         let most = connected.option(san_provider::SocketOption::MaxMessageSize);
         let too_long = vec![0; most.expect("open") as usize + 1];
-        let sent = connected.send(&too_long, 0, Completion::Poll);
+        let sent = connected.send(&too_long, 0, Notification::Poll);
         let error = sent.expect_err("too long");
         assert_eq!(error.code(), WsaCode::MessageSize);
         let unconnected = san.socket(net::addr_a());
-        let sent = unconnected.send(b"x", 0, Completion::Poll);
+        let sent = unconnected.send(b"x", 0, Notification::Poll);
         let error = sent.expect_err("not connected");
         assert_eq!(error.code(), WsaCode::NotConnected);
-        let received = unconnected.receive(Completion::Poll);
+        let received = unconnected.receive(Notification::Poll);
         let error = received.expect_err("not connected");
         assert_eq!(error.code(), WsaCode::NotConnected);
         drop(unconnected);

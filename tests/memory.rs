@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use san_provider::wire::Descriptor;
 use san_provider::{
-    AppMemory, Completion, Fence, MemoryAccess, ProviderConfig, RegisterError, TransferError,
+    AppMemory, Fence, MemoryAccess, Notification, ProviderConfig, RegisterError, TransferError,
     WsaCode,
 };
 use san_tests::census::Census;
@@ -86,7 +86,7 @@ fn wsd_100_a_handle_is_good_for_its_socket_only() {
                     &opened.descriptor,
                     0,
                     Fence::None,
-                    Completion::Poll,
+                    Notification::Poll,
                 )
                 .expect_err("foreign");
             assert!(
@@ -236,7 +236,11 @@ fn wsd_102_unknown_and_busy_memory_is_not_deregistered() {
         let handle = register(&socket, &mine, MemoryAccess::Write);
         let mut sends = Vec::new();
         while san.counters().sends_delayed == 0 {
-            sends.push(socket.send(b"one more", 0, Completion::Poll).expect("room"));
+            sends.push(
+                socket
+                    .send(b"one more", 0, Notification::Poll)
+                    .expect("room"),
+            );
         }
         let operation = socket
             .rdma_read(
@@ -244,7 +248,7 @@ fn wsd_102_unknown_and_busy_memory_is_not_deregistered() {
                 &opened.descriptor,
                 0,
                 Fence::None,
-                Completion::Poll,
+                Notification::Poll,
             )
             .expect("queued");
         let busy = socket.deregister_memory(handle).expect_err("in use");
@@ -307,7 +311,7 @@ fn wsd_104_another_connections_peer_gets_nothing() {
         assert_eq!(all(&memory), [9; LEN]);
         // Its own connection is over, that of the owner is not touched.
         eventually("the stranger's connection ends", STEP, || {
-            stranger.receive(Completion::Poll).is_err()
+            stranger.receive(Notification::Poll).is_err()
         });
         assert_eq!(read(&peer, &opened, 0, 100).expect("its own"), [9; 100]);
         drop(bystander);
@@ -444,7 +448,7 @@ fn wsd_105_nothing_is_reached_after_close() {
                 &opened.descriptor,
                 0,
                 Fence::None,
-                Completion::Poll,
+                Notification::Poll,
             );
             let outcome = finished(&peer, started);
             outcome.expect_err("closed");

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use san_provider::{AcceptError, Completion, ConnectFailure, Decision, WsaCode};
+use san_provider::{AcceptError, ConnectFailure, Decision, Notification, WsaCode};
 use san_tests::census::Census;
 use san_tests::net;
 use san_tests::program::Program;
@@ -146,7 +146,7 @@ fn connecting_process_killed_with_its_requests_queued() {
             match listener.socket.accept(|_| Decision::Accept) {
                 Err(AcceptError::PeerGone | AcceptError::WouldBlock) => {}
                 Ok(accepted) => {
-                    let ended = accepted.socket.receive(Completion::Poll);
+                    let ended = accepted.socket.receive(Notification::Poll);
                     let ended =
                         ended.map(|operation| san::wait(&accepted.socket, operation).outcome);
                     match ended {
@@ -281,7 +281,7 @@ fn accepted_at_once_after_a_kill_ends_with_econnreset() {
         match answer {
             Err(error) => assert_eq!(error.code(), WsaCode::ConnReset),
             Ok(accepted) => {
-                let pending = accepted.socket.receive(Completion::Poll);
+                let pending = accepted.socket.receive(Notification::Poll);
                 match pending.map(|operation| san::wait(&accepted.socket, operation).outcome) {
                     Err(error) | Ok(Err(error)) => assert_eq!(error.code(), WsaCode::ConnReset),
                     Ok(Ok(transferred)) => panic!("{transferred:?} from a dead process"),

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use san_provider::wire::Descriptor;
 use san_provider::{
-    Completion, Fence, MAX_SEGMENTS, MemoryAccess, ProviderConfig, ResultError, SocketOption,
+    Fence, MAX_SEGMENTS, MemoryAccess, Notification, ProviderConfig, ResultError, SocketOption,
     TransferError, WsaCode,
 };
 use san_tests::memory::{all, filled, finished, open, patterned, read, register, segment, write};
 use san_tests::san::{self, San, Upcall};
 use san_tests::time::{STEP, bounded, eventually};
 
-const POLL: Completion = Completion::Poll;
+const POLL: Notification = Notification::Poll;
 const UNFENCED: Fence = Fence::None;
 
 #[test]
@@ -135,7 +135,7 @@ fn wsd_095_rdma_operations_end_by_upcall_when_asked() {
                 place,
                 0,
                 UNFENCED,
-                Completion::Upcall,
+                Notification::Upcall,
             )
             .expect("started");
         let wanted = socket.handle().expect("one");
@@ -402,7 +402,13 @@ fn wsd_106_close_frees_the_memory_of_rdma_operations_before_they_end() {
         let started: Vec<_> = (0..30)
             .map(|_| {
                 socket
-                    .rdma_read(&whole, &opened.descriptor, 0, UNFENCED, Completion::Upcall)
+                    .rdma_read(
+                        &whole,
+                        &opened.descriptor,
+                        0,
+                        UNFENCED,
+                        Notification::Upcall,
+                    )
                     .expect("started")
             })
             .collect();

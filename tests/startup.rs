@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use san_provider::{
-    AddressFamily, Completion, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls,
+    AddressFamily, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls, Notification,
     Protocol, ProviderConfig, SocketOption, SocketType, SpiVersion, WsaCode,
 };
 use san_tests::census::Census;
@@ -74,7 +74,7 @@ fn wsd_063_the_last_cleanup_frees_everything() {
         connected.result().expect("the accepted connect");
         accepted
             .socket
-            .receive(Completion::Poll)
+            .receive(Notification::Poll)
             .expect("a receive that stays pending");
         let waiting = [client.connect(listener.addr), client.connect(listener.addr)];
         server.wait_requests(3);
@@ -86,7 +86,7 @@ fn wsd_063_the_last_cleanup_frees_everything() {
             let error = connector.failure();
             assert_eq!(error.code(), WsaCode::TimedOut, "{error}");
         }
-        let pending = connected.socket.receive(Completion::Poll);
+        let pending = connected.socket.receive(Notification::Poll);
         let ended =
             pending.map(|operation| san_tests::san::wait(&connected.socket, operation).outcome);
         match ended {
@@ -158,11 +158,11 @@ fn wsd_063_calls_without_startup_are_notinitialised() {
                 .expect_err("enum_network_events")
                 .code(),
             socket
-                .send(b"x", 0, Completion::Poll)
+                .send(b"x", 0, Notification::Poll)
                 .expect_err("send")
                 .code(),
             socket
-                .receive(Completion::Poll)
+                .receive(Notification::Poll)
                 .expect_err("receive")
                 .code(),
             socket

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use san_provider::{Completion, Decision, MemoryAccess, Rejection, WsaCode};
+use san_provider::{Decision, MemoryAccess, Notification, Rejection, WsaCode};
 use san_tests::memory::{filled, open, read};
 use san_tests::net;
 use san_tests::san::{self, San};
@@ -66,7 +66,7 @@ fn both_ends_count_messages_bytes_and_waiting() {
         let sends: Vec<_> = (0..8)
             .map(|_| {
                 connected
-                    .send(&[7; 100], 0, Completion::Poll)
+                    .send(&[7; 100], 0, Notification::Poll)
                     .expect("started")
             })
             .collect();

@@ -9,8 +9,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use san_benches::Result;
 use san_benches::server::{Server, say_ready};
 use san_provider::{
-    AcceptOptions, AddressFamily, Completion, ConnectOptions, Decision, EventObject, NetworkEvents,
-    NoUpcalls, Protocol, Provider, ProviderConfig, Socket, SocketType, SoftConfig, SpiVersion,
+    AcceptOptions, AddressFamily, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls,
+    Notification, Protocol, Provider, ProviderConfig, Socket, SocketType, SoftConfig, SpiVersion,
     TransferError,
 };
 
@@ -144,7 +144,7 @@ fn socket(provider: &Provider, address: SocketAddr) -> Result<Socket> {
 pub(crate) fn message(socket: &Socket, bytes: &[u8]) -> Result<()> {
     match socket.try_send(bytes, 0) {
         Err(TransferError::WouldBlock) => {
-            let operation = socket.send(bytes, 0, Completion::Poll)?;
+            let operation = socket.send(bytes, 0, Notification::Poll)?;
             let result = socket.get_overlapped_result(operation, Some(WITHOUT_END))?;
             result.outcome?;
             Ok(())

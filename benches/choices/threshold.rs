@@ -12,7 +12,7 @@ use san_benches::record::{number, table};
 use san_benches::stats::Samples;
 use san_provider::wire::Descriptor;
 use san_provider::{
-    Completion, Fence, MemoryAccess, ProviderConfig, Segment, SharedMemory, Socket, TransferError,
+    Fence, MemoryAccess, Notification, ProviderConfig, Segment, SharedMemory, Socket, TransferError,
 };
 
 use crate::ends::{Fabric, Place, WITHOUT_END, message};
@@ -215,7 +215,7 @@ impl<'a> End<'a> {
     fn read(&self, segment: Segment, descriptor: &[u8]) -> Result<()> {
         let operation =
             self.socket
-                .rdma_read(&[segment], descriptor, 0, Fence::None, Completion::Poll)?;
+                .rdma_read(&[segment], descriptor, 0, Fence::None, Notification::Poll)?;
         let result = self
             .socket
             .get_overlapped_result(operation, Some(WITHOUT_END))?;

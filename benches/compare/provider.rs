@@ -10,9 +10,9 @@ use san_benches::server::{Server, answer, commands, say_ready};
 use san_benches::stats::Samples;
 use san_provider::wire::{Features, Hello, HelloKind, Session};
 use san_provider::{
-    AddressFamily, Completion, ConnectFailure, ConnectOptions, Decision, EventObject,
-    NetworkEvents, NoUpcalls, Operation, Protocol, Provider, ProviderConfig, ResultError, Socket,
-    SocketType, SpiVersion,
+    AddressFamily, ConnectFailure, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls,
+    Notification, Operation, Protocol, Provider, ProviderConfig, ResultError, Socket, SocketType,
+    SpiVersion,
 };
 
 use crate::messages::ping;
@@ -336,7 +336,7 @@ impl<'a> Pipe<'a> {
         if self.style == Style::Direct {
             return Ok(self.socket.try_send(bytes, 0)?);
         }
-        let operation = self.socket.send(bytes, 0, Completion::Poll)?;
+        let operation = self.socket.send(bytes, 0, Notification::Poll)?;
         self.under_way.push_back(operation);
         if self.under_way.len() > UNDER_WAY {
             self.collect()?;
@@ -364,7 +364,7 @@ impl<'a> Pipe<'a> {
         if self.style == Style::Direct {
             return Ok(self.socket.receive_within(WITHOUT_END)?);
         }
-        let operation = self.socket.receive(Completion::Poll)?;
+        let operation = self.socket.receive(Notification::Poll)?;
         let result = self
             .socket
             .get_overlapped_result(operation, Some(WITHOUT_END))?;

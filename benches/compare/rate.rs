@@ -8,7 +8,7 @@ use std::time::Instant;
 use san_benches::Result;
 use san_benches::record::Record;
 use san_benches::server::Server;
-use san_provider::{Completion, Operation, RegisteredBuffer, Socket};
+use san_provider::{Notification, Operation, RegisteredBuffer, Socket};
 
 use crate::messages::SIZES;
 use crate::provider::{Client, WITHOUT_END};
@@ -86,10 +86,12 @@ impl Sender<'_> {
             let operation = match self.from {
                 // What cannot go out at once goes as an operation, and is waited for.
                 From::Tried if self.socket.try_send(&self.text, 0).is_ok() => continue,
-                From::Tried | From::Copied => self.socket.send(&self.text, 0, Completion::Poll)?,
+                From::Tried | From::Copied => {
+                    self.socket.send(&self.text, 0, Notification::Poll)?
+                }
                 From::Registered => {
                     let buffer = self.buffer()?;
-                    self.socket.send_buffer(buffer, 0, Completion::Poll)?
+                    self.socket.send_buffer(buffer, 0, Notification::Poll)?
                 }
             };
             self.under_way.push_back(operation);

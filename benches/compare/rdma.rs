@@ -15,7 +15,7 @@ use san_benches::record::Record;
 use san_benches::server::{Server, answer, commands, say_ready};
 use san_benches::stats::Samples;
 use san_provider::wire::Descriptor;
-use san_provider::{Completion, Fence, MemoryAccess, Segment, SharedMemory, Socket};
+use san_provider::{Fence, MemoryAccess, Notification, Segment, SharedMemory, Socket};
 use verbs_shim::{
     Access, CompletionBatch, ConnParams, Event, Fabric, MemoryRegion, RemoteMemory, SendRequest,
     Verb,
@@ -229,7 +229,7 @@ struct ProviderEnd<'a> {
 impl Active for ProviderEnd<'_> {
     fn start(&mut self) -> Result<()> {
         let pieces = [self.segment];
-        let (fence, completion) = (Fence::None, Completion::Poll);
+        let (fence, completion) = (Fence::None, Notification::Poll);
         let started = match self.verb {
             Direction::Read => {
                 self.socket

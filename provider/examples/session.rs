@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use san_provider::{
-    AddressFamily, Completion, ConnectError, ConnectOptions, Decision, EventObject, NetworkEvents,
-    NoUpcalls, Protocol, Provider, ProviderConfig, Rejection, Socket, SocketType, SpiVersion,
+    AddressFamily, ConnectError, ConnectOptions, Decision, EventObject, NetworkEvents, NoUpcalls,
+    Notification, Protocol, Provider, ProviderConfig, Rejection, Socket, SocketType, SpiVersion,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -102,8 +102,8 @@ fn main() -> Result<(), Failure> {
         for size in [1, 64, 512, 4096] {
             let text = vec![u8::try_from(number & 0xff)?; size];
             let start = Instant::now();
-            let send = socket.send(&text, 7, Completion::Poll)?;
-            let receive = socket.receive(Completion::Poll)?;
+            let send = socket.send(&text, 7, Notification::Poll)?;
+            let receive = socket.receive(Notification::Poll)?;
             let result = socket
                 .get_overlapped_result(receive, Some(PATIENCE))?
                 .outcome?;
@@ -134,7 +134,7 @@ fn socket(provider: &Provider, ip: IpAddr) -> Result<Socket, Failure> {
 fn serve(accepted: &[Socket]) -> Result<(), Failure> {
     for socket in accepted {
         loop {
-            let receive = socket.receive(Completion::Poll)?;
+            let receive = socket.receive(Notification::Poll)?;
             let result = socket.get_overlapped_result(receive, Some(PATIENCE))?;
             let message = match result.outcome {
                 Ok(received) => received.message.ok_or("no message")?,
@@ -143,7 +143,7 @@ fn serve(accepted: &[Socket]) -> Result<(), Failure> {
                     break;
                 }
             };
-            socket.send(&message, message.kind() + 1, Completion::Poll)?;
+            socket.send(&message, message.kind() + 1, Notification::Poll)?;
         }
         socket.close()?;
     }

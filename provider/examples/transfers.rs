@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use san_provider::{
-    AddressFamily, Completion, ConnectOptions, Decision, EventObject, NetworkEvents,
+    AddressFamily, ConnectOptions, Decision, EventObject, NetworkEvents, Notification,
     OverlappedResult, Protocol, Provider, ProviderConfig, Readiness, Socket, SocketType,
     SpiVersion, SwitchHandle, SwitchUpcalls, TransferError, WsaCode,
 };
@@ -169,7 +169,7 @@ fn send(
     n: usize,
 ) -> Result<(), Failure> {
     loop {
-        match socket.send(&text(n), kind(n), Completion::Poll) {
+        match socket.send(&text(n), kind(n), Notification::Poll) {
             Ok(operation) => {
                 pending.push_back(operation);
                 return Ok(());
@@ -196,7 +196,7 @@ fn drain(
 }
 
 fn receive(socket: &Socket, n: usize) -> Result<(), Failure> {
-    let operation = socket.receive(Completion::Poll)?;
+    let operation = socket.receive(Notification::Poll)?;
     let result = socket.get_overlapped_result(operation, Some(PATIENCE))?;
     check(result, n)
 }
@@ -249,7 +249,7 @@ fn both_ways((client, server): &Pair, messages: usize) -> Result<(), Failure> {
         let mut pending = VecDeque::new();
         let mut receives = VecDeque::new();
         for n in 0..messages {
-            receives.push_back((socket.receive(Completion::Poll)?, n));
+            receives.push_back((socket.receive(Notification::Poll)?, n));
             send(socket, &mut pending, n)?;
             if receives.len() > 20 {
                 let (operation, n) = receives.pop_front().ok_or("none")?;
@@ -274,7 +274,7 @@ fn slow_receiver((client, server): &Pair, messages: usize) -> Result<(), Failure
         let sink = scope.spawn(|| -> Result<(), Failure> {
             let mut held = VecDeque::new();
             for n in 0..messages {
-                let operation = server.receive(Completion::Poll)?;
+                let operation = server.receive(Notification::Poll)?;
                 let result = server
                     .get_overlapped_result(operation, Some(PATIENCE))?
                     .outcome?;
@@ -343,7 +343,7 @@ impl SwitchUpcalls for Upcalls {
                     if let Some(server) = self.server.get() {
                         let server = server.lock().map(|s| s.clone());
                         if let Ok(server) = server {
-                            let _ = server.receive(Completion::Upcall);
+                            let _ = server.receive(Notification::Upcall);
                         }
                     }
                 }
@@ -367,12 +367,12 @@ impl SwitchUpcalls for Upcalls {
 fn by_upcall((client, server): &Pair, upcalls: &Upcalls, messages: usize) -> Result<(), Failure> {
     let _ = upcalls.server.set(Mutex::new(server.clone()));
     for _ in 0..4 {
-        server.receive(Completion::Upcall)?;
+        server.receive(Notification::Upcall)?;
     }
     for n in 0..messages {
         let start = Instant::now();
         loop {
-            match client.send(&text(n), kind(n), Completion::Upcall) {
+            match client.send(&text(n), kind(n), Notification::Upcall) {
                 Ok(_) => break,
                 Err(TransferError::WouldBlock) if start.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_micros(100));
@@ -474,7 +474,7 @@ fn early_send(pairs: &Pairs) -> Result<(), Failure> {
 
 fn close_pending(pairs: &Pairs) -> Result<(), Failure> {
     let (client, _server) = pairs.connect()?;
-    let receive = client.receive(Completion::Poll)?;
+    let receive = client.receive(Notification::Poll)?;
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| client.get_overlapped_result(receive, Some(PATIENCE)));
         std::thread::sleep(Duration::from_millis(50));
@@ -488,7 +488,7 @@ fn close_pending(pairs: &Pairs) -> Result<(), Failure> {
         );
         assert!(took < Duration::from_secs(2), "close took {took:?}");
         assert_eq!(
-            client.send(b"x", 0, Completion::Poll).unwrap_err().code(),
+            client.send(b"x", 0, Notification::Poll).unwrap_err().code(),
             WsaCode::NotSocket
         );
         Ok(())
@@ -507,7 +507,7 @@ fn peer_closes(pairs: &Pairs) -> Result<(), Failure> {
     receive(&client, 0)?;
     receive(&client, 1)?;
     // The news of the end may come before the call or after it.
-    let end = match client.receive(Completion::Poll) {
+    let end = match client.receive(Notification::Poll) {
         Ok(third) => client
             .get_overlapped_result(third, Some(PATIENCE))?
             .outcome
@@ -516,20 +516,20 @@ fn peer_closes(pairs: &Pairs) -> Result<(), Failure> {
     };
     assert_eq!(end.code(), WsaCode::ConnReset);
     assert_eq!(
-        client.receive(Completion::Poll).unwrap_err().code(),
+        client.receive(Notification::Poll).unwrap_err().code(),
         WsaCode::ConnReset
     );
     assert_eq!(
-        client.send(b"x", 0, Completion::Poll).unwrap_err().code(),
+        client.send(b"x", 0, Notification::Poll).unwrap_err().code(),
         WsaCode::ConnReset
     );
     Ok(())
 }
 
 fn bad_calls((client, _server): &Pair) -> Result<(), Failure> {
-    let too_long = client.send(&[0; 4097], 0, Completion::Poll).unwrap_err();
+    let too_long = client.send(&[0; 4097], 0, Notification::Poll).unwrap_err();
     assert_eq!(too_long.code(), WsaCode::MessageSize);
-    let receive = client.receive(Completion::Poll)?;
+    let receive = client.receive(Notification::Poll)?;
     let early = client.get_overlapped_result(receive, None).unwrap_err();
     assert_eq!(early.code(), WsaCode::IoIncomplete);
     let start = Instant::now();
@@ -538,7 +538,7 @@ fn bad_calls((client, _server): &Pair) -> Result<(), Failure> {
     assert!(start.elapsed() >= Duration::from_millis(30));
     let mut started = 1;
     let full = loop {
-        match client.receive(Completion::Poll) {
+        match client.receive(Notification::Poll) {
             Ok(_) => started += 1,
             Err(error) => break error,
         }

@@ -165,7 +165,7 @@ pub use socket::options::SocketOption;
 pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use statistics::{ConnectionStats, ListenStats, SocketStats};
 pub use transfer::{
-    Completion, Fence, Inbox, MAX_SEGMENTS, Message, Operation, OverlappedResult, PeerFeatures,
+    Fence, Inbox, MAX_SEGMENTS, Message, Notification, Operation, OverlappedResult, PeerFeatures,
     Readiness, ReadySink, Received, Transferred,
 };
 pub use upcalls::{NoUpcalls, SwitchUpcalls};

@@ -3,7 +3,7 @@
 use crate::error::TransferError;
 use crate::memory::Segment;
 use crate::socket::Socket;
-use crate::transfer::{Completion, Fence, Operation, RdmaDirection};
+use crate::transfer::{Fence, Notification, Operation, RdmaDirection};
 
 impl Socket {
     /// Starts to read from memory that the peer has opened, into registered memory, and returns.
@@ -31,7 +31,7 @@ impl Socket {
         descriptor: &[u8],
         offset: u64,
         fence: Fence,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         self.shared.connected()?.start_rdma(
             RdmaDirection::Read,
@@ -55,7 +55,7 @@ impl Socket {
         descriptor: &[u8],
         offset: u64,
         fence: Fence,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         self.shared.connected()?.start_rdma(
             RdmaDirection::Write,

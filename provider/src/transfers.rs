@@ -11,7 +11,7 @@ use crate::socket::state::Phase;
 use crate::socket::{Socket, SocketShared};
 use crate::sync::lock;
 use crate::transfer::{
-    Completion, Connection, Direction, Fence, Message, Operation, OverlappedResult, Payload,
+    Connection, Direction, Fence, Message, Notification, Operation, OverlappedResult, Payload,
     Readiness,
 };
 
@@ -28,7 +28,7 @@ impl Socket {
         &self,
         bytes: &[u8],
         kind: u8,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         self.shared
             .connected()?
@@ -53,7 +53,7 @@ impl Socket {
         &self,
         buffer: RegisteredBuffer,
         kind: u8,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         self.shared
             .connected()?
@@ -69,7 +69,7 @@ impl Socket {
         &self,
         bytes: &[u8],
         kind: u8,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         let payload = Payload::Bytes(bytes);
         self.shared
@@ -85,7 +85,7 @@ impl Socket {
     /// ended the connection, and everything it had sent is received. `WSAENOTCONN`,
     /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
     #[doc(alias = "WSPRecv")]
-    pub fn receive(&self, completion: Completion) -> Result<Operation, TransferError> {
+    pub fn receive(&self, completion: Notification) -> Result<Operation, TransferError> {
         self.shared.connected()?.start_receive(completion)
     }
 
@@ -120,7 +120,7 @@ impl Socket {
         self.shared.connected()?.receive_within(wait)
     }
 
-    /// The result of an operation that was started with [`Completion::Poll`]; waits for it at most
+    /// The result of an operation that was started with [`Notification::Poll`]; waits for it at most
     /// `wait`, if given (duty 96). A result is given once.
     ///
     /// The waiting thread polls the device itself: for the configured time without sleeping, then

@@ -21,7 +21,7 @@ pub trait SwitchUpcalls: Send + Sync {
     #[doc(alias = "WPUCreateSocketHandle")]
     fn create_socket_handle(&self, number: u64) -> io::Result<SwitchHandle>;
 
-    /// An operation ended that was started with `Completion::Upcall` (duty 95).
+    /// An operation ended that was started with `Notification::Upcall` (duty 95).
     #[doc(alias = "WPUCompleteOverlappedRequest")]
     fn complete_overlapped(&self, handle: SwitchHandle, result: OverlappedResult);
 

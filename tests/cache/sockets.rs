@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustix::mm::MapFlags;
-use san_provider::{Completion, Fence, MemoryAccess, ProviderConfig, Socket, TransferError};
+use san_provider::{Fence, MemoryAccess, Notification, ProviderConfig, Socket, TransferError};
 use san_tests::memory::{Opened, all, filled, finished, open, segment};
 use san_tests::san::San;
 use san_tests::time::{STEP, eventually, within};
@@ -50,7 +50,7 @@ impl Pair {
         let segments = [segment(handle, 0, from.len)];
         let started = self
             .near
-            .rdma_write(&segments, place, 0, Fence::None, Completion::Poll);
+            .rdma_write(&segments, place, 0, Fence::None, Notification::Poll);
         let outcome = finished(&self.near, started);
         self.near.deregister_memory(handle).expect("registered");
         outcome
@@ -66,7 +66,7 @@ impl Pair {
         let segments = [segment(handle, 0, into.len)];
         let started = self
             .near
-            .rdma_read(&segments, place, 0, Fence::None, Completion::Poll);
+            .rdma_read(&segments, place, 0, Fence::None, Notification::Poll);
         finished(&self.near, started).expect("read");
         self.near.deregister_memory(handle).expect("registered");
     }
@@ -180,7 +180,7 @@ fn a_part_of_a_kept_registration_reaches_no_further() {
         let piece = [segment(handle, 5, 6)];
         let refused = pair
             .near
-            .rdma_write(&piece, place, 0, Fence::None, Completion::Poll)
+            .rdma_write(&piece, place, 0, Fence::None, Notification::Poll)
             .expect_err("past its end");
         assert!(
             matches!(refused, TransferError::OutOfBounds { limit: 10, .. }),
@@ -189,7 +189,7 @@ fn a_part_of_a_kept_registration_reaches_no_further() {
         let into = [segment(handle, 0, 10)];
         let refused = pair
             .near
-            .rdma_read(&into, place, 0, Fence::None, Completion::Poll)
+            .rdma_read(&into, place, 0, Fence::None, Notification::Poll)
             .expect_err("registered to be read, though what is kept may be written");
         assert!(matches!(refused, TransferError::NotAllowed), "{refused}");
     });

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use san_provider::{
-    AddressFamily, Completion, ConnectOptions, DataPath, Decision, EventObject, Message,
-    NetworkEvents, NoUpcalls, Protocol, Provider, SocketOption, SocketType, SpiVersion, WsaCode,
+    AddressFamily, ConnectOptions, DataPath, Decision, EventObject, Message, NetworkEvents,
+    NoUpcalls, Notification, Protocol, Provider, SocketOption, SocketType, SpiVersion, WsaCode,
 };
 use san_tests::san::{self, Listener, San};
 use san_tests::time::STEP;
@@ -127,7 +127,7 @@ impl Stage {
         not_socket(socket.try_send(b"x", 0).expect_err("send").code());
         not_socket(socket.try_receive().expect_err("receive").code());
         not_socket(socket.receive_within(STEP).expect_err("wait").code());
-        let started = socket.send(b"x", 0, Completion::Poll);
+        let started = socket.send(b"x", 0, Notification::Poll);
         not_socket(started.expect_err("send").code());
         not_socket(self.data_path.try_send(b"x", 0).expect_err("send").code());
         let waited = self.data_path.receive_within(STEP);

@@ -2,7 +2,7 @@
 
 use san_provider::wire::Descriptor;
 use san_provider::{
-    AppMemory, Completion, Fence, MemoryAccess, MemoryHandle, Operation, Segment, SharedMemory,
+    AppMemory, Fence, MemoryAccess, MemoryHandle, Notification, Operation, Segment, SharedMemory,
     Socket, TransferError,
 };
 
@@ -135,7 +135,7 @@ pub fn write(
     let handle = register(from, &memory, MemoryAccess::Read);
     let segments = [segment(handle, 0, bytes.len())];
     let place = &opened.descriptor;
-    let started = from.rdma_write(&segments, place, offset, Fence::None, Completion::Poll);
+    let started = from.rdma_write(&segments, place, offset, Fence::None, Notification::Poll);
     let outcome = finished(from, started);
     from.deregister_memory(handle).expect("not busy any more");
     outcome
@@ -158,7 +158,7 @@ pub fn read(
     let handle = register(from, &memory, MemoryAccess::Write);
     let segments = [segment(handle, 0, len)];
     let place = &opened.descriptor;
-    let started = from.rdma_read(&segments, place, offset, Fence::None, Completion::Poll);
+    let started = from.rdma_read(&segments, place, offset, Fence::None, Notification::Poll);
     let outcome = finished(from, started);
     from.deregister_memory(handle).expect("not busy any more");
     outcome.map(|_| all(&memory))

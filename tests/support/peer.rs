@@ -8,7 +8,9 @@ use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use san_provider::{Completion, MemoryAccess, NoUpcalls, ProviderConfig, SharedMemory, SpiVersion};
+use san_provider::{
+    MemoryAccess, NoUpcalls, Notification, ProviderConfig, SharedMemory, SpiVersion,
+};
 use san_tests::san::{self, San};
 
 fn main() {
@@ -106,13 +108,13 @@ fn stream(addr: SocketAddr) {
     println!("connected");
     let sender = connector.socket.clone();
     std::thread::spawn(move || {
-        while let Ok(sent) = sender.send(&[8; 500], 0, Completion::Poll) {
+        while let Ok(sent) = sender.send(&[8; 500], 0, Notification::Poll) {
             if san::wait(&sender, sent).outcome.is_err() {
                 break;
             }
         }
     });
-    while let Ok(started) = connector.socket.receive(Completion::Poll) {
+    while let Ok(started) = connector.socket.receive(Notification::Poll) {
         if san::wait(&connector.socket, started).outcome.is_err() {
             break;
         }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use san_provider::{Completion, Duplicate, EventObject, ProviderConfig, Readiness, Socket};
+use san_provider::{Duplicate, EventObject, Notification, ProviderConfig, Readiness, Socket};
 
 use crate::program::Program;
 use crate::san::{self, Listener, San};
@@ -208,7 +208,7 @@ pub fn send_number(socket: &Socket, number: u64) {
     let mut message = number.to_be_bytes().to_vec();
     message.resize(8 + usize::try_from(number % 2).unwrap_or(0) * 300, 0);
     let sent = socket
-        .send(&message, 0, Completion::Poll)
+        .send(&message, 0, Notification::Poll)
         .unwrap_or_else(|error| panic!("send {number}: {error}"));
     san::wait(socket, sent)
         .outcome

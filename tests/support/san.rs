@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use san_base::lock;
 use san_provider::{
-    AcceptError, Accepted, AddressFamily, Completion, ConnectError, ConnectOptions, Counters,
-    Decision, EventObject, NetworkEvents, Operation, OverlappedResult, Protocol, Provider,
+    AcceptError, Accepted, AddressFamily, ConnectError, ConnectOptions, Counters, Decision,
+    EventObject, NetworkEvents, Notification, Operation, OverlappedResult, Protocol, Provider,
     ProviderConfig, Socket, SocketType, SpiVersion, SwitchHandle, SwitchUpcalls, WsaCode,
 };
 use verbs_shim::LiveObjects;
@@ -331,7 +331,7 @@ impl Connector {
 /// When that fails.
 pub fn send(socket: &Socket, bytes: &[u8]) {
     let sent = socket
-        .send(bytes, 0, Completion::Poll)
+        .send(bytes, 0, Notification::Poll)
         .unwrap_or_else(|error| panic!("send: {error}"));
     let outcome = wait(socket, sent)
         .outcome
@@ -346,7 +346,7 @@ pub fn send(socket: &Socket, bytes: &[u8]) {
 #[must_use]
 pub fn receive(socket: &Socket) -> Vec<u8> {
     let started = socket
-        .receive(Completion::Poll)
+        .receive(Notification::Poll)
         .unwrap_or_else(|error| panic!("receive: {error}"));
     let transferred = wait(socket, started)
         .outcome

@@ -34,10 +34,10 @@ pub trait ReadySink: Send + Sync {
     /// A message of kind 16 or above came. It does not wait behind messages that nobody has read.
     fn control(&self, token: u64, kind: u8, bytes: &[u8]);
 
-    /// An operation with [`Completion::Sink`] has ended: its bytes, or why it failed. A sink that starts
+    /// An operation with [`Notification::Sink`] has ended: its bytes, or why it failed. A sink that starts
     /// none need not listen.
     ///
-    /// [`Completion::Sink`]: crate::Completion::Sink
+    /// [`Notification::Sink`]: crate::Notification::Sink
     fn ended(&self, token: u64, operation: Operation, result: Result<usize, TransferError>) {
         let _ = (token, operation, result);
     }

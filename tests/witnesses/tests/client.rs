@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use san_provider::{Completion, Decision, Message, ProviderConfig, Rejection, Socket, WsaCode};
+use san_provider::{Decision, Message, Notification, ProviderConfig, Rejection, Socket, WsaCode};
 use san_tests::census::{self, Census};
 use san_tests::san::{self, Listener, San};
 use san_tests::time::{STEP, bounded, within};
@@ -160,7 +160,7 @@ fn wsd_029_talks_with_the_provider_under_credits() {
         }
         assert_eq!(san.counters().protocol_violations, 0);
         client.disconnect().expect("disconnect");
-        let pending = server.receive(Completion::Poll);
+        let pending = server.receive(Notification::Poll);
         match pending.map(|operation| san::wait(&server, operation).outcome) {
             Err(error) | Ok(Err(error)) => assert_eq!(error.code(), WsaCode::ConnReset),
             Ok(Ok(transferred)) => panic!("{transferred:?} after the end"),
@@ -225,7 +225,7 @@ fn a_peer_that_breaks_the_protocol_loses_its_connection_and_nothing_else() {
         ];
         for (count, (what, immediate, data)) in (1..).zip(violations) {
             let (mut client, server, _) = connected(&san);
-            let pending = server.receive(Completion::Poll).expect("started");
+            let pending = server.receive(Notification::Poll).expect("started");
             client
                 .send(data, immediate, soon())
                 .unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -265,7 +265,7 @@ fn a_peer_that_sends_without_credit_loses_its_connection() {
             assert_eq!(receive_message(&server)[..], [n as u8]);
         }
         let ended = server
-            .receive(Completion::Poll)
+            .receive(Notification::Poll)
             .map(|operation| san::wait(&server, operation).outcome);
         match ended {
             Err(error) | Ok(Err(error)) => assert_eq!(error.code(), WsaCode::ConnReset),
@@ -370,7 +370,7 @@ fn rejected_with(client: &Client) -> (i32, Vec<u8>) {
 }
 
 fn receive_message(socket: &Socket) -> Message {
-    let operation = socket.receive(Completion::Poll).expect("started");
+    let operation = socket.receive(Notification::Poll).expect("started");
     san::wait(socket, operation)
         .outcome
         .expect("received")

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion as WorkCompletion, QueuePair, ReadInPlace, ReadReceive, RegisteredBuffer,
-    RemoteMemory, SendFlags, SendRequest, SharedReceiveQueue, Verb, WcStatus,
+    Completion, QueuePair, ReadInPlace, ReadReceive, RegisteredBuffer, RemoteMemory, SendFlags,
+    SendRequest, SharedReceiveQueue, Verb, WcStatus,
 };
 
 use super::{Connection, Parts, Qp, State};
@@ -56,7 +56,7 @@ impl Member for Connection {
     fn received_alone<'a>(
         self: &'a Arc<Self>,
         mut guard: MutexGuard<'a, State>,
-        completion: &WorkCompletion,
+        completion: &Completion,
         srq: &SharedReceiveQueue,
         see: &mut impl See<Self, State>,
     ) -> Option<MutexGuard<'a, State>> {
@@ -95,7 +95,7 @@ impl Member for Connection {
         Some(guard)
     }
 
-    fn received(&self, state: &mut State, completion: &WorkCompletion, buffer: RegisteredBuffer) {
+    fn received(&self, state: &mut State, completion: &Completion, buffer: RegisteredBuffer) {
         state.plain = false;
         if state.engine.link() == Link::Down
             || completion.qp_num() != self.number()
@@ -118,7 +118,7 @@ impl Member for Connection {
     }
 
     #[inline]
-    fn sent(&self, state: &mut State, completion: &WorkCompletion) {
+    fn sent(&self, state: &mut State, completion: &Completion) {
         state.plain = false;
         // The memory is free before its operation ends.
         let freed = match &state.qp {
@@ -181,7 +181,7 @@ impl Connection {
     fn received_claimed<'a>(
         &'a self,
         mut guard: MutexGuard<'a, State>,
-        completion: &WorkCompletion,
+        completion: &Completion,
         (credits, buffer): (u16, RegisteredBuffer),
         read: bool,
     ) -> Option<MutexGuard<'a, State>> {
@@ -222,7 +222,7 @@ impl Connection {
     fn received_in_vain(
         &self,
         state: &mut State,
-        completion: &WorkCompletion,
+        completion: &Completion,
         buffer: RegisteredBuffer,
     ) {
         let is_own = state.engine.link() != Link::Down && completion.qp_num() == self.number();
@@ -442,7 +442,7 @@ pub(super) fn refusal(qp: &QueuePair, error: &verbs_shim::VerbsError) -> Ending 
 
 /// What a failed work request says about the connection.
 #[cold]
-fn ending_of(completion: &WorkCompletion) -> Ending {
+fn ending_of(completion: &Completion) -> Ending {
     match completion.status() {
         WcStatus::RetryExceeded | WcStatus::RnrRetryExceeded | WcStatus::ResponseTimeout => {
             Ending::TimedOut

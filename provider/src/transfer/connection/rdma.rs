@@ -17,7 +17,7 @@ use super::{Connection, Qp, State};
 use crate::error::{RegisterError, TransferError};
 use crate::memory::Segment;
 use crate::time::Deadline;
-use crate::transfer::engine::{Completion, Ending, Operation};
+use crate::transfer::engine::{Ending, Notification, Operation};
 use crate::wire::Descriptor;
 
 /// Pieces of registered memory that one RDMA operation can gather from or scatter to.
@@ -66,7 +66,7 @@ impl Connection {
         segments: &[Segment],
         (descriptor, offset): (&[u8], u64),
         fence: Fence,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         let job = self.rdma_job(direction, segments, (descriptor, offset), fence)?;
         let mut state = self.lock_state();
@@ -243,7 +243,7 @@ impl Connection {
         let Qp::Connected(qp) = qp else {
             return Ok(None);
         };
-        let operation = engine.start_posted(0, Completion::Poll);
+        let operation = engine.start_posted(0, Notification::Poll);
         let begun = match qp.bind(operation.token(), slice, access) {
             Ok((window, Binding::Posted)) => {
                 engine.post_other();

@@ -13,7 +13,7 @@ use super::{Connection, State};
 use crate::error::{ResultError, TransferError};
 use crate::transfer::Lane;
 use crate::transfer::engine::{
-    Arrived, Completion, Direction, Inbox, Look, Operation, Outcome, Received,
+    Arrived, Direction, Inbox, Look, Notification, Operation, Outcome, Received,
 };
 use crate::transfer::lane::Wanted;
 use crate::transfer::message::{Message, OverlappedResult};
@@ -22,7 +22,10 @@ type Taken = Result<Arrived<RegisteredBuffer>, TransferError>;
 
 impl Connection {
     /// Starts to receive a message. One that is here already is taken at once.
-    pub(crate) fn start_receive(&self, completion: Completion) -> Result<Operation, TransferError> {
+    pub(crate) fn start_receive(
+        &self,
+        completion: Notification,
+    ) -> Result<Operation, TransferError> {
         let mut state = self.lock_state();
         let operation = state.engine.start_receive(completion)?;
         self.work_and_settle(state);

@@ -9,7 +9,7 @@ use super::completions::{post_buffer, post_inline};
 use super::{Connection, Fence, Qp, State};
 use crate::error::TransferError;
 use crate::transfer::engine::{
-    Completion, Ending, FIRST_CONTROL_KIND, MessagePlan, NOBODYS, Operation,
+    Ending, FIRST_CONTROL_KIND, MessagePlan, NOBODYS, Notification, Operation,
 };
 
 /// The bytes of a message to send.
@@ -65,7 +65,7 @@ impl Connection {
         payload: Payload<'_>,
         kind: u8,
         fence: Fence,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         // Before the lock is taken: it may have to be registered.
         let payload = match payload {
@@ -210,7 +210,7 @@ impl Connection {
         if !state.engine.has_operation_left() {
             return Err(TransferError::WouldBlock);
         }
-        let operation = state.engine.start_posted(0, Completion::SinkWhenPolled);
+        let operation = state.engine.start_posted(0, Notification::SinkWhenPolled);
         let token = operation.token();
         let posted = self.post_now(&mut state, token, Payload::Bytes(&[]), kind, false);
         if posted.is_err() {
@@ -295,7 +295,7 @@ impl Connection {
         payload: Payload<'_>,
         kind: u8,
         fence: bool,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         if self.lane.send_buffers_left() < state.engine.sends_waiting() {
             return Err(TransferError::WouldBlock);

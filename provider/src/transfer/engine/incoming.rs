@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 
 use super::{
-    Arrived, Body, Completion, Direction, Ending, Engine, Link, Operation, Outcome, Payloads,
+    Arrived, Body, Direction, Ending, Engine, Link, Notification, Operation, Outcome, Payloads,
 };
 use crate::error::TransferError;
 use crate::wire::{Immediate, MessageType, Violation};
@@ -191,7 +191,7 @@ impl<P: Payloads> Engine<P> {
     /// Starts to receive a message. One that is here already is taken at once.
     pub(crate) fn start_receive(
         &mut self,
-        completion: Completion,
+        completion: Notification,
     ) -> Result<Operation, TransferError> {
         if self.inbox.is_empty() {
             self.check()?;

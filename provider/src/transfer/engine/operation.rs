@@ -12,7 +12,7 @@ pub struct Operation(u32);
 
 /// How the end of an operation is told (duties 43 and 95).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Completion {
+pub enum Notification {
     /// Not at all: `get_overlapped_result` asks for it.
     #[default]
     Poll,
@@ -24,7 +24,7 @@ pub enum Completion {
     SinkWhenPolled,
 }
 
-impl Completion {
+impl Notification {
     /// Somebody has to see to it though nobody waits.
     fn is_served(self) -> bool {
         matches!(self, Self::Upcall | Self::Sink)
@@ -72,7 +72,7 @@ enum State<P: Payloads> {
 struct Record<P: Payloads> {
     generation: u16,
     direction: Direction,
-    completion: Completion,
+    completion: Notification,
     state: State<P>,
     waiter: Option<P::Waker>,
 }
@@ -161,7 +161,7 @@ impl<P: Payloads> OperationTable<P> {
     pub(crate) fn queue_send(
         &mut self,
         job: SendJob<P::Buffer>,
-        completion: Completion,
+        completion: Notification,
     ) -> Operation {
         self.start(Direction::Send, completion, State::Queued(job))
     }
@@ -171,25 +171,25 @@ impl<P: Payloads> OperationTable<P> {
         &mut self,
         bytes: usize,
         job: Box<P::Rdma>,
-        completion: Completion,
+        completion: Notification,
     ) -> Operation {
         self.start(Direction::Send, completion, State::QueuedRdma(bytes, job))
     }
 
     /// Starts a send of `bytes` that is about to be posted.
-    pub(crate) fn post_send(&mut self, bytes: usize, completion: Completion) -> Operation {
+    pub(crate) fn post_send(&mut self, bytes: usize, completion: Notification) -> Operation {
         self.start(Direction::Send, completion, State::Posted(bytes))
     }
 
     /// Starts a receive that waits.
-    pub(crate) fn wait_receive(&mut self, completion: Completion) -> Operation {
+    pub(crate) fn wait_receive(&mut self, completion: Notification) -> Operation {
         self.start(Direction::Receive, completion, State::Waiting)
     }
 
     fn start(
         &mut self,
         direction: Direction,
-        completion: Completion,
+        completion: Notification,
         state: State<P>,
     ) -> Operation {
         self.used[direction as usize] += 1;
@@ -278,10 +278,10 @@ impl<P: Payloads> OperationTable<P> {
             return Told::Nobody;
         }
         let completion = record.completion;
-        if completion != Completion::Poll {
+        if completion != Notification::Poll {
             self.free(operation);
             return match completion {
-                Completion::Upcall => Told::Upcall(operation, outcome),
+                Notification::Upcall => Told::Upcall(operation, outcome),
                 _ => Told::Sink(operation, outcome),
             };
         }
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn an_old_handle_is_not_a_new_operation() {
         let mut table = OperationTable::new(4);
-        let first = table.wait_receive(Completion::Poll);
+        let first = table.wait_receive(Notification::Poll);
         assert!(matches!(
             table.take(first),
             Look::Pending(Direction::Receive)
@@ -388,7 +388,7 @@ mod tests {
             matches!(table.take(first), Look::Unknown),
             "a result is taken once"
         );
-        let second = table.wait_receive(Completion::Poll);
+        let second = table.wait_receive(Notification::Poll);
         assert_ne!(first, second);
         assert!(matches!(table.take(first), Look::Unknown));
         assert!(matches!(table.take(second), Look::Pending(_)));
@@ -397,11 +397,11 @@ mod tests {
     #[test]
     fn each_direction_has_its_bound() {
         let mut table = OperationTable::new(2);
-        table.wait_receive(Completion::Poll);
-        table.wait_receive(Completion::Poll);
+        table.wait_receive(Notification::Poll);
+        table.wait_receive(Notification::Poll);
         assert!(!table.has_room(Direction::Receive));
         assert!(table.has_room(Direction::Send));
-        let send = table.post_send(5, Completion::Poll);
+        let send = table.post_send(5, Notification::Poll);
         assert_eq!(table.posted_bytes(send), Some(5));
         table.end(send, Outcome::Sent(5));
         assert!(table.has_room(Direction::Send), "one of two");
@@ -410,13 +410,13 @@ mod tests {
     #[test]
     fn wsd_113_every_operation_ends_once() {
         let mut table = OperationTable::new(4);
-        let send = table.post_send(1, Completion::Upcall);
+        let send = table.post_send(1, Notification::Upcall);
         assert!(matches!(table.end(send, Outcome::Sent(1)), Told::Upcall(op, _) if op == send));
         assert!(matches!(
             table.end(send, Outcome::Failed(Ending::Aborted)),
             Told::Nobody
         ));
-        let receive = table.wait_receive(Completion::Poll);
+        let receive = table.wait_receive(Notification::Poll);
         table.end(receive, Outcome::Failed(Ending::Reset));
         table.end(receive, Outcome::Failed(Ending::Aborted));
         assert!(matches!(
@@ -428,8 +428,8 @@ mod tests {
     #[test]
     fn what_the_device_has_is_told_apart() {
         let mut table = OperationTable::new(4);
-        let posted = table.post_send(1, Completion::Poll);
-        let waiting = table.wait_receive(Completion::Poll);
+        let posted = table.post_send(1, Notification::Poll);
+        let waiting = table.wait_receive(Notification::Poll);
         assert_eq!(table.pending(Pending::NotPosted), [waiting]);
         assert_eq!(table.pending(Pending::All), [posted, waiting]);
     }
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn a_waiter_is_told_once() {
         let mut table = OperationTable::new(4);
-        let receive = table.wait_receive(Completion::Poll);
+        let receive = table.wait_receive(Notification::Poll);
         table.set_waiter(receive, Some(7));
         let Told::Waiter(waiter) = table.end(receive, Outcome::Failed(Ending::Reset)) else {
             panic!("the waiter is not told");

@@ -3,7 +3,7 @@
 use super::incoming::CARRIER;
 use super::operation::SendJob;
 use super::post::{MessagePlan, Post};
-use super::{Completion, Direction, Ending, Engine, Link, Operation, Outcome, PROBE, Payloads};
+use super::{Direction, Ending, Engine, Link, Notification, Operation, Outcome, PROBE, Payloads};
 use crate::error::TransferError;
 use crate::wire::{Immediate, MessageType};
 
@@ -117,7 +117,7 @@ impl<P: Payloads> Engine<P> {
     }
 
     /// Starts an operation for a send of `bytes` that is about to be posted.
-    pub(crate) fn start_posted(&mut self, bytes: usize, completion: Completion) -> Operation {
+    pub(crate) fn start_posted(&mut self, bytes: usize, completion: Notification) -> Operation {
         self.operations.post_send(bytes, completion)
     }
 
@@ -132,7 +132,7 @@ impl<P: Payloads> Engine<P> {
         buffer: P::Buffer,
         kind: u8,
         fence: bool,
-        completion: Completion,
+        completion: Notification,
     ) -> Operation {
         let job = SendJob {
             buffer,
@@ -150,7 +150,7 @@ impl<P: Payloads> Engine<P> {
         &mut self,
         bytes: usize,
         job: Box<P::Rdma>,
-        completion: Completion,
+        completion: Notification,
     ) -> Operation {
         let operation = self.operations.queue_rdma(bytes, job, completion);
         self.sends.push_back(operation);

@@ -6,7 +6,7 @@ use std::io::{self, IoSliceMut};
 use std::time::Instant;
 
 use rustix::io::Errno;
-use san_provider::{Completion, DataPath, Fence, MemoryHandle, Operation, Socket, TransferError};
+use san_provider::{DataPath, Fence, MemoryHandle, Notification, Operation, Socket, TransferError};
 use san_stream::{
     Action, Config, Engine, Event, Failure, Kind, Mac, OFFER_HEAD, Payloads, Post, RING, Read,
     Ring, Role, Route, Source, State as Place, TAG, Write,
@@ -661,7 +661,13 @@ impl State {
         let (segments, count) = landing.segments(read.position, read.length as usize);
         let segments = segments.get(..count).unwrap_or_default();
         socket
-            .rdma_read(segments, &ring.0, read.place, Fence::None, Completion::Sink)
+            .rdma_read(
+                segments,
+                &ring.0,
+                read.place,
+                Fence::None,
+                Notification::Sink,
+            )
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::IoSliceMut;
 
 use super::{
-    Arrived, Body, Came, Completion, Ending, Engine, Look, NOBODYS, Operation, Outcome, Payloads,
+    Arrived, Body, Came, Ending, Engine, Look, NOBODYS, Notification, Operation, Outcome, Payloads,
     Post, Settings,
 };
 
@@ -133,7 +133,9 @@ impl End {
             if !self.engine.has_operation_left() {
                 return false;
             }
-            let operation = self.engine.queue_message(bytes, 0, false, Completion::Poll);
+            let operation = self
+                .engine
+                .queue_message(bytes, 0, false, Notification::Poll);
             self.sends.push(operation);
         } else {
             if !self.engine.can_send_now() {
@@ -194,7 +196,7 @@ impl End {
     }
 
     fn start_receive(&mut self) {
-        if let Ok(operation) = self.engine.start_receive(Completion::Poll) {
+        if let Ok(operation) = self.engine.start_receive(Notification::Poll) {
             self.receives.push_back(operation);
         }
     }
