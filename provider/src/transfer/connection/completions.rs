@@ -152,7 +152,7 @@ impl Member for Connection {
     fn leave(&self) {
         let mut state = self.lock_state();
         let held = state.engine.held();
-        state.place.leave(held);
+        state.share.leave(held);
     }
 
     /// By an RDMA WRITE of no bytes: the peer's transport answers it, no receive and no program of the
@@ -271,7 +271,7 @@ impl Connection {
     fn grow_window_by(&self, state: &mut State, wanted: u32) {
         match self.lane.receives.grow(state.engine.window(), wanted) {
             Ok(true) => {
-                state.place.reserve(wanted);
+                state.share.reserve(wanted);
                 state.engine.grown(wanted);
                 self.lane.counted().windows_grown.raise();
             }

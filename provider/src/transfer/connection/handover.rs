@@ -43,7 +43,7 @@ impl Connection {
             receives.ledger.release(1);
             return Err(DuplicateError::NoReceive);
         }
-        state.place.reserve(1);
+        state.share.reserve(1);
         state.engine.leave();
         self.pump(&mut state);
         self.settle(state);
@@ -156,7 +156,7 @@ impl Connection {
                 if !receives.grow(0, 1)? {
                     return Ok(false);
                 }
-                state.place.reserve(1);
+                state.share.reserve(1);
                 state.engine.grown(1);
                 1
             }

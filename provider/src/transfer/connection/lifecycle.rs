@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use verbs_shim::{CmId, VerbsError};
 
 use super::settle::Followed;
-use super::{Connection, PeerFeatures, Place, Qp, State, queue_pair};
+use super::{Connection, LaneShare, PeerFeatures, Qp, State, queue_pair};
 use crate::config::ProviderConfig;
 use crate::control::Control;
 use crate::memory::{MemoryStore, Registrations};
@@ -44,7 +44,7 @@ impl Connection {
         let window = u32::from(config.initial_window);
         // One more, for credit messages.
         let receives = window + 1;
-        let place = Place::new(&lane, receives);
+        let share = LaneShare::new(&lane, receives);
         lane.receives.provide_buffers()?;
         let qp = queue_pair(&lane, id, config.inline_size)?;
         let posted = lane.receives.post(receives, || None);
@@ -75,7 +75,7 @@ impl Connection {
                 plain: false,
                 engine: Engine::new(settings),
                 qp: Qp::Prepared(qp),
-                place,
+                share,
                 followed: Followed::default(),
             }),
             lane: Arc::clone(&lane),
@@ -165,8 +165,8 @@ impl Holder for Connection {
     fn let_go(&self) {
         let mut state = self.lock_state();
         state.engine.let_go();
-        if !state.place.taken {
-            state.place.give_back();
+        if !state.share.taken {
+            state.share.give_back();
             return;
         }
         if state.engine.has_work() {

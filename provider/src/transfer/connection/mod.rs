@@ -77,7 +77,7 @@ pub(crate) struct State {
     plain: bool,
     engine: Engine<Parts>,
     qp: Qp,
-    place: Place,
+    share: LaneShare,
     followed: Followed,
 }
 
@@ -99,8 +99,8 @@ enum Qp {
     Gone,
 }
 
-/// What a connection has of its lane.
-struct Place {
+/// What a connection has of its lane: a place in the ledger, and receives.
+struct LaneShare {
     lane: Arc<Lane>,
     /// It counts as one of the lane's connections.
     taken: bool,
@@ -111,7 +111,7 @@ struct Place {
     kept: u32,
 }
 
-impl Place {
+impl LaneShare {
     /// One that was taken for a connection, with its receives.
     fn new(lane: &Arc<Lane>, receives: u32) -> Self {
         Self {
@@ -154,7 +154,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for LaneShare {
     fn drop(&mut self) {
         let ledger = &self.lane.receives.ledger;
         if self.taken {

@@ -216,7 +216,7 @@ impl Connection {
             if is_posted {
                 self.lane.receives.abandon(1);
             }
-            state.place.give_up(1);
+            state.share.give_up(1);
         }
         self.lane
             .counted()
