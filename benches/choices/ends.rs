@@ -30,12 +30,12 @@ pub(crate) enum Fabric {
 
 /// Where it runs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Site {
     pub(crate) fabric: Fabric,
     pub(crate) address: IpAddr,
 }
 
-impl Place {
+impl Site {
     pub(crate) fn name(self) -> &'static str {
         match self.fabric {
             Fabric::Soft => "soft",

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let tests = std::env::var("SAN_TEST_ADDR_B").ok();
     let tests = tests.and_then(|address| address.parse().ok());
-    let place = ends::Place {
+    let site = ends::Site {
         fabric: arguments.fabric,
         address: arguments
             .address
@@ -79,16 +79,16 @@ fn main() -> ExitCode {
             .unwrap_or(Ipv4Addr::LOCALHOST.into()),
     };
     let outcome = match arguments.what {
-        What::Threshold => threshold::measure(place),
-        What::Spin { processors } => spin::measure(place, processors),
-        What::Threads { threads, rounds } => threads::run(place, threads, rounds),
-        What::ServeThreshold { way, size } => threshold::serve(place, &way, size),
+        What::Threshold => threshold::measure(site),
+        What::Spin { processors } => spin::measure(site, processors),
+        What::Threads { threads, rounds } => threads::run(site, threads, rounds),
+        What::ServeThreshold { way, size } => threshold::serve(site, &way, size),
         What::ServeSpin {
             micros,
             pause,
             processor,
-        } => spin::serve(place, micros, pause, processor),
-        What::ServeThreads { threads } => threads::serve(place, threads),
+        } => spin::serve(site, micros, pause, processor),
+        What::ServeThreads { threads } => threads::serve(site, threads),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

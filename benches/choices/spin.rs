@@ -11,7 +11,7 @@ use san_benches::server::{answer, commands};
 use san_benches::stats::Samples;
 use san_provider::{ProviderConfig, Socket};
 
-use crate::ends::{self, Place, WITHOUT_END, message};
+use crate::ends::{self, Site, WITHOUT_END, message};
 
 /// Microseconds of polling.
 const SPINS: [u64; 7] = [0, 5, 10, 20, 50, 100, 200];
@@ -24,7 +24,7 @@ const SIZE: usize = 64;
 
 /// The two ends stay on processors of their own, as on two hosts, or on the same: left alone, the kernel
 /// may put the one that is woken where the other still polls.
-pub(crate) fn measure(place: Place, processors: usize) -> Result<()> {
+pub(crate) fn measure(site: Site, processors: usize) -> Result<()> {
     ends::stay_on(0)?;
     let there = u8::from(processors > 1).to_string();
     let mut rows = Vec::new();
@@ -33,7 +33,7 @@ pub(crate) fn measure(place: Place, processors: usize) -> Result<()> {
         for pause in PAUSES {
             let [micros_arg, pause_arg] = [micros, pause].map(|number| number.to_string());
             let args = ["serve-spin", &micros_arg, &pause_arg, &there].map(String::from);
-            let (mut server, _provider, socket) = place.connect(&args, config(micros))?;
+            let (mut server, _provider, socket) = site.connect(&args, config(micros))?;
             trips(&socket, ROUNDS / 10)?;
             let there = Duration::from_nanos(server.ask("time")?.parse()?);
             let here = cpu_time()?;
@@ -63,7 +63,7 @@ pub(crate) fn measure(place: Place, processors: usize) -> Result<()> {
         "CPU here",
         "CPU there",
     ];
-    println!("{} fabric\n\n{}", place.name(), table(&heads, rows));
+    println!("{} fabric\n\n{}", site.name(), table(&heads, rows));
     Ok(())
 }
 
@@ -89,9 +89,9 @@ fn trips(socket: &Socket, rounds: usize) -> Result<Samples> {
 }
 
 /// Sends back what it gets, and tells its processor time when asked.
-pub(crate) fn serve(place: Place, micros: u64, pause: u64, processor: usize) -> Result<()> {
+pub(crate) fn serve(site: Site, micros: u64, pause: u64, processor: usize) -> Result<()> {
     ends::stay_on(processor)?;
-    let (_provider, socket) = place.accept(config(micros))?;
+    let (_provider, socket) = site.accept(config(micros))?;
     std::thread::spawn(move || {
         while let Ok(message) = socket.receive_within(WITHOUT_END) {
             if pause > 0 {

@@ -9,19 +9,19 @@ use san_benches::Result;
 use san_benches::server::{Server, commands};
 use san_provider::{DataPath, Provider, ProviderConfig, Socket, TransferError};
 
-use crate::ends::{PATIENCE, Place, WITHOUT_END};
+use crate::ends::{PATIENCE, Site, WITHOUT_END};
 
 const SIZE: usize = 64;
 
-pub(crate) fn run(place: Place, threads: u32, rounds: usize) -> Result<()> {
-    let mut args = vec![format!("--fabric={}", place.name())];
-    args.push(format!("--address={}", place.address));
+pub(crate) fn run(site: Site, threads: u32, rounds: usize) -> Result<()> {
+    let mut args = vec![format!("--fabric={}", site.name())];
+    args.push(format!("--address={}", site.address));
     args.extend(["serve-threads".into(), threads.to_string()]);
     let (_server, port) = Server::start(&args)?;
-    let to = SocketAddr::new(place.address, port.parse()?);
-    let provider = place.started(ProviderConfig::default())?;
+    let to = SocketAddr::new(site.address, port.parse()?);
+    let provider = site.started(ProviderConfig::default())?;
     let sockets: Result<Vec<Socket>> = (0..threads)
-        .map(|lane| place.connect_from(&provider, to, Some(lane)))
+        .map(|lane| site.connect_from(&provider, to, Some(lane)))
         .collect();
     std::thread::scope(|scope| {
         let trips = |socket: &Socket| -> Result<()> { trips(&socket.data_path()?, rounds) };
@@ -60,9 +60,9 @@ fn trips(data: &DataPath, rounds: usize) -> Result<()> {
 }
 
 /// Each connection has a thread that sends back what comes.
-pub(crate) fn serve(place: Place, threads: u32) -> Result<()> {
+pub(crate) fn serve(site: Site, threads: u32) -> Result<()> {
     let (provider, sockets): (Provider, Vec<Socket>) =
-        place.accept_all(ProviderConfig::default(), threads)?;
+        site.accept_all(ProviderConfig::default(), threads)?;
     for socket in sockets {
         let data = socket.data_path()?;
         std::thread::spawn(move || {

@@ -15,7 +15,7 @@ use san_provider::{
     Fence, MemoryAccess, Notification, ProviderConfig, Segment, SharedMemory, Socket, TransferError,
 };
 
-use crate::ends::{Fabric, Place, WITHOUT_END, message};
+use crate::ends::{Fabric, Site, WITHOUT_END, message};
 
 const SIZES: [usize; 9] = [
     1 << 10,
@@ -53,15 +53,15 @@ const WAYS: [(Way, &str); 4] = [
     (Way::NotKept, "not-kept"),
 ];
 
-pub(crate) fn measure(place: Place) -> Result<()> {
+pub(crate) fn measure(site: Site) -> Result<()> {
     let mut rows = Vec::new();
     for size in SIZES {
         let mut row = vec![size.to_string()];
         for (way, name) in WAYS {
             let args = ["serve-threshold", name, &size.to_string()].map(String::from);
-            let (_server, _provider, socket) = place.connect(&args, config(place, way))?;
+            let (_server, _provider, socket) = site.connect(&args, config(site, way))?;
             let mut end = End::new(&socket, way, size)?;
-            let rounds = rounds(place, size);
+            let rounds = rounds(site, size);
             let mut samples = Samples::with_capacity(rounds);
             for n in 0..rounds / 5 + rounds {
                 let began = Instant::now();
@@ -84,14 +84,14 @@ pub(crate) fn measure(place: Place) -> Result<()> {
         "Registration kept",
         "Not kept",
     ];
-    println!("{} fabric\n\n{}", place.name(), table(&heads, rows));
+    println!("{} fabric\n\n{}", site.name(), table(&heads, rows));
     Ok(())
 }
 
-pub(crate) fn serve(place: Place, way: &str, size: usize) -> Result<()> {
+pub(crate) fn serve(site: Site, way: &str, size: usize) -> Result<()> {
     let found = WAYS.iter().find(|(_, name)| *name == way);
     let (way, _) = *found.ok_or("no such way")?;
-    let (_provider, socket) = place.accept(config(place, way))?;
+    let (_provider, socket) = site.accept(config(site, way))?;
     let mut end = End::new(&socket, way, size)?;
     // The peer ends it by going.
     loop {
@@ -111,18 +111,18 @@ fn is_end(error: &san_benches::Error) -> bool {
 }
 
 /// Where time is a count of instructions, few rounds tell as much as many.
-fn rounds(place: Place, size: usize) -> usize {
+fn rounds(site: Site, size: usize) -> usize {
     match size {
-        _ if place.fabric == Fabric::Rdma => 60,
+        _ if site.fabric == Fabric::Rdma => 60,
         0..=16_384 => 500,
         _ => 200,
     }
 }
 
 /// On one processor a thread that polls only keeps the peer from its work.
-fn config(place: Place, way: Way) -> ProviderConfig {
+fn config(site: Site, way: Way) -> ProviderConfig {
     let mut config = ProviderConfig::default();
-    if place.fabric == Fabric::Rdma {
+    if site.fabric == Fabric::Rdma {
         config.spin = Duration::ZERO;
     }
     if way == Way::NotKept {

@@ -9,7 +9,7 @@ use san_benches::server::Server;
 use san_benches::stats::Samples;
 
 use crate::raw::{self, Dialler};
-use crate::{Place, provider, switch, tcp};
+use crate::{Site, provider, switch, tcp};
 
 /// Connects that are measured.
 const CONNECTS: u32 = 200;
@@ -21,11 +21,11 @@ const WARM_UP: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Latencies.
-pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn all(site: &Site, record: &mut Record) -> Result<()> {
     let mut dialler = Dialler::new(64)?;
     let mut handshakes = Samples::default();
     let samples = latencies(
-        place.server,
+        site.server,
         "raw",
         |to| {
             let connection = dialler.connect(to)?;
@@ -44,7 +44,7 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
 
     let client = provider::Client::new()?;
     let samples = latencies(
-        place.server,
+        site.server,
         "provider",
         |to| client.connect(to),
         provider::close,
@@ -56,23 +56,23 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
     );
 
     let client = switch::Client::new()?;
-    let samples = latencies(place.server, "switch", |to| client.connect(to), drop_it)?;
+    let samples = latencies(site.server, "switch", |to| client.connect(to), drop_it)?;
     record.samples(
         "connect.switch",
         "connect: through the switch, over the SAN",
         &samples,
     );
 
-    let samples = latencies(place.server, "tcp", tcp::connect, drop_it)?;
+    let samples = latencies(site.server, "tcp", tcp::connect, drop_it)?;
     record.samples("connect.tcp", "connect: kernel TCP", &samples);
     Ok(())
 }
 
 /// Connects per second, each closed again before the next.
-pub(crate) fn rates(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn rates(site: &Site, record: &mut Record) -> Result<()> {
     let mut dialler = Dialler::new(64)?;
     let per_second = rate(
-        place.server,
+        site.server,
         "raw",
         |to| dialler.connect(to),
         raw::Connection::close,
@@ -82,7 +82,7 @@ pub(crate) fn rates(place: &Place, record: &mut Record) -> Result<()> {
 
     let client = provider::Client::new()?;
     let per_second = rate(
-        place.server,
+        site.server,
         "provider",
         |to| client.connect(to),
         provider::close,
@@ -91,11 +91,11 @@ pub(crate) fn rates(place: &Place, record: &mut Record) -> Result<()> {
     record.figure("rate.provider", what, "1/s", per_second);
 
     let client = switch::Client::new()?;
-    let per_second = rate(place.server, "switch", |to| client.connect(to), drop_it)?;
+    let per_second = rate(site.server, "switch", |to| client.connect(to), drop_it)?;
     let what = "connect and close, one after the other: switch";
     record.figure("rate.switch", what, "1/s", per_second);
 
-    let per_second = rate(place.server, "tcp", tcp::connect, drop_it)?;
+    let per_second = rate(site.server, "tcp", tcp::connect, drop_it)?;
     let what = "connect and close, one after the other: kernel TCP";
     record.figure("rate.tcp", what, "1/s", per_second);
     Ok(())

@@ -17,7 +17,7 @@ use verbs_shim::{
 
 use crate::provider::hello;
 use crate::raw::{Shared, unexpected};
-use crate::{PATIENCE, Place, wait};
+use crate::{PATIENCE, Site, wait};
 
 /// The backlog that the flood meets.
 const BACKLOG: u32 = 16;
@@ -50,15 +50,15 @@ pub(crate) fn holdings() -> Result<String> {
 }
 
 /// The flood.
-pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn all(site: &Site, record: &mut Record) -> Result<()> {
     let args = [
         "serve",
         "provider-deaf",
-        &place.server.to_string(),
+        &site.server.to_string(),
         &BACKLOG.to_string(),
     ];
     let (mut server, port) = Server::start(&args)?;
-    let to = SocketAddr::new(place.server, port.parse()?);
+    let to = SocketAddr::new(site.server, port.parse()?);
     let channel = Fabric::rdma()?.event_channel()?;
 
     // The first requests fill the backlog and are never taken; the next warm everything up, so
@@ -71,22 +71,22 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
 
     let mut flood = Flood::new(&channel, to);
     let start = Instant::now();
-    flood.run(place.flood, 0)?;
+    flood.run(site.flood, 0)?;
     let took = start.elapsed();
     let after = held(&mut server)?;
     let slab_after = kernel_slab_kib()?;
     let refused = flood.refused;
     let counted: u64 = server.ask("refused")?.parse()?;
 
-    if refused != place.flood {
-        return Err(format!("{refused} of {} requests were refused", place.flood).into());
+    if refused != site.flood {
+        return Err(format!("{refused} of {} requests were refused", site.flood).into());
     }
     let per_second = f64::from(refused) / took.as_secs_f64();
     record.figure(
         "flood.requests",
         "flood: requests, all at a backlog of 16",
         "",
-        place.flood.into(),
+        site.flood.into(),
     );
     record.figure(
         "flood.refused",

@@ -77,7 +77,7 @@ enum Role {
 
 /// Where the measurements run.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Site {
     /// The address of the servers' device.
     server: IpAddr,
     /// The address of the clients' device.
@@ -86,7 +86,7 @@ struct Place {
     flood: u32,
 }
 
-type Measurement = fn(&Place, &mut Record) -> Result<()>;
+type Measurement = fn(&Site, &mut Record) -> Result<()>;
 
 const MEASUREMENTS: [(&str, Measurement); 14] = [
     ("send-latency", tools::send_latency),
@@ -145,7 +145,7 @@ fn serve(kind: &str, address: IpAddr, number: u32) -> Result<()> {
 
 /// Whether everything ran.
 fn compare(args: &Args) -> Result<bool> {
-    let place = Place {
+    let site = Site {
         server: address("SAN_TEST_ADDR_B")?,
         client: address("SAN_TEST_ADDR_A")?,
         flood: args.flood,
@@ -168,7 +168,7 @@ fn compare(args: &Args) -> Result<bool> {
             continue;
         }
         eprintln!("measuring {name}");
-        if let Err(error) = measure(&place, &mut record) {
+        if let Err(error) = measure(&site, &mut record) {
             record.failure(name, error);
         }
     }

@@ -13,7 +13,7 @@ use verbs_shim::{
 };
 
 use crate::raw::{self, Dialler, Shared};
-use crate::{FOR_EVER, PATIENCE, Place, provider, switch, wait};
+use crate::{FOR_EVER, PATIENCE, Site, provider, switch, wait};
 
 /// Sizes of the messages.
 pub(crate) const SIZES: [usize; 2] = [64, 4096];
@@ -42,13 +42,13 @@ enum Style {
 }
 
 /// Raw verbs through `verbs-shim`, in both ways.
-pub(crate) fn raw(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn raw(site: &Site, record: &mut Record) -> Result<()> {
     for size in SIZES {
         for (style, key, what) in [
             (Style::Perftest, "shim", "verbs-shim, as perftest does it"),
             (Style::Lean, "shim-lean", "verbs-shim, no event per send"),
         ] {
-            let samples = raw_round_trips(place.server, size, style)?;
+            let samples = raw_round_trips(site.server, size, style)?;
             let what = format!("message {size} B, one way: {what}");
             record.samples(&format!("message.{size}.{key}"), &what, &samples);
         }
@@ -57,7 +57,7 @@ pub(crate) fn raw(place: &Place, record: &mut Record) -> Result<()> {
 }
 
 /// The provider's send and receive.
-pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn provider(site: &Site, record: &mut Record) -> Result<()> {
     for size in SIZES {
         for (style, key, what) in [
             (provider::Style::Direct, "provider", "provider"),
@@ -67,7 +67,7 @@ pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
                 "provider, overlapped operations",
             ),
         ] {
-            let samples = provider::round_trips(place.server, size, style)?;
+            let samples = provider::round_trips(site.server, size, style)?;
             let what = format!("message {size} B, one way: {what}");
             record.samples(&format!("message.{size}.{key}"), &what, &samples);
         }
@@ -76,9 +76,9 @@ pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
 }
 
 /// Send and receive through the switch.
-pub(crate) fn switch(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn switch(site: &Site, record: &mut Record) -> Result<()> {
     for size in SIZES {
-        let samples = switch::round_trips(place.server, size)?;
+        let samples = switch::round_trips(site.server, size)?;
         let what = format!("message {size} B, one way: switch");
         record.samples(&format!("message.{size}.switch"), &what, &samples);
     }

@@ -13,7 +13,7 @@ use san_provider::{Notification, Operation, RegisteredBuffer, Socket};
 use crate::messages::SIZES;
 use crate::provider::{Client, WITHOUT_END};
 use crate::rdma::mebibytes;
-use crate::{Place, provider};
+use crate::{Site, provider};
 
 /// Messages of a stream.
 pub(crate) const MESSAGES: usize = 5000;
@@ -33,7 +33,7 @@ enum From {
 }
 
 /// The provider, one way.
-pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn provider(site: &Site, record: &mut Record) -> Result<()> {
     for size in SIZES {
         for (from, key, what) in [
             (From::Copied, "provider", "provider"),
@@ -44,7 +44,7 @@ pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
             ),
             (From::Tried, "provider-tried", "provider, no operations"),
         ] {
-            let rate = stream(place.server, size, from)?;
+            let rate = stream(site.server, size, from)?;
             let what = format!("messages of {size} B, streaming: {what}");
             record.figure(&format!("stream.{size}.{key}"), &what, "MiB/s", rate);
         }

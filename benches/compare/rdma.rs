@@ -23,7 +23,7 @@ use verbs_shim::{
 
 use crate::provider::{Client, WITHOUT_END};
 use crate::raw::{self, Connection, Dialler, Shared};
-use crate::{PATIENCE, Place, messages, provider, wait};
+use crate::{PATIENCE, Site, messages, provider, wait};
 
 /// Sizes of the operations.
 pub(crate) const SIZES: [usize; 4] = [64, 4096, 1 << 16, 1 << 20];
@@ -54,11 +54,11 @@ pub(crate) fn rounds(size: usize) -> usize {
 }
 
 /// Raw verbs through `verbs-shim`.
-pub(crate) fn raw(place: &Place, record: &mut Record) -> Result<()> {
-    let server = place.server.to_string();
+pub(crate) fn raw(site: &Site, record: &mut Record) -> Result<()> {
+    let server = site.server.to_string();
     let (mut server, port) = Server::start(&["serve", "raw-memory", &server])?;
     let mut dialler = Dialler::new(64)?;
-    let to = SocketAddr::new(place.server, port.parse()?);
+    let to = SocketAddr::new(site.server, port.parse()?);
     let connection = dialler.connect(to)?;
     let place = server.ask("memory")?;
     let (addr, rkey) = place.split_once(' ').ok_or("no place")?;
@@ -90,11 +90,11 @@ pub(crate) fn raw(place: &Place, record: &mut Record) -> Result<()> {
 }
 
 /// The provider.
-pub(crate) fn provider(place: &Place, record: &mut Record) -> Result<()> {
-    let server = place.server.to_string();
+pub(crate) fn provider(site: &Site, record: &mut Record) -> Result<()> {
+    let server = site.server.to_string();
     let (mut server, port) = Server::start(&["serve", "provider-memory", &server])?;
     let client = Client::new()?;
-    let connection = client.connect(SocketAddr::new(place.server, port.parse()?))?;
+    let connection = client.connect(SocketAddr::new(site.server, port.parse()?))?;
     let descriptor = from_hex(&server.ask("memory")?)?;
     let memory = SharedMemory::new(MEMORY)?;
     let socket = connection.socket();

@@ -12,7 +12,7 @@ use verbs_shim::RejectReason;
 
 use crate::provider::{Answer, hello};
 use crate::raw::{Dialled, Dialler};
-use crate::{Place, provider, switch};
+use crate::{Site, provider, switch};
 
 /// Refusals that are measured.
 const REFUSALS: u32 = 200;
@@ -29,8 +29,8 @@ const BACKLOG: u32 = 1;
 /// A port on which nobody listens: servers take theirs from the ephemeral ones.
 const NOBODY: u16 = 9;
 
-pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
-    let nobody = SocketAddr::new(place.server, NOBODY);
+pub(crate) fn all(site: &Site, record: &mut Record) -> Result<()> {
+    let nobody = SocketAddr::new(site.server, NOBODY);
     let mut dialler = Dialler::new(64)?;
     let samples = latencies(|| rejected(&mut dialler, nobody, RejectReason::InvalidServiceId))?;
     let what = "refusal: raw CM, nobody listens (REJ 8)";
@@ -44,7 +44,7 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
     let what = "refusal: provider, nobody listens";
     record.samples("refusal.provider.nobody-listens", what, &samples);
 
-    let (_server, full) = start(place.server, "provider-deaf")?;
+    let (_server, full) = start(site.server, "provider-deaf")?;
     let _waiting = client.start(full)?;
     std::thread::sleep(PAUSE);
     let samples = latencies(|| match client.attempt(full)? {
@@ -57,7 +57,7 @@ pub(crate) fn all(place: &Place, record: &mut Record) -> Result<()> {
     let what = "refusal: raw CM, the provider's backlog full (REJ 28)";
     record.samples("refusal.raw", what, &samples);
 
-    let (_server, full) = start(place.server, "switch-deaf")?;
+    let (_server, full) = start(site.server, "switch-deaf")?;
     let client = switch::Client::new()?;
     let _waiting = client.connect(full)?;
     std::thread::sleep(PAUSE);

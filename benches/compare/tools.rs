@@ -13,17 +13,17 @@ use verbs_shim::Fabric;
 
 use crate::messages::{ROUNDS, SIZES};
 use crate::rate::MESSAGES;
-use crate::{Place, rdma};
+use crate::{Site, rdma};
 
 /// How often a client tries: its server takes its time to start, and says nothing when it has.
 const TRIES: u32 = 20;
 
 /// `ib_send_lat -e`, over RDMA CM, with perftest's own settings.
-pub(crate) fn send_latency(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn send_latency(site: &Site, record: &mut Record) -> Result<()> {
     for size in SIZES {
         let (size_arg, rounds) = (size.to_string(), ROUNDS.to_string());
         let args = ["-R", "-F", "-e", "-s", &size_arg, "-n", &rounds];
-        let address = place.server.to_string();
+        let address = site.server.to_string();
         let client = [&args[..], &[&address]].concat();
         let output = pair("ib_send_lat", &args, &client)?;
         let latency = parse_send_latency(&output)?;
@@ -38,14 +38,14 @@ pub(crate) fn send_latency(place: &Place, record: &mut Record) -> Result<()> {
 }
 
 /// `ib_send_bw -e`, and at which size it is best.
-pub(crate) fn streams(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn streams(site: &Site, record: &mut Record) -> Result<()> {
     let mut best = (0, 0.0);
     for size in [SIZES[0], SIZES[1], 1 << 16, 1 << 20] {
         let rounds = match size {
             0..=4096 => MESSAGES,
             _ => rdma::rounds(size),
         };
-        let output = own_devices("ib_send_bw", place, size, rounds, &["-e"])?;
+        let output = own_devices("ib_send_bw", site, size, rounds, &["-e"])?;
         let rate = parse_bandwidth(&output, size)?;
         let what = format!("messages of {size} B, streaming: ib_send_bw -e");
         record.figure(&format!("stream.{size}.perftest"), &what, "MiB/s", rate);
@@ -60,10 +60,10 @@ pub(crate) fn streams(place: &Place, record: &mut Record) -> Result<()> {
 
 /// `ib_read_lat -e`, `ib_read_bw -e` and `ib_write_bw`. There are no events for WRITE, and
 /// `ib_write_lat` is no latency of one operation: it bounces writes between two ends that spin.
-pub(crate) fn rdma(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn rdma(site: &Site, record: &mut Record) -> Result<()> {
     for size in rdma::SIZES {
         let rounds = rdma::rounds(size);
-        let output = own_devices("ib_read_lat", place, size, rounds, &["-e"])?;
+        let output = own_devices("ib_read_lat", site, size, rounds, &["-e"])?;
         let latency = parse_send_latency(&output)?;
         let what = format!("RDMA READ {size} B, to its completion: ib_read_lat -e");
         let key = format!("rdma.READ.{size}.perftest");
@@ -73,7 +73,7 @@ pub(crate) fn rdma(place: &Place, record: &mut Record) -> Result<()> {
             ("ib_read_bw", "READ", events),
             ("ib_write_bw", "WRITE", &[][..]),
         ] {
-            let output = own_devices(program, place, size, rounds, events)?;
+            let output = own_devices(program, site, size, rounds, events)?;
             let rate = parse_bandwidth(&output, size)?;
             let what = format!(
                 "RDMA {verb} {size} B, many: {program}{}{}",
@@ -91,7 +91,7 @@ pub(crate) fn rdma(place: &Place, record: &mut Record) -> Result<()> {
 /// With RDMA CM it would spin, and on one processor take half the time from the client.
 fn own_devices(
     program: &str,
-    place: &Place,
+    site: &Site,
     size: usize,
     rounds: usize,
     more: &[&str],
@@ -103,8 +103,8 @@ fn own_devices(
         args.extend(more);
         Ok(args.into_iter().map(String::from).collect())
     };
-    let (server, mut client) = (args(place.server)?, args(place.client)?);
-    client.push(place.server.to_string());
+    let (server, mut client) = (args(site.server)?, args(site.client)?);
+    client.push(site.server.to_string());
     let server: Vec<&str> = server.iter().map(String::as_str).collect();
     let client: Vec<&str> = client.iter().map(String::as_str).collect();
     pair(program, &server, &client)
@@ -127,13 +127,13 @@ fn device_of(address: IpAddr) -> Result<(String, String)> {
 }
 
 /// `rstream`, one transfer each way in turn, blocking; on rsockets and on TCP.
-pub(crate) fn rstream(place: &Place, record: &mut Record) -> Result<()> {
+pub(crate) fn rstream(site: &Site, record: &mut Record) -> Result<()> {
     for size in SIZES {
         for (who, name, option) in [
             ("rsockets", "rsockets", None),
             ("tcp", "kernel TCP", Some("s")),
         ] {
-            let latency = rstream_latency(place.server, size, option)?;
+            let latency = rstream_latency(site.server, size, option)?;
             let what = format!("message {size} B, one way: {name} (rstream)");
             record.figure(&format!("message.{size}.{who}"), &what, "us", latency);
         }
