@@ -222,7 +222,7 @@ impl DataPath {
 
     /// Has `sink` hear, with this token, when the connection becomes readable or writable; `None` ends
     /// that. From then on messages of kind 16 and above go to the sink as they come, and not to
-    /// receives. The thread `san-progress` polls for it while nobody else does.
+    /// receives; those that wait go to it at once. The thread `san-progress` polls for it while nobody else does.
     pub fn set_sink(&self, sink: Option<(Arc<dyn ReadySink>, u64)>) {
         if let Ok(connection) = self.connection() {
             connection.set_sink(sink, false);

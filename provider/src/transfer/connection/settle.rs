@@ -120,6 +120,12 @@ impl Connection {
             over: false,
         });
         state.followed.refresh_any();
+        if state.followed.sink.is_some() {
+            // What comes from now on must not go past what came before.
+            for (kind, buffer) in state.engine.control_that_waits() {
+                Self::keep_control(&mut state, kind, buffer);
+            }
+        }
         self.settle(state);
     }
 

@@ -338,6 +338,22 @@ impl<P: Payloads> Engine<P> {
         let _ = self.spent.try_push(buffer);
     }
 
+    /// Messages for a sink that came before there was one, in their order: they go past the inbox now.
+    pub(crate) fn control_that_waits(&mut self) -> Vec<(u8, P::Buffer)> {
+        let mut control = Vec::new();
+        for arrived in std::mem::take(&mut self.inbox) {
+            match arrived {
+                Arrived {
+                    kind,
+                    body: Body::Received(buffer),
+                    ..
+                } if kind >= FIRST_CONTROL_KIND => control.push((kind, buffer)),
+                arrived => self.inbox.push_back(arrived),
+            }
+        }
+        control
+    }
+
     /// As [`Engine::recycle`], of a message that went past the inbox.
     pub(crate) fn recycle_control(&mut self, buffer: P::Buffer) {
         self.recycle(buffer);
