@@ -81,6 +81,7 @@ mod tcp;
 mod upgrade;
 mod wait;
 
+pub use carrier::info::{StreamInfo, StreamState};
 pub use companion::condition::{Condition, Decision, IncomingRequest, Side};
 pub use companion::plan::{CompanionState, CompanionStatus};
 pub use config::{

@@ -302,6 +302,11 @@ impl<P: Payloads> Engine<P> {
         (self.config.send_buffer, self.config.receive_buffer)
     }
 
+    /// Bytes that were written and that no carrier has had, or that were offered and not read.
+    pub fn unsent(&self) -> u64 {
+        self.outgoing.unsent() + self.retained.offered()
+    }
+
     /// Whether bytes wait that were written: to be sent, or, of those that were offered, to be read.
     pub fn has_unsent(&self) -> bool {
         self.outgoing.unsent() > 0 || self.retained.offered() > 0

@@ -12,9 +12,11 @@ use san_base::Deadline;
 use san_provider::LaneHandle;
 use socket2::SockRef;
 
+use self::info::StreamInfo;
 use self::timeout::Waits;
 use crate::readiness::{Events, Watcher};
 
+pub(crate) mod info;
 pub(crate) mod mark;
 pub(crate) mod san;
 pub(crate) mod tcp;
@@ -104,6 +106,9 @@ pub(crate) trait Carrier: Send + Sync {
     fn urgent_inline(&self) -> io::Result<bool> {
         SockRef::from(&self.tcp_socket()).out_of_band_inline()
     }
+
+    /// What is known of it now.
+    fn info(&self) -> StreamInfo;
 
     /// Bounds what it stages and holds. Where the kernel does that, this does nothing: the caller sets the
     /// options of the TCP socket.

@@ -14,6 +14,7 @@ use san_provider::LaneHandle;
 use socket2::Socket;
 
 use super::Carrier;
+use super::info::{StreamInfo, StreamState};
 use super::mark::{TcpMark, send_urgent};
 use super::timeout::Waits;
 use crate::counters::TcpCounters;
@@ -142,6 +143,21 @@ impl Carrier for TcpCarrier {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         self.socket.linger()
+    }
+
+    fn info(&self) -> StreamInfo {
+        let events = self.events();
+        StreamInfo {
+            state: if events.contains(Events::HANG_UP) {
+                StreamState::Over
+            } else {
+                let has_ended = self.is_ended.load(Ordering::Acquire);
+                StreamState::of(has_ended, events.contains(Events::READ_CLOSED))
+            },
+            bytes_sent: self.counters.bytes_sent.value(),
+            bytes_received: self.counters.bytes_received.value(),
+            ..StreamInfo::new(false)
+        }
     }
 
     fn send_urgent(&self, byte: u8) -> io::Result<()> {

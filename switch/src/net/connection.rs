@@ -15,10 +15,11 @@ use std::time::Duration;
 use san_base::Deadline;
 use san_provider::LaneHandle;
 use san_stream::Role;
-use socket2::{SockRef, Socket};
+use socket2::{SockRef, Socket, TcpKeepalive};
 
 use super::registry::{ConnectionInfo, Counted};
 use super::rooms::Lease;
+use crate::carrier::info::StreamInfo;
 use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
 use crate::carrier::{Buffers, Carrier, MemoryKeeper};
@@ -423,6 +424,39 @@ impl Connection {
     /// Over TCP what getsockopt(2) says.
     pub fn send_timeout(&self) -> io::Result<Option<Duration>> {
         self.carrier().waits().send()
+    }
+
+    /// What is known of the stream now, as TCP_INFO tells it of a TCP socket.
+    pub fn info(&self) -> StreamInfo {
+        self.carrier().info()
+    }
+
+    /// Whether the kernel asks an idle peer whether it is still there, after so long, as SO_KEEPALIVE and
+    /// TCP_KEEPIDLE; `None`: it does not. On the SAN the provider asks each idle peer, whatever this says, three
+    /// times in 20 seconds, and the option is kept for who reads it.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says: EINVAL for less than a second, or more than 32,767.
+    pub fn set_keepalive(&self, idle: Option<Duration>) -> io::Result<()> {
+        let fd = self.companion_fd();
+        let socket = SockRef::from(&fd);
+        match idle {
+            None => socket.set_keepalive(false),
+            Some(idle) => socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle)),
+        }
+    }
+
+    /// What [`Connection::set_keepalive`] has set.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn keepalive(&self) -> io::Result<Option<Duration>> {
+        let fd = self.companion_fd();
+        let socket = SockRef::from(&fd);
+        match socket.keepalive()? {
+            true => socket.tcp_keepalive_time().map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Bounds the bytes that wait to be sent, as SO_SNDBUF: a write takes what fits, and waits where nothing

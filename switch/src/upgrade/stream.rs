@@ -22,10 +22,11 @@ use san_stream::{Config, Engine, Event, Refusal, Role, Route as StreamRoute, Sta
 use socket2::Socket;
 
 use super::mover::{Around, Mover, Reading, Writing};
-use super::queue_pair::Feed;
+use super::queue_pair::{Feed, QueuePair};
 use super::request::{self, Ends, PURPOSE};
 use super::service::{Member, Service};
 use super::tcp_side::TcpSide;
+use crate::carrier::info::{StreamInfo, StreamState};
 use crate::carrier::mark::TcpMark;
 use crate::carrier::timeout::{Timeouts, Waits};
 use crate::carrier::{Buffers, Carrier};
@@ -490,6 +491,28 @@ impl Carrier for MovingStream {
 
     fn linger(&self) -> io::Result<Option<Duration>> {
         self.around.tcp.socket().linger()
+    }
+
+    fn info(&self) -> StreamInfo {
+        let events = self.events();
+        let carrying = self.carrying();
+        let (has_ended, unsent, unacknowledged) = self.with(|mover, _| {
+            let unacknowledged = mover.pair.as_ref().map(QueuePair::unacknowledged);
+            (mover.is_closed(), mover.engine.unsent(), unacknowledged)
+        });
+        StreamInfo {
+            state: if events.contains(Events::HANG_UP) {
+                StreamState::Over
+            } else {
+                StreamState::of(has_ended, events.contains(Events::READ_CLOSED))
+            },
+            changes: (carrying.ups, carrying.downs),
+            bytes_sent: self.counters.bytes_sent.value(),
+            bytes_received: self.counters.bytes_received.value(),
+            bytes_unsent: carrying.is_san.then_some(unsent),
+            messages_unacknowledged: unacknowledged.filter(|_| carrying.is_san),
+            ..StreamInfo::new(carrying.is_san)
+        }
     }
 
     /// TCP has urgent data of its own: the stream is there from now on.

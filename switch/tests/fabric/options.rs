@@ -7,7 +7,7 @@ mod support;
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
-use san_switch::{Connection, Events, RouteChoice, Switch};
+use san_switch::{Connection, Events, RouteChoice, StreamState, Switch};
 use san_tests::net::{addr_a, addr_b};
 use san_tests::time::{bounded, eventually};
 
@@ -352,5 +352,84 @@ fn wsd_041_an_urgent_byte_is_told_of_past_bulk_that_nobody_reads() {
         (&mut &server).read_exact(&mut back).unwrap();
         assert!(back == bulk);
         assert!(!server.is_at_mark().unwrap());
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stream_tells_what_it_has_moved_and_where_it_is() {
+    bounded(|| {
+        let switch = switch();
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        for is_san in [true, false] {
+            let options = from(addr_a()).tcp_only(!is_san);
+            let client = switch.connect(at(addr_b(), &listener), &options).unwrap();
+            let server = accept(&listener);
+            (&mut &client).write_all(&[7; 5000]).unwrap();
+            (&mut &server).read_exact(&mut [0; 3000]).unwrap();
+            let (sent, received) = (client.info(), server.info());
+            assert_eq!((sent.is_san, received.is_san), (is_san, is_san));
+            assert_eq!((sent.bytes_sent, sent.bytes_received), (5000, 0));
+            assert_eq!((received.bytes_sent, received.bytes_received), (0, 3000));
+            assert_eq!(sent.state, StreamState::Open);
+            assert_eq!(sent.changes, (0, 0));
+            // A peek takes nothing.
+            assert!(server.peek(&mut [0; 100]).unwrap() > 0);
+            assert_eq!(server.info().bytes_received, 3000);
+            assert_eq!(sent.bytes_unsent.is_some(), is_san);
+            assert_eq!(sent.messages_unacknowledged.is_some(), is_san);
+            (&mut &server).read_exact(&mut [0; 2000]).unwrap();
+            if is_san {
+                // Nobody reads: what has no room at the peer has not left.
+                let written = fill(&client);
+                let unsent = client.info().bytes_unsent.unwrap();
+                assert!(unsent > 0 && unsent < written as u64, "{unsent}");
+                drain(&server, written);
+                client.set_nonblocking(false).unwrap();
+                eventually("all has left", PATIENCE, || {
+                    client.lane().unwrap().poll();
+                    client.info().bytes_unsent == Some(0)
+                });
+            }
+            client.shutdown_write().unwrap();
+            assert_eq!(client.info().state, StreamState::Ended);
+            let state = |end: &Connection| {
+                if let Some(lane) = end.lane() {
+                    lane.poll();
+                }
+                end.info().state
+            };
+            eventually("the end is seen", PATIENCE, || {
+                state(&server) == StreamState::PeerEnded
+            });
+            server.shutdown_write().unwrap();
+            for end in [&client, &server] {
+                eventually("both have ended", PATIENCE, || {
+                    state(end) == StreamState::Over
+                });
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_time_for_idle_peers_is_the_tcp_sockets() {
+    bounded(|| {
+        let switch = switch();
+        let listener = switch.listen(any(), backlog(4)).unwrap();
+        for is_san in [true, false] {
+            let options = from(addr_a()).tcp_only(!is_san);
+            let client = switch.connect(at(addr_b(), &listener), &options).unwrap();
+            drop(accept(&listener));
+            assert_eq!(client.keepalive().unwrap(), None);
+            let idle = Some(Duration::from_secs(7));
+            client.set_keepalive(idle).unwrap();
+            assert_eq!(client.keepalive().unwrap(), idle);
+            client.set_keepalive(None).unwrap();
+            assert_eq!(client.keepalive().unwrap(), None);
+            let never = client.set_keepalive(Some(Duration::ZERO)).unwrap_err();
+            assert_eq!(never.kind(), ErrorKind::InvalidInput);
+        }
     });
 }

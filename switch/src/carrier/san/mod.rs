@@ -39,6 +39,7 @@ use self::mail::Mail;
 use self::read::Reading;
 use self::state::{News, State};
 use super::{Buffers, Carrier, IdleMemory, MemoryKeeper};
+use crate::carrier::info::{StreamInfo, StreamState};
 use crate::carrier::timeout::{Timeouts, Waits};
 use crate::counters::SwitchCounters;
 use crate::readiness::{Events, Watcher};
@@ -284,6 +285,26 @@ impl Carrier for SanCarrier {
 
     fn urgent_inline(&self) -> io::Result<bool> {
         Ok(self.is_inline())
+    }
+
+    fn info(&self) -> StreamInfo {
+        let events = Carrier::events(self);
+        let peeked = self.peeked.load(Ordering::Acquire) as u64;
+        let (state, data) = self.lock();
+        let info = StreamInfo {
+            state: if events.contains(Events::HANG_UP) {
+                StreamState::Over
+            } else {
+                StreamState::of(state.is_closed, events.contains(Events::READ_CLOSED))
+            },
+            bytes_sent: state.accepted(),
+            bytes_received: state.read_so_far() - peeked,
+            bytes_unsent: Some(state.unsent()),
+            messages_unacknowledged: Some(data.map_or(0, DataPath::unacknowledged)),
+            ..StreamInfo::new(true)
+        };
+        self.release(state);
+        info
     }
 
     fn bound(&self, buffers: Buffers) {

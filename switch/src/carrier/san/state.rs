@@ -237,6 +237,17 @@ impl State {
         self.engine.received().0
     }
 
+    /// Bytes of the application's writes that were taken.
+    pub(super) fn accepted(&self) -> u64 {
+        self.engine.accepted()
+    }
+
+    /// Those of them that have not left, or were offered and not read.
+    pub(super) fn unsent(&self) -> u64 {
+        let waiting = self.waiting.as_ref().and_then(|post| post.staged);
+        self.engine.unsent() + waiting.map_or(0, |staged| staged.length as u64)
+    }
+
     /// The peer's stream has ended, and all of it was read.
     pub(super) fn is_at_end(&self) -> bool {
         self.engine.received().1

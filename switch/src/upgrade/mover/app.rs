@@ -276,8 +276,7 @@ impl Mover {
         {
             events |= Events::READ_CLOSED;
         }
-        let is_closed = matches!(self.engine.write(1, false), Write::Closed);
-        if is_over || is_closed && events.contains(Events::READ_CLOSED) {
+        if is_over || self.is_closed() && events.contains(Events::READ_CLOSED) {
             events |= Events::HANG_UP;
         }
         let is_broken = !matches!(self.engine.failure(), None | Some(Failure::PeerGone));
@@ -297,6 +296,11 @@ impl Mover {
     /// The error was not told after all: the next call does it.
     pub(in crate::upgrade) fn untell(&mut self) {
         self.has_told = false;
+    }
+
+    /// The application writes no more, or cannot.
+    pub(in crate::upgrade) fn is_closed(&self) -> bool {
+        matches!(self.engine.write(1, false), Write::Closed)
     }
 
     /// What a write of no bytes says.
