@@ -206,7 +206,16 @@ impl SwitchConfig {
             path: path.to_owned(),
             source,
         })?;
-        Self::from_text(&text)
+        let mut config = Self::default();
+        config
+            .apply_text(&text)
+            .map_err(|(line, source)| ConfigError::InFile {
+                path: path.to_owned(),
+                line,
+                source: Box::new(source),
+            })?;
+        config.check()?;
+        Ok(config)
     }
 
     /// Reads the text of such a file.
@@ -215,24 +224,32 @@ impl SwitchConfig {
     /// As [`SwitchConfig::from_file`], apart from reading.
     pub fn from_text(text: &str) -> Result<Self, ConfigError> {
         let mut config = Self::default();
+        config.apply_text(text).map_err(|(_, error)| error)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Takes each line in; the first that cannot be used is an error, with its number from 1.
+    fn apply_text(&mut self, text: &str) -> Result<(), (usize, ConfigError)> {
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
             }
-            let unknown = || ConfigError::UnknownLine {
-                line: index + 1,
-                text: line.to_owned(),
+            let number = index + 1;
+            let unknown = || {
+                let text = line.to_owned();
+                (number, ConfigError::UnknownLine { line: number, text })
             };
             let (name, value) = line.split_once('=').ok_or_else(unknown)?;
             let setting = SETTINGS
                 .iter()
                 .find(|setting| setting.name == name.trim())
                 .ok_or_else(unknown)?;
-            setting.apply(&mut config, value.trim())?;
+            let applied = setting.apply(self, value.trim());
+            applied.map_err(|error| (number, error))?;
         }
-        config.check()?;
-        Ok(config)
+        Ok(())
     }
 
     /// Checks what the fields' types leave open. The switch does so when it is made.
@@ -329,6 +346,16 @@ pub enum ConfigError {
         /// Its text.
         text: String,
     },
+    /// A line of the configuration file cannot be used.
+    #[error("{}:{line}: {source}", path.display())]
+    InFile {
+        /// The file that `SAN_CONFIG` names.
+        path: PathBuf,
+        /// The line's number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: Box<ConfigError>,
+    },
     /// The configuration file cannot be read.
     #[error("cannot read the configuration file {path}: {source}")]
     Unreadable {
@@ -362,7 +389,11 @@ impl Setting {
         }
         (self.set)(config, value).ok_or_else(|| ConfigError::BadValue {
             name: self.name,
-            value: value.to_owned(),
+            // A key with one digit too many is a secret still.
+            value: match self.name {
+                "SAN_KEY" => "(not shown)".to_owned(),
+                _ => value.to_owned(),
+            },
             allowed: self.allowed,
         })
     }
@@ -611,6 +642,24 @@ mod tests {
     fn a_line_that_is_no_setting_is_named() {
         let error = SwitchConfig::from_text("# fine\nSAN_BAKLOG = 3\n").unwrap_err();
         assert!(error.to_string().starts_with("line 2 of the configuration"));
+    }
+
+    #[test]
+    fn a_bad_line_of_a_file_is_named_with_the_file_and_its_number() {
+        let path = std::env::temp_dir().join(format!("san-switch-config-{}", std::process::id()));
+        let said = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            SwitchConfig::from_file(&path).unwrap_err().to_string()
+        };
+        let place = path.display();
+        let bad = said("# ours\nSAN_BACKLOG = 0\n");
+        let unknown = said("SAN_BAKLOG = 3\n");
+        let key = said("SAN_KEY = 0123456789abcdefgh\n");
+        std::fs::remove_file(&path).unwrap();
+        let wanted = "SAN_BACKLOG is '0', but must be a number from 1 to 4096";
+        assert_eq!(bad, format!("{place}:2: {wanted}"));
+        assert!(unknown.starts_with(&format!("{place}:1: ")), "{unknown}");
+        assert!(!key.contains("0123"), "{key}");
     }
 
     #[test]
