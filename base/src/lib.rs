@@ -8,12 +8,14 @@
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod counters;
 pub mod runtime_dir;
 mod signal;
 mod sync;
 mod time;
 
+pub use aside::{aside, keep_aside};
 pub use counters::Counter;
 pub use signal::Signal;
 pub use sync::{lock, try_lock};

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
+use crate::aside::aside_if_kept;
 use crate::time::Deadline;
 
 /// A flag with a descriptor that is readable while the flag is set.
@@ -22,7 +23,7 @@ impl Signal {
     /// EMFILE, ENFILE or ENOMEM of eventfd(2).
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        Ok(Self(eventfd(0, flags)?))
+        Ok(Self(aside_if_kept(eventfd(0, flags)?)))
     }
 
     /// Sets the flag; setting it again changes nothing but what [`Signal::reset`] counts.

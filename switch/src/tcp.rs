@@ -5,13 +5,11 @@
 
 use crate::carrier::Buffers;
 use crate::wait::is_readable;
+pub(crate) use san_base::aside;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
-
-/// Numbers below it are the program's.
-const LOW: u64 = 256;
+use std::os::fd::AsFd;
 
 /// A listening socket, as std makes it (SO_REUSEADDR, close-on-exec), but nonblocking.
 pub(crate) fn listen(
@@ -61,16 +59,6 @@ pub(crate) fn socket(address: SocketAddr) -> io::Result<Socket> {
         Type::STREAM,
         Some(Protocol::TCP),
     )
-}
-
-/// The same file under a high number, if there is one: a program that was not written for the switch
-/// may have tables for as many numbers as it expects to get.
-pub(crate) fn aside(fd: OwnedFd) -> OwnedFd {
-    use rustix::process::{Resource, getrlimit};
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(LOW * 4);
-    let least = (limit / 2).clamp(LOW, 1 << 19);
-    let number = i32::try_from(least).unwrap_or(i32::MAX);
-    rustix::io::fcntl_dupfd_cloexec(&fd, number).unwrap_or(fd)
 }
 
 /// Sets IP_TOS or IPV6_TCLASS, by the address's family.
