@@ -36,4 +36,4 @@ pub use self::message::{
     DESCRIPTOR, Decline, FIRST_CONTROL, Head, Kind, Message, MessageError, OFFER_HEAD, Ring, What,
 };
 pub use self::pull::{OFFER_FROM, PIECE, PullError, RING, Read};
-pub use self::timers::Thresholds;
+pub use self::timers::{Passed, Thresholds};

@@ -109,6 +109,11 @@ impl Traffic {
         self.turns += u32::from(std::mem::take(&mut self.was_read));
     }
 
+    pub(crate) fn passed(&mut self, bytes: u64, turns: u32) {
+        self.bytes += bytes;
+        self.turns += turns;
+    }
+
     pub(crate) fn is_enough(&self, wanted: &Thresholds, is_old: bool) -> bool {
         let turns = if is_old {
             wanted.old_turns.min(wanted.turns)
@@ -117,6 +122,19 @@ impl Traffic {
         };
         self.bytes >= wanted.bytes || self.turns >= turns
     }
+}
+
+/// What went over TCP past an engine: bytes that its application has read and written by other ways.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Passed {
+    /// Bytes read.
+    pub read: u64,
+    /// Bytes written.
+    pub written: u64,
+    /// Writes after reads.
+    pub turns: u32,
+    /// The connection is older than [`Thresholds::age`].
+    pub is_old: bool,
 }
 
 #[cfg(test)]

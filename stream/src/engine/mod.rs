@@ -19,7 +19,7 @@ use crate::half::{Fin, Incoming, Outgoing};
 use crate::message::{Decline, Message, What};
 use crate::pull::Landing;
 use crate::retained::Retained;
-use crate::timers::{Thresholds, Timer, Timers, Traffic};
+use crate::timers::{Passed, Thresholds, Timer, Timers, Traffic};
 
 /// A dial is answered in this time, or given up.
 const DIAL: Duration = Duration::from_secs(1);
@@ -212,6 +212,24 @@ impl<P: Payloads> Engine<P> {
             Event::WantDown { for_good } => self.want_down(for_good),
             Event::Timer => self.timer(now),
         }
+        self.settle(now);
+    }
+
+    /// Takes in what went over TCP past the engine. Only a stream that is on TCP, with nothing of a
+    /// change under way, may be used in this way.
+    pub fn passed(&mut self, passed: Passed, now: Instant) {
+        if self.state != State::Tcp || self.is_tcp_over {
+            return;
+        }
+        self.counts.read += passed.read;
+        self.counts.written += passed.written;
+        self.incoming.position += passed.read;
+        self.outgoing.sent += passed.written;
+        self.outgoing.accepted = self.outgoing.accepted.max(self.outgoing.sent);
+        self.retained.resume(self.outgoing.sent);
+        self.traffic
+            .passed(passed.read + passed.written, passed.turns);
+        self.is_old |= passed.is_old;
         self.settle(now);
     }
 

@@ -255,3 +255,24 @@ fn the_fixtures_are_what_they_say() {
         assert!(state.starts_with(wanted), "{name} is {state}");
     }
 }
+
+/// Positions go on where they were, and a stream that has carried enough by other ways moves.
+#[test]
+fn what_passed_an_engine_by_counts() {
+    let mut bench = Bench::with(Role::Connector, Route::Upgrade, 1000);
+    let passed = |read, written, turns| crate::Passed {
+        read,
+        written,
+        turns,
+        is_old: false,
+    };
+    bench.engine.passed(passed(400, 100, 3), bench.now);
+    assert_eq!(bench.engine.state(), State::Tcp);
+    bench.engine.passed(passed(300, 300, 3), bench.now);
+    assert_eq!(bench.engine.state(), State::Inviting);
+    assert_eq!(bench.engine.received(), (700, false));
+    assert_eq!(bench.engine.accepted(), 400);
+    // One that is about to move has to be told of each byte.
+    bench.engine.passed(passed(1, 1, 1), bench.now);
+    assert_eq!(bench.engine.received(), (700, false));
+}
