@@ -18,11 +18,12 @@ pub(crate) fn is_inside() -> bool {
     INSIDE.with(Cell::get)
 }
 
-struct Inside;
+/// Holds what was the case before.
+struct Inside(bool);
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.with(|inside| inside.set(false));
+        INSIDE.with(|inside| inside.set(self.0));
     }
 }
 
@@ -39,8 +40,7 @@ pub(crate) enum Answer<T> {
 /// Runs the switch's part of a call. `Ok(None)` is: the call is the kernel's.
 pub(crate) fn inside<T>(call: impl FnOnce() -> io::Result<Option<T>>) -> Answer<T> {
     let before = errno();
-    INSIDE.with(|inside| inside.set(true));
-    let inside = Inside;
+    let inside = Inside(INSIDE.with(|inside| inside.replace(true)));
     let outcome = catch_unwind(AssertUnwindSafe(call));
     drop(inside);
     let failure = match outcome {

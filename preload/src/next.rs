@@ -113,7 +113,7 @@ use libc::{
     epoll_event, fd_set, iovec, loff_t, mmsghdr, msghdr, nfds_t, off_t, off64_t, pollfd, sigset_t,
     size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
 };
-use std::ffi::{c_long, c_uint, c_ulong};
+use std::ffi::{c_char, c_long, c_uint, c_ulong};
 
 next_functions! {
     listen(fd: c_int, backlog: c_int) -> c_int;
@@ -153,6 +153,12 @@ next_functions! {
     sendfile(to: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t;
     sendfile64(to: c_int, from: c_int, offset: *mut off64_t, count: size_t) -> ssize_t;
     splice(from: c_int, from_offset: *mut loff_t, to: c_int, to_offset: *mut loff_t, length: size_t, flags: c_uint) -> ssize_t;
+
+    execv(path: *const c_char, words: *const *const c_char) -> c_int;
+    execvp(path: *const c_char, words: *const *const c_char) -> c_int;
+    execve(path: *const c_char, words: *const *const c_char, environment: *const *const c_char) -> c_int;
+    execvpe(path: *const c_char, words: *const *const c_char, environment: *const *const c_char) -> c_int;
+    fexecve(fd: c_int, words: *const *const c_char, environment: *const *const c_char) -> c_int;
 
     poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int;
     ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int;

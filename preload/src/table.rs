@@ -76,6 +76,23 @@ impl<T> Table<T> {
         Some(taken)
     }
 
+    /// Shows each of them.
+    pub(crate) fn each(&self, mut what: impl FnMut(c_int, &T)) {
+        if self.is_empty() {
+            return;
+        }
+        for (index, chunk) in self.chunks.iter().enumerate() {
+            let Some(chunk) = chunk.get() else { continue };
+            for (place, slot) in chunk.iter().enumerate() {
+                if let (Some(held), Ok(fd)) =
+                    (&*slot.load(), c_int::try_from(index * WIDTH + place))
+                {
+                    what(fd, held);
+                }
+            }
+        }
+    }
+
     /// The numbers in use from `first` to `last`.
     pub(crate) fn numbers(&self, first: u32, last: u32) -> Vec<c_int> {
         let mut found = Vec::new();

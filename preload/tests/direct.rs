@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::{Way, program, run};
 
-fn address() -> String {
+pub(crate) fn address() -> String {
     std::env::var("SAN_TEST_ADDR_B").expect("SAN_TEST_ADDR_B: run by ci/soft or ci/rxe")
 }
 

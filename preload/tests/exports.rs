@@ -4,7 +4,7 @@ use std::process::Command;
 
 const HOOKS: &str = "_Exit __poll_chk __ppoll_chk __read_chk __recv_chk __recvfrom_chk _exit accept accept4 \
     close close_range closefrom connect dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait \
-    epoll_pwait2 epoll_wait fcntl fcntl64 getpeername getsockname getsockopt ioctl listen poll ppoll \
+    epoll_pwait2 epoll_wait execv execve execvp execvpe fcntl fcntl64 fexecve getpeername getsockname getsockopt ioctl listen poll ppoll \
     pselect read readv recv recvfrom recvmmsg recvmsg select send sendfile sendfile64 sendmmsg sendmsg \
     sendto setsockopt shutdown splice write writev";
 

@@ -4,3 +4,4 @@ mod direct;
 mod exports;
 mod support;
 mod tcp_alone;
+mod upgrade;

@@ -45,6 +45,8 @@ pub(crate) enum Way {
     Off,
     /// With the library, the SAN first.
     Direct,
+    /// With the library, TCP first.
+    Upgrade,
 }
 
 /// What a program's run came to.
@@ -64,8 +66,16 @@ pub(crate) fn run(command: &mut Command, way: Way) -> Run {
     if way != Way::Without {
         command.env("LD_PRELOAD", library());
     }
-    if way == Way::Direct {
-        command.env("SAN_ROUTE", "direct").env("SAN_STAT", "off");
+    let route = match way {
+        Way::Without | Way::Off => None,
+        Way::Direct => Some("direct"),
+        Way::Upgrade => Some("upgrade"),
+    };
+    if way == Way::Upgrade {
+        command.env("SAN_UPGRADE_BYTES", "4096");
+    }
+    if let Some(route) = route {
+        command.env("SAN_ROUTE", route).env("SAN_STAT", "off");
     }
     let output = command.output().expect("the program starts");
     let text = said(&output);

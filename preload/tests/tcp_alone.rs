@@ -48,6 +48,6 @@ fn a_setting_that_cannot_be_is_said_once_and_the_program_runs() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(
         said,
-        "libsan.so: SAN_ROUTE is 'sideways', but must be direct or off; the program goes over TCP\n"
+        "libsan.so: SAN_ROUTE is 'sideways', but must be direct, upgrade or off; the program goes over TCP\n"
     );
 }

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use san_base::lock;
+use san_base::{Deadline, lock};
 use san_provider::{Counters, Provider, WsaCode};
+use san_stream::Role;
 use socket2::Socket;
 
 use crate::companion::accept_thread::AcceptThread;
@@ -157,9 +158,24 @@ impl Switch {
         PendingConnect::start_san(self.lease(), destination, options, companion)
     }
 
+    /// A connection of a connected TCP socket's, which may move to the SAN; `None`: the SAN has no way
+    /// there.
+    ///
+    /// # Errors
+    /// ENOTCONN.
+    pub(crate) fn adopt_stream(
+        &self,
+        socket: Socket,
+        role: Role,
+    ) -> std::io::Result<Option<Connection>> {
+        Connection::adopt(self.lease(), socket, role)
+    }
+
     /// Waits until no closed connection has bytes under way, at most so long; whether that is so.
     pub(crate) fn wait_for_closing(&self, timeout: Duration) -> bool {
-        self.running.rooms.closing.wait(timeout)
+        let until = Deadline::after(timeout);
+        let is_done = self.running.rooms.closing.wait(timeout);
+        is_done && self.running.rooms.moving.wait_for_closed(until)
     }
 
     /// Adds a provider to the running switch. It joins every listener that its addresses fit

@@ -6,8 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use libc::{iovec, loff_t, off_t, off64_t, size_t, sockaddr, socklen_t, ssize_t};
 use san_switch::program::{Receiving, Sending, Stream};
 
-use crate::held::on_stream;
-use crate::inside::Answer;
+use crate::held::{Called, Passing, call, to_kernel};
 use crate::kernel::borrowed;
 use crate::next::{self, set_errno};
 use crate::table::TABLE;
@@ -15,25 +14,74 @@ use crate::table::TABLE;
 /// The most parts that one call may have (IOV_MAX).
 pub(super) const MOST_PARTS: usize = 1024;
 
-/// What libc's function gives for this answer; `None`: ask libc's.
-#[expect(clippy::needless_pass_by_value, reason = "a call has one answer")]
-pub(super) fn length(answer: Answer<usize>) -> Option<ssize_t> {
-    match answer {
-        Answer::Done(length) => Some(ssize_t::try_from(length).unwrap_or(ssize_t::MAX)),
-        Answer::Failed => Some(-1),
-        Answer::Pass => None,
+/// What libc's function gives for this answer. `Err`: ask libc's, while this is there.
+pub(super) fn length(called: Called<usize>) -> Result<ssize_t, Passing> {
+    match called {
+        Called::Done(length) => Ok(ssize_t::try_from(length).unwrap_or(ssize_t::MAX)),
+        Called::Failed => Ok(-1),
+        Called::Pass(passing) => Err(passing),
     }
 }
 
 /// As [`length`], of what was to be written: who writes after the end gets SIGPIPE, too.
-pub(super) fn written(answer: Answer<usize>, flags: c_int) -> Option<ssize_t> {
-    let failed = matches!(answer, Answer::Failed);
+pub(super) fn written(called: Called<usize>, flags: c_int) -> Result<ssize_t, Passing> {
+    let failed = matches!(called, Called::Failed);
     if failed && next::errno() == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
         // SAFETY: it raises a signal in this thread, as the kernel does.
         unsafe { libc::raise(libc::SIGPIPE) };
         set_errno(libc::EPIPE);
     }
-    length(answer)
+    length(called)
+}
+
+/// What was read by the kernel is counted, unless it stays there.
+///
+/// # Safety
+/// So many bytes were read to this place.
+pub(super) unsafe fn was_read(
+    passing: &Passing,
+    start: *const c_void,
+    result: ssize_t,
+    flags: c_int,
+) -> ssize_t {
+    if flags & libc::MSG_PEEK == 0 {
+        let size = usize::try_from(result).unwrap_or(0);
+        // SAFETY: the caller says so.
+        let piece = std::iter::once_with(|| unsafe { bytes(start, size) });
+        passing.note(true, result, piece);
+    }
+    result
+}
+
+/// What was written by the kernel is counted.
+///
+/// # Safety
+/// So many bytes were written from this place.
+unsafe fn was_written(passing: &Passing, start: *const c_void, result: ssize_t) -> ssize_t {
+    let size = usize::try_from(result).unwrap_or(0);
+    // SAFETY: the caller says so.
+    passing.note(
+        false,
+        result,
+        std::iter::once_with(|| unsafe { bytes(start, size) }),
+    );
+    result
+}
+
+/// As [`was_read`] and [`was_written`], in parts.
+///
+/// # Safety
+/// The parts are there, as readv(2) and writev(2) ask.
+pub(super) unsafe fn were_moved(
+    passing: &Passing,
+    is_read: bool,
+    list: *const iovec,
+    count: usize,
+    result: ssize_t,
+) {
+    // SAFETY: the caller says so.
+    let parts = unsafe { parts(list, count) };
+    passing.note(is_read, result, parts.iter().map(|part| &**part));
 }
 
 pub(super) fn receiving(flags: c_int) -> Receiving {
@@ -105,8 +153,16 @@ pub(super) unsafe fn parts<'a>(parts: *const iovec, count: usize) -> &'a [IoSlic
 /// # Safety
 /// As for recv(2).
 #[inline]
-unsafe fn receive(fd: c_int, start: *mut c_void, size: size_t, flags: c_int) -> Option<ssize_t> {
-    length(on_stream(fd, |stream| {
+unsafe fn receive(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    flags: c_int,
+) -> Result<ssize_t, Passing> {
+    if flags & libc::MSG_OOB != 0 {
+        to_kernel(fd);
+    }
+    length(call(fd, |stream| {
         // SAFETY: the caller says so.
         let bytes = unsafe { buffer(start, size) };
         stream.receive(&mut [IoSliceMut::new(bytes)], receiving(flags))
@@ -118,8 +174,16 @@ unsafe fn receive(fd: c_int, start: *mut c_void, size: size_t, flags: c_int) -> 
 /// # Safety
 /// As for send(2).
 #[inline]
-unsafe fn transmit(fd: c_int, start: *const c_void, size: size_t, flags: c_int) -> Option<ssize_t> {
-    let answer = on_stream(fd, |stream| {
+unsafe fn transmit(
+    fd: c_int,
+    start: *const c_void,
+    size: size_t,
+    flags: c_int,
+) -> Result<ssize_t, Passing> {
+    if flags & libc::MSG_OOB != 0 {
+        to_kernel(fd);
+    }
+    let answer = call(fd, |stream| {
         // SAFETY: the caller says so.
         let bytes = unsafe { bytes(start, size) };
         stream.send(&[IoSlice::new(bytes)], sending(flags))
@@ -132,11 +196,14 @@ unsafe fn transmit(fd: c_int, start: *const c_void, size: size_t, flags: c_int) 
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn read(fd: c_int, start: *mut c_void, size: size_t) -> ssize_t {
     // SAFETY: the caller keeps what read(2) asks.
-    if let Some(result) = unsafe { receive(fd, start, size, 0) } {
-        return result;
-    }
+    let passing = match unsafe { receive(fd, start, size, 0) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::read(fd, start, size) }
+    let result = unsafe { next::read(fd, start, size) };
+    // SAFETY: the kernel has just written them.
+    unsafe { was_read(&passing, start, result, 0) }
 }
 
 /// # Safety
@@ -148,15 +215,12 @@ pub unsafe extern "C-unwind" fn __read_chk(
     size: size_t,
     room: size_t,
 ) -> ssize_t {
-    // What does not fit is libc's to complain of.
-    if size <= room
+    match size <= room {
         // SAFETY: the caller keeps what read(2) asks.
-        && let Some(result) = unsafe { receive(fd, start, size, 0) }
-    {
-        return result;
+        true => unsafe { read(fd, start, size) },
+        // SAFETY: the same. What does not fit is libc's to complain of.
+        false => unsafe { next::__read_chk(fd, start, size, room) },
     }
-    // SAFETY: as above.
-    unsafe { next::__read_chk(fd, start, size, room) }
 }
 
 /// # Safety
@@ -169,11 +233,14 @@ pub unsafe extern "C-unwind" fn recv(
     flags: c_int,
 ) -> ssize_t {
     // SAFETY: the caller keeps what recv(2) asks.
-    if let Some(result) = unsafe { receive(fd, start, size, flags) } {
-        return result;
-    }
+    let passing = match unsafe { receive(fd, start, size, flags) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::recv(fd, start, size, flags) }
+    let result = unsafe { next::recv(fd, start, size, flags) };
+    // SAFETY: the kernel has just written them.
+    unsafe { was_read(&passing, start, result, flags) }
 }
 
 /// # Safety
@@ -186,14 +253,12 @@ pub unsafe extern "C-unwind" fn __recv_chk(
     room: size_t,
     flags: c_int,
 ) -> ssize_t {
-    if size <= room
+    match size <= room {
         // SAFETY: the caller keeps what recv(2) asks.
-        && let Some(result) = unsafe { receive(fd, start, size, flags) }
-    {
-        return result;
+        true => unsafe { recv(fd, start, size, flags) },
+        // SAFETY: the same.
+        false => unsafe { next::__recv_chk(fd, start, size, room, flags) },
     }
-    // SAFETY: as above.
-    unsafe { next::__recv_chk(fd, start, size, room, flags) }
 }
 
 /// # Safety
@@ -208,13 +273,18 @@ pub unsafe extern "C-unwind" fn recvfrom(
     address_length: *mut socklen_t,
 ) -> ssize_t {
     // SAFETY: the caller keeps what recvfrom(2) asks.
-    if let Some(result) = unsafe { receive(fd, start, size, flags) } {
-        // SAFETY: as above.
-        unsafe { no_address(address, address_length) };
-        return result;
-    }
+    let passing = match unsafe { receive(fd, start, size, flags) } {
+        Ok(result) => {
+            // SAFETY: as above.
+            unsafe { no_address(address, address_length) };
+            return result;
+        }
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::recvfrom(fd, start, size, flags, address, address_length) }
+    let result = unsafe { next::recvfrom(fd, start, size, flags, address, address_length) };
+    // SAFETY: the kernel has just written them.
+    unsafe { was_read(&passing, start, result, flags) }
 }
 
 /// # Safety
@@ -229,13 +299,9 @@ pub unsafe extern "C-unwind" fn __recvfrom_chk(
     address: *mut sockaddr,
     address_length: *mut socklen_t,
 ) -> ssize_t {
-    if size <= room
+    if size <= room {
         // SAFETY: the caller keeps what recvfrom(2) asks.
-        && let Some(result) = unsafe { receive(fd, start, size, flags) }
-    {
-        // SAFETY: as above.
-        unsafe { no_address(address, address_length) };
-        return result;
+        return unsafe { recvfrom(fd, start, size, flags, address, address_length) };
     }
     // SAFETY: as above.
     unsafe { next::__recvfrom_chk(fd, start, size, room, flags, address, address_length) }
@@ -256,16 +322,28 @@ unsafe fn no_address(address: *mut sockaddr, length: *mut socklen_t) {
 /// As readv(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn readv(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
-    let answer = on_stream(fd, |stream| {
+    let answer = call(fd, |stream| {
         // SAFETY: the caller keeps what readv(2) asks. The list itself is not written, nor is it shared.
         let buffers = unsafe { buffers(start.cast_mut(), usize::try_from(count).unwrap_or(0)) };
         stream.receive(buffers, receiving(0))
     });
-    if let Some(result) = length(answer) {
-        return result;
-    }
+    let passing = match length(answer) {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: the caller keeps what readv(2) asks.
-    unsafe { next::readv(fd, start, count) }
+    let result = unsafe { next::readv(fd, start, count) };
+    // SAFETY: the same.
+    unsafe {
+        were_moved(
+            &passing,
+            true,
+            start,
+            usize::try_from(count).unwrap_or(0),
+            result,
+        );
+    };
+    result
 }
 
 /// # Safety
@@ -273,11 +351,14 @@ pub unsafe extern "C-unwind" fn readv(fd: c_int, start: *const iovec, count: c_i
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn write(fd: c_int, start: *const c_void, size: size_t) -> ssize_t {
     // SAFETY: the caller keeps what write(2) asks.
-    if let Some(result) = unsafe { transmit(fd, start, size, 0) } {
-        return result;
-    }
+    let passing = match unsafe { transmit(fd, start, size, 0) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::write(fd, start, size) }
+    let result = unsafe { next::write(fd, start, size) };
+    // SAFETY: the kernel has just read them.
+    unsafe { was_written(&passing, start, result) }
 }
 
 /// # Safety
@@ -290,11 +371,14 @@ pub unsafe extern "C-unwind" fn send(
     flags: c_int,
 ) -> ssize_t {
     // SAFETY: the caller keeps what send(2) asks.
-    if let Some(result) = unsafe { transmit(fd, start, size, flags) } {
-        return result;
-    }
+    let passing = match unsafe { transmit(fd, start, size, flags) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::send(fd, start, size, flags) }
+    let result = unsafe { next::send(fd, start, size, flags) };
+    // SAFETY: the kernel has just read them.
+    unsafe { was_written(&passing, start, result) }
 }
 
 /// # Safety
@@ -309,27 +393,42 @@ pub unsafe extern "C-unwind" fn sendto(
     address_length: socklen_t,
 ) -> ssize_t {
     // SAFETY: the caller keeps what sendto(2) asks.
-    if let Some(result) = unsafe { transmit(fd, start, size, flags) } {
-        return result;
-    }
+    let passing = match unsafe { transmit(fd, start, size, flags) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::sendto(fd, start, size, flags, address, address_length) }
+    let result = unsafe { next::sendto(fd, start, size, flags, address, address_length) };
+    // SAFETY: the kernel has just read them.
+    unsafe { was_written(&passing, start, result) }
 }
 
 /// # Safety
 /// As writev(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn writev(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
-    let answer = on_stream(fd, |stream| {
+    let answer = call(fd, |stream| {
         // SAFETY: the caller keeps what writev(2) asks.
         let parts = unsafe { parts(start, usize::try_from(count).unwrap_or(0)) };
         stream.send(parts, sending(0))
     });
-    if let Some(result) = written(answer, 0) {
-        return result;
-    }
+    let passing = match written(answer, 0) {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: the caller keeps what writev(2) asks.
-    unsafe { next::writev(fd, start, count) }
+    let result = unsafe { next::writev(fd, start, count) };
+    // SAFETY: the same.
+    unsafe {
+        were_moved(
+            &passing,
+            false,
+            start,
+            usize::try_from(count).unwrap_or(0),
+            result,
+        );
+    };
+    result
 }
 
 /// # Safety
@@ -342,11 +441,14 @@ pub unsafe extern "C-unwind" fn sendfile(
     count: size_t,
 ) -> ssize_t {
     // SAFETY: the caller keeps what sendfile(2) asks.
-    if let Some(result) = unsafe { copy_file(to, from, offset, count) } {
-        return result;
-    }
+    let passing = match unsafe { copy_file(to, from, offset, count) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::sendfile(to, from, offset, count) }
+    let result = unsafe { next::sendfile(to, from, offset, count) };
+    passing.note(false, result, std::iter::empty());
+    result
 }
 
 /// # Safety
@@ -359,11 +461,14 @@ pub unsafe extern "C-unwind" fn sendfile64(
     count: size_t,
 ) -> ssize_t {
     // SAFETY: the caller keeps what sendfile(2) asks.
-    if let Some(result) = unsafe { copy_file(to, from, offset, count) } {
-        return result;
-    }
+    let passing = match unsafe { copy_file(to, from, offset, count) } {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::sendfile64(to, from, offset, count) }
+    let result = unsafe { next::sendfile64(to, from, offset, count) };
+    passing.note(false, result, std::iter::empty());
+    result
 }
 
 /// # Safety
@@ -373,8 +478,8 @@ unsafe fn copy_file(
     from: c_int,
     offset: *mut off64_t,
     count: size_t,
-) -> Option<ssize_t> {
-    let answer = on_stream(to, |stream| {
+) -> Result<ssize_t, Passing> {
+    let answer = call(to, |stream| {
         // SAFETY: the caller's own, or null.
         let offset = unsafe { offset.as_mut() };
         match borrowed(from) {
@@ -398,13 +503,21 @@ pub unsafe extern "C-unwind" fn splice(
 ) -> ssize_t {
     // The kernel moves nothing between a pipe and memory of ours. EINVAL is what splice(2) says where
     // it cannot, and programs copy then.
+    let mut passing = None;
     if !TABLE.is_empty() {
-        for fd in [from, to] {
-            if let Some(result) = length(on_stream(fd, Stream::splice)) {
-                return result;
+        for (fd, is_read) in [(from, true), (to, false)] {
+            // One that may move comes back to TCP, where the kernel can.
+            to_kernel(fd);
+            match length(call(fd, Stream::splice)) {
+                Ok(result) => return result,
+                Err(one) => passing = one.is_counted().then_some((one, is_read)).or(passing),
             }
         }
     }
     // SAFETY: the caller keeps what splice(2) asks.
-    unsafe { next::splice(from, from_offset, to, to_offset, size, flags) }
+    let result = unsafe { next::splice(from, from_offset, to, to_offset, size, flags) };
+    if let Some((passing, is_read)) = passing {
+        passing.note(is_read, result, std::iter::empty());
+    }
+    result
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use libc::{sockaddr, socklen_t};
 use rustix::net::SocketFlags;
-use san_switch::program::{Accepted, Held, Opened, Stream};
+use san_switch::program::{Accepted, Held, Opened, Program, Role, Stream};
 
 use crate::address;
-use crate::held::{closed, held, is_borrowed_memory, on_stream, program, put};
+use crate::held::{closed, held, is_borrowed_memory, on_stream, program, put, track, upgrading};
 use crate::inside::{Answer, inside};
 use crate::kernel::borrowed;
 use crate::next::{self, set_errno};
@@ -23,6 +23,7 @@ pub unsafe extern "C-unwind" fn listen(fd: c_int, backlog: c_int) -> c_int {
     let result = unsafe { next::listen(fd, backlog) };
     if result == 0
         && let Some(program) = program()
+        && !program.is_upgrading()
         && is_tcp(fd)
     {
         let _ = inside(|| {
@@ -64,7 +65,24 @@ pub unsafe extern "C-unwind" fn accept(
         return result;
     }
     // SAFETY: as above.
-    unsafe { next::accept(fd, address, length) }
+    accepted(unsafe { next::accept(fd, address, length) })
+}
+
+/// A TCP connection that was accepted may move later.
+fn accepted(number: c_int) -> c_int {
+    if number >= 0
+        && let Some(program) = program()
+        && program.is_upgrading()
+        && has_protocol_tcp(number)
+    {
+        track(number, Role::Acceptor);
+    }
+    number
+}
+
+fn has_protocol_tcp(fd: c_int) -> bool {
+    use rustix::net::{ipproto, sockopt::socket_protocol};
+    borrowed(fd).is_some_and(|fd| socket_protocol(fd) == Ok(Some(ipproto::TCP)))
 }
 
 /// # Safety
@@ -81,7 +99,7 @@ pub unsafe extern "C-unwind" fn accept4(
         return result;
     }
     // SAFETY: as above.
-    unsafe { next::accept4(fd, address, length, flags) }
+    accepted(unsafe { next::accept4(fd, address, length, flags) })
 }
 
 /// # Safety
@@ -137,6 +155,10 @@ pub unsafe extern "C-unwind" fn connect(
         Answer::Failed => return -1,
         Answer::Pass => {}
     }
+    if program().is_some_and(Program::is_upgrading) {
+        // SAFETY: as above.
+        return unsafe { connect_over_tcp(fd, address, length) };
+    }
     if let Some(program) = program()
         // SAFETY: the caller keeps what connect(2) asks.
         && let Some(destination) = unsafe { address::read(address, length) }
@@ -162,6 +184,24 @@ pub unsafe extern "C-unwind" fn connect(
     }
     // SAFETY: the caller keeps what connect(2) asks.
     unsafe { next::connect(fd, address, length) }
+}
+
+/// The kernel's connect; the connection may move later.
+///
+/// # Safety
+/// As connect(2).
+unsafe fn connect_over_tcp(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
+    // SAFETY: the caller keeps what connect(2) asks.
+    let destination = unsafe { address::read(address, length) };
+    // SAFETY: as above.
+    let result = unsafe { next::connect(fd, address, length) };
+    let errno = next::errno();
+    let begins = result == 0 || errno == libc::EINPROGRESS;
+    if begins && destination.is_some() && upgrading(fd).is_none() && has_protocol_tcp(fd) {
+        track(fd, Role::Connector);
+        set_errno(errno);
+    }
+    result
 }
 
 /// # Safety

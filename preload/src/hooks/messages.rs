@@ -4,16 +4,18 @@ use std::ffi::{c_int, c_uint};
 
 use libc::{mmsghdr, msghdr, ssize_t, timespec};
 
-use super::data::{buffers, length, parts, receiving, sending, written};
-use crate::held::on_stream;
-use crate::inside::Answer;
+use super::data::{buffers, length, parts, receiving, sending, were_moved, written};
+use crate::held::{Called, Passing, call, to_kernel, upgrading};
 use crate::next;
 use crate::table::TABLE;
 
 /// # Safety
 /// As for recvmsg(2).
-unsafe fn receive(fd: c_int, message: *mut msghdr, flags: c_int) -> Answer<usize> {
-    on_stream(fd, |stream| {
+unsafe fn receive(fd: c_int, message: *mut msghdr, flags: c_int) -> Called<usize> {
+    if flags & libc::MSG_OOB != 0 {
+        to_kernel(fd);
+    }
+    call(fd, |stream| {
         // SAFETY: the caller's own, as recvmsg(2) asks.
         let message = unsafe { &mut *message };
         // SAFETY: the same.
@@ -32,8 +34,11 @@ unsafe fn receive(fd: c_int, message: *mut msghdr, flags: c_int) -> Answer<usize
 
 /// # Safety
 /// As for sendmsg(2).
-unsafe fn transmit(fd: c_int, message: *const msghdr, flags: c_int) -> Answer<usize> {
-    on_stream(fd, |stream| {
+unsafe fn transmit(fd: c_int, message: *const msghdr, flags: c_int) -> Called<usize> {
+    if flags & libc::MSG_OOB != 0 {
+        to_kernel(fd);
+    }
+    call(fd, |stream| {
         // SAFETY: the caller's own, as sendmsg(2) asks.
         let message = unsafe { &*message };
         // SAFETY: the same.
@@ -47,11 +52,66 @@ unsafe fn transmit(fd: c_int, message: *const msghdr, flags: c_int) -> Answer<us
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller keeps what recvmsg(2) asks.
-    if let Some(result) = length(unsafe { receive(fd, message, flags) }) {
-        return result;
-    }
+    let passing = match length(unsafe { receive(fd, message, flags) }) {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
     // SAFETY: as above.
-    unsafe { next::recvmsg(fd, message, flags) }
+    let result = unsafe { next::recvmsg(fd, message, flags) };
+    if flags & (libc::MSG_PEEK | libc::MSG_ERRQUEUE) == 0 && result > 0 {
+        // SAFETY: the kernel has just read the header.
+        unsafe { counted(&passing, true, message, result) };
+    }
+    result
+}
+
+/// What the kernel has moved is counted.
+///
+/// # Safety
+/// The header and its parts are there, as recvmsg(2) and sendmsg(2) ask.
+unsafe fn counted(passing: &Passing, is_read: bool, message: *const msghdr, result: ssize_t) {
+    // SAFETY: the caller says so.
+    let message = unsafe { &*message };
+    // SAFETY: the same.
+    unsafe {
+        were_moved(
+            passing,
+            is_read,
+            message.msg_iov,
+            message.msg_iovlen,
+            result,
+        );
+    }
+}
+
+/// Connections that are given to another process are the kernel's from now on.
+///
+/// # Safety
+/// As sendmsg(2).
+unsafe fn before_rights(message: *const msghdr) {
+    if TABLE.is_empty() || message.is_null() {
+        return;
+    }
+    // SAFETY: the caller says so; the header has no control messages if its length is 0.
+    let mut control = unsafe { libc::CMSG_FIRSTHDR(message) };
+    // SAFETY: the macro gives a header of the caller's, or null.
+    while let Some(one) = unsafe { control.as_ref() } {
+        if (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: the header is the caller's.
+            let data = unsafe { libc::CMSG_DATA(control) }.cast::<c_int>();
+            // SAFETY: it has no memory to read.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let count = one.cmsg_len.saturating_sub(head) / size_of::<c_int>();
+            for index in 0..count {
+                // SAFETY: the message has so many numbers.
+                let place = unsafe { data.add(index) };
+                // SAFETY: the same.
+                to_kernel(unsafe { place.read_unaligned() });
+            }
+        }
+        // SAFETY: both are the caller's.
+        control = unsafe { libc::CMSG_NXTHDR(message, control) };
+    }
 }
 
 /// # Safety
@@ -63,11 +123,19 @@ pub unsafe extern "C-unwind" fn sendmsg(
     flags: c_int,
 ) -> ssize_t {
     // SAFETY: the caller keeps what sendmsg(2) asks.
-    if let Some(result) = written(unsafe { transmit(fd, message, flags) }, flags) {
-        return result;
-    }
+    unsafe { before_rights(message) };
     // SAFETY: as above.
-    unsafe { next::sendmsg(fd, message, flags) }
+    let passing = match written(unsafe { transmit(fd, message, flags) }, flags) {
+        Ok(result) => return result,
+        Err(passing) => passing,
+    };
+    // SAFETY: as above.
+    let result = unsafe { next::sendmsg(fd, message, flags) };
+    if result > 0 {
+        // SAFETY: the kernel has just read the header.
+        unsafe { counted(&passing, false, message, result) };
+    }
+    result
 }
 
 /// Goes through a list until one message has come to nothing, which counts only if it is the first.
@@ -114,9 +182,14 @@ pub unsafe extern "C-unwind" fn recvmmsg(
 ) -> c_int {
     if !TABLE.is_empty() {
         let mut how = flags & !libc::MSG_WAITFORONE;
+        let upgrades = upgrading(fd).is_some();
         let receive = |header| {
-            // SAFETY: the caller keeps what recvmmsg(2) asks.
-            let result = length(unsafe { receive(fd, header, how) });
+            let result = match upgrades {
+                // SAFETY: the same.
+                true => Some(unsafe { recvmsg(fd, header, how) }),
+                // SAFETY: the same.
+                false => length(unsafe { receive(fd, header, how) }).ok(),
+            };
             how |= libc::MSG_DONTWAIT;
             result
         };
@@ -139,8 +212,13 @@ pub unsafe extern "C-unwind" fn sendmmsg(
     flags: c_int,
 ) -> c_int {
     if !TABLE.is_empty() {
-        // SAFETY: the caller keeps what sendmmsg(2) asks.
-        let transmit = |header: *mut msghdr| written(unsafe { transmit(fd, header, flags) }, flags);
+        let upgrades = upgrading(fd).is_some();
+        let transmit = |header: *mut msghdr| match upgrades {
+            // SAFETY: the caller keeps what sendmmsg(2) asks.
+            true => Some(unsafe { sendmsg(fd, header, flags) }),
+            // SAFETY: the same.
+            false => written(unsafe { transmit(fd, header, flags) }, flags).ok(),
+        };
         // SAFETY: as above.
         if let Some(result) = unsafe { through(messages, count, transmit) } {
             return result;

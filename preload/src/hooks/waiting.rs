@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 use rustix::event::epoll::{Event, EventFlags};
-use san_switch::program::{Held, Kernel, Operation, Poll, poll as poll_streams};
+use san_switch::program::{Held, Kernel, Operation, Poll, poll as poll_streams, without_ours};
 
-use crate::held::held;
+use crate::held::{Called, call, held};
 use crate::inside::{Answer, inside, is_inside};
 use crate::kernel::{LIBRARY, borrowed, remember_epoll};
 use crate::next;
@@ -84,9 +84,34 @@ unsafe fn poll_once(
     timeout: Option<Duration>,
     mask: *const sigset_t,
 ) -> Answer<Option<usize>> {
-    let found: Vec<_> = fds.iter().map(|one| held(one.fd)).collect();
+    let mut passing = Vec::new();
+    let mut found = Vec::with_capacity(fds.len());
+    for one in fds.iter() {
+        let mut held = held(one.fd);
+        if let Some(Held::Stream(stream)) = held.as_deref()
+            && stream.is_upgrading()
+        {
+            match call(one.fd, |_| Ok(Some(()))) {
+                Called::Done(()) => {}
+                Called::Failed => return Answer::Failed,
+                // It stays the kernel's until this wait is over.
+                Called::Pass(one) => {
+                    passing.push(one);
+                    held = None;
+                }
+            }
+        }
+        found.push(held);
+    }
     if found.iter().all(Option::is_none) {
-        return Answer::Pass;
+        if passing.is_empty() {
+            return Answer::Pass;
+        }
+        let timeout = timeout.map(to_timespec);
+        let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: the list is the caller's, the time is local, and the mask is as the caller says.
+        let ready = unsafe { next::ppoll(fds.as_mut_ptr(), fds.len() as nfds_t, timeout, mask) };
+        return usize::try_from(ready).map_or(Answer::Failed, |ready| Answer::Done(Some(ready)));
     }
     inside(|| {
         let mut streams = Vec::new();
@@ -111,6 +136,13 @@ unsafe fn poll_once(
         let own = kernels.len();
         let mut wait = |extra: &[BorrowedFd<'_>], timeout: Option<Duration>| {
             kernels.truncate(own);
+            for place in &places {
+                // Whoever is on TCP is waited for there; what it is ready for the stream says.
+                let is_on_tcp = matches!(
+                    found[*place].as_deref(), Some(Held::Stream(stream)) if stream.is_on_tcp()
+                );
+                kernels[*place].fd = if is_on_tcp { fds[*place].fd } else { -1 };
+            }
             kernels.extend(extra.iter().map(|fd| pollfd {
                 fd: fd.as_raw_fd(),
                 events: libc::POLLIN,
@@ -122,6 +154,9 @@ unsafe fn poll_once(
             outcome(unsafe {
                 next::ppoll(kernels.as_mut_ptr(), kernels.len() as nfds_t, timeout, mask)
             })?;
+            for place in &places {
+                kernels[*place].revents = 0;
+            }
             Ok(kernels[..own].iter().filter(|one| one.revents != 0).count())
         };
         let Some(ready) = poll_streams(&mut streams, timeout, &mut wait)? else {
@@ -446,7 +481,21 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
             (EventFlags::from_bits_retain(event.events), event.u64)
         },
     };
-    if let (Held::Stream(stream), Some(ours)) = (&*held, ours) {
+    if let (Held::Stream(stream), Some(ours)) = (&*held, ours)
+        && stream.is_upgrading()
+        && (!event.is_null() || ours == Operation::Delete)
+    {
+        // It may be another process's: then it comes back first.
+        if let Called::Failed = call(fd, |_| Ok(Some(()))) {
+            return -1;
+        }
+        remember_epoll(epoll);
+        match inside(|| stream.control_moving(epoll, ours, fd, interest)) {
+            Answer::Done(()) => return 0,
+            Answer::Failed => return -1,
+            Answer::Pass => {}
+        }
+    } else if let (Held::Stream(stream), Some(ours)) = (&*held, ours) {
         if event.is_null() && ours != Operation::Delete {
             next::set_errno(libc::EFAULT);
             return -1;
@@ -507,6 +556,51 @@ unsafe fn try_wait(
     }))
 }
 
+/// When a wait ends that may have to go on.
+type Until = Option<Option<Instant>>;
+
+/// A wait in the kernel begins. `None`: no connection can come to it.
+fn began(timeout: Option<Duration>) -> Until {
+    (!TABLE.is_empty()).then(|| timeout.and_then(|time| Instant::now().checked_add(time)))
+}
+
+/// A connection may have moved while the kernel alone was asked: its loop has rung, of which the program
+/// knows nothing. If that is all, the wait goes on.
+///
+/// # Safety
+/// As epoll_pwait(2); `result` events were written.
+unsafe fn without_bells(
+    epoll: c_int,
+    events: *mut epoll_event,
+    room: c_int,
+    mut result: c_int,
+    until: Until,
+    mask: *const sigset_t,
+) -> c_int {
+    let (Some(until), false) = (until, is_inside()) else {
+        return result;
+    };
+    loop {
+        let Some(came) = usize::try_from(result).ok().filter(|came| *came > 0) else {
+            return result;
+        };
+        // SAFETY: so many were written, as the caller says; an `Event` is an epoll_event.
+        let events_there = unsafe { std::slice::from_raw_parts_mut(events.cast::<Event>(), came) };
+        let kept = without_ours(events_there, came);
+        if kept > 0 {
+            return c_int::try_from(kept).unwrap_or(c_int::MAX);
+        }
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // SAFETY: the caller says so.
+        if let Some(result) = unsafe { try_wait(epoll, events, room, left, mask) } {
+            return result;
+        }
+        let left = left.map_or(-1, in_milliseconds);
+        // SAFETY: the caller says so.
+        result = unsafe { next::epoll_pwait(epoll, events, room, left, mask) };
+    }
+}
+
 /// Rounded up, so that a wait does not end too soon.
 fn in_milliseconds(timeout: Duration) -> c_int {
     let rounded = timeout.as_nanos().div_ceil(1_000_000);
@@ -527,8 +621,11 @@ pub unsafe extern "C-unwind" fn epoll_wait(
     if let Some(result) = unsafe { try_wait(epoll, events, room, time, ptr::null()) } {
         return result;
     }
+    let started = began(time);
     // SAFETY: as above.
-    unsafe { next::epoll_wait(epoll, events, room, timeout) }
+    let result = unsafe { next::epoll_wait(epoll, events, room, timeout) };
+    // SAFETY: as above, and the kernel has just written so many.
+    unsafe { without_bells(epoll, events, room, result, started, ptr::null()) }
 }
 
 /// # Safety
@@ -541,12 +638,16 @@ pub unsafe extern "C-unwind" fn epoll_pwait(
     timeout: c_int,
     mask: *const sigset_t,
 ) -> c_int {
+    let time = milliseconds(timeout);
     // SAFETY: the caller keeps what epoll_pwait(2) asks.
-    if let Some(result) = unsafe { try_wait(epoll, events, room, milliseconds(timeout), mask) } {
+    if let Some(result) = unsafe { try_wait(epoll, events, room, time, mask) } {
         return result;
     }
+    let started = began(time);
     // SAFETY: as above.
-    unsafe { next::epoll_pwait(epoll, events, room, timeout, mask) }
+    let result = unsafe { next::epoll_pwait(epoll, events, room, timeout, mask) };
+    // SAFETY: as above, and the kernel has just written so many.
+    unsafe { without_bells(epoll, events, room, result, started, mask) }
 }
 
 /// # Safety
@@ -565,6 +666,9 @@ pub unsafe extern "C-unwind" fn epoll_pwait2(
     if let Some(result) = unsafe { try_wait(epoll, events, room, time, mask) } {
         return result;
     }
+    let started = began(time);
     // SAFETY: as above.
-    unsafe { next::epoll_pwait2(epoll, events, room, timeout, mask) }
+    let result = unsafe { next::epoll_pwait2(epoll, events, room, timeout, mask) };
+    // SAFETY: as above, and the kernel has just written so many.
+    unsafe { without_bells(epoll, events, room, result, started, mask) }
 }

@@ -52,12 +52,160 @@ static int inert(void) {
     return 0;
 }
 
+// Sends back what comes, until the end.
+static void echo(int fd) {
+    char buffer[4096];
+    for (ssize_t got; (got = read(fd, buffer, sizeof buffer)) > 0;)
+        for (ssize_t at = 0; at < got;) at += MUST(write(fd, buffer + at, got - at));
+}
+
+// Asks so many times, and says how many answers were right.
+static int ask(int fd, int turns) {
+    int right = 0;
+    unsigned char asked[700], answer[700];
+    for (int turn = 0; turn < turns; turn++) {
+        for (size_t at = 0; at < sizeof asked; at++) asked[at] = (unsigned char)(turn * 31 + at);
+        if (write(fd, asked, sizeof asked) != sizeof asked) return right;
+        if (recv(fd, answer, sizeof answer, MSG_WAITALL) != sizeof answer) return right;
+        right += !memcmp(asked, answer, sizeof asked);
+    }
+    return right;
+}
+
+// Gives a descriptor to whoever has the other end of a pair.
+static void give(int to, int fd) {
+    char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 'x';
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET, head->cmsg_type = SCM_RIGHTS, head->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(head), &fd, sizeof fd);
+    MUST(sendmsg(to, &message, 0));
+}
+
+static int given(int from) {
+    char control[CMSG_SPACE(sizeof(int))], byte;
+    struct iovec part = {&byte, 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    MUST(recvmsg(from, &message, 0));
+    int fd;
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    return fd;
+}
+
+// Connections that another process goes on with: each has carried enough to move before.
+static int handed(void) {
+    int fds[2], both[2];
+    pid_t child;
+    part("a child that was forked for a connection");
+    struct sockaddr_in name;
+    int listener = listening(&name);
+    child = MUST(fork());
+    if (child == 0) {
+        close(listener);
+        int fd = MUST(socket(AF_INET, SOCK_STREAM, 0));
+        MUST(connect(fd, (struct sockaddr *)&name, sizeof name));
+        int right = 0;
+        for (int turn = 0; turn < 20; turn++) right += ask(fd, 10), usleep(20000);
+        _exit(right);
+    }
+    int server = MUST(accept(listener, NULL, NULL));
+    pid_t worker = MUST(fork());
+    if (worker == 0) {
+        close(listener);
+        echo(server);
+        _exit(0);
+    }
+    MUST(close(server));
+    MUST(close(listener));
+    SAY(ended(child));
+    SAY(ended(worker));
+    part("a child uses a connection of its parent's");
+    pair(fds);
+    child = MUST(fork());
+    if (child == 0) {
+        close(fds[0]);
+        MUST(write(fds[1], "x", 1));
+        echo(fds[1]);
+        _exit(0);
+    }
+    char byte;
+    SAY(read(fds[0], &byte, 1));
+    SAY(ask(fds[0], 50));
+    MUST(close(fds[1]));
+    SAY(ask(fds[0], 50));
+    MUST(close(fds[0]));
+    SAY(ended(child));
+    part("its parent closes first");
+    pair(fds);
+    child = MUST(fork());
+    if (child == 0) {
+        close(fds[0]);
+        usleep(300000);
+        echo(fds[1]);
+        _exit(0);
+    }
+    MUST(close(fds[1]));
+    SAY(ask(fds[0], 50));
+    MUST(close(fds[0]));
+    SAY(ended(child));
+    part("another program has it for its standard streams");
+    pair(fds);
+    child = MUST(fork());
+    if (child == 0) {
+        dup2(fds[1], 0);
+        dup2(fds[1], 1);
+        closefrom(3);
+        char *words[] = {"cat", NULL};
+        execv("/bin/cat", words);
+        _exit(1);
+    }
+    MUST(close(fds[1]));
+    SAY(ask(fds[0], 50));
+    MUST(close(fds[0]));
+    SAY(ended(child));
+    part("a child asks");
+    pair(fds);
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, both));
+    child = MUST(fork());
+    if (child == 0) {
+        close(both[0]);
+        close(fds[1]);
+        int right = ask(fds[0], 50);
+        shutdown(fds[0], SHUT_WR);
+        MUST(read(both[1], &byte, 1));
+        _exit(right);
+    }
+    close(fds[0]);
+    echo(fds[1]);
+    MUST(write(both[0], "x", 1));
+    SAY(ended(child));
+    MUST(close(fds[1]));
+    part("a descriptor that is given away");
+    pair(fds);
+    child = MUST(fork());
+    if (child == 0) {
+        close(fds[0]);
+        close(fds[1]);
+        echo(given(both[1]));
+        _exit(0);
+    }
+    give(both[0], fds[1]);
+    MUST(close(fds[1]));
+    SAY(ask(fds[0], 50));
+    MUST(close(fds[0]));
+    SAY(ended(child));
+    printf("done\n");
+    return 0;
+}
+
 int main(int count, char **arguments) {
     int fds[2];
     if (count > 1) address = arguments[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
     alarm(240);
     if (count > 2 && !strcmp(arguments[2], "inert")) return inert();
+    if (count > 2 && !strcmp(arguments[2], "handed")) return handed();
     if (count > 2) return send_and_end(arguments[2]);
     pair(fds);
     part("a child closes all it has inherited, and ends");

@@ -156,6 +156,33 @@ impl Connection {
         connection
     }
 
+    /// A connection of this TCP socket's, which may move to the SAN; `None`: the SAN has no way there. The
+    /// socket's mode stays as it is.
+    pub(crate) fn adopt(lease: Lease, socket: Socket, role: Role) -> io::Result<Option<Self>> {
+        let unknown = || io::Error::from(rustix::io::Errno::NOTCONN);
+        let local = tcp::local_addr(&socket)?;
+        let peer = socket.peer_addr()?.as_socket().ok_or_else(unknown)?;
+        let Some(san) = lease.way(local, peer) else {
+            return Ok(None);
+        };
+        Ok(Some(Self::open_moving(
+            lease,
+            socket,
+            (local, peer),
+            role,
+            None,
+            san,
+        )))
+    }
+
+    /// The stream that may move, if it is one.
+    pub(crate) fn moving(&self) -> Option<&Arc<MovingStream>> {
+        match &self.carrier {
+            Carried::Moving(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
     /// A TCP connection that may move to the SAN.
     fn open_moving(
         lease: Lease,

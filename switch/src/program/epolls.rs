@@ -9,7 +9,17 @@ use rustix::event::epoll::Event;
 use verbs_shim::fork::ForkGuard;
 
 use super::Held;
+use super::shared::Record;
 use crate::ready::event_loop::{EventLoop, KernelWait, kernels_alone};
+
+/// Bytes that a TCP connection has moved, as the kernel counts them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that were written to it.
+    pub written: u64,
+    /// Bytes that were read from it.
+    pub read: u64,
+}
 
 /// What only the library can do: it has the table of numbers, and may name a descriptor by its number.
 pub trait Kernel: Sync {
@@ -18,6 +28,12 @@ pub trait Kernel: Sync {
     /// # Errors
     /// As epoll_ctl(2).
     fn epoll_add(&self, epoll: RawFd, fd: RawFd, flags: u32, data: u64) -> io::Result<()>;
+
+    /// epoll_ctl(2) of the kernel: changes what is told of `fd`.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    fn epoll_modify(&self, epoll: RawFd, fd: RawFd, flags: u32, data: u64) -> io::Result<()>;
 
     /// epoll_ctl(2) of the kernel: takes `fd` out.
     ///
@@ -33,6 +49,18 @@ pub trait Kernel: Sync {
 
     /// The numbers under which the program has made epoll sets; some may be closed.
     fn epoll_numbers(&self) -> Vec<RawFd>;
+
+    /// A number of the program's, for the time of its call.
+    fn borrow(&self, number: RawFd) -> Option<BorrowedFd<'static>>;
+
+    /// Closes a number that this process has inherited.
+    fn close(&self, number: RawFd);
+
+    /// What the kernel has moved on a TCP socket; `None`: it does not say.
+    fn tcp_counts(&self, fd: BorrowedFd<'_>) -> Option<Counts>;
+
+    /// Memory that this process shares with those that it forks. Empty: there is none.
+    fn records(&self) -> &'static [Record];
 }
 
 /// What epoll_ctl(2) does.
@@ -61,6 +89,11 @@ impl Epoll {
         Ok(Self {
             looped: ForkGuard::new(looped),
         })
+    }
+
+    /// The loop, unless it is another process's.
+    pub(super) fn own_loop(&self) -> Option<&Arc<EventLoop>> {
+        (!ForkGuard::is_inherited(&self.looped)).then_some(&*self.looped)
     }
 
     pub(super) fn looped(&self) -> &Arc<EventLoop> {

@@ -8,6 +8,10 @@
 //! [`Route::Direct`] is the Windows Sockets Direct way: a connect tries the SAN first, a listener gets
 //! companions. Nothing is started before the first connect or accept that the SAN could serve.
 //!
+//! # The upgrade route
+//! [`Route::Upgrade`]: connections begin on TCP, and are the kernel's ([`upgrading`]). What has carried
+//! enough moves to the SAN, and comes back when another process or a call needs the kernel's socket.
+//!
 //! # Processes
 //! The companions of a listener are made by the process that first accepts from it or waits for it,
 //! not by the one that calls `listen`: a process that listens and then forks others to accept keeps
@@ -15,11 +19,16 @@
 //! say ENOTCONN, listeners and new sockets are TCP's, until it executes another program.
 
 mod epolls;
+mod fdinfo;
 mod listening;
+mod moving;
 mod opening;
+mod places;
+mod shared;
 mod stream;
 mod take_over;
 mod tally;
+mod upgrading;
 mod waiting;
 
 use std::io;
@@ -28,20 +37,27 @@ use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::event::epoll::Event;
+use san_stream::Thresholds;
 use verbs_shim::fork::Generation;
 
 use crate::config::SwitchConfig;
 use crate::ready::event_loop::EventLoop;
 use crate::switch::Switch;
 
-pub use epolls::{Epoll, Kernel, Operation};
+pub use epolls::{Counts, Epoll, Kernel, Operation};
 pub use listening::{Accepted, Listening};
 pub use opening::Opened;
+pub use shared::Record;
 pub use stream::{Receiving, Sending, Stream};
 pub use tally::ProgramStats;
+
+/// Which end of a connection a program has.
+pub use san_stream::Role;
 pub use waiting::{Poll, poll};
 
 use tally::{Sink, Tally};
+use upgrading::Upgrading;
 
 /// What is under a descriptor number of the program's.
 pub enum Held {
@@ -71,11 +87,15 @@ pub enum Route {
     Off,
     /// The SAN first.
     Direct,
+    /// TCP first, then the SAN for what has carried enough.
+    Upgrade,
 }
 
 /// The program of this process.
 pub struct Program {
     kernel: &'static dyn Kernel,
+    route: Route,
+    thresholds: Thresholds,
     settings: Result<SwitchConfig, String>,
     /// Where the report goes at the end.
     report: Option<Sink>,
@@ -94,11 +114,17 @@ impl Program {
     /// first call reads the environment, and should come before the program changes it.
     pub fn of_this_process(kernel: &'static dyn Kernel) -> Option<&'static Program> {
         let program = PROGRAM.get_or_init(|| {
-            (route() == Route::Direct).then(|| {
+            let route = route();
+            (route != Route::Off).then(|| {
                 san_base::runtime_dir::remember();
+                san_base::keep_aside();
+                let settings = SwitchConfig::from_env().map_err(|error| error.to_string());
+                let thresholds = settings.as_ref().map(SwitchConfig::thresholds);
                 Program {
                     kernel,
-                    settings: SwitchConfig::from_env().map_err(|error| error.to_string()),
+                    route,
+                    thresholds: thresholds.unwrap_or_default(),
+                    settings,
                     report: std::env::var_os("SAN_REPORT").map(Sink::named),
                     tally: Tally::default(),
                     switch: OnceLock::new(),
@@ -113,10 +139,29 @@ impl Program {
             .then_some(program)
     }
 
+    /// Whether its connections begin on TCP, and may move.
+    pub fn is_upgrading(&self) -> bool {
+        self.route == Route::Upgrade
+    }
+
+    /// A TCP connection that the program has just accepted, or connected.
+    pub fn track(&'static self, role: Role) -> Stream {
+        let counters = &self.tally.counters;
+        match role {
+            Role::Connector => counters.tcp_connects.raise(),
+            Role::Acceptor => counters.tcp_accepted.raise(),
+        }
+        Stream::upgrading(Upgrading::new(self, role))
+    }
+
+    fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
+    }
+
     /// The switch, made on first use. `None`: the settings are wrong or the fabric is not there, which
-    /// was said once.
+    /// was said once; or it is another process's.
     fn switch(&self) -> Option<&Switch> {
-        let (switch, _) = self.switch.get_or_init(|| {
+        let (switch, made) = self.switch.get_or_init(|| {
             let settings = self.settings.clone();
             let made =
                 settings.and_then(|config| Switch::new(config).map_err(|error| error.to_string()));
@@ -125,6 +170,9 @@ impl Program {
             });
             (switch.ok(), Generation::now())
         });
+        if made.is_past() {
+            return None;
+        }
         let has_san = |switch: &&Switch| !switch.table().entries().is_empty();
         switch.as_ref().filter(has_san)
     }
@@ -140,19 +188,38 @@ impl Program {
         let Some(Some(program)) = PROGRAM.get() else {
             return;
         };
-        let Some((Some(switch), made)) = program.switch.get() else {
-            return;
+        let switch = match program.switch.get() {
+            Some((_, made)) if made.is_past() => return,
+            Some((Some(switch), _)) => Some(switch),
+            // What began on TCP is told of, though nothing has moved.
+            _ if program.is_upgrading() && program.tally.has_any() => None,
+            _ => return,
         };
-        if made.is_past() {
-            return;
+        if let Some(switch) = switch {
+            switch.wait_for_closing(AT_EXIT);
         }
-        switch.wait_for_closing(AT_EXIT);
         if let Some(sink) = &program.report
             && let Err(error) = program.tally.report(switch, sink)
         {
             say(&format!("cannot write the report: {error}"));
         }
     }
+}
+
+/// The process is about to fork: a number for [`Stream::before_fork`] of all that its child inherits.
+pub fn next_fork() -> u32 {
+    shared::next_fork()
+}
+
+/// This process was forked. [`Stream::in_child`] of all that it has inherited follows.
+pub fn is_new_process() {
+    shared::is_new_process();
+}
+
+/// What a wait of the kernel's has told, without what was meant for a loop that has come to the epoll set
+/// meanwhile; how many events are left.
+pub fn without_ours(events: &mut [Event], came: usize) -> usize {
+    crate::ready::event_loop::without_ours(events, came)
 }
 
 /// One line for the program's user.
@@ -168,10 +235,11 @@ fn route() -> Route {
     {
         None | Some(Some("off")) => Route::Off,
         Some(Some("direct")) => Route::Direct,
+        Some(Some("upgrade")) => Route::Upgrade,
         Some(value) => {
             let value = value.unwrap_or("not text");
             say(&format!(
-                "SAN_ROUTE is '{value}', but must be direct or off; the program goes over TCP"
+                "SAN_ROUTE is '{value}', but must be direct, upgrade or off; the program goes over TCP"
             ));
             Route::Off
         }

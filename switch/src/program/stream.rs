@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
+use std::ops::Deref;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,6 +16,8 @@ use san_provider::LaneHandle;
 use verbs_shim::fork::{ForkGuard, Generation};
 
 use super::epolls::{Epoll, Operation};
+use super::places::Places;
+use super::upgrading::{Host, Moving, Upgrading};
 use super::{key, leave};
 use crate::net::connection::Connection;
 use crate::readiness::{Events, Watcher};
@@ -22,6 +25,7 @@ use crate::ready::event_loop::EventLoop;
 use crate::ready::hub::{Hub, Source};
 use crate::ready::interest::Interest;
 use crate::ready::watched::flags;
+use crate::upgrade::stream::Follower;
 
 /// Bytes of parts that are gathered into one message.
 const GATHERED: usize = 4096;
@@ -60,6 +64,10 @@ pub struct Sending {
 
 pub(super) struct Inner {
     hub: Hub,
+    /// It began on TCP, and may move.
+    pub(super) upgrading: Option<Upgrading>,
+    /// Its places in epoll sets then; `loops` is for the others.
+    pub(super) places: Places,
     made: Generation,
     connection: OnceLock<ForkGuard<Arc<Connection>>>,
     is_nonblocking: AtomicBool,
@@ -104,8 +112,65 @@ impl Watcher for Ears {
     }
 }
 
+/// The connection, for the time of a call.
+enum Call<'a> {
+    Lasting(&'a Connection),
+    Moving(Arc<ForkGuard<Moving>>),
+}
+
+impl Deref for Call<'_> {
+    type Target = Connection;
+
+    #[inline]
+    fn deref(&self) -> &Connection {
+        match self {
+            Call::Lasting(connection) => connection,
+            Call::Moving(moving) => &moving.connection,
+        }
+    }
+}
+
+impl Host for Inner {
+    fn prepare(self: Arc<Self>, connection: &Connection, fd: BorrowedFd<'_>, mode: bool) {
+        self.is_nonblocking.store(mode, Ordering::Release);
+        *self.timeouts.lock() = Timeouts::of(fd);
+        self.set_up(connection);
+    }
+}
+
+impl Follower for Inner {
+    fn followed(self: Arc<Self>) {
+        let Some(upgrading) = &self.upgrading else {
+            return;
+        };
+        let source: Arc<dyn Source> = Arc::clone(&self) as Arc<dyn Source>;
+        let is_whole = self
+            .places
+            .follow(upgrading.kernel(), &source, || upgrading.is_away());
+        if !is_whole && let Some(moving) = upgrading.moving().as_ref() {
+            tracing::debug!("a connection comes back to TCP: one of its epoll sets cannot follow");
+            moving.connection.move_to_tcp(true);
+        }
+        upgrading.followed();
+        self.hub.tell();
+    }
+
+    fn is_shared(&self) -> bool {
+        self.upgrading.as_ref().is_some_and(Upgrading::is_shared)
+    }
+
+    fn wants_tcp(&self) -> bool {
+        self.upgrading.as_ref().is_some_and(Upgrading::wants_tcp)
+    }
+}
+
 impl Source for Inner {
     fn events(&self) -> EventFlags {
+        if let Some(upgrading) = &self.upgrading {
+            let moving = upgrading.moving();
+            let events = moving.as_ref().map(|moving| moving.connection.events());
+            return events.map_or(EventFlags::empty(), flags);
+        }
         if let Some(connection) = self.connection.get() {
             return flags(connection.events());
         }
@@ -120,11 +185,17 @@ impl Source for Inner {
     }
 
     fn is_kernels(&self) -> bool {
-        self.is_kernels.load(Ordering::Acquire)
+        match &self.upgrading {
+            Some(upgrading) => !upgrading.is_ours(),
+            None => self.is_kernels.load(Ordering::Acquire),
+        }
     }
 
     fn lane(&self) -> Option<LaneHandle> {
-        self.connection.get()?.lane()
+        match &self.upgrading {
+            Some(upgrading) => upgrading.moving().as_ref()?.connection.lane(),
+            None => self.connection.get()?.lane(),
+        }
     }
 }
 
@@ -132,12 +203,7 @@ impl Inner {
     /// The connect is over, by this connection.
     pub(super) fn connected(self: &Arc<Self>, connection: Connection) {
         let connection = Arc::new(connection);
-        let _ = connection.set_nonblocking(self.is_nonblocking.load(Ordering::Acquire));
-        let timeouts = *self.timeouts.lock();
-        let _ = connection.set_receive_timeout(timeouts.receive);
-        let _ = connection.set_send_timeout(timeouts.send);
-        let ears: Arc<dyn Watcher> = Arc::new(Ears(Arc::downgrade(self)));
-        connection.set_watcher(Some((ears, 0)));
+        self.set_up(&connection);
         // Who puts it into a loop holds the lock, too: it sees the lane either here or there.
         let loops = self.loops.lock();
         let _ = self.connection.set(ForkGuard::new(connection));
@@ -149,6 +215,15 @@ impl Inner {
         }
         drop(loops);
         self.hub.tell();
+    }
+
+    fn set_up(self: &Arc<Self>, connection: &Connection) {
+        let _ = connection.set_nonblocking(self.is_nonblocking.load(Ordering::Acquire));
+        let timeouts = *self.timeouts.lock();
+        let _ = connection.set_receive_timeout(timeouts.receive);
+        let _ = connection.set_send_timeout(timeouts.send);
+        let ears: Arc<dyn Watcher> = Arc::new(Ears(Arc::downgrade(self)));
+        connection.set_watcher(Some((ears, 0)));
     }
 
     /// The connect has failed.
@@ -176,9 +251,20 @@ impl Inner {
 impl Stream {
     /// A stream that is being connected.
     pub(super) fn connecting(is_nonblocking: bool, timeouts: Timeouts) -> Self {
+        Self::new(is_nonblocking, timeouts, None)
+    }
+
+    /// A stream on TCP that may move.
+    pub(super) fn upgrading(upgrading: Upgrading) -> Self {
+        Self::new(false, Timeouts::default(), Some(upgrading))
+    }
+
+    fn new(is_nonblocking: bool, timeouts: Timeouts, upgrading: Option<Upgrading>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 hub: Hub::default(),
+                upgrading,
+                places: Places::default(),
                 made: Generation::now(),
                 connection: OnceLock::new(),
                 is_nonblocking: AtomicBool::new(is_nonblocking),
@@ -210,7 +296,13 @@ impl Stream {
 
     /// Whether it is another process's, which this one was forked from. Every call says ENOTCONN.
     pub fn is_inherited(&self) -> bool {
-        self.inner.made.is_past()
+        self.inner.upgrading.is_none() && self.inner.made.is_past()
+    }
+
+    /// Whether it began on TCP, and may move: calls of the kernel's are between [`Stream::begin`] and
+    /// [`Stream::end`].
+    pub fn is_upgrading(&self) -> bool {
+        self.inner.upgrading.is_some()
     }
 
     /// Whether the number is the kernel's alone, since the connect went to TCP.
@@ -219,7 +311,11 @@ impl Stream {
     }
 
     /// The connection; `None`: the call is the kernel's.
-    fn connection(&self) -> io::Result<Option<&Connection>> {
+    fn connection(&self) -> io::Result<Option<Call<'_>>> {
+        if let Some(upgrading) = &self.inner.upgrading {
+            let moving = upgrading.moving().as_ref().map(Arc::clone);
+            return Ok(moving.filter(|_| upgrading.is_ours()).map(Call::Moving));
+        }
         if self.is_inherited() {
             return match self.is_kernels() {
                 true => Ok(None),
@@ -227,7 +323,7 @@ impl Stream {
             };
         }
         if let Some(connection) = self.inner.connection.get() {
-            return Ok(Some(connection));
+            return Ok(Some(Call::Lasting(connection)));
         }
         if self.is_kernels() {
             return Ok(None);
@@ -251,6 +347,9 @@ impl Stream {
     /// # Errors
     /// EALREADY, EISCONN, or why the connect failed.
     pub fn connect_again(&self) -> io::Result<Option<()>> {
+        if self.is_upgrading() {
+            return Ok(None);
+        }
         match self.connection() {
             Ok(None) => Ok(None),
             Ok(Some(_)) if !self.inner.is_told.swap(true, Ordering::AcqRel) => Ok(Some(())),
@@ -276,7 +375,7 @@ impl Stream {
             return Err(Errno::INVAL.into());
         }
         let is_nonblocking = self.inner.is_nonblocking.load(Ordering::Acquire);
-        if how.at_once && !is_nonblocking && !holds(connection, Events::READABLE) {
+        if how.at_once && !is_nonblocking && !holds(&connection, Events::READABLE) {
             return Err(Errno::AGAIN.into());
         }
         if how.peek {
@@ -286,7 +385,7 @@ impl Stream {
             };
         }
         if how.all && !how.at_once && !is_nonblocking {
-            return receive_all(connection, buffers).map(Some);
+            return receive_all(&connection, buffers).map(Some);
         }
         match buffers {
             [buffer] => connection.receive(buffer).map(Some),
@@ -306,11 +405,11 @@ impl Stream {
             return Err(Errno::OPNOTSUPP.into());
         }
         if how.at_once && !self.inner.is_nonblocking.load(Ordering::Acquire) {
-            return send_at_once(connection, parts).map(Some);
+            return send_at_once(&connection, parts).map(Some);
         }
         match parts {
             [part] => connection.send(part).map(Some),
-            parts => send_gathered(connection, parts).map(Some),
+            parts => send_gathered(&connection, parts).map(Some),
         }
     }
 
@@ -379,6 +478,9 @@ impl Stream {
     /// # Errors
     /// ENOTCONN.
     pub fn peer_addr(&self) -> io::Result<Option<SocketAddr>> {
+        if self.is_upgrading() {
+            return Ok(None);
+        }
         match self.inner.connection.get() {
             Some(connection) => Ok(Some(connection.peer_addr())),
             None if self.is_kernels() => Ok(None),
@@ -391,6 +493,12 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn take_error(&self) -> io::Result<Option<i32>> {
+        if self.is_upgrading() {
+            let Some(connection) = self.connection()?.filter(|_| !self.is_on_tcp()) else {
+                return Ok(None);
+            };
+            return Ok(Some(number(connection.take_error()?)));
+        }
         if self.is_kernels() {
             return Ok(None);
         }
@@ -399,9 +507,7 @@ impl Stream {
                 return Ok(Some(0));
             }
             self.inner.is_told.store(true, Ordering::Release);
-            let error = connection.take_error()?;
-            let errno = error.map_or(0, |error| error.raw_os_error().unwrap_or(libc_eio()));
-            return Ok(Some(errno));
+            return Ok(Some(number(connection.take_error()?)));
         }
         Ok(Some(self.take_failure().unwrap_or(0)))
     }
@@ -453,10 +559,10 @@ impl Stream {
     /// # Errors
     /// As recv(2).
     pub fn waiting_bytes(&self) -> io::Result<Option<usize>> {
-        let Some(connection) = self.connection()? else {
+        let Some(connection) = self.connection()?.filter(|_| !self.is_on_tcp()) else {
             return Ok(None);
         };
-        if !holds(connection, Events::READABLE) {
+        if !holds(&connection, Events::READABLE) {
             return Ok(Some(0));
         }
         connection.peek(&mut vec![0; COUNTED]).map(Some)
@@ -497,6 +603,10 @@ impl Stream {
 
     /// The number is closed, or stands for something else from now on.
     pub fn number_closed(&self, fd: RawFd) {
+        if let Some(upgrading) = &self.inner.upgrading {
+            let places = &self.inner.places;
+            return places.closed(upgrading.kernel(), fd, upgrading.has_aside());
+        }
         self.inner.loops.lock().retain(|(looped, number)| {
             if *number == fd
                 && let Some(looped) = looped.upgrade()
@@ -508,8 +618,11 @@ impl Stream {
     }
 }
 
-fn libc_eio() -> i32 {
-    Errno::IO.raw_os_error()
+/// An error's number; 0 is none.
+fn number(error: Option<io::Error>) -> i32 {
+    error.map_or(0, |error| {
+        error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())
+    })
 }
 
 fn some(timeout: Duration) -> Option<Duration> {

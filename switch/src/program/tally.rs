@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use san_base::counters;
@@ -35,6 +36,9 @@ counters! {
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) counters: ProgramCounters,
+    /// Of those over TCP: they have moved.
+    moved: AtomicU64,
+    moved_accepted: AtomicU64,
     why: Mutex<Option<String>>,
 }
 
@@ -60,6 +64,24 @@ impl Sink {
 }
 
 impl Tally {
+    /// A connection that began on TCP has moved.
+    pub(super) fn moved(&self, is_accepted: bool) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        match is_accepted {
+            true => {
+                self.moved_accepted.fetch_add(1, Ordering::Relaxed);
+                self.counters.san_accepted.raise();
+            }
+            false => self.counters.san_connected.raise(),
+        }
+    }
+
+    /// Whether there was any connection.
+    pub(super) fn has_any(&self) -> bool {
+        let stats = self.counters.snapshot();
+        stats.tcp_accepted + stats.tcp_connects > 0
+    }
+
     /// A connect was left to TCP.
     pub(super) fn left_to_tcp(&self, why: Option<String>) {
         self.counters.tcp_connects.raise();
@@ -72,7 +94,7 @@ impl Tally {
     ///
     /// # Errors
     /// What the file's system says.
-    pub(super) fn report(&self, switch: &Switch, sink: &Sink) -> io::Result<()> {
+    pub(super) fn report(&self, switch: Option<&Switch>, sink: &Sink) -> io::Result<()> {
         match sink {
             Sink::Standard(kept) => {
                 let text = self.in_words(switch);
@@ -84,12 +106,25 @@ impl Tally {
                 }
                 Ok(())
             }
-            Sink::File(path) => add_line(path, &serde_json::to_string(&switch.report())?),
+            Sink::File(path) => match switch {
+                Some(switch) => add_line(path, &serde_json::to_string(&switch.report())?),
+                None => Ok(()),
+            },
         }
     }
 
-    fn in_words(&self, switch: &Switch) -> String {
+    fn in_words(&self, switch: Option<&Switch>) -> String {
         let stats = self.counters.snapshot();
+        let moved = self.moved.load(Ordering::Relaxed);
+        let moved_accepted = self.moved_accepted.load(Ordering::Relaxed);
+        let Some(switch) = switch else {
+            return format!(
+                "san: process {}: 0 connections over the SAN (0 accepted), {} over TCP ({} accepted)\n",
+                std::process::id(),
+                stats.tcp_accepted + stats.tcp_connects,
+                stats.tcp_accepted
+            );
+        };
         let report = switch.report();
         let bytes = |name: &str| -> u64 {
             let counters = report.providers.iter().map(|one| &one.counters);
@@ -102,8 +137,8 @@ impl Tally {
             report.pid,
             stats.san_accepted + stats.san_connected,
             stats.san_accepted,
-            stats.tcp_accepted + stats.tcp_connects,
-            stats.tcp_accepted,
+            (stats.tcp_accepted + stats.tcp_connects).saturating_sub(moved),
+            stats.tcp_accepted.saturating_sub(moved_accepted),
             bytes("bytes_received") + bytes("rdma_bytes_read"),
             // The beginning of a piece of bulk is in both.
             bytes("bytes_sent") + report.switch.get("bulk_sent").copied().unwrap_or(0),

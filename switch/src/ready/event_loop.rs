@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use san_base::{Deadline, Signal};
+use san_provider::LaneHandle;
 
 use super::hub::{Source, Told};
 use super::interest::{Interest, Verdict};
@@ -73,6 +74,8 @@ struct Member {
     shared: Weak<Shared>,
     source: Weak<dyn Source>,
     interest: Mutex<Interest>,
+    /// The lane that it had when it came.
+    lane: Mutex<Option<LaneHandle>>,
     /// It is on the list.
     is_queued: AtomicBool,
     is_gone: AtomicBool,
@@ -131,6 +134,11 @@ impl EventLoop {
         has(&self.members.lock(), key)
     }
 
+    /// Wakes whoever sleeps in the epoll set.
+    pub(crate) fn ring(&self) {
+        self.shared.doorbell.set();
+    }
+
     /// The number of its epoll set, another one than the program's.
     pub(crate) fn number(&self) -> RawFd {
         self.shared.epoll.as_raw_fd()
@@ -150,6 +158,7 @@ impl EventLoop {
             shared: Arc::downgrade(&self.shared),
             source: Arc::downgrade(source),
             interest: Mutex::new(interest),
+            lane: Mutex::new(source.lane()),
             is_queued: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
         });
@@ -159,7 +168,8 @@ impl EventLoop {
         }
         members.insert(key, Arc::clone(&member));
         drop(members);
-        self.see_lane(source);
+        let lane = member.lane.lock().clone();
+        self.add_lane(lane);
         let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
         source.hub().add(told);
         // What is the case already is the first edge.
@@ -169,7 +179,11 @@ impl EventLoop {
 
     /// The source has a lane, which it may not have had when it was added.
     pub(crate) fn see_lane(&self, source: &Arc<dyn Source>) {
-        if let Some(lane) = source.lane()
+        self.add_lane(source.lane());
+    }
+
+    fn add_lane(&self, lane: Option<LaneHandle>) {
+        if let Some(lane) = lane
             && let Err(error) = self.lanes.lock().add(lane, &self.shared.epoll, tag())
         {
             // Without a descriptor to spare the loop is late: it polls when it has something else to do.
@@ -201,7 +215,8 @@ impl EventLoop {
         if let Some(source) = member.source.upgrade() {
             let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
             source.hub().remove(&told);
-            if let Some(lane) = source.lane() {
+            let lane = member.lane.lock().take().or_else(|| source.lane());
+            if let Some(lane) = lane {
                 self.lanes.lock().remove(&lane, &self.shared.epoll);
             }
         }
@@ -233,7 +248,7 @@ impl EventLoop {
                 }
                 false => 0,
             };
-            let found = first + self.collect(&mut events[first..]);
+            let found = self.collect_after(first, events);
             if found > 0 {
                 return Ok(found);
             }
@@ -244,7 +259,7 @@ impl EventLoop {
             let outcome = self.sleep(&mut turn, events, deadline, kernel);
             let first = outcome?;
             self.poll_lanes();
-            let found = first + self.collect(&mut events[first..]);
+            let found = self.collect_after(first, events);
             if found > 0 || deadline.is_over() {
                 return Ok(found);
             }
@@ -313,16 +328,29 @@ impl EventLoop {
         Ok(kept)
     }
 
+    /// What is told after the kernel has told so much. A source may have come from the kernel's set a moment
+    /// ago, and would be told twice: then the next wait tells the sources.
+    fn collect_after(&self, first: usize, events: &mut [Event]) -> usize {
+        match first {
+            0 => self.collect(events),
+            told => told,
+        }
+    }
+
     /// Tells what is ready, as far as there is room.
     fn collect(&self, events: &mut [Event]) -> usize {
-        if self.shared.wakes.is_empty() {
+        // A look may have its source put itself on the list again: that one is told by the next wait.
+        let mut left = self.shared.wakes.len();
+        if left == 0 {
             return 0;
         }
         let mut candidates = Vec::with_capacity(events.len().min(64));
         let mut kept = Vec::new();
         let mut told = 0;
         loop {
-            let taken = self.shared.wakes.take(events.len() - told, &mut candidates);
+            let most = left.min(events.len() - told);
+            let taken = self.shared.wakes.take(most, &mut candidates);
+            left -= candidates.len();
             if candidates.is_empty() && told < events.len() {
                 break;
             }
@@ -355,7 +383,7 @@ fn has(members: &HashMap<u64, Arc<Member>>, key: u64) -> bool {
 }
 
 /// Takes out what was meant for us; how many are left.
-fn without_ours(events: &mut [Event], came: usize) -> usize {
+pub(crate) fn without_ours(events: &mut [Event], came: usize) -> usize {
     let tag = tag();
     let mut kept = 0;
     for index in 0..came {
@@ -388,8 +416,10 @@ impl Member {
             return None;
         }
         let source = self.source.upgrade()?;
+        // The look may have the source leave the loop, which asks for the interest.
+        let now = source.events();
         let mut interest = self.interest.lock();
-        let (flags, again) = match interest.judge(source.events()) {
+        let (flags, again) = match interest.judge(now) {
             Verdict::Silent => return None,
             Verdict::Tell(flags) => (flags, false),
             Verdict::TellAndKeep(flags) => (flags, true),

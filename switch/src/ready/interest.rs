@@ -48,6 +48,11 @@ impl Interest {
         self.flags
     }
 
+    /// Whether it has told its one event.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent
+    }
+
     /// What it hears if this is the case now.
     pub(crate) fn judge(&mut self, now: EventFlags) -> Verdict {
         let told = now & (self.flags | ALWAYS);

@@ -46,10 +46,11 @@ pub(crate) fn wait_for(
     kernel: KernelPoll<'_>,
 ) -> io::Result<Option<usize>> {
     let deadline = Deadline::after(timeout);
-    let lanes = lanes(waited)?;
     let bell = bell()?;
     let mut turn = Turn::new(&bell.0, None);
     loop {
+        // A source may have moved to a lane meanwhile.
+        let lanes = lanes(waited)?;
         for lane in &lanes {
             lane.poll();
         }

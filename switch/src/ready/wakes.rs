@@ -79,6 +79,11 @@ impl<T> Wakes<T> {
         lock(&self.list).is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.list).len()
+    }
+
     /// The caller does not sleep any more.
     pub(super) fn awake(&self) {
         self.sleepers.fetch_sub(1, Ordering::SeqCst);

@@ -6,7 +6,7 @@
 
 mod dials;
 pub(crate) mod key;
-mod mover;
+pub(crate) mod mover;
 mod peers;
 mod queue_pair;
 pub(crate) mod request;

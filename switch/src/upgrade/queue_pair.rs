@@ -39,6 +39,8 @@ impl QueuePair {
     pub(super) fn new(socket: ProviderSocket, feed: &Arc<Feed>) -> Option<Self> {
         let data = socket.data().data_path().ok()?;
         data.set_sink(Some((Arc::clone(feed) as Arc<dyn ReadySink>, 0)));
+        // An edge is a message that came, though others wait.
+        data.tell_each(feed.is_watched.load(Ordering::Acquire));
         Some(Self {
             socket,
             data,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::epoll;
-use san_base::Signal;
+use san_base::{Deadline, Signal};
 use san_provider::Rejection;
 use san_provider::wire::Session;
 use san_stream::Refusal;
@@ -196,6 +196,19 @@ impl Service {
         Ok(())
     }
 
+    /// Waits until no closed stream has bytes left; whether that is so.
+    pub(crate) fn wait_for_closed(&self, deadline: Deadline) -> bool {
+        loop {
+            if self.state.lock().closed.is_empty() {
+                return true;
+            }
+            if deadline.is_over() {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// All streams go back to TCP, closed ones get `patience` to send what is left, and the thread
     /// ends.
     pub(crate) fn shut_down(&self, patience: Duration) {
@@ -210,10 +223,7 @@ impl Service {
         for member in members {
             member.leave();
         }
-        let until = Instant::now() + patience;
-        while Instant::now() < until && !self.state.lock().closed.is_empty() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        self.wait_for_closed(Deadline::after(patience));
         self.state.lock().is_over = true;
         self.wake.set();
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {

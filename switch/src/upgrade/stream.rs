@@ -8,8 +8,8 @@ use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -21,7 +21,7 @@ use san_provider::{LaneHandle, Rejection, TransferError};
 use san_stream::{Config, Engine, Event, Refusal, Role, Route as StreamRoute, State, Thresholds};
 use socket2::Socket;
 
-use super::mover::{Around, Mover, Reading, Writing};
+use super::mover::{Around, Mover, Past, Phase, Reading, Writing};
 use super::queue_pair::{Feed, QueuePair};
 use super::request::{self, Ends, PURPOSE};
 use super::service::{Member, Service};
@@ -55,6 +55,22 @@ pub(crate) struct Carrying {
     pub(crate) downs: u64,
 }
 
+/// Who has the kernel's descriptor of a stream, and has to know which calls the kernel may serve.
+pub(crate) trait Follower: Send + Sync {
+    /// The phase may be another one. No lock is held.
+    fn followed(self: Arc<Self>);
+
+    /// Whether other processes have the descriptor, too. Then [`Follower::wants_tcp`] is asked from time
+    /// to time.
+    fn is_shared(&self) -> bool;
+
+    /// Whether one of those is about to use it.
+    fn wants_tcp(&self) -> bool;
+}
+
+/// How often it is asked whether another process wants the stream.
+const ASK: Duration = Duration::from_millis(20);
+
 /// A stream that may move between TCP and a queue pair.
 pub(crate) struct MovingStream {
     around: Around,
@@ -72,6 +88,9 @@ pub(crate) struct MovingStream {
     mark: TcpMark,
     carrying: RwLock<Carrying>,
     watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
+    /// A [`Phase`].
+    phase: AtomicU8,
+    follower: OnceLock<Weak<dyn Follower>>,
 }
 
 impl MovingStream {
@@ -119,8 +138,50 @@ impl MovingStream {
                     downs: 0,
                 }),
                 watcher: Mutex::new(None),
+                phase: AtomicU8::new(Phase::Kernel as u8),
+                follower: OnceLock::new(),
             })
         })
+    }
+
+    /// Has this one follow the stream.
+    pub(crate) fn follow(&self, follower: Weak<dyn Follower>) {
+        let _ = self.follower.set(follower);
+    }
+
+    fn follower(&self) -> Option<Arc<dyn Follower>> {
+        self.follower.get().and_then(Weak::upgrade)
+    }
+
+    /// Who serves the application's calls now.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Kernel,
+            1 => Phase::Connecting,
+            _ => Phase::Away,
+        }
+    }
+
+    /// Leaves the socket to the application if nothing of a change is under way, and `taken`, which is
+    /// told all that the stream has carried, says so.
+    /// Nothing is read or written here until [`MovingStream::passed`].
+    pub(crate) fn release(&self, taken: impl FnOnce(Past) -> bool) -> bool {
+        self.mover.lock().release(taken)
+    }
+
+    /// The application uses the stream, after this went over the socket itself.
+    pub(crate) fn passed(&self, past: &Past) {
+        self.with(|mover, around| mover.passed(around, past));
+    }
+
+    /// Whether it will never move again.
+    pub(crate) fn is_for_good(&self) -> bool {
+        self.mover.lock().engine.state() == State::TcpForGood
+    }
+
+    /// The thread `san-stream` is to look at it.
+    pub(crate) fn attend_soon(&self) {
+        self.around.service.attend(self.around.token);
     }
 
     /// What it counts.
@@ -138,9 +199,16 @@ impl MovingStream {
         let outcome = what(&mut mover, &self.around);
         let changed = mover.changed.take();
         let wakes = changed.is_some() || mover.drains;
+        let phase = mover.phase() as u8;
+        let has_turned = self.phase.swap(phase, Ordering::AcqRel) != phase;
         drop(mover);
         if let Some(state) = changed {
             self.changed(state);
+        }
+        if (has_turned || changed.is_some())
+            && let Some(follower) = self.follower()
+        {
+            follower.followed();
         }
         if wakes {
             self.wake();
@@ -394,11 +462,28 @@ impl Carrier for MovingStream {
     }
 
     fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        // Whoever reads takes what it gets: the first buffer that has room.
-        match buffers.iter_mut().find(|buffer| !buffer.is_empty()) {
-            Some(buffer) => self.receive(buffer),
-            None => Ok(0),
+        let mut all = 0;
+        for buffer in buffers {
+            let mut filled = 0;
+            while filled < buffer.len() {
+                // Only the first bytes are waited for.
+                let deadline = match all {
+                    0 => self.receive_timeout.deadline(),
+                    _ => Deadline::passed(),
+                };
+                match self.receive_by(&mut buffer[filled..], deadline) {
+                    Ok(0) => return Ok(all),
+                    Ok(bytes) => {
+                        filled += bytes;
+                        all += bytes;
+                    }
+                    // It fails again in the next call.
+                    Err(_) if all > 0 => return Ok(all),
+                    Err(error) => return Err(error),
+                }
+            }
         }
+        Ok(all)
     }
 
     fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
@@ -406,9 +491,9 @@ impl Carrier for MovingStream {
             if let Some(n) = self.with(|mover, around| mover.peek(around, bytes)) {
                 return Ok(n);
             }
+            // All that a read would get at once.
             let mut next = [0; MESSAGE];
-            let most = bytes.len().min(MESSAGE);
-            let n = self.receive_by(&mut next[..most], self.timeouts.receive.deadline())?;
+            let n = self.receive_by(&mut next, self.timeouts.receive.deadline())?;
             if n == 0 {
                 return Ok(0);
             }
@@ -472,7 +557,11 @@ impl Carrier for MovingStream {
             .feed
             .is_watched
             .store(watcher.is_some(), Ordering::Release);
+        let is_watched = watcher.is_some();
         *self.watcher.lock() = watcher;
+        if let Some(pair) = &self.mover.lock().pair {
+            pair.data.tell_each(is_watched);
+        }
         self.tell_watcher();
     }
 
@@ -569,6 +658,9 @@ impl Carrier for MovingStream {
 
 impl Member for MovingStream {
     fn attend(&self) {
+        if self.follower().is_some_and(|one| one.wants_tcp()) {
+            self.with(|mover, around| mover.tell(around, Event::WantDown { for_good: true }));
+        }
         self.with(Mover::progress);
         let drains = self.mover.lock().drains;
         // A read that waits does it itself.
@@ -591,7 +683,11 @@ impl Member for MovingStream {
         let timeout = mover.engine.next_timeout().filter(|_| state != State::Tcp);
         // A queue pair that could not be emptied yet is tried again, and one without room is looked at.
         let drains = (mover.drains || mover.is_stalled).then(|| Instant::now() + DRAIN);
-        [timeout, drains].into_iter().flatten().min()
+        let is_kernels = mover.phase() == Phase::Kernel;
+        drop(mover);
+        let is_shared = || self.follower().is_some_and(|one| one.is_shared());
+        let ask = (!is_kernels && is_shared()).then(|| Instant::now() + ASK);
+        [timeout, drains, ask].into_iter().flatten().min()
     }
 
     fn tcp(&self) -> BorrowedFd<'_> {
@@ -673,6 +769,9 @@ impl Member for MovingStream {
                 _ => mover.tell(around, Event::Refused(Refusal::Never)),
             }
         });
+        // Whoever follows knows by now that the socket's readiness says nothing any more: only then is the
+        // peer told that it may write frames.
+        self.with(Mover::begin);
     }
 
     fn refused(&self, refusal: Refusal) {

@@ -24,8 +24,10 @@ impl Mover {
     pub(in crate::upgrade) fn read(&mut self, around: &Around, bytes: &mut [u8]) -> Reading {
         loop {
             if !self.kept.is_empty() {
-                let n = io::Read::read(&mut self.kept, bytes).unwrap_or(0);
-                return Reading::Read(n);
+                // One read takes what lies in one piece of the ring.
+                let first = io::Read::read(&mut self.kept, bytes).unwrap_or(0);
+                let second = io::Read::read(&mut self.kept, &mut bytes[first..]).unwrap_or(0);
+                return Reading::Read(first + second);
             }
             match self.engine.failure() {
                 None => {}
@@ -268,6 +270,13 @@ impl Mover {
             .pair
             .as_ref()
             .is_some_and(|pair| pair.data.inbox().last == Some(Kind::End.number()));
+        // What poll(2) tells unasked.
+        if is_on_tcp && tcp.contains(PollFlags::HUP) {
+            events |= Events::HANG_UP;
+        }
+        if is_on_tcp && tcp.contains(PollFlags::ERR) {
+            events |= Events::ERROR;
+        }
         if has_ended
             || is_over
             || end_waits

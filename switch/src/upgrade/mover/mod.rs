@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use san_provider::DataPath;
-use san_stream::{Action, Engine, Event, Kind, Payloads, State, TcpOut};
+use san_stream::{Action, Engine, Event, Kind, Passed, Payloads, State, TcpOut};
 
 use super::key::ExcursionKey;
 use super::queue_pair::{Feed, QueuePair};
@@ -122,6 +122,31 @@ pub(in crate::upgrade) struct Mover {
     timeout: Option<Instant>,
     /// The last change of the carrier.
     pub(in crate::upgrade) changed: Option<State>,
+    /// The application uses the socket itself, and nothing is done here.
+    is_released: bool,
+    /// The queue pair is there, and is not used yet.
+    is_held: bool,
+}
+
+/// Who serves the application's calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// The kernel could: the stream is on TCP, and no change is under way.
+    Kernel,
+    /// The stream, by what the kernel's socket is ready for.
+    Connecting,
+    /// The stream; what the kernel's socket is ready for says nothing.
+    Away,
+}
+
+/// What an application has read and written by itself; or all that it has.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    pub(crate) passed: Passed,
+    /// The first bytes of each direction, if they were among these; at most 64 are of use.
+    pub(crate) written: Vec<u8>,
+    pub(crate) read: Vec<u8>,
 }
 
 /// The first bytes of a direction.
@@ -160,7 +185,47 @@ impl Mover {
             has_told: false,
             timeout: None,
             changed: None,
+            is_released: false,
+            is_held: false,
         }
+    }
+
+    pub(in crate::upgrade) fn phase(&self) -> Phase {
+        let has_own = self.pair.is_some() || self.drains || self.has_unread();
+        if has_own || !self.is_plain() {
+            return Phase::Away;
+        }
+        match self.engine.state() {
+            State::Tcp | State::TcpForGood => Phase::Kernel,
+            _ => Phase::Connecting,
+        }
+    }
+
+    /// Leaves the socket to the application if `taken` says so; whether that is so now.
+    pub(in crate::upgrade) fn release(&mut self, taken: impl FnOnce(Past) -> bool) -> bool {
+        if !self.is_released && self.phase() == Phase::Kernel {
+            let all = Past {
+                passed: Passed {
+                    read: self.engine.received().0,
+                    written: self.engine.accepted(),
+                    ..Passed::default()
+                },
+                written: self.written.bytes.clone(),
+                read: self.read.bytes.clone(),
+            };
+            self.is_released = taken(all);
+        }
+        self.is_released
+    }
+
+    /// The application uses the stream again, after this went over the socket.
+    pub(in crate::upgrade) fn passed(&mut self, around: &Around, past: &Past) {
+        self.is_released = false;
+        self.written.note(&past.written);
+        self.read.note(&past.read);
+        self.engine.passed(past.passed, Instant::now());
+        self.act(around);
+        self.progress(around);
     }
 
     pub(in crate::upgrade) fn beginnings(&self) -> Beginnings<'_> {
@@ -271,6 +336,9 @@ impl Mover {
 
     /// Takes in what came out of turn, and does everything that can be done now.
     pub(in crate::upgrade) fn progress(&mut self, around: &Around) {
+        if self.is_released || self.is_held {
+            return;
+        }
         loop {
             match around.feed.next() {
                 Ok(Some((kind, bytes))) => self.tell(

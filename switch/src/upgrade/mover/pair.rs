@@ -33,7 +33,6 @@ impl Mover {
         let Some(pair) = QueuePair::new(socket, &around.feed) else {
             return self.tell(around, Event::Refused(Refusal::NotNow));
         };
-        let data = pair.data.clone();
         self.pair = Some(pair);
         self.tell(
             around,
@@ -48,6 +47,17 @@ impl Mover {
             return;
         }
         around.service.counters.moves_begun.raise();
+        self.is_held = true;
+    }
+
+    /// The queue pair is used from now on.
+    pub(in crate::upgrade) fn begin(&mut self, around: &Around) {
+        if !std::mem::take(&mut self.is_held) {
+            return;
+        }
+        let Some(data) = self.pair.as_ref().map(|pair| pair.data.clone()) else {
+            return;
+        };
         // What came before the sink was there comes first.
         while let Ok(message) = data.try_receive() {
             let kind = message.kind();

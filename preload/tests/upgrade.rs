@@ -1,0 +1,39 @@
+//! Connections that begin on TCP and move: a program's output is what it is over TCP, and the counters say
+//! which way the bytes went.
+
+use std::process::Command;
+
+use crate::direct::address;
+use crate::support::{Way, program, run};
+
+fn differs_in_nothing(name: &str, mode: &[&str], least_bytes: u64) {
+    let command = || {
+        let mut command = Command::new(program(name));
+        command.arg(address()).args(mode).env("CHECK_WARM", "250");
+        command
+    };
+    let without = run(&mut command(), Way::Without);
+    let with = run(&mut command(), Way::Upgrade);
+    assert!(without.text.ends_with("done\n"), "{}", without.text);
+    assert_eq!(without.text, with.text);
+    let bytes: u64 = with.bytes_received.iter().sum();
+    assert!(bytes > least_bytes, "{:?}", with.bytes_received);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn calls_are_what_they_are_over_tcp() {
+    differs_in_nothing("calls", &[], 20_000);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn processes_are_what_they_are_over_tcp() {
+    differs_in_nothing("processes", &[], 1_000);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn another_process_goes_on_with_a_connection() {
+    differs_in_nothing("processes", &["handed"], 20_000);
+}
