@@ -468,7 +468,7 @@ impl Carrier for MovingStream {
             while filled < buffer.len() {
                 // Only the first bytes are waited for.
                 let deadline = match all {
-                    0 => self.receive_timeout.deadline(),
+                    0 => self.timeouts.receive.deadline(),
                     _ => Deadline::passed(),
                 };
                 match self.receive_by(&mut buffer[filled..], deadline) {
