@@ -287,8 +287,8 @@ impl Connection {
         posted
     }
 
-    /// Queues a message, in a buffer. Nobody queues more than are left to the others, so that the
-    /// buffers of those whose peers take nothing in are never all.
+    /// Queues a message, in a buffer. Nobody queues more than are left to the others, and nobody the last
+    /// one, so that the buffers of those whose peers take nothing in are never all.
     fn queue(
         &self,
         state: &mut State,
@@ -297,7 +297,7 @@ impl Connection {
         fence: bool,
         completion: Notification,
     ) -> Result<Operation, TransferError> {
-        if self.lane.send_buffers_left() < state.engine.sends_waiting() {
+        if self.lane.send_buffers_left() <= state.engine.sends_waiting() + 1 {
             return Err(TransferError::WouldBlock);
         }
         let buffer = match payload {
