@@ -280,6 +280,11 @@ fn value_of(config: &SwitchConfig, name: &str) -> Option<String> {
         }
         "SAN_SHUTDOWN_TIMEOUT_MS" => config.shutdown_timeout.as_millis().to_string(),
         "SAN_ROUTE" => config.route.to_string(),
+        "SAN_RULES" => match config.rules.is_empty() {
+            true => "(none)".to_owned(),
+            // The file's name is what was given.
+            false => return None,
+        },
         "SAN_SUBNETS" => match config.subnets.is_empty() {
             true => "(none)".to_owned(),
             false => {
