@@ -4,6 +4,8 @@
 //! writes. Whoever empties a stopped queue pair keeps others from reading: bytes that a read has taken
 //! from it and not yet counted come before.
 
+mod member;
+
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
@@ -16,14 +18,13 @@ use parking_lot::{Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use san_base::{Deadline, Signal};
-use san_provider::wire::Session;
-use san_provider::{LaneHandle, Rejection, TransferError};
-use san_stream::{Config, Engine, Event, Refusal, Role, Route as StreamRoute, State, Thresholds};
+use san_provider::{LaneHandle, TransferError};
+use san_stream::{Config, Engine, Event, Role, Route as StreamRoute, State, Thresholds};
 use socket2::Socket;
 
 use super::mover::{Around, Mover, Past, Phase, Reading, Writing};
 use super::queue_pair::{Feed, QueuePair};
-use super::request::{self, Ends, PURPOSE};
+use super::request::Ends;
 use super::service::{Member, Service};
 use super::tcp_side::TcpSide;
 use crate::carrier::info::{StreamInfo, StreamState};
@@ -32,7 +33,6 @@ use crate::carrier::timeout::{Timeouts, Waits};
 use crate::carrier::{Buffers, Carrier};
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
-use crate::san::socket::ProviderSocket;
 
 /// The longest that a read waits at the queue pair before it looks whether it was called off.
 const SLICE: Duration = Duration::from_millis(200);
@@ -67,9 +67,6 @@ pub(crate) trait Follower: Send + Sync {
     /// Whether one of those is about to use it.
     fn wants_tcp(&self) -> bool;
 }
-
-/// How often it is asked whether another process wants the stream.
-const ASK: Duration = Duration::from_millis(20);
 
 /// A stream that may move between TCP and a queue pair.
 pub(crate) struct MovingStream {
@@ -656,138 +653,6 @@ impl Carrier for MovingStream {
     }
 }
 
-impl Member for MovingStream {
-    fn attend(&self) {
-        if self.follower().is_some_and(|one| one.wants_tcp()) {
-            self.with(|mover, around| mover.tell(around, Event::WantDown { for_good: true }));
-        }
-        self.with(Mover::progress);
-        let drains = self.mover.lock().drains;
-        // A read that waits does it itself.
-        if drains && let Some(_reading) = self.reading.try_lock() {
-            for _ in 0..100 {
-                if self.with(Mover::drain) {
-                    break;
-                }
-                std::thread::sleep(DRAIN);
-            }
-        }
-        self.wake();
-        self.tell_watcher();
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        let mover = self.mover.lock();
-        let state = mover.engine.state();
-        // On TCP the application's own calls look at the clock.
-        let timeout = mover.engine.next_timeout().filter(|_| state != State::Tcp);
-        // A queue pair that could not be emptied yet is tried again, and one without room is looked at.
-        let drains = (mover.drains || mover.is_stalled).then(|| Instant::now() + DRAIN);
-        let is_kernels = mover.phase() == Phase::Kernel;
-        drop(mover);
-        let is_shared = || self.follower().is_some_and(|one| one.is_shared());
-        let ask = (!is_kernels && is_shared()).then(|| Instant::now() + ASK);
-        [timeout, drains, ask].into_iter().flatten().min()
-    }
-
-    fn tcp(&self) -> BorrowedFd<'_> {
-        self.around.tcp.as_fd()
-    }
-
-    fn ends(&self) -> Ends {
-        self.ends
-    }
-
-    fn request(&self) -> Option<Session> {
-        self.with(|mover, around| {
-            if mover.engine.state() != State::Dialling {
-                return None;
-            }
-            let generation = u16::try_from(self.carrying().ups + 1).unwrap_or(u16::MAX);
-            let (dialled, session) = request::request(
-                around.service.key(),
-                self.ends,
-                generation,
-                nonce()?,
-                &mover.beginnings(),
-            );
-            mover.dialled = Some(dialled);
-            Some(session)
-        })
-    }
-
-    fn answer(&self, session: &Session) -> Result<Session, Rejection> {
-        self.with(|mover, around| {
-            if session.purpose != PURPOSE || mover.engine.state() != State::Inviting {
-                return Err(Rejection::NoSuchConnection);
-            }
-            let nonce = nonce().ok_or(Rejection::NotNow)?;
-            let answered = request::answer(
-                around.service.key(),
-                self.ends,
-                session,
-                nonce,
-                &mover.beginnings(),
-            );
-            match answered {
-                Ok((agreed, reply)) => {
-                    mover.agreed = Some(agreed);
-                    Ok(reply)
-                }
-                Err(why) => {
-                    around.service.counters.moves_unproven.raise();
-                    tracing::warn!(peer = %self.ends.acceptor, %why, "a request for a second carrier is turned down");
-                    Err(Rejection::NoSuchConnection)
-                }
-            }
-        })
-    }
-
-    fn connected(&self, socket: ProviderSocket, reply: Option<&Session>) {
-        self.with(|mover, around| {
-            let agreed = match reply {
-                None => mover.agreed.take(),
-                Some(reply) => {
-                    let Some(dialled) = mover.dialled.take() else {
-                        return;
-                    };
-                    let key = around.service.key();
-                    match request::confirm(key, &dialled, reply, &mover.beginnings()) {
-                        Ok(agreed) => Some(agreed),
-                        Err(why) => {
-                            around.service.counters.moves_unproven.raise();
-                            tracing::warn!(peer = %self.ends.connector, %why, "a second carrier is turned down");
-                            None
-                        }
-                    }
-                }
-            };
-            match agreed {
-                Some(agreed) if socket.max_message_size() >= MESSAGE => {
-                    mover.connected(around, socket, agreed.key, agreed.generation);
-                }
-                _ => mover.tell(around, Event::Refused(Refusal::Never)),
-            }
-        });
-        // Whoever follows knows by now that the socket's readiness says nothing any more: only then is the
-        // peer told that it may write frames.
-        self.with(Mover::begin);
-    }
-
-    fn refused(&self, refusal: Refusal) {
-        self.with(|mover, around| mover.tell(around, Event::Refused(refusal)));
-    }
-
-    fn leave(&self) {
-        self.move_to_tcp(true);
-        self.attend();
-    }
-
-    fn is_through(&self) -> bool {
-        self.mover.lock().is_through()
-    }
-}
-
 impl Drop for MovingStream {
     fn drop(&mut self) {
         self.around.service.remove(self.around.token);
@@ -801,16 +666,6 @@ impl fmt::Debug for MovingStream {
             .field("ends", &self.ends)
             .field("role", &self.role)
             .finish_non_exhaustive()
-    }
-}
-
-/// A random number that is not 0. `None`: the kernel has none.
-fn nonce() -> Option<u64> {
-    let mut bytes = [0; 8];
-    let flags = rustix::rand::GetRandomFlags::empty();
-    match rustix::rand::getrandom(&mut bytes, flags) {
-        Ok(8) => Some(u64::from_ne_bytes(bytes).max(1)),
-        _ => None,
     }
 }
 
