@@ -9,7 +9,7 @@
 //! companions. Nothing is started before the first connect or accept that the SAN could serve.
 //!
 //! # The upgrade route
-//! [`Route::Upgrade`]: connections begin on TCP, and are the kernel's ([`upgrading`]). What has carried
+//! [`Route::Upgrade`]: connections begin on TCP, and are the kernel's (`upgrading.rs`). What has carried
 //! enough moves to the SAN, and comes back when another process or a call needs the kernel's socket.
 //!
 //! # Processes
