@@ -7,7 +7,7 @@
 without_witnesses=(--workspace --exclude san-witnesses)
 
 # Members that others can use, and that may be published.
-published=(-p san-base -p soft-roce -p verbs-shim -p san-provider -p san-stream -p san-switch -p san-cli -p san-preload)
+published=(-p san-base -p soft-roce -p verbs-shim -p san-provider -p san-stream -p san-switch -p san-switch-tokio -p san-cli -p san-preload)
 
 stage_tools() {
     command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
