@@ -48,30 +48,24 @@ impl Source for Watched {
     }
 }
 
+/// Each event in our words and in epoll's.
+const WORDS: [(Events, EventFlags); 6] = [
+    (Events::READABLE, EventFlags::IN),
+    (Events::WRITABLE, EventFlags::OUT),
+    (Events::READ_CLOSED, EventFlags::RDHUP),
+    (Events::HANG_UP, EventFlags::HUP),
+    (Events::ERROR, EventFlags::ERR),
+    (Events::PRIORITY, EventFlags::PRI),
+];
+
 /// The same in epoll's words. The numbers are those of poll(2), too.
 pub(crate) fn flags(events: Events) -> EventFlags {
-    let words = [
-        (Events::READABLE, EventFlags::IN),
-        (Events::WRITABLE, EventFlags::OUT),
-        (Events::READ_CLOSED, EventFlags::RDHUP),
-        (Events::HANG_UP, EventFlags::HUP),
-        (Events::ERROR, EventFlags::ERR),
-        (Events::PRIORITY, EventFlags::PRI),
-    ];
-    let holding = words.into_iter().filter(|(one, _)| events.contains(*one));
+    let holding = WORDS.into_iter().filter(|(one, _)| events.contains(*one));
     holding.map(|(_, flag)| flag).collect()
 }
 
 /// What epoll has told, in our words.
 pub(super) fn events(flags: EventFlags) -> Events {
-    let words = [
-        (Events::READABLE, EventFlags::IN),
-        (Events::WRITABLE, EventFlags::OUT),
-        (Events::READ_CLOSED, EventFlags::RDHUP),
-        (Events::HANG_UP, EventFlags::HUP),
-        (Events::ERROR, EventFlags::ERR),
-        (Events::PRIORITY, EventFlags::PRI),
-    ];
-    let holding = words.into_iter().filter(|(_, flag)| flags.contains(*flag));
+    let holding = WORDS.into_iter().filter(|(_, flag)| flags.contains(*flag));
     holding.map(|(one, _)| one).collect()
 }
