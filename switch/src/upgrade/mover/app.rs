@@ -129,19 +129,8 @@ impl Mover {
             match self.engine.write(rest.len(), false) {
                 Write::Tcp if wrote > 0 => break,
                 Write::Tcp => {
-                    return match around.tcp.write(rest) {
-                        Step::Moved(n) => {
-                            self.written.note(&rest[..n]);
-                            self.tell(around, Event::TcpWritten(n));
-                            Writing::Wrote(n)
-                        }
-                        Step::WouldBlock | Step::End => Writing::AwaitTcp,
-                        Step::Reset(errno) => {
-                            self.tcp_reset(around, errno);
-                            self.has_told = true;
-                            Writing::Failed(errno.into())
-                        }
-                    };
+                    let step = around.tcp.write(rest);
+                    return self.wrote_to_tcp(around, rest, step);
                 }
                 Write::Message(length) | Write::Stage { length, .. } => {
                     self.stage(&rest[..length]);
@@ -169,25 +158,33 @@ impl Mover {
         }
     }
 
+    /// What a write of these bytes to TCP has come to.
+    fn wrote_to_tcp(&mut self, around: &Around, bytes: &[u8], step: Step) -> Writing {
+        match step {
+            Step::Moved(n) => {
+                self.written.note(&bytes[..n]);
+                self.tell(around, Event::TcpWritten(n));
+                Writing::Wrote(n)
+            }
+            Step::WouldBlock | Step::End => Writing::AwaitTcp,
+            Step::Reset(errno) => {
+                self.tcp_reset(around, errno);
+                self.has_told = true;
+                Writing::Failed(errno.into())
+            }
+        }
+    }
+
     /// Writes a byte that is urgent, on TCP, where the stream stays then.
     pub(in crate::upgrade) fn write_urgent(&mut self, around: &Around, byte: u8) -> Writing {
         self.tell(around, Event::WantDown { for_good: true });
         self.progress(around);
         let is_on_tcp = self.engine.state() == State::TcpForGood;
         match self.engine.write(1, false) {
-            Write::Tcp if is_on_tcp => match around.tcp.write_urgent(byte) {
-                Step::Moved(n) => {
-                    self.written.note(&[byte]);
-                    self.tell(around, Event::TcpWritten(n));
-                    Writing::Wrote(n)
-                }
-                Step::WouldBlock | Step::End => Writing::AwaitTcp,
-                Step::Reset(errno) => {
-                    self.tcp_reset(around, errno);
-                    self.has_told = true;
-                    Writing::Failed(errno.into())
-                }
-            },
+            Write::Tcp if is_on_tcp => {
+                let step = around.tcp.write_urgent(byte);
+                self.wrote_to_tcp(around, &[byte], step)
+            }
             Write::Closed => Writing::Failed(self.closed()),
             _ => Writing::Await,
         }
