@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::direct::address;
-use crate::support::{Way, program, run};
+use crate::support::{Way, program, same_by};
 
 fn differs_in_nothing(name: &str, mode: &[&str], least_bytes: u64) {
     let command = || {
@@ -12,12 +12,7 @@ fn differs_in_nothing(name: &str, mode: &[&str], least_bytes: u64) {
         command.arg(address()).args(mode).env("CHECK_WARM", "250");
         command
     };
-    let without = run(&mut command(), Way::Without);
-    let with = run(&mut command(), Way::Upgrade);
-    assert!(without.text.ends_with("done\n"), "{}", without.text);
-    assert_eq!(without.text, with.text);
-    let bytes: u64 = with.bytes_received.iter().sum();
-    assert!(bytes > least_bytes, "{:?}", with.bytes_received);
+    same_by(Way::Upgrade, command, least_bytes);
 }
 
 #[test]
