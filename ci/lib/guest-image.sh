@@ -2,6 +2,8 @@
 # Makes the kernel and the initial file system of the guest, once, under target/guest. The kernel is the
 # distribution's own package, unpacked and never installed. Needs common.sh, packages.sh and $top.
 : "${top:?}"
+# shellcheck source=ci/lib/guest-kernel.sh
+. "$top/ci/lib/guest-kernel.sh"
 
 # What the initial file system loads; everything else is loaded by the guest from guest_modules.
 guest_boot_modules="virtio_pci 9pnet_virtio 9p overlay"
@@ -11,7 +13,7 @@ guest_image() {
     local base=$top/target/guest key image
     [ "$(uname -m)" = x86_64 ] || die 69 "the guest is an x86-64 machine, this host is $(uname -m)"
     mkdir -p "$base"
-    key=$(cat "$top/ci/lib/guest-image.sh" "$top/ci/guest/init" <(echo "${SAN_RXE_KERNEL:-}") | sha256sum)
+    key=$(cat "$top/ci/lib/guest-image.sh" "$top/ci/lib/guest-kernel.sh" "$top/ci/guest/init" <(echo "${SAN_RXE_KERNEL:-}") | sha256sum)
     key=${key:0:12}
     image=$(guest_ready_image "$base" "$key") || {
         exec {lock}>"$base/lock"
@@ -48,41 +50,9 @@ guest_build_image() {
     guest_initrd_tree "$work" "$version"
     (cd "$work/initrd.d" && find . -print0 | cpio --null --create --format=newc --quiet | gzip -1) >"$work/initrd"
     guest_plain_kernel "$work"
-    rm -rf "$work"/*.deb "$work/initrd.d" "$base"/image-*-"$key"
+    rm -rf "$work"/*.deb "$work"/{apt,keys.gpg,keys.archive} "$work/initrd.d" "$base"/image-*-"$key"
     touch "$work/complete"
     mv "$work" "$base/image-$version-$key"
-}
-
-# guest_fetch_kernel DIR: the packages of the kernel and its modules.
-guest_fetch_kernel() {
-    local package version extra
-    package=$(guest_kernel_package) || return 1
-    version=${package#linux-image-}
-    version=${version#unsigned-}
-    guest_download "$1" "$package" || return 1
-    # Where modules have packages of their own (Ubuntu).
-    for extra in "linux-modules-$version" "linux-modules-extra-$version"; do
-        ! apt-cache show "$extra" >/dev/null 2>&1 || guest_download "$1" "$extra" || return 1
-    done
-}
-
-# The package with the kernel itself: what the distribution's meta package asks for.
-guest_kernel_package() {
-    local meta
-    if [ -n "${SAN_RXE_KERNEL:-}" ]; then
-        echo "$SAN_RXE_KERNEL"
-        return
-    fi
-    for meta in linux-image-amd64 linux-image-generic; do
-        apt-cache depends "$meta" 2>/dev/null |
-            sed -n 's/^[ |]*Depends: \(linux-image-[^ ]*[0-9][^ ]*\)$/\1/p' | head -n 1 | grep . && return
-    done
-    return 1
-}
-
-# guest_download DIR PACKAGE
-guest_download() {
-    (cd "$1" && apt-get -q -o APT::Sandbox::User= download "$2" >/dev/null)
 }
 
 # Of the packages in DIR: DIR/vmlinuz and the part of the modules that a guest without hardware can use.
@@ -126,7 +96,7 @@ guest_initrd_tree() {
 guest_plain_kernel() {
     local dir=$1 magic tool offset
     while read -r magic tool; do
-        offset=$(LC_ALL=C grep -obUaP -m 1 "$magic" "$dir/vmlinuz" | head -n 1 | cut -d : -f 1)
+        offset=$(LC_ALL=C grep -obUaP -m 1 "$magic" "$dir/vmlinuz" | head -n 1 | cut -d : -f 1) || true
         [ -n "$offset" ] || continue
         # Trailing bytes that belong to no archive make the tools complain, after a result that may be whole.
         tail -c "+$((offset + 1))" "$dir/vmlinuz" | $tool -dc >"$dir/vmlinux" 2>/dev/null || true
