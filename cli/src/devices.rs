@@ -8,7 +8,7 @@ use san_switch::{FabricChoice, SwitchConfig};
 use serde::Serialize;
 use std::io::Write;
 use std::process::ExitCode;
-use verbs_shim::{Device, Fabric, OpenError, SoftConfig};
+use verbs_shim::{Device, Fabric, OpenError, SoftConfig, Transport};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -24,6 +24,8 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct DeviceReport {
     name: String,
+    /// Why no connection uses it.
+    not_used: Option<&'static str>,
     guid: String,
     ports: Vec<PortReport>,
     addresses: Vec<AddressReport>,
@@ -46,7 +48,7 @@ struct AddressReport {
     interface: String,
 }
 
-/// Lists the devices. The exit code is 1 when there is none.
+/// Lists the devices. The exit code is 1 when there is none that can be used.
 pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
     let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
     let fabric = match config.fabric {
@@ -92,10 +94,10 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
             eprintln!("san: {hindrance}");
         }
     }
-    Ok(if report.devices.is_empty() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    let is_usable = |device: &DeviceReport| device.not_used.is_none();
+    Ok(match report.devices.iter().any(is_usable) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
 }
 
@@ -121,6 +123,7 @@ fn device_report(device: &Device) -> DeviceReport {
         .collect();
     DeviceReport {
         name: device.name().to_owned(),
+        not_used: not_used(device.transport()),
         guid: guid.join(":"),
         ports: (1..=ports)
             .filter_map(|number| {
@@ -152,6 +155,15 @@ fn device_report(device: &Device) -> DeviceReport {
     }
 }
 
+/// Why the provider leaves such a device alone.
+fn not_used(transport: Transport) -> Option<&'static str> {
+    match transport {
+        Transport::Infiniband => None,
+        Transport::Iwarp => Some("it speaks iWARP, which has no immediate data"),
+        Transport::Unknown(_) => Some("it speaks neither InfiniBand nor RoCE"),
+    }
+}
+
 /// Which of library, kernel and device is missing, and what mends it.
 fn absent(error: &OpenError) -> Report {
     let (missing, remedy) = match error {
@@ -177,6 +189,9 @@ fn absent(error: &OpenError) -> Report {
 fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
     for device in &report.devices {
         writeln!(out, "{}  guid {}", device.name, device.guid)?;
+        if let Some(why) = device.not_used {
+            writeln!(out, "  not used: {why}")?;
+        }
         for port in &device.ports {
             writeln!(
                 out,

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use rustix::io::Errno;
-use verbs_shim::{Fabric, VerbsError};
+use verbs_shim::{Device, Fabric, Transport, VerbsError};
 
 use crate::event::EventObject;
 
@@ -46,7 +46,7 @@ impl SanAddress {
     }
 }
 
-/// The addresses of all devices now. A device that cannot be asked has none; but where only a
+/// The addresses of all devices now that the provider can use. A device that cannot be asked has none; but where only a
 /// descriptor or memory is missing for the question, it has those it was `known` to have: a process
 /// with too many files open must not lose its listeners.
 pub(crate) fn read(fabric: &Fabric, known: &[SanAddress]) -> Vec<SanAddress> {
@@ -65,7 +65,7 @@ pub(crate) fn read(fabric: &Fabric, known: &[SanAddress]) -> Vec<SanAddress> {
         }
     };
     let mut list = Vec::new();
-    for device in devices {
+    for device in devices.iter().filter(|device| is_usable(device)) {
         match device.addresses() {
             Ok(found) => list.extend(found.into_iter().map(|address| SanAddress {
                 ip: address.ip,
@@ -84,6 +84,19 @@ pub(crate) fn read(fabric: &Fabric, known: &[SanAddress]) -> Vec<SanAddress> {
         }
     }
     list
+}
+
+/// Whether the provider can use a device at all. Its messages need immediate data, which iWARP has not.
+/// Besides, an iWARP device's ports are TCP's: a connect by it to a TCP server would write into that
+/// server's stream.
+pub(crate) fn is_usable(device: &Device) -> bool {
+    device.transport() == Transport::Infiniband
+}
+
+/// Whether a listener on the wildcard address would listen on a device that the provider cannot use.
+pub(crate) fn has_unusable(fabric: &Fabric) -> bool {
+    let devices = fabric.devices().unwrap_or_default();
+    devices.iter().any(|device| !is_usable(device))
 }
 
 /// Whether there are descriptors to ask with: not every answer that comes without says so.

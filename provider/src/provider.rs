@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use verbs_shim::fork::ForkGuard;
 use verbs_shim::{AddressWatch, Fabric, FabricKind};
 
-use crate::address_list::SanAddress;
+use crate::address_list::{self, SanAddress};
 use crate::cm::thread;
 use crate::config::{ConfigError, ProviderConfig};
 use crate::control::Control;
@@ -197,6 +197,17 @@ impl Provider {
     pub fn address_list(&self) -> Result<Vec<SanAddress>, QueryError> {
         let core = self.core().ok_or(QueryError::NotInitialised)?;
         Ok(core.refresh_addresses())
+    }
+
+    /// Whether the wildcard address stands for the provider's devices alone. If not, there is a device
+    /// that the provider cannot use (iWARP): RDMA CM listens there, too, or fails to, so a listener
+    /// binds to each address of [`Provider::address_list`] by itself.
+    ///
+    /// # Errors
+    /// `WSANOTINITIALISED`.
+    pub fn is_wildcard_ours(&self) -> Result<bool, QueryError> {
+        let core = self.core().ok_or(QueryError::NotInitialised)?;
+        Ok(!address_list::has_unusable(&core.fabric))
     }
 
     /// The mapping of this memory is about to change, or has: registrations of it that were kept end

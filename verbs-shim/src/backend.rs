@@ -41,7 +41,7 @@ use crate::address::InterfaceAddress;
 use crate::error::{Result, VerbsError};
 use crate::types::{
     Access, BATCH, Completion, ConnParams, DeviceLimits, Event, FabricKind, Gid, PortAttr, QpCaps,
-    SendFlags, Verb, Woken,
+    SendFlags, Transport, Verb, Woken,
 };
 
 pub(crate) trait Fabric: Send + Sync {
@@ -57,6 +57,7 @@ pub(crate) trait Device: Send + Sync {
     fn name(&self) -> &str;
     /// Host byte order.
     fn guid(&self) -> u64;
+    fn transport(&self) -> Transport;
     fn limits(&self) -> Result<DeviceLimits>;
     fn port(&self, port: u8) -> Result<PortAttr>;
     fn gids(&self, port: u8) -> Result<Vec<Gid>>;

@@ -11,7 +11,7 @@ use crate::address::InterfaceAddress;
 use crate::backend;
 use crate::completion::{CompletionChannel, CompletionQueue};
 use crate::error::Result;
-use crate::types::{DeviceLimits, Gid, PortAttr};
+use crate::types::{DeviceLimits, Gid, PortAttr, Transport};
 
 /// An open RDMA device. Cheap to clone; two handles of one device are equal.
 #[derive(Clone)]
@@ -46,6 +46,12 @@ impl Device {
     #[must_use]
     pub fn guid(&self) -> u64 {
         self.backend.guid()
+    }
+
+    /// What it speaks to its peers.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        self.backend.transport()
     }
 
     /// What it can do. The first call makes a queue pair and destroys it again; later ones answer

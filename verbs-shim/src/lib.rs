@@ -137,6 +137,6 @@ pub use srq::{ReadReceive, SharedReceiveQueue};
 pub use types::{
     Access, BATCH, Completion, CompletionBatch, ConnParams, ConnectionDetails, DeviceLimits,
     FabricKind, Gid, LinkLayer, MAX_PIECES, PortAttr, PortState, PrivateData, QpCaps, RejectReason,
-    RemoteMemory, SendFlags, Verb, WcStatus, Woken,
+    RemoteMemory, SendFlags, Transport, Verb, WcStatus, Woken,
 };
 pub use work::{BufferPostError, Payload, Piece, Pieces, PostError, ReadInPlace, SendRequest};

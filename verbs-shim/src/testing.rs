@@ -13,7 +13,9 @@ use crate::error::{Result, VerbsError};
 use crate::memory::ProtectionDomain;
 use crate::qp::{Parts, PreparedQp};
 use crate::srq::SharedReceiveQueue;
-use crate::types::{Access, Completion, CompletionBatch, DeviceLimits, Gid, PortAttr, QpCaps};
+use crate::types::{
+    Access, Completion, CompletionBatch, DeviceLimits, Gid, PortAttr, QpCaps, Transport,
+};
 
 /// What the test steers, and sees.
 #[derive(Default)]
@@ -122,6 +124,9 @@ impl backend::Device for FakeDevice {
     }
     fn guid(&self) -> u64 {
         0
+    }
+    fn transport(&self) -> Transport {
+        Transport::Unknown(0)
     }
     fn limits(&self) -> Result<DeviceLimits> {
         Err(VerbsError::from_errno("limits", libc::ENODEV))

@@ -97,13 +97,21 @@ pub(super) enum OpenFailure {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct DeviceFacts {
     pub(super) name: String,
-    /// As the kernel says it, such as `CA` or `RNIC`; empty on the soft fabric.
-    pub(super) node_type: String,
+    pub(super) transport: TransportFacts,
     pub(super) ports: Vec<PortFacts>,
     /// Those that peers can reach it by.
     pub(super) addresses: Vec<AddressFacts>,
     /// Memory windows that it can have; `None` if it did not answer.
     pub(super) windows: Option<u32>,
+}
+
+/// What a device speaks to its peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TransportFacts {
+    Infiniband,
+    Iwarp,
+    Unknown,
 }
 
 #[derive(Debug, Clone, Serialize)]

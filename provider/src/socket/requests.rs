@@ -9,6 +9,7 @@ use verbs_shim::{CmId, Request};
 
 use super::backlog::{Backlog, NoPlace, Withdrawn};
 use super::shared::{QueuedRequest, SocketShared};
+use crate::address_list::is_usable;
 use crate::cm::negotiation::takes_path;
 use crate::cm::refusal::{reason_for, refuse};
 use crate::owners::Role;
@@ -39,6 +40,16 @@ impl SocketShared {
         // this thread adds requests, so a place that is there stays there.
         if let Err(reason) = self.find_place(backlog) {
             self.refuse_for(request.id, reason);
+            return;
+        }
+        // A wildcard listener hears what comes to any device.
+        if request
+            .id
+            .device()
+            .is_some_and(|device| !is_usable(&device))
+        {
+            let reason = RefusalReason::NotOurProtocol;
+            refuse(&self.core, Some(&self.listened), request.id, reason, 0);
             return;
         }
         if !takes_path(&request.id) {

@@ -209,7 +209,11 @@ impl Keeper {
 
     fn rebuild_table(&self) {
         let mut entries = Vec::new();
+        let mut without_wildcard = Vec::new();
         for (number, started) in self.providers.all().iter().enumerate() {
+            if let Ok(false) = started.provider.is_wildcard_ours() {
+                without_wildcard.push(number);
+            }
             match started.provider.address_list() {
                 Ok(addresses) => entries.extend(addresses.into_iter().map(|address| SanEntry {
                     provider: number,
@@ -223,7 +227,9 @@ impl Keeper {
                 ),
             }
         }
-        let table = SanTable::new(entries, self.loopback).routed(self.subnets.clone());
+        let table = SanTable::new(entries, self.loopback)
+            .routed(self.subnets.clone())
+            .without_wildcard(without_wildcard);
         tracing::debug!(
             subnets = table.entries().len(),
             "table of SAN subnets rebuilt"

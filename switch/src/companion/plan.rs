@@ -9,7 +9,7 @@ use crate::route::table::SanTable;
 use crate::san::failure::StepFailure;
 use san_provider::WsaCode;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// A companion a listener should have: a provider, and the address to bind there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,14 +71,18 @@ pub(crate) fn wanted(
     }
     let mut places = Vec::new();
     for provider in 0..providers {
-        if ip.is_ipv6() && table.serves(provider, true) {
-            places.push(Wanted { provider, address });
+        let mut found = Vec::new();
+        if ip.is_ipv6() {
+            found.extend(table.wildcard_of(provider, true));
         }
         // An IPv6 wildcard takes IPv4 too, unless told otherwise, as on TCP.
-        if (ip.is_ipv4() || !only_v6) && table.serves(provider, false) {
-            let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-            places.push(Wanted { provider, address });
+        if ip.is_ipv4() || !only_v6 {
+            found.extend(table.wildcard_of(provider, false));
         }
+        places.extend(found.into_iter().map(|mut address| {
+            address.set_port(port);
+            Wanted { provider, address }
+        }));
     }
     places
 }
@@ -296,6 +300,30 @@ mod tests {
             places(&table, "[::ffff:10.0.7.1]:80", false),
             [(0, "10.0.7.1:80".into())]
         );
+    }
+
+    #[test]
+    fn beside_a_device_that_cannot_be_used_the_wildcard_is_each_address() {
+        let entries = [
+            entry(0, "10.0.7.1"),
+            entry(0, "fe80::1"),
+            entry(1, "10.0.9.1"),
+        ];
+        let table = SanTable::new(entries, false).without_wildcard(vec![0]);
+        let one = |provider, address: &str| (provider, address.to_owned());
+        assert_eq!(
+            places(&table, "0.0.0.0:80", false),
+            [one(0, "10.0.7.1:80"), one(1, "0.0.0.0:80")]
+        );
+        assert_eq!(
+            places(&table, "[::]:80", false),
+            [
+                one(0, "[fe80::1%1]:80"),
+                one(0, "10.0.7.1:80"),
+                one(1, "0.0.0.0:80")
+            ]
+        );
+        assert_eq!(places(&table, "[::]:80", true), [one(0, "[fe80::1%1]:80")]);
     }
 
     #[test]

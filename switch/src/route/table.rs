@@ -6,7 +6,7 @@
 
 use super::fallback::NotTried;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use ipnet::IpNet;
 
@@ -43,6 +43,8 @@ pub struct SanTable {
     loopback: bool,
     /// Subnets that are reached by a router.
     routed: Vec<IpNet>,
+    /// Providers for which the wildcard address stands for other devices, too.
+    without_wildcard: Vec<usize>,
 }
 
 impl SanTable {
@@ -68,6 +70,16 @@ impl SanTable {
             entries,
             loopback,
             routed: Vec::new(),
+            without_wildcard: Vec::new(),
+        }
+    }
+
+    /// The same table, with providers on which nobody listens on the wildcard address, but on each address.
+    #[must_use]
+    pub(crate) fn without_wildcard(self, without_wildcard: Vec<usize>) -> Self {
+        SanTable {
+            without_wildcard,
+            ..self
         }
     }
 
@@ -157,6 +169,29 @@ impl SanTable {
         self.entries
             .iter()
             .any(|entry| entry.provider == provider && entry.ip.is_ipv6() == ipv6)
+    }
+
+    /// Where a listener on the wildcard address listens with a provider, port 0 to be filled in: on the
+    /// wildcard address, or on each address of that family.
+    pub(crate) fn wildcard_of(&self, provider: usize, ipv6: bool) -> Vec<SocketAddr> {
+        if !self.serves(provider, ipv6) {
+            return Vec::new();
+        }
+        if !self.without_wildcard.contains(&provider) {
+            let wildcard: IpAddr = match ipv6 {
+                true => Ipv6Addr::UNSPECIFIED.into(),
+                false => Ipv4Addr::UNSPECIFIED.into(),
+            };
+            return vec![SocketAddr::new(wildcard, 0)];
+        }
+        let fits = |entry: &&SanEntry| entry.provider == provider && entry.ip.is_ipv6() == ipv6;
+        let address = |entry: &SanEntry| match entry.ip {
+            IpAddr::V6(ip) if is_link_local(entry.ip) => {
+                SocketAddr::V6(SocketAddrV6::new(ip, 0, 0, entry.ifindex))
+            }
+            ip => SocketAddr::new(ip, 0),
+        };
+        self.entries.iter().filter(fits).map(address).collect()
     }
 
     /// Every address, the longest prefixes first.

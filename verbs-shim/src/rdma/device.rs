@@ -16,12 +16,14 @@ use super::ffi::constants::*;
 use super::ffi::types::*;
 use crate::backend;
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
+use crate::types::Transport;
 
 /// A context of librdmacm's.
 pub(super) struct RdmaDevice {
     pub(super) api: &'static Api,
     pub(super) context: NonNull<ibv_context>,
     pub(super) name: String,
+    pub(super) transport: Transport,
     pub(super) attr: ibv_device_attr,
     /// Once it was asked for.
     pub(super) max_inline: OnceLock<u32>,
@@ -117,10 +119,17 @@ impl RdmaDevice {
         let device = unsafe { (*context.as_ptr()).device };
         // SAFETY: the device lives as long as the context, and its name never changes.
         let name = unsafe { (*device).name };
+        // SAFETY: as above; nor does what it speaks.
+        let transport = unsafe { (*device).transport_type };
         Ok(Self {
             api,
             context,
             name: text(&name),
+            transport: match transport {
+                IBV_TRANSPORT_IB => Transport::Infiniband,
+                IBV_TRANSPORT_IWARP => Transport::Iwarp,
+                other => Transport::Unknown(other),
+            },
             attr,
             max_inline: OnceLock::new(),
         })

@@ -12,7 +12,7 @@ use super::memory::RdmaPd;
 use crate::address::{self, InterfaceAddress};
 use crate::backend::{self, same_fabric};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
-use crate::types::{DeviceLimits, Gid, LinkLayer, MAX_PIECES, PortAttr, PortState};
+use crate::types::{DeviceLimits, Gid, LinkLayer, MAX_PIECES, PortAttr, PortState, Transport};
 
 const TYPE_2_WINDOWS: std::ffi::c_uint =
     IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B;
@@ -100,6 +100,10 @@ impl backend::Device for RdmaDevice {
 
     fn guid(&self) -> u64 {
         u64::from_be(self.attr.node_guid)
+    }
+
+    fn transport(&self) -> Transport {
+        self.transport
     }
 
     fn limits(&self) -> Result<DeviceLimits> {

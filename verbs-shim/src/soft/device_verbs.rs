@@ -10,7 +10,7 @@ use super::memory::SoftPd;
 use crate::address::InterfaceAddress;
 use crate::backend::{self, same_fabric};
 use crate::error::{Result, VerbsError};
-use crate::types::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
+use crate::types::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState, Transport};
 
 const NAME: &str = "soft0";
 /// Payload bytes of a packet at most. What a connection uses follows from the way it takes.
@@ -27,6 +27,10 @@ impl backend::Device for SoftDevice {
 
     fn guid(&self) -> u64 {
         self.endpoint.guid()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Infiniband
     }
 
     fn limits(&self) -> Result<DeviceLimits> {

@@ -65,6 +65,18 @@ pub enum LinkLayer {
     Unknown(u8),
 }
 
+/// What a device speaks to its peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// IBTA's transport, over InfiniBand or as `RoCE`.
+    Infiniband,
+    /// iWARP, which is RDMA over the host's TCP. It has no immediate data. Its ports are TCP's, so a
+    /// connect to a plain TCP server reaches that server.
+    Iwarp,
+    /// Another, or a number that this crate does not know.
+    Unknown(i32),
+}
+
 /// The attributes of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortAttr {

@@ -15,7 +15,7 @@ pub use self::cm::{ConnParams, ConnectionDetails, PrivateData, RejectReason};
 pub(crate) use self::cm::{Event, Request};
 pub use self::completion::{BATCH, Completion, CompletionBatch};
 pub(crate) use self::completion::{RECEIVED_BY_WRITE, SUCCESS, WITH_IMM};
-pub use self::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState};
+pub use self::device::{DeviceLimits, Gid, LinkLayer, PortAttr, PortState, Transport};
 pub(crate) use self::epoch::Epoch;
 pub use self::fabric::{FabricKind, Woken};
 pub use self::qp::{MAX_PIECES, QpCaps, RemoteMemory, SendFlags, Verb};

@@ -2,14 +2,14 @@
 
 use crate::doctor::facts::{
     AddressFacts, DeviceFacts, FabricFacts, GidFacts, OpenFailure, PortFacts, SoftPortFacts,
-    SoftPortState,
+    SoftPortState, TransportFacts,
 };
 use rustix::fs::{FlockOperation, flock};
 use san_switch::{FabricChoice, Switch, SwitchConfig};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
-use verbs_shim::{Device, Fabric, OpenError, SoftConfig};
+use verbs_shim::{Device, Fabric, OpenError, SoftConfig, Transport};
 
 /// The UDP port of RoCEv2.
 pub(super) const ROCE_PORT: u16 = 4791;
@@ -90,13 +90,14 @@ fn failure(error: OpenError) -> OpenFailure {
 fn device(device: &Device) -> DeviceFacts {
     let limits = device.limits().ok();
     let ports = limits.as_ref().map_or(1, |limits| limits.ports);
-    let node_type = Path::new("/sys/class/infiniband").join(device.name());
-    let node_type = std::fs::read_to_string(node_type.join("node_type")).unwrap_or_default();
-    let node_type = node_type.split_once(':').map_or("", |(_, name)| name);
     let addresses = device.addresses().unwrap_or_default();
     DeviceFacts {
         name: device.name().to_owned(),
-        node_type: node_type.trim().to_owned(),
+        transport: match device.transport() {
+            Transport::Infiniband => TransportFacts::Infiniband,
+            Transport::Iwarp => TransportFacts::Iwarp,
+            Transport::Unknown(_) => TransportFacts::Unknown,
+        },
         ports: (1..=ports).filter_map(|n| port(device, n)).collect(),
         addresses: addresses
             .into_iter()

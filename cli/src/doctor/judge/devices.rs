@@ -2,6 +2,7 @@
 
 use crate::doctor::facts::{
     DeviceFacts, Facts, MeetingPlaceFacts, OpenFailure, PortFacts, Purpose, SoftPortState,
+    TransportFacts,
 };
 use crate::doctor::line::Line;
 use san_switch::FabricChoice;
@@ -129,12 +130,19 @@ pub(super) fn devices(facts: &Facts) -> Vec<Line> {
 fn device(device: &DeviceFacts, facts: &Facts) -> Vec<Line> {
     let name = &device.name;
     let mut lines = Vec::new();
-    if device.node_type == "RNIC" {
+    let speaks = match device.transport {
+        TransportFacts::Infiniband => None,
+        TransportFacts::Iwarp => Some("iWARP, which has no immediate data"),
+        TransportFacts::Unknown => Some("neither InfiniBand nor RoCE"),
+    };
+    // What follows is of no use where the device is not used.
+    if let Some(speaks) = speaks {
         lines.push(Line::warn(
             "device",
-            format!("{name} speaks iWARP, which has no immediate data: San Direct cannot use it"),
+            format!("{name} speaks {speaks}: San Direct does not use it"),
             "use a RoCE or InfiniBand device; see which there are: san devices",
         ));
+        return lines;
     }
     if device.ports.is_empty() {
         lines.push(Line::fail(
@@ -284,6 +292,15 @@ fn interfaces(device: &DeviceFacts, facts: &Facts) -> Vec<Line> {
 
 fn table(facts: &Facts) -> Line {
     let table = &facts.fabric.table;
+    let mut devices = facts.fabric.devices.iter();
+    if devices.all(|device| device.transport != TransportFacts::Infiniband) {
+        return Line::fail(
+            "addresses",
+            "no device of this host's can be used: every connection takes TCP",
+            "use a RoCE or InfiniBand device; or one in software, as root: modprobe rdma_rxe && rdma \
+             link add rxe0 type rxe netdev eth0; or without the kernel: export SAN_FABRIC=soft",
+        );
+    }
     if table.is_empty() {
         return Line::fail(
             "addresses",

@@ -71,7 +71,7 @@ fn healthy() -> Facts {
 fn device() -> DeviceFacts {
     DeviceFacts {
         name: "mlx5_0".to_owned(),
-        node_type: "CA".to_owned(),
+        transport: TransportFacts::Infiniband,
         ports: vec![PortFacts {
             number: 1,
             state: "active".to_owned(),
@@ -401,8 +401,9 @@ fn a_port_that_is_not_fit_is_named() {
 fn a_device_that_is_not_fit_is_named() {
     let device =
         |change: fn(&mut DeviceFacts)| changed(|facts| change(&mut facts.fabric.devices[0]));
-    let iwarp = device(|device| device.node_type = "RNIC".to_owned());
+    let iwarp = device(|device| device.transport = TransportFacts::Iwarp);
     expect(&iwarp, Warn, "device", "iWARP", "san devices");
+    expect(&iwarp, Fail, "addresses", "can be used", "SAN_FABRIC=soft");
     let silent = device(|device| device.ports.clear());
     expect(
         &silent,

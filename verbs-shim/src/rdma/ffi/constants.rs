@@ -62,6 +62,8 @@ pub const IBV_PORT_ARMED: c_uint = 3;
 pub const IBV_PORT_ACTIVE: c_uint = 4;
 pub const IBV_PORT_ACTIVE_DEFER: c_uint = 5;
 
+pub const IBV_TRANSPORT_IB: c_int = 0;
+pub const IBV_TRANSPORT_IWARP: c_int = 1;
 pub const IBV_LINK_LAYER_INFINIBAND: u8 = 1;
 pub const IBV_LINK_LAYER_ETHERNET: u8 = 2;
 
