@@ -1,7 +1,6 @@
 //! Ids that connect, accept, refuse and part.
 //!
-//! What it does: what the user asks of an id, and the moves of its queue pair
-//! that go with it.
+//! What it does: what the user asks of an id.
 //! What it does not do: the messages (the CM engine).
 
 use std::io;
@@ -10,55 +9,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
+use san_base::lock;
 
-use super::cm::{CmState, Phase};
 use super::config::MAX_READS;
-use super::event::{CmEventKind, PrivateData};
-use super::id::ConnParams;
-use super::inner::{Inner, lock};
-use super::qp::{Link, QpShared, QueuePair};
-use crate::cm::{Accept, CmError, Connect, Extension, Path, Peer};
+use super::device::Device;
+use super::ready::BUNDLES;
+use super::shared::cm::{Attempt, ConnParams, Phase, Ready};
+use super::shared::events::QueuedKind;
+use super::shared::qp::QpShared;
+use crate::cm::{Accept, CmError, Connect, Extension, Path};
 use crate::driver::port::Port;
 use crate::driver::rendezvous::Entry;
 use crate::driver::route::{Route, is_nobody_at};
-use crate::rc::{Modify, ModifyError, PathMtu, QpState, RtrAttr, RtsAttr, SendWindow};
-use crate::time::Time;
+use crate::rc::{Modify, PathMtu, QpState};
 use crate::wire::cm::{RejReason, padded};
-use crate::wire::{FlowCrc, MAX_24, ROCE_PORT};
+use crate::wire::{MAX_24, ROCE_PORT};
 
 /// Most private data with a request, an acceptance, a refusal.
 const REQUEST_DATA: usize = 56;
 const ACCEPT_DATA: usize = 196;
 const REJECT_DATA: usize = 148;
 
-/// A peer of ours does not count as dead before, in nanoseconds.
-const PATIENCE: u64 = 1_800_000_000;
-
-/// Feature of the extension: the two ends are on one host, and packets between
-/// them may go in bundles.
-const BUNDLES: u16 = 1;
-
-/// What an active id needs again when the answer comes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
-    ready: Ready,
-}
-
-/// What the peer does not say of the connection.
-#[derive(Clone, Copy, Debug)]
-struct Ready {
-    /// The PSN we expect first.
-    psn: u32,
-    mtu: PathMtu,
-    responder_resources: u8,
-    initiator_depth: u8,
-    retry_count: u8,
-    ack_timeout: u8,
-    /// What we offer; what the peer offers, too, is used.
-    features: u16,
-}
-
-impl Inner {
+impl Device {
     pub(super) fn resolve_addr(
         &self,
         token: u64,
@@ -72,7 +44,9 @@ impl Inner {
             .filter(|ip: &IpAddr| !ip.is_unspecified());
         let dst = SocketAddr::new(dst.ip().to_canonical(), dst.port());
         let route = Route::to(dst, source.map(|ip| ip.to_canonical()))?;
-        let port = self.port_to_connect(route.source, !route.is_local)?;
+        let port = self
+            .sockets
+            .port_to_connect(route.source, !route.is_local)?;
         let mut guard = lock(&self.cm);
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
@@ -90,7 +64,7 @@ impl Inner {
         id.local = Some(SocketAddr::new(route.source, local));
         id.peer = Some(dst);
         id.phase = Phase::AddrResolved(route, port);
-        cm.tell(token, CmEventKind::AddrResolved);
+        cm.tell(token, QueuedKind::AddrResolved);
         Ok(())
     }
 
@@ -101,14 +75,14 @@ impl Inner {
             return Err(Errno::INVAL.into());
         };
         id.phase = Phase::RouteResolved(*route, port.clone());
-        cm.tell(token, CmEventKind::RouteResolved);
+        cm.tell(token, QueuedKind::RouteResolved);
         Ok(())
     }
 
     pub(super) fn connect(
         &self,
         token: u64,
-        qp: &QueuePair,
+        qp: &Arc<QpShared>,
         params: &ConnParams<'_>,
     ) -> io::Result<()> {
         check(params, REQUEST_DATA)?;
@@ -127,7 +101,7 @@ impl Inner {
         let remote = SocketAddr::new(dst.ip(), found.unwrap_or(ROCE_PORT));
         let is_nobody = found.is_none()
             && route.is_local
-            && self.port_at(remote).is_none()
+            && self.sockets.port_at(remote).is_none()
             && is_nobody_at(remote);
         let ready = Ready {
             psn: self.keys.next_u32() & MAX_24,
@@ -153,16 +127,16 @@ impl Inner {
             retry_count: params.retry_count,
             rnr_retry_count: params.rnr_retry_count,
             ack_timeout: id.ack_timeout,
-            srq: qp.shared.has_srq,
+            srq: qp.has_srq,
             extension: extension(port, ready.features),
             private_data: padded(params.private_data),
         };
-        let now = self.now();
+        let now = self.schedule.now();
         let conn = cm.engine.connect(now, &connect).map_err(errno)?;
         id.phase = Phase::Connecting(Attempt { ready });
         id.conn = Some(conn);
-        id.qp = Some(qp.shared.clone());
-        qp.shared.conn.store(conn.0, Ordering::Release);
+        id.qp = Some(qp.clone());
+        qp.conn.store(conn.0, Ordering::Release);
         cm.by_conn.insert(conn, token);
         self.watch(cm, now);
         if is_nobody {
@@ -172,52 +146,10 @@ impl Inner {
         Ok(())
     }
 
-    /// The peer accepted: makes the queue pair ready and says so.
-    pub(super) fn on_response(
-        &self,
-        cm: &mut CmState,
-        now: Time,
-        token: u64,
-        peer: &Peer,
-        private_data: &[u8],
-    ) -> CmEventKind {
-        let fail = |cm: &mut CmState| {
-            if let Some(id) = cm.ids.get_mut(&token) {
-                id.phase = Phase::Ended;
-                if let Some(conn) = id.conn.take() {
-                    cm.by_conn.remove(&conn);
-                    // It was in the state to be refused a moment ago.
-                    let _ = cm.engine.reject(now, conn, RejReason::NO_QP, &[]);
-                }
-            }
-            CmEventKind::ConnectError(Errno::INVAL.raw_os_error())
-        };
-        let Some(id) = cm.ids.get(&token) else {
-            return fail(cm);
-        };
-        let (Phase::Connecting(attempt), Some(qp), Some(conn)) = (&id.phase, &id.qp, id.conn)
-        else {
-            return fail(cm);
-        };
-        let retry = (attempt.ready, peer.rnr_retry_count);
-        if let Err(why) = self.make_ready(qp, peer, retry) {
-            tracing::debug!(%why, "queue pair not ready to connect");
-            return fail(cm);
-        }
-        // Same: the engine has just told of the response.
-        let _ = cm.engine.ready(conn);
-        if let Some(id) = cm.ids.get_mut(&token) {
-            id.phase = Phase::Connected;
-        }
-        CmEventKind::Established {
-            private_data: PrivateData::new(private_data),
-        }
-    }
-
     pub(super) fn accept(
         &self,
         token: u64,
-        qp: &QueuePair,
+        qp: &Arc<QpShared>,
         params: &ConnParams<'_>,
     ) -> io::Result<()> {
         check(params, ACCEPT_DATA)?;
@@ -256,25 +188,25 @@ impl Inner {
                 _ => 0,
             },
         };
-        self.make_ready(&qp.shared, &peer, (ready, peer.rnr_retry_count))
+        self.make_ready(qp, &peer, (ready, peer.rnr_retry_count))
             .map_err(|_| Errno::INVAL)?;
-        let port = self.port_at(peer.path.local).ok_or(Errno::NODEV)?;
+        let port = self.sockets.port_at(peer.path.local).ok_or(Errno::NODEV)?;
         let accept = Accept {
             qpn: qp.qpn(),
             psn: ready.psn,
             responder_resources: ready.responder_resources,
             initiator_depth: ready.initiator_depth.min(peer.responder_resources),
             rnr_retry_count: params.rnr_retry_count,
-            srq: qp.shared.has_srq,
+            srq: qp.has_srq,
             extension: extension(&port, ready.features),
             private_data: padded(params.private_data),
         };
-        let now = self.now();
-        qp.shared.set_awaiting(conn.0);
+        let now = self.schedule.now();
+        qp.set_awaiting(conn.0);
         cm.engine.accept(now, conn, &accept).map_err(errno)?;
         id.phase = Phase::Accepted;
-        id.qp = Some(qp.shared.clone());
-        qp.shared.conn.store(conn.0, Ordering::Release);
+        id.qp = Some(qp.clone());
+        qp.conn.store(conn.0, Ordering::Release);
         self.pump(cm, now);
         Ok(())
     }
@@ -297,7 +229,7 @@ impl Inner {
         id.phase = Phase::Ended;
         id.conn = None;
         cm.by_conn.remove(&conn);
-        let now = self.now();
+        let now = self.schedule.now();
         let result = cm
             .engine
             .reject(now, conn, reason, private_data)
@@ -312,11 +244,11 @@ impl Inner {
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         if let Some(qp) = &id.qp {
             // There is a way from every state.
-            let _ = qp.modify(self, &Modify::Error);
+            let _ = qp.modify(&self.schedule, &Modify::Error);
         }
         let result = match (&id.phase, id.conn) {
             (Phase::Accepted | Phase::Connected, Some(conn)) => {
-                let now = self.now();
+                let now = self.schedule.now();
                 let result = cm.engine.disconnect(now, conn).map_err(errno);
                 self.pump(cm, now);
                 result
@@ -335,7 +267,7 @@ impl Inner {
         let entry = Entry::Service(dst);
         route
             .is_local
-            .then(|| self.rendezvous.find(entry))
+            .then(|| self.sockets.rendezvous.find(entry))
             .flatten()
     }
 
@@ -346,79 +278,12 @@ impl Inner {
             0
         }
     }
-
-    /// Moves a queue pair to RTS.
-    fn make_ready(
-        &self,
-        qp: &QpShared,
-        peer: &Peer,
-        (ready, rnr_retry): (Ready, u8),
-    ) -> Result<(), ModifyError> {
-        let gone = ModifyError::Attribute { name: "path" };
-        let port = self.port_at(peer.path.local).ok_or(gone)?;
-        let ours = peer.extension.is_some();
-        let common = ready.features & peer.extension.map_or(0, |theirs| theirs.features);
-        let trusted = common & BUNDLES != 0;
-        let rtr = RtrAttr {
-            dest_qpn: peer.qpn,
-            rq_psn: ready.psn,
-            path_mtu: if trusted { PathMtu::Own } else { ready.mtu },
-            responder_resources: ready.responder_resources,
-            min_rnr_timer: self.config.min_rnr_timer,
-            peer_is_ours: ours,
-        };
-        let rts = RtsAttr {
-            sq_psn: peer.psn,
-            // 0 would be forever, and so would 7.
-            timeout: timeout(ready, ours),
-            retry_count: ready.retry_count.min(6),
-            rnr_retry: rnr_retry.min(7),
-            initiator_depth: ready.initiator_depth.min(peer.responder_resources),
-            window: peer.extension.map(|theirs| window(theirs, trusted)),
-        };
-        let link = Link {
-            trusted,
-            crc: FlowCrc::new(port.local(), peer.path.remote),
-            to: peer.path.remote,
-            ours,
-            port,
-        };
-        qp.set_link(link, self.now());
-        qp.modify(self, &Modify::Rtr(rtr))?;
-        qp.modify(self, &Modify::Rts(rts))
-    }
 }
 
 fn extension(port: &Arc<Port>, features: u16) -> Extension {
     Extension {
         window: port.window(),
         features,
-    }
-}
-
-/// The code of the ACK timeout. An adapter answers whatever its host does; one of
-/// ours is a process, and may not get a processor for a while: it is waited for.
-fn timeout(ready: Ready, ours: bool) -> u8 {
-    let code = ready.ack_timeout.clamp(1, 31);
-    let patience = |code: u8| (4096 << code) * (u64::from(ready.retry_count) + 1);
-    if !ours {
-        return code;
-    }
-    (code..31)
-        .find(|code| patience(*code) >= PATIENCE)
-        .unwrap_or(31)
-}
-
-/// As much under way as the peer's receive buffer holds, within the usual.
-fn window(theirs: Extension, trusted: bool) -> SendWindow {
-    let mut packets = SendWindow::OURS.packets.min(theirs.window.into());
-    if trusted {
-        packets = packets * PathMtu::B4096.bytes() / PathMtu::Own.bytes();
-    }
-    let packets = packets.max(8);
-    SendWindow {
-        psns: packets,
-        packets,
     }
 }
 

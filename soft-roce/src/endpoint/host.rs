@@ -9,12 +9,14 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
-use super::cm::{CmState, Phase};
+use san_base::lock;
+
 use super::config::HostAddresses;
-use super::inner::{Inner, lock};
+use super::device::Device;
+use super::shared::cm::{CmState, Phase};
 use crate::driver::rendezvous::Registration;
 
-impl Inner {
+impl Device {
     pub(super) fn addresses(&self) -> Vec<IpAddr> {
         self.addresses
             .read()
@@ -51,7 +53,7 @@ impl Inner {
             self.set_addresses(&now);
         }
         *lock(&self.host) = Some(host);
-        self.waiter.wake.signal();
+        self.sleepers.waiter.wake.signal();
     }
 
     pub(super) fn host(&self) -> Option<Arc<dyn HostAddresses>> {
@@ -76,7 +78,7 @@ impl Inner {
             });
             if !listened && !needed(ip) {
                 tracing::info!(%ip, "the address is gone");
-                self.close_ports(ip);
+                self.sockets.close_ports(ip);
             }
         }
     }

@@ -9,58 +9,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use san_base::lock;
 
-use super::event::EventChannel;
-use super::inner::{Inner, lock};
+use super::device::Device;
 use super::qp::QueuePair;
+use super::shared::cm::{ConnParams, Id};
+use super::shared::events::EventQueue;
 use crate::wire::cm::RejReason;
 
 /// A CM id, as in `rdma_cm`. Dropping it ends what it stands for: a listener, an
 /// attempt, a connection. No event of it comes afterwards.
 #[derive(Debug)]
 pub struct CmId {
-    pub(super) inner: Arc<Inner>,
+    pub(super) device: Arc<Device>,
     token: u64,
 }
 
-/// What to connect or accept with.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnParams<'a> {
-    /// For the peer: at most 56 bytes with a request, 196 with an acceptance.
-    pub private_data: &'a [u8],
-    /// READs to serve at a time.
-    pub responder_resources: u8,
-    /// READs to have under way at a time; no more than the peer serves.
-    pub initiator_depth: u8,
-    /// How often to send again until a peer that does not answer counts as
-    /// dead, 0 to 6. The passive side obeys the active one's.
-    pub retry_count: u8,
-    /// How often to send again while the peer has no receive posted, 0 to 6; 7
-    /// is always. Told to the peer, who obeys.
-    pub rnr_retry_count: u8,
-}
-
-impl Default for ConnParams<'_> {
-    fn default() -> Self {
-        Self {
-            private_data: &[],
-            responder_resources: 4,
-            initiator_depth: 4,
-            retry_count: 6,
-            rnr_retry_count: 7,
-        }
-    }
-}
-
 impl CmId {
-    pub(super) fn new(inner: &Arc<Inner>, channel: &EventChannel) -> Self {
-        let token = lock(&inner.cm).new_id(channel.shared.clone());
-        Self::existing(inner, token)
+    pub(super) fn new(device: &Arc<Device>, queue: &Arc<EventQueue>) -> Self {
+        let token = lock(&device.cm).new_id(queue.clone());
+        Self::existing(device, token)
     }
 
-    pub(super) fn existing(inner: &Arc<Inner>, token: u64) -> Self {
+    pub(super) fn existing(device: &Arc<Device>, token: u64) -> Self {
         Self {
-            inner: inner.clone(),
+            device: device.clone(),
             token,
         }
     }
@@ -69,11 +42,6 @@ impl CmId {
     #[must_use]
     pub fn token(&self) -> u64 {
         self.token
-    }
-
-    /// Reports on another channel from now on. Events not read yet move along.
-    pub fn migrate(&self, channel: &EventChannel) {
-        lock(&self.inner.cm).migrate(self.token, &channel.shared);
     }
 
     /// Sets the code of the ACK timeout (4.096 us * 2^code, 1 to 31), before
@@ -108,13 +76,13 @@ impl CmId {
     /// Its address and port, once bound.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        lock(&self.inner.cm).id(self.token).and_then(|id| id.local)
+        lock(&self.device.cm).id(self.token).and_then(|id| id.local)
     }
 
     /// The peer's address and port, once known.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        lock(&self.inner.cm).id(self.token).and_then(|id| id.peer)
+        lock(&self.device.cm).id(self.token).and_then(|id| id.peer)
     }
 
     /// Binds to an address of this host or to a wildcard; port 0 takes a free
@@ -124,7 +92,7 @@ impl CmId {
     /// `EADDRINUSE`; for a wildcard whose port is taken, and for an address that
     /// is not of this host, `EADDRNOTAVAIL`; `EINVAL` if it is bound already.
     pub fn bind(&self, addr: SocketAddr) -> io::Result<()> {
-        self.inner.bind(self.token, addr)
+        self.device.bind(self.token, addr)
     }
 
     /// Listens. At most `backlog` requests wait to be read from the channel; more
@@ -135,7 +103,7 @@ impl CmId {
     /// 4791 is not to be had; `ENODEV`: a wildcard, but the endpoint has no
     /// addresses at all; `EINVAL` in the wrong state.
     pub fn listen(&self, backlog: usize) -> io::Result<()> {
-        self.inner.listen(self.token, backlog)
+        self.device.listen(self.token, backlog)
     }
 
     /// Finds the way to `dst`. [`AddrResolved`](super::CmEventKind::AddrResolved)
@@ -151,7 +119,7 @@ impl CmId {
         timeout: Duration,
     ) -> io::Result<()> {
         let _ = timeout;
-        self.inner.resolve_addr(self.token, src, dst)
+        self.device.resolve_addr(self.token, src, dst)
     }
 
     /// As it were. [`RouteResolved`](super::CmEventKind::RouteResolved) follows.
@@ -160,7 +128,7 @@ impl CmId {
     /// `EINVAL` in the wrong state.
     pub fn resolve_route(&self, timeout: Duration) -> io::Result<()> {
         let _ = timeout;
-        self.inner.resolve_route(self.token)
+        self.device.resolve_route(self.token)
     }
 
     /// Asks the peer for a connection with `qp`.
@@ -169,7 +137,7 @@ impl CmId {
     /// `EINVAL`: the wrong state, too much private data, a count out of range;
     /// `ENOMEM`: too many connections.
     pub fn connect(&self, qp: &QueuePair, params: &ConnParams<'_>) -> io::Result<()> {
-        self.inner.connect(self.token, qp, params)
+        self.device.connect(self.token, &qp.shared, params)
     }
 
     /// Accepts the peer's request with `qp`.
@@ -177,15 +145,15 @@ impl CmId {
     /// # Errors
     /// `EINVAL`: as for connect; `ENOTCONN`: the peer has withdrawn.
     pub fn accept(&self, qp: &QueuePair, params: &ConnParams<'_>) -> io::Result<()> {
-        self.inner.accept(self.token, qp, params)
+        self.device.accept(self.token, &qp.shared, params)
     }
 
     /// Whether the peer's request still waits for an answer. A peer that withdraws
     /// it is not told of before.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        let cm = lock(&self.inner.cm);
-        cm.id(self.token).is_some_and(super::cm::Id::is_pending)
+        let cm = lock(&self.device.cm);
+        cm.id(self.token).is_some_and(Id::is_pending)
     }
 
     /// Refuses the peer's request as its user, with at most 148 bytes.
@@ -201,7 +169,7 @@ impl CmId {
     /// # Errors
     /// As [`CmId::reject`].
     pub fn reject_for(&self, reason: RejReason, private_data: &[u8]) -> io::Result<()> {
-        self.inner.reject(self.token, reason, private_data)
+        self.device.reject(self.token, reason, private_data)
     }
 
     /// Ends the connection: the queue pair breaks off, posted work is flushed,
@@ -210,17 +178,17 @@ impl CmId {
     /// # Errors
     /// `EINVAL`: there is no connection.
     pub fn disconnect(&self) -> io::Result<()> {
-        self.inner.disconnect(self.token)
+        self.device.disconnect(self.token)
     }
 
-    fn with<R>(&self, change: impl FnOnce(&mut super::cm::Id) -> R) -> io::Result<R> {
-        let mut cm = lock(&self.inner.cm);
+    fn with<R>(&self, change: impl FnOnce(&mut Id) -> R) -> io::Result<R> {
+        let mut cm = lock(&self.device.cm);
         cm.id_mut(self.token).map(change)
     }
 }
 
 impl Drop for CmId {
     fn drop(&mut self) {
-        self.inner.destroy_id(self.token);
+        self.device.destroy_id(self.token);
     }
 }

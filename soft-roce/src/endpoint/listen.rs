@@ -7,13 +7,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use rustix::io::Errno;
+use san_base::lock;
 
-use super::cm::{Listener, Phase};
-use super::inner::{Inner, lock};
+use super::device::Device;
+use super::shared::cm::{Listener, Phase};
 use crate::driver::rendezvous::{Entry, Registration};
 use crate::driver::route::is_local;
 
-impl Inner {
+impl Device {
     pub(super) fn bind(&self, token: u64, addr: SocketAddr) -> io::Result<()> {
         if !addr.ip().is_unspecified() && !is_local(addr.ip()) {
             return Err(Errno::ADDRNOTAVAIL.into());
@@ -111,9 +112,10 @@ impl Inner {
 
     fn announce_at(&self, ip: IpAddr, port: u16) -> io::Result<Registration> {
         let ip = ip.to_canonical();
-        let socket = self.port_to_listen(ip)?;
+        let socket = self.sockets.port_to_listen(ip)?;
         let entry = Entry::Service(SocketAddr::new(ip, port));
-        self.rendezvous
+        self.sockets
+            .rendezvous
             .register(entry, socket.local().port())
             .map_err(|why| {
                 if why.kind() == io::ErrorKind::AddrInUse {

@@ -24,21 +24,21 @@
 //! [`CmId::accept`], which looks for what the peer has sent meanwhile). The CM's lock
 //! is taken before a queue pair's, never after.
 
-mod bind;
 mod cm;
 mod config;
 mod connect;
 mod cq;
+mod device;
 mod event;
 mod host;
 mod id;
-mod inner;
 mod listen;
 mod outside;
 mod progress;
 mod qp;
+mod ready;
+mod shared;
 mod thread;
-mod timers;
 mod watch;
 
 #[cfg(test)]
@@ -50,12 +50,14 @@ use std::sync::Arc;
 
 pub use config::{Config, Counters, HostAddresses, Limits, OpenError};
 pub use cq::{CompletionChannel, CompletionQueue};
-pub use event::{CmEvent, CmEventKind, EventChannel, MAX_PRIVATE_DATA, PrivateData};
-pub use id::{CmId, ConnParams};
+pub use event::{CmEvent, CmEventKind, EventChannel};
+pub use id::CmId;
 pub use outside::Outside;
 pub use qp::{QpError, QpInit, QueuePair};
+pub use shared::cm::ConnParams;
+pub use shared::events::{EventKind, MAX_PRIVATE_DATA, PrivateData};
 
-use self::inner::Inner;
+use self::device::Device;
 use crate::memory::Memory;
 use crate::rc::{Access, DeregisterError, MemoryRegion, Pd, RegisterError, SharedReceiveQueue};
 
@@ -63,7 +65,7 @@ use crate::rc::{Access, DeregisterError, MemoryRegion, Pd, RegisterError, Shared
 /// as any object made from it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    inner: Arc<Inner>,
+    device: Arc<Device>,
 }
 
 impl Endpoint {
@@ -73,44 +75,44 @@ impl Endpoint {
     /// # Errors
     /// [`OpenError`]: no thread, or no file descriptors.
     pub fn new(config: Config) -> Result<Self, OpenError> {
-        let inner = Inner::new(config)?;
-        thread::start(&inner)?;
-        Ok(Self { inner })
+        let device = Device::new(config)?;
+        thread::start(&device)?;
+        Ok(Self { device })
     }
 
     /// The GUID: random, never the same twice.
     #[must_use]
     pub fn guid(&self) -> u64 {
-        self.inner.guid
+        self.device.guid
     }
 
     /// What the device can do at most.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits::of(&self.inner.config)
+        Limits::of(&self.device.config)
     }
 
     /// The addresses that a listener on a wildcard listens on.
     #[must_use]
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.inner.addresses()
+        self.device.addresses()
     }
 
     /// Replaces those addresses. Listeners on a wildcard listen on those that are
     /// new as well, and no longer on those that are gone.
     pub fn set_addresses(&self, addresses: &[IpAddr]) {
-        self.inner.set_addresses(addresses);
+        self.device.set_addresses(addresses);
     }
 
     /// Has the endpoint replace them whenever `host` has others, from now on.
     pub fn follow(&self, host: Arc<dyn HostAddresses>) {
-        self.inner.follow_host(host);
+        self.device.follow_host(host);
     }
 
     /// A new protection domain.
     #[must_use]
     pub fn alloc_pd(&self) -> Pd {
-        self.inner.alloc_pd()
+        self.device.alloc_pd()
     }
 
     /// Registers all of `memory`, whose first byte requests call `va`.
@@ -124,7 +126,7 @@ impl Endpoint {
         memory: Arc<dyn Memory>,
         access: Access,
     ) -> Result<Arc<MemoryRegion>, RegisterError> {
-        self.inner.regions.register(pd, va, memory, access)
+        self.device.regions.register(pd, va, memory, access)
     }
 
     /// Ends all access through a region's key. Afterwards nobody reads or writes
@@ -133,7 +135,7 @@ impl Endpoint {
     /// # Errors
     /// [`DeregisterError`].
     pub fn deregister(&self, key: u32) -> Result<(), DeregisterError> {
-        self.inner.regions.deregister(key)
+        self.device.regions.deregister(key)
     }
 
     /// Opens a part of a region to the peer of one queue pair, under a key of its
@@ -149,13 +151,13 @@ impl Endpoint {
         access: Access,
         qp: &QueuePair,
     ) -> Result<Arc<MemoryRegion>, RegisterError> {
-        self.inner.regions.bind(region, va, len, access, qp.qpn())
+        self.device.regions.bind(region, va, len, access, qp.qpn())
     }
 
     /// Withdraws a window. Returns whether it was still there.
     #[must_use]
     pub fn invalidate_window(&self, key: u32) -> bool {
-        self.inner.regions.invalidate(key)
+        self.device.regions.invalidate(key)
     }
 
     /// A channel on which completion queues report.
@@ -163,19 +165,19 @@ impl Endpoint {
     /// # Errors
     /// The process or the system has no file descriptor left.
     pub fn completion_channel(&self) -> io::Result<CompletionChannel> {
-        CompletionChannel::new(&self.inner)
+        CompletionChannel::new(&self.device)
     }
 
     /// A completion queue of at most `depth` entries.
     #[must_use]
     pub fn create_cq(&self, depth: usize, channel: Option<&CompletionChannel>) -> CompletionQueue {
-        CompletionQueue::new(&self.inner, depth, channel)
+        CompletionQueue::new(&self.device, depth, channel)
     }
 
     /// A shared receive queue.
     #[must_use]
     pub fn create_srq(&self, pd: Pd, max_wr: usize, max_sge: usize) -> Arc<SharedReceiveQueue> {
-        let regions = self.inner.regions.clone();
+        let regions = self.device.regions.clone();
         Arc::new(SharedReceiveQueue::new(pd, regions, max_wr, max_sge))
     }
 
@@ -184,7 +186,7 @@ impl Endpoint {
     /// # Errors
     /// [`QpError`].
     pub fn create_qp(&self, init: &QpInit<'_>) -> Result<QueuePair, QpError> {
-        QueuePair::new(&self.inner, init)
+        QueuePair::new(&self.device, init)
     }
 
     /// A channel on which CM ids report.
@@ -192,24 +194,24 @@ impl Endpoint {
     /// # Errors
     /// The process or the system has no file descriptor left.
     pub fn event_channel(&self) -> io::Result<EventChannel> {
-        EventChannel::new(&self.inner)
+        EventChannel::new(&self.device)
     }
 
     /// A CM id that reports on `channel`.
     #[must_use]
     pub fn create_id(&self, channel: &EventChannel) -> CmId {
-        CmId::new(&self.inner, channel)
+        CmId::new(&self.device, &channel.queue)
     }
 
     /// Reads the sockets, runs the engines, sends, fires timers; returns how many
     /// datagrams came. Polling a completion queue does this, too.
     pub fn progress(&self) -> usize {
-        self.inner.progress_by_user()
+        self.device.progress_by_user()
     }
 
     /// What happened so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.inner.counters()
+        self.device.counters()
     }
 }

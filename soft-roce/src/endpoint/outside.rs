@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
+use san_base::lock;
+
 use super::cq::CompletionChannel;
-use super::inner::lock;
 
 /// One that sleeps on a channel in an epoll set of its own.
 ///
@@ -19,11 +20,11 @@ use super::inner::lock;
 #[derive(Debug)]
 pub struct Outside {
     channel: CompletionChannel,
-    place: Mutex<Place>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct State {
     asleep: bool,
     leads: bool,
     follows: bool,
@@ -35,7 +36,7 @@ impl Outside {
     pub fn new(channel: &CompletionChannel) -> Self {
         Self {
             channel: channel.clone(),
-            place: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -45,7 +46,7 @@ impl Outside {
     pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [
             self.channel.shared.wake.as_fd(),
-            self.channel.inner.waiter.as_fd(),
+            self.channel.device.sleepers.waiter.as_fd(),
         ]
     }
 
@@ -53,32 +54,32 @@ impl Outside {
     /// sleep for.
     #[must_use]
     pub fn before(&self) -> bool {
-        let (shared, inner) = (&self.channel.shared, &self.channel.inner);
+        let (shared, device) = (&self.channel.shared, &self.channel.device);
         shared.waits.store(true, Ordering::Relaxed);
-        inner.send_put_off();
-        let mut place = lock(&self.place);
-        if !place.asleep {
+        device.send_put_off();
+        let mut state = lock(&self.state);
+        if !state.asleep {
             shared.sleepers.fetch_add(1, Ordering::SeqCst);
-            place.asleep = true;
+            state.asleep = true;
         }
-        place.leads = place.leads || self.lead();
-        if !place.leads && !place.follows {
-            inner.follow(shared);
-            place.follows = true;
+        state.leads = state.leads || self.lead();
+        if !state.leads && !state.follows {
+            device.sleepers.follow(shared);
+            state.follows = true;
             // The leader may have left before it could see us.
-            place.leads = self.lead();
+            state.leads = self.lead();
         }
         shared.events.load(Ordering::SeqCst) == 0
     }
 
     fn lead(&self) -> bool {
-        let Some(leader) = self.channel.inner.lead() else {
+        let Some(leader) = self.channel.device.sleepers.lead() else {
             return false;
         };
-        // The place is given back by hand: it outlives this call.
+        // The state is given back by hand: it outlives this call.
         std::mem::forget(leader);
         // Sockets that are opened now are in the set, too.
-        let watched = &self.channel.inner.waiter.watched;
+        let watched = &self.channel.device.sleepers.waiter.watched;
         watched.store(usize::MAX, Ordering::Release);
         true
     }
@@ -86,23 +87,23 @@ impl Outside {
     /// Wakes up: works the sockets, takes the events and says how many.
     pub fn after(&self) -> u64 {
         self.leave();
-        self.channel.inner.progress_by_user();
+        self.channel.device.progress_by_user();
         self.channel.consume()
     }
 
-    /// Gives the place back, to another one who waits if there is one.
+    /// Gives the state back, to another one who waits if there is one.
     fn leave(&self) {
-        let (shared, inner) = (&self.channel.shared, &self.channel.inner);
-        let place = std::mem::take(&mut *lock(&self.place));
-        if place.asleep {
+        let (shared, device) = (&self.channel.shared, &self.channel.device);
+        let state = std::mem::take(&mut *lock(&self.state));
+        if state.asleep {
             shared.sleepers.fetch_sub(1, Ordering::Relaxed);
         }
-        if place.leads {
-            inner.waiter.led.store(false, Ordering::Release);
+        if state.leads {
+            device.sleepers.waiter.led.store(false, Ordering::Release);
         }
-        let was_roused = place.follows && !inner.unfollow(shared);
-        if place.leads || was_roused {
-            inner.rouse_follower();
+        let was_roused = state.follows && !device.sleepers.unfollow(shared);
+        if state.leads || was_roused {
+            device.sleepers.rouse_follower();
         }
     }
 }

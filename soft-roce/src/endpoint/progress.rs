@@ -9,8 +9,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, TryLockError};
 
-use super::inner::{Inner, lock};
-use super::qp::QpShared;
+use san_base::lock;
+
+use super::device::Device;
+use super::shared::qp::QpShared;
 use crate::cm::{ConnKey, Path};
 use crate::driver::counters::count;
 use crate::driver::port::Port;
@@ -27,7 +29,7 @@ const PKEY_MASK: u16 = 0x7fff;
 
 /// One read's worth of packets on its way to the engines.
 struct Run<'a> {
-    inner: &'a Inner,
+    device: &'a Device,
     port: &'a Port,
     now: Time,
     touched: [Option<Arc<QpShared>>; TOUCHED],
@@ -36,13 +38,13 @@ struct Run<'a> {
     cm: bool,
 }
 
-impl Inner {
-    /// As [`Inner::progress`], on behalf of a user: the thread stands back, and
+impl Device {
+    /// As [`Device::progress`], on behalf of a user: the thread stands back, and
     /// timers that are due fire.
     pub(super) fn progress_by_user(&self) -> usize {
         let count = self.progress();
         if count == 0 {
-            self.activity.note_empty();
+            self.sleepers.activity.note_empty();
         }
         self.fire_timers();
         count
@@ -52,7 +54,7 @@ impl Inner {
     /// once. A socket that another thread reads is left to it.
     pub(super) fn progress(&self) -> usize {
         self.send_put_off();
-        let ports = self.ports();
+        let ports = self.sockets.ports();
         let mut total = 0;
         for port in ports.iter() {
             total += self.read(port);
@@ -63,7 +65,7 @@ impl Inner {
     /// Handles what has come to a socket before this call, also what another
     /// thread has read already.
     pub(super) fn catch_up(&self, local: SocketAddr) {
-        if let Some(port) = self.port_at(local) {
+        if let Some(port) = self.sockets.port_at(local) {
             while self.read_with(&port, lock(&port.receiver)) > 0 {}
         }
     }
@@ -71,17 +73,17 @@ impl Inner {
     /// Sends the acknowledgements that were put off.
     pub(super) fn send_put_off(&self) {
         while let Some(qp) = self.put_off.pop() {
-            qp.drive_if_put_off(self);
+            qp.drive_if_put_off(&self.schedule);
         }
     }
 
     /// Fires the timers that are due.
     pub(super) fn fire_timers(&self) {
         // Most calls find nothing due, and the clock is cheaper than the lock.
-        let now = self.now();
-        if self.cm_deadline.load(Ordering::Acquire) <= now.nanos() {
+        let now = self.schedule.now();
+        if self.schedule.cm_deadline.load(Ordering::Acquire) <= now.nanos() {
             let mut cm = lock(&self.cm);
-            let dead = std::mem::take(&mut *lock(&self.dead));
+            let dead = std::mem::take(&mut *lock(&self.schedule.dead));
             for conn in dead {
                 // Ended meanwhile, maybe.
                 let _ = cm.engine.disconnect(now, conn);
@@ -91,9 +93,9 @@ impl Inner {
             drop(cm);
             self.look_after_peers(now);
         }
-        while let Some((at, qpn)) = self.timers.pop_due(now) {
-            if let Some(qp) = self.qp(qpn) {
-                qp.expire(self, at);
+        while let Some((at, qpn)) = self.schedule.timers.pop_due(now) {
+            if let Some(qp) = self.qps.get(qpn) {
+                qp.expire(&self.schedule, at);
             }
         }
     }
@@ -113,9 +115,9 @@ impl Inner {
             return 0;
         }
         let mut run = Run {
-            inner: self,
+            device: self,
             port,
-            now: self.now(),
+            now: self.schedule.now(),
             touched: Default::default(),
             last: 0,
             cm: false,
@@ -176,11 +178,11 @@ impl Run<'_> {
             local: self.port.local(),
             remote: from,
         };
-        let mut cm = lock(&self.inner.cm);
+        let mut cm = lock(&self.device.cm);
         cm.engine.handle(self.now, path, packet.payload);
         // Answers go out before the next request is looked at: what is queued
         // stays small however many requests come.
-        self.inner.pump(&mut cm, self.now);
+        self.device.pump(&mut cm, self.now);
         self.cm = true;
     }
 
@@ -194,7 +196,7 @@ impl Run<'_> {
             self.last = at;
             return Some(at);
         }
-        let qp = self.inner.qp(qpn)?;
+        let qp = self.device.qps.get(qpn)?;
         let free = self.touched.iter().position(Option::is_none);
         let at = free.unwrap_or((self.last + 1) % TOUCHED);
         if let Some(old) = self.touched[at].replace(qp) {
@@ -214,16 +216,16 @@ impl Run<'_> {
 
     /// Lets an engine answer what it was given.
     fn settle(&self, qp: &Arc<QpShared>) {
-        if qp.answer(self.inner, self.now) {
+        if qp.answer(&self.device.schedule, self.now) {
             // Only acknowledgements are due. The user may be about to send
             // something that they can ride along with; if not, the next poll,
             // or the thread, sends them.
-            self.inner.put_off.push(qp.clone());
+            self.device.put_off.push(qp.clone());
         }
         if let Some(conn) = qp.take_awaiting() {
-            let mut cm = lock(&self.inner.cm);
+            let mut cm = lock(&self.device.cm);
             cm.engine.peer_has_sent(ConnKey(conn));
-            self.inner.pump(&mut cm, self.now);
+            self.device.pump(&mut cm, self.now);
         }
     }
 }

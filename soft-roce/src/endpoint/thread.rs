@@ -11,11 +11,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use san_base::timespec;
+use san_base::{lock, timespec};
 
 use super::config::{HostAddresses, OpenError};
-use super::cq::Seen;
-use super::inner::{Inner, Waiter, lock};
+use super::device::Device;
+use super::shared::sleepers::{Seen, Waiter};
 
 /// How often it looks while others poll.
 const TICK: Duration = Duration::from_millis(1);
@@ -23,45 +23,46 @@ const TICK: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Starts the thread of an endpoint.
-pub(super) fn start(inner: &Arc<Inner>) -> Result<(), OpenError> {
-    let waiter = inner.waiter.clone();
-    let weak = Arc::downgrade(inner);
+pub(super) fn start(device: &Arc<Device>) -> Result<(), OpenError> {
+    let waiter = device.sleepers.waiter.clone();
+    let weak = Arc::downgrade(device);
     let thread = std::thread::Builder::new()
         .name("soft-roce".into())
         .spawn(move || run(&weak, &waiter))
         .map_err(OpenError::Thread)?;
-    *lock(&inner.thread) = Some(thread);
+    *lock(&device.thread) = Some(thread);
     Ok(())
 }
 
-fn run(weak: &Weak<Inner>, waiter: &Waiter) {
+fn run(weak: &Weak<Device>, waiter: &Waiter) {
     let mut seen = Seen::default();
     let mut host_has_news = false;
     while !waiter.stop.load(Ordering::Acquire) {
-        let Some(inner) = weak.upgrade() else {
+        let Some(device) = weak.upgrade() else {
             return;
         };
         let led = waiter.led.load(Ordering::Acquire);
-        let others_poll = inner.activity.spins(&mut seen) || led;
+        let others_poll = device.sleepers.activity.spins(&mut seen) || led;
         waiter.stands_back.store(others_poll, Ordering::Release);
         // A socket may be newer than the sleep of the one who works them.
-        let unwatched = led && inner.ports().len() > waiter.watched.load(Ordering::Acquire);
+        let unwatched =
+            led && device.sockets.ports().len() > waiter.watched.load(Ordering::Acquire);
         if !others_poll || unwatched {
-            while inner.progress() > 0 {}
+            while device.progress() > 0 {}
         }
-        inner.fire_timers();
+        device.fire_timers();
         if std::mem::take(&mut host_has_news) {
-            inner.follow_changes();
+            device.follow_changes();
         }
-        let host = inner.host();
-        let now = inner.now();
+        let host = device.host();
+        let now = device.schedule.now();
         let longest = if others_poll { TICK } else { LONGEST };
-        let deadline = inner.next_deadline().min((now + longest).nanos());
+        let deadline = device.schedule.next_deadline().min((now + longest).nanos());
         waiter.sleeps_until.store(deadline, Ordering::Release);
         // A timer set before that was seen did not wake us.
-        let deadline = deadline.min(inner.next_deadline());
+        let deadline = deadline.min(device.schedule.next_deadline());
         let sleep = Duration::from_nanos(deadline.saturating_sub(now.nanos()));
-        drop(inner);
+        drop(device);
         host_has_news = sleep_on(waiter, host.as_deref(), others_poll, sleep);
         waiter.sleeps_until.store(0, Ordering::Release);
         waiter.wake.drain();

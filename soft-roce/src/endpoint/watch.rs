@@ -7,15 +7,17 @@
 
 use std::time::Duration;
 
-use super::cm::CmState;
-use super::inner::{Inner, lock};
+use san_base::lock;
+
+use super::device::Device;
+use super::shared::cm::CmState;
 use crate::driver::route::{is_local, is_nobody_at};
 use crate::time::Time;
 
 /// How often it asks.
 const EVERY: Duration = Duration::from_millis(500);
 
-impl Inner {
+impl Device {
     /// There is a new connection: it is to be looked after.
     pub(super) fn watch(&self, cm: &mut CmState, now: Time) {
         cm.watch_at.get_or_insert(now + EVERY);
@@ -32,7 +34,7 @@ impl Inner {
         let mut peers = std::mem::take(&mut cm.peers);
         cm.engine.peers(&mut peers);
         drop(cm);
-        peers.retain(|peer| self.port_at(*peer).is_none() && is_local(peer.ip()));
+        peers.retain(|peer| self.sockets.port_at(*peer).is_none() && is_local(peer.ip()));
         let dead: Vec<_> = peers.iter().filter(|at| is_nobody_at(**at)).collect();
         cm = lock(&self.cm);
         for peer in dead {

@@ -15,7 +15,7 @@ use crate::rc::keys::KeySource;
 const EPHEMERAL: std::ops::Range<u16> = 32_768..60_999;
 
 #[derive(Debug, Default)]
-pub(super) struct Bindings(HashMap<u16, Vec<Binding>>);
+pub(crate) struct Bindings(HashMap<u16, Vec<Binding>>);
 
 #[derive(Debug)]
 struct Binding {
@@ -27,7 +27,7 @@ struct Binding {
 
 impl Bindings {
     /// Binds; port 0 takes a free one. Returns the port.
-    pub(super) fn bind(
+    pub(crate) fn bind(
         &mut self,
         id: u64,
         addr: SocketAddr,
@@ -57,7 +57,7 @@ impl Bindings {
         Ok(port)
     }
 
-    pub(super) fn release(&mut self, id: u64, port: u16) {
+    pub(crate) fn release(&mut self, id: u64, port: u16) {
         if let Some(bound) = self.0.get_mut(&port) {
             bound.retain(|binding| binding.id != id);
             if bound.is_empty() {

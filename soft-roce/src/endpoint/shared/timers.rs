@@ -14,17 +14,17 @@ use std::sync::{Mutex, PoisonError};
 use crate::time::Time;
 
 /// No moment.
-pub(super) const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 
 #[derive(Debug)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     heap: Mutex<BinaryHeap<Reverse<(u64, u32)>>>,
     /// The earliest entry, for a look without the lock.
     next: AtomicU64,
 }
 
 impl Timers {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             heap: Mutex::default(),
             next: AtomicU64::new(NEVER),
@@ -32,12 +32,12 @@ impl Timers {
     }
 
     /// The earliest moment, in nanoseconds.
-    pub(super) fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.next.load(Ordering::Acquire)
     }
 
     /// Makes an entry. True: it is the earliest.
-    pub(super) fn add(&self, at: u64, qpn: u32) -> bool {
+    pub(crate) fn add(&self, at: u64, qpn: u32) -> bool {
         let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
         let earliest = heap.peek().is_none_or(|Reverse((first, _))| at < *first);
         heap.push(Reverse((at, qpn)));
@@ -48,7 +48,7 @@ impl Timers {
     }
 
     /// Takes an entry that is due.
-    pub(super) fn pop_due(&self, now: Time) -> Option<(u64, u32)> {
+    pub(crate) fn pop_due(&self, now: Time) -> Option<(u64, u32)> {
         if self.next() > now.nanos() {
             return None;
         }
