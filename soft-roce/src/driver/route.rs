@@ -50,7 +50,8 @@ impl Route {
             SocketAddr::V4(_) => sockopt::ip_mtu(&socket)?,
             SocketAddr::V6(_) => sockopt::ipv6_mtu(&socket)?,
         };
-        let is_local = is_local(dst.ip());
+        // There is a way to it, and loopback addresses are nobody else's.
+        let is_local = dst.ip().is_loopback() || is_local(dst.ip());
         let room = ip_mtu.saturating_sub(overhead(dst.ip()));
         let fits = PathMtu::ALL
             .into_iter()

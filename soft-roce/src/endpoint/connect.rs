@@ -243,6 +243,8 @@ impl Device {
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         if let Some(qp) = &id.qp {
+            // What was posted goes out before.
+            qp.catch_up(&self.schedule);
             // There is a way from every state.
             let _ = qp.modify(&self.schedule, &Modify::Error);
         }

@@ -124,13 +124,13 @@ impl CompletionChannel {
         self.shared.waits.store(true, Ordering::Relaxed);
         let end = Instant::now() + timeout;
         let mut role = Role::new(&self.device, &self.shared);
-        self.device.send_put_off();
         loop {
             let events = self.shared.take();
             let left = end.saturating_duration_since(Instant::now());
             if events > 0 || left.is_zero() {
                 return Ok(events);
             }
+            self.device.send_put_off();
             role.take();
             if self.sleep(&role, other, left)? {
                 return Ok(self.shared.take());

@@ -50,14 +50,18 @@ impl Device {
         count
     }
 
-    /// Sends the acknowledgements that were put off, then reads each socket
-    /// once. A socket that another thread reads is left to it.
+    /// Reads each socket once, then sends what was put off before. So what has
+    /// come meanwhile is acknowledged along with it. A socket that another thread
+    /// reads is left to it.
     pub(super) fn progress(&self) -> usize {
-        self.send_put_off();
+        let put_off = self.put_off.len();
         let ports = self.sockets.ports();
         let mut total = 0;
         for port in ports.iter() {
             total += self.read(port);
+        }
+        for _ in 0..put_off {
+            self.send_one_put_off();
         }
         total
     }
@@ -70,11 +74,17 @@ impl Device {
         }
     }
 
-    /// Sends the acknowledgements that were put off.
+    /// Sends all that was put off.
     pub(super) fn send_put_off(&self) {
-        while let Some(qp) = self.put_off.pop() {
-            qp.drive_if_put_off(&self.schedule);
-        }
+        while self.send_one_put_off() {}
+    }
+
+    fn send_one_put_off(&self) -> bool {
+        let Some((qp, number)) = self.put_off.pop() else {
+            return false;
+        };
+        qp.send_put_off(&self.schedule, number);
+        true
     }
 
     /// Fires the timers that are due.
@@ -216,11 +226,11 @@ impl Run<'_> {
 
     /// Lets an engine answer what it was given.
     fn settle(&self, qp: &Arc<QpShared>) {
-        if qp.answer(&self.device.schedule, self.now) {
+        if let Some(number) = qp.answer(&self.device.schedule, self.now) {
             // Only acknowledgements are due. The user may be about to send
             // something that they can ride along with; if not, the next poll,
             // or the thread, sends them.
-            self.device.put_off.push(qp.clone());
+            self.device.put_off.push(qp.clone(), number);
         }
         if let Some(conn) = qp.take_awaiting() {
             let mut cm = lock(&self.device.cm);

@@ -154,13 +154,24 @@ impl QueuePair {
         self.shared.counters()
     }
 
-    /// Posts a send request and sends what the window allows.
+    /// Posts a send request and sends what the window allows. While others are
+    /// under way it may wait until the caller next polls or sleeps, for more to go
+    /// along with: a millisecond at most.
     ///
     /// # Errors
     /// [`PostError`]; nothing was posted.
     pub fn post_send(&self, request: &SendRequest<'_>) -> Result<(), PostError> {
-        self.shared
-            .drive(&self.device.schedule, |qp, _| qp.post_send(request))
+        self.post(|qp| qp.post_send(request))
+    }
+
+    fn post<R>(&self, work: impl FnOnce(&mut rc::QueuePair) -> R) -> R {
+        let device = &self.device;
+        let gathers = device.sleepers.thread_stands_back();
+        let (result, put_off) = self.shared.post(&device.schedule, gathers, work);
+        if let Some(number) = put_off {
+            device.put_off.push(self.shared.clone(), number);
+        }
+        result
     }
 
     /// Posts several send requests, then sends. On an error those before the
@@ -169,7 +180,7 @@ impl QueuePair {
     /// # Errors
     /// The first [`PostError`], and how many requests were posted before it.
     pub fn post_sends(&self, requests: &[SendRequest<'_>]) -> Result<(), (usize, PostError)> {
-        self.shared.drive(&self.device.schedule, |qp, _| {
+        self.post(|qp| {
             for (done, request) in requests.iter().enumerate() {
                 qp.post_send(request).map_err(|why| (done, why))?;
             }
@@ -196,6 +207,8 @@ impl QueuePair {
 
     /// Breaks the queue pair off: posted work completes as flushed.
     pub fn set_error(&self) {
+        // What was posted goes out before.
+        self.shared.catch_up(&self.device.schedule);
         // There is a way from every state.
         let _ = self.shared.modify(&self.device.schedule, &Modify::Error);
     }

@@ -49,6 +49,9 @@ fn run(weak: &Weak<Device>, waiter: &Waiter) {
             led && device.sockets.ports().len() > waiter.watched.load(Ordering::Acquire);
         if !others_poll || unwatched {
             while device.progress() > 0 {}
+        } else {
+            // Who put it off may do something else for long.
+            device.send_put_off();
         }
         device.fire_timers();
         if std::mem::take(&mut host_has_news) {
@@ -65,7 +68,6 @@ fn run(weak: &Weak<Device>, waiter: &Waiter) {
         drop(device);
         host_has_news = sleep_on(waiter, host.as_deref(), others_poll, sleep);
         waiter.sleeps_until.store(0, Ordering::Release);
-        waiter.wake.drain();
     }
 }
 
@@ -88,5 +90,12 @@ fn sleep_on(
     if let Some(host) = host {
         fds[2] = PollFd::from_borrowed_fd(host.as_fd(), PollFlags::IN);
     }
-    poll(&mut fds, Some(&timespec(longest))).is_ok() && !fds[2].revents().is_empty()
+    if poll(&mut fds, Some(&timespec(longest))).is_err() {
+        return false;
+    }
+    let [woken, _, news] = fds.map(|fd| !fd.revents().is_empty());
+    if woken {
+        waiter.wake.drain();
+    }
+    news
 }

@@ -307,6 +307,15 @@ impl QueuePair {
         self.responder.owes_only_acks() && self.requester.is_quiet()
     }
 
+    /// Whether what [`QueuePair::transmit`] would send may wait a little for more
+    /// to go along with: the answer to what is under way brings the next occasion.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        self.state == QpState::Rts
+            && self.responder.owes_no_more_than_acks()
+            && self.requester.gathers()
+    }
+
     /// When [`QueuePair::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Time> {

@@ -1,9 +1,11 @@
 //! Data arrives whole and in order, whichever way it is moved and waited for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use soft_roce::memory::HeapMemory;
-use soft_roce::rc::{Notify, Payload, RecvRequest, Remote, SendOp, SendRequest, Status};
+use soft_roce::rc::{
+    Completion, Notify, Payload, RecvRequest, Remote, SendOp, SendRequest, Status,
+};
 
 use crate::util::{PATIENCE, Pair};
 
@@ -110,7 +112,7 @@ fn sleepers_are_woken() {
         let pair = Pair::new();
         let (a, b) = (&pair.connection.client, &pair.connection.server);
         let sleep = |side: &crate::util::Side| loop {
-            let mut out = [soft_roce::rc::Completion::default()];
+            let mut out = [Completion::default()];
             side.cq.request_notify(Notify::Next);
             if side.cq.poll(&mut out).unwrap() == 1 {
                 assert_eq!(out[0].status, Status::Success);
@@ -166,7 +168,7 @@ fn sleepers_are_woken() {
 fn waiting_has_an_end() {
     let pair = Pair::new();
     let channel = &pair.connection.client.channel;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     assert_eq!(channel.wait(None, Duration::from_millis(50)).unwrap(), 0);
     assert!(start.elapsed() >= Duration::from_millis(50));
     // Something else is readable.
@@ -214,4 +216,43 @@ fn a_wrong_key_breaks_that_connection_only() {
     let write = request(1, SendOp::Write(right), Payload::Sges(&sges));
     third.client.qp.post_send(&write).unwrap();
     third.client.success();
+}
+
+/// A request that waits for others to go along with goes out in time, though its
+/// user neither polls nor sleeps; also when the queue pair is broken off.
+#[test]
+fn nobody_polls_and_all_goes_out() {
+    let pair = Pair::new();
+    let (a, b) = (&pair.connection.client, &pair.connection.server);
+    const COUNT: u64 = 200;
+    let inbox = pair.server.memory(HeapMemory::new(64));
+    for wr_id in 0..COUNT {
+        let sges = inbox.sge(0, 64);
+        b.qp.post_receive(&RecvRequest { wr_id, sges: &sges })
+            .unwrap();
+    }
+    for round in 0..COUNT / 10 {
+        // The thread stands back while somebody spins.
+        let spins_until = Instant::now() + Duration::from_millis(3);
+        while Instant::now() < spins_until {
+            a.cq.poll(&mut [Completion::default(); 32]).unwrap();
+        }
+        for wr_id in 0..10 {
+            let payload = Payload::Inline(b"in time");
+            a.qp.post_send(&request(wr_id, SendOp::Send, payload))
+                .unwrap();
+        }
+        if round + 1 == COUNT / 10 {
+            a.qp.set_error();
+        }
+        for _ in 0..10 {
+            assert_eq!(b.success().byte_len, 7);
+        }
+    }
+    let sent = pair.client.endpoint.counters();
+    assert!(
+        sent.sent_calls < COUNT,
+        "many a datagram: {} calls for {COUNT} messages",
+        sent.sent_calls
+    );
 }

@@ -193,7 +193,7 @@ impl EventQueue {
     pub(crate) fn pop(&self) -> Option<Queued> {
         let mut queue = lock(&self.queue);
         let event = queue.pop_front();
-        if queue.is_empty() {
+        if event.is_some() && queue.is_empty() {
             self.wake.drain();
         }
         event

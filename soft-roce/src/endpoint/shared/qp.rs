@@ -38,8 +38,9 @@ pub(crate) struct QpShared {
     /// The connection that counts as established when the first packet comes;
     /// 0: none.
     awaiting: AtomicU32,
-    /// Whether acknowledgements were put off and not sent since.
-    put_off: AtomicBool,
+    /// The number under which something to send was put off, 0 if it has been sent
+    /// since; changed under the cell's lock.
+    put_off: AtomicU32,
     /// Whether packets of the peer need no ICRC.
     trusts: AtomicBool,
     /// The connection it belongs to, if any.
@@ -55,6 +56,8 @@ struct Cell {
     link: Option<Link>,
     /// When the peer was last heard, for the keepalive.
     heard: Time,
+    /// How often something was put off. The last number it was put off under.
+    put_offs: u32,
 }
 
 /// The way to the peer.
@@ -102,10 +105,11 @@ impl QpShared {
                 qp,
                 link: None,
                 heard: Time::ZERO,
+                put_offs: 0,
             }),
             timer: AtomicU64::new(NEVER),
             awaiting: AtomicU32::new(0),
-            put_off: AtomicBool::new(false),
+            put_off: AtomicU32::new(0),
             trusts: AtomicBool::new(false),
             conn: AtomicU32::new(0),
             send_cq,
@@ -155,31 +159,71 @@ impl QpShared {
         let now = schedule.now();
         let mut cell = lock(&self.cell);
         let result = work(&mut cell.qp, now);
-        self.put_off.store(false, Ordering::Relaxed);
+        self.put_off.store(0, Ordering::Relaxed);
         cell.send(now);
         self.finish(schedule, cell);
         result
     }
 
+    /// Posts send requests: `work`. Sends what the window allows, unless `gathers`
+    /// and it may wait for more to go along with. Returns the number under which
+    /// that was put off just now.
+    pub(crate) fn post<R>(
+        &self,
+        schedule: &Schedule,
+        gathers: bool,
+        work: impl FnOnce(&mut rc::QueuePair) -> R,
+    ) -> (R, Option<u32>) {
+        let now = schedule.now();
+        let mut cell = lock(&self.cell);
+        let result = work(&mut cell.qp);
+        if gathers && cell.gathers() {
+            let first = self.note_put_off(&mut cell);
+            self.finish(schedule, cell);
+            return (result, first);
+        }
+        self.put_off.store(0, Ordering::Relaxed);
+        cell.send(now);
+        self.finish(schedule, cell);
+        (result, None)
+    }
+
     /// After packets of the peer: sends what is due, unless that is only
-    /// acknowledgements. Returns whether those were put off just now.
-    pub(crate) fn answer(&self, schedule: &Schedule, now: Time) -> bool {
+    /// acknowledgements. Returns the number under which those were put off just now.
+    pub(crate) fn answer(&self, schedule: &Schedule, now: Time) -> Option<u32> {
         let mut cell = lock(&self.cell);
         if cell.qp.owes_only_acks() {
-            let first = !self.put_off.swap(true, Ordering::Relaxed);
+            let first = self.note_put_off(&mut cell);
             self.finish(schedule, cell);
             return first;
         }
-        self.put_off.store(false, Ordering::Relaxed);
+        self.put_off.store(0, Ordering::Relaxed);
         cell.send(now);
         self.finish(schedule, cell);
-        false
+        None
     }
 
-    /// Sends acknowledgements that were put off, unless they went along with
-    /// something meanwhile.
-    pub(crate) fn drive_if_put_off(&self, schedule: &Schedule) {
-        if self.put_off.load(Ordering::Relaxed) {
+    /// A number, if nothing is put off yet.
+    fn note_put_off(&self, cell: &mut Cell) -> Option<u32> {
+        if self.put_off.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        cell.put_offs = cell.put_offs.wrapping_add(1).max(1);
+        self.put_off.store(cell.put_offs, Ordering::Relaxed);
+        Some(cell.put_offs)
+    }
+
+    /// Sends what was put off under a number, unless it went along with something
+    /// meanwhile.
+    pub(crate) fn send_put_off(&self, schedule: &Schedule, number: u32) {
+        if self.put_off.load(Ordering::Relaxed) == number {
+            self.drive(schedule, |_, _| ());
+        }
+    }
+
+    /// Sends what was put off, if anything was.
+    pub(crate) fn catch_up(&self, schedule: &Schedule) {
+        if self.put_off.load(Ordering::Relaxed) != 0 {
             self.drive(schedule, |_, _| ());
         }
     }
@@ -297,6 +341,11 @@ impl Cell {
             Some(silence) if self.qp.state() == QpState::Rts => (self.heard + silence).nanos(),
             _ => NEVER,
         }
+    }
+
+    /// Whether what is to be sent may wait for more.
+    fn gathers(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.ours) && self.qp.gathers()
     }
 
     fn send(&mut self, now: Time) {

@@ -115,6 +115,12 @@ impl Sleepers {
         }
     }
 
+    /// Whether somebody else works the sockets: one who spins, or sleeps on them.
+    /// The thread then looks once a millisecond at what was put off.
+    pub(crate) fn thread_stands_back(&self) -> bool {
+        self.waiter.stands_back.load(Ordering::Relaxed)
+    }
+
     /// A user will sleep on a descriptor: has the thread work the sockets.
     pub(crate) fn arm(&self) {
         self.activity.note_armed();

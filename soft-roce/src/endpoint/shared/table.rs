@@ -1,11 +1,11 @@
 //! The queue pairs of an endpoint.
 //!
 //! What it does: finds them by number, counts for those that are gone, and lists
-//! those that owe acknowledgements.
+//! those that have something to send that may wait.
 //! What it does not do: run them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -90,26 +90,34 @@ impl QpTable {
     }
 }
 
-/// Queue pairs whose acknowledgements wait for the next look at the sockets.
+/// Queue pairs that have something to send that may wait for the next look at
+/// the sockets, each with the number under which it was put off: what was sent
+/// otherwise meanwhile has lost it.
 #[derive(Debug, Default)]
 pub(crate) struct PutOff {
-    queue: Mutex<Vec<Arc<QpShared>>>,
+    queue: Mutex<VecDeque<(Arc<QpShared>, u32)>>,
     len: AtomicUsize,
 }
 
 impl PutOff {
-    pub(crate) fn push(&self, qp: Arc<QpShared>) {
+    pub(crate) fn push(&self, qp: Arc<QpShared>, number: u32) {
         let mut queue = lock(&self.queue);
-        queue.push(qp);
+        queue.push_back((qp, number));
         self.len.store(queue.len(), Ordering::Release);
     }
 
-    pub(crate) fn pop(&self) -> Option<Arc<QpShared>> {
-        if self.len.load(Ordering::Acquire) == 0 {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// The one that waits longest.
+    pub(crate) fn pop(&self) -> Option<(Arc<QpShared>, u32)> {
+        if self.len() == 0 {
             return None;
         }
         let mut queue = lock(&self.queue);
-        let qp = queue.pop();
+        let qp = queue.pop_front();
         self.len.store(queue.len(), Ordering::Release);
         qp
     }

@@ -40,6 +40,10 @@ use super::psn::{self, Seq};
 use super::wr::{MAX_MESSAGE, Payload, Pieces, PostError, Remote, SendOp, SendRequest};
 use crate::time::Time;
 
+/// So many requests, or bytes, are worth a datagram.
+const GATHER_REQUESTS: usize = 16;
+const GATHER_BYTES: u32 = 16 << 10;
+
 /// The requester of one queue pair.
 #[derive(Debug)]
 pub(crate) struct Requester {
@@ -219,6 +223,20 @@ impl Requester {
             });
         }
         idle
+    }
+
+    /// Whether what is to be sent may wait for more to go along with: something
+    /// under way will be answered, and what waits is little.
+    pub(crate) fn gathers(&self) -> bool {
+        let Some(active) = &self.active else {
+            return false;
+        };
+        // The last packet that went out asked for an answer.
+        active.window.in_flight() > 0
+            && active.unasked == 0
+            && !active.window.has_lost()
+            && active.timers.rnr.is_none()
+            && self.queue.is_little(GATHER_REQUESTS, GATHER_BYTES)
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Time> {

@@ -138,6 +138,20 @@ impl SendQueue {
         }
     }
 
+    /// Whether fewer than `requests` wait to be sent, all together of less than
+    /// `bytes`, none of them begun and none an RDMA READ.
+    pub(super) fn is_little(&self, requests: usize, bytes: u32) -> bool {
+        let from = self.cursor.wrapping_sub(self.base) as usize;
+        let waiting = self.queue.len().saturating_sub(from);
+        let mut left = bytes;
+        waiting < requests
+            && self.queue.range(from.min(self.queue.len())..).all(|wqe| {
+                let fits = wqe.len < left && wqe.sent == 0 && !wqe.is_read();
+                left = left.saturating_sub(wqe.len);
+                fits
+            })
+    }
+
     pub(super) fn get(&self, number: u32) -> Option<&Wqe> {
         self.queue.get(number.wrapping_sub(self.base) as usize)
     }

@@ -587,3 +587,45 @@ fn what_is_not_taken() {
     );
     assert_eq!(rig.send_done(), [], "a reset completes nothing");
 }
+
+/// A request waits for more to go along with only while an answer is sure to come.
+#[test]
+fn what_may_wait_for_more() {
+    let mut rig = Rig::new(OURS);
+    rig.post(1, SendOp::Send, 8);
+    assert!(!rig.qp.gathers(), "nothing is under way");
+    rig.sent();
+    assert!(rig.qp.gathers(), "an answer will come");
+    for wr_id in 2..17 {
+        rig.post(wr_id, SendOp::Send, 8);
+        assert!(rig.qp.gathers(), "request {wr_id}");
+    }
+    rig.post(17, SendOp::Send, 8);
+    assert!(!rig.qp.gathers(), "enough for a datagram");
+    rig.sent();
+    rig.post(18, SendOp::Read(Rig::remote()), 8);
+    assert!(!rig.qp.gathers(), "an RDMA READ is waited for");
+    rig.sent();
+    rig.answer(psn(0), Syndrome::Rnr(1));
+    rig.post(19, SendOp::Send, 8);
+    assert!(!rig.qp.gathers(), "the peer is waited for");
+}
+
+#[test]
+fn what_waits_is_little() {
+    let mut rig = Rig::new(OURS);
+    rig.post(1, SendOp::Send, 8);
+    rig.sent();
+    for wr_id in 2..6 {
+        assert!(rig.qp.gathers(), "request {wr_id}");
+        rig.post(wr_id, SendOp::Send, 4096);
+    }
+    assert!(!rig.qp.gathers(), "16 KiB wait");
+    rig.sent();
+    rig.ack(psn(40));
+    rig.sent();
+    rig.post(9, SendOp::Send, 8);
+    assert!(rig.qp.gathers(), "the last 24 packets are under way");
+    rig.ack(psn(64));
+    assert!(!rig.qp.gathers(), "all is answered");
+}

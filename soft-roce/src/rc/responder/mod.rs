@@ -159,6 +159,12 @@ impl Responder {
         }
     }
 
+    /// Whether nothing but acknowledgements is to be sent, or nothing at all.
+    pub(crate) fn owes_no_more_than_acks(&self) -> bool {
+        let waits = |active: &Active| active.out.is_empty() || active.out.has_only_acks();
+        self.active.as_ref().is_none_or(waits)
+    }
+
     /// Whether there is something to send, and that is acknowledgements.
     pub(crate) fn owes_only_acks(&self) -> bool {
         self.active

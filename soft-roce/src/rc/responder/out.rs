@@ -171,6 +171,10 @@ impl OutQueue {
         told
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Whether it holds acknowledgements and nothing else.
     pub(super) fn has_only_acks(&self) -> bool {
         let is_ack = |out: &Out| matches!(out, Out::Answer(answer) if matches!(answer.syndrome, Syndrome::Ack(_)));
