@@ -173,6 +173,7 @@ impl End {
                 retry_count: 6,
                 rnr_retry: 7,
                 initiator_depth: 1,
+                on_host: false,
                 window: None,
             }),
         ];

@@ -129,6 +129,7 @@ impl Case {
                 retry_count: 3,
                 rnr_retry: 3,
                 initiator_depth: 2,
+                on_host: false,
                 window: None,
             }),
         ];

@@ -92,6 +92,7 @@ impl Device {
             retry_count: ready.retry_count.min(6),
             rnr_retry: rnr_retry.min(7),
             initiator_depth: ready.initiator_depth.min(peer.responder_resources),
+            on_host: trusted,
             window: peer.extension.map(|theirs| window(theirs, trusted)),
         };
         let link = Link {

@@ -152,6 +152,9 @@ pub struct RtsAttr {
     pub rnr_retry: u8,
     /// RDMA READs that may be under way. 0: none may be posted.
     pub initiator_depth: u8,
+    /// Whether the peer is a process of this host, and nothing is lost on the way to
+    /// it: then silence is not taken for a loss so soon.
+    pub on_host: bool,
     /// How much may be under way; `None` is the default for the kind of peer.
     pub window: Option<SendWindow>,
 }

@@ -102,6 +102,7 @@ impl Rig {
                 retry_count: 6,
                 rnr_retry: 2,
                 initiator_depth: choice.depth,
+                on_host: false,
                 window: None,
             }),
         ];

@@ -208,6 +208,7 @@ impl Side {
                 retry_count: t.retry_count,
                 rnr_retry: t.rnr_retry,
                 initiator_depth: t.depth,
+                on_host: false,
                 window: t.window,
             }),
         ];

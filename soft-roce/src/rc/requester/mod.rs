@@ -115,7 +115,7 @@ impl Requester {
             limits,
             window: Window::new(limits.psns, first),
             congestion: Congestion::new(limits.packets),
-            trip: RoundTrip::new(timeout),
+            trip: RoundTrip::new(timeout, attr.on_host),
             timers: Timers::default(),
             patience: timeout * (u64::from(attr.retry_count) + 1),
             last_heard: Time::ZERO,

@@ -12,13 +12,18 @@ const MILLI: u64 = 1_000_000;
 
 /// Never wait less: the peer's process may have to be scheduled first.
 const LEAST_WAIT: u64 = 4 * MILLI;
+/// Nor less for a process of this host, between which and us nothing is lost: it
+/// is silent because others have the processor.
+const LEAST_WAIT_ON_HOST: u64 = 32 * MILLI;
 
 /// Estimate of the round trip, in nanoseconds.
 #[derive(Debug)]
 pub(super) struct RoundTrip {
     smoothed: Option<u64>,
     variation: u64,
-    /// Never wait more between two attempts, unless [`LEAST_WAIT`] is more.
+    /// Never wait less.
+    least: u64,
+    /// Never wait more between two attempts, unless the least is more.
     most: u64,
     /// Attempts since anything was heard.
     backoff: u32,
@@ -26,8 +31,13 @@ pub(super) struct RoundTrip {
 
 impl RoundTrip {
     /// `timeout` is the ACK timeout that the connection agreed on.
-    pub(super) fn new(timeout: u64) -> Self {
+    pub(super) fn new(timeout: u64, on_host: bool) -> Self {
         Self {
+            least: if on_host {
+                LEAST_WAIT_ON_HOST
+            } else {
+                LEAST_WAIT
+            },
             smoothed: None,
             variation: 0,
             most: timeout,
@@ -64,8 +74,8 @@ impl RoundTrip {
             Some(s) => s + 4 * self.variation,
             None => 10 * LEAST_WAIT,
         };
-        let most = self.most.max(LEAST_WAIT);
-        let wait = base.clamp(LEAST_WAIT, most);
+        let most = self.most.max(self.least);
+        let wait = base.clamp(self.least, most);
         (wait << self.backoff).min(most)
     }
 
