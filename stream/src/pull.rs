@@ -96,7 +96,9 @@ impl Landing {
     }
 
     pub(crate) fn ring(&mut self, length: u64) -> Result<(), PullError> {
-        if !self.offers.is_empty() || length == 0 || length > MOST_RING {
+        // What has landed needs no ring, whether it was taken or not.
+        let is_open = self.offers.iter().any(|open| open.landed < open.to);
+        if is_open || length == 0 || length > MOST_RING {
             return Err(PullError::BadRing);
         }
         self.ring = length;
@@ -277,5 +279,21 @@ mod tests {
         assert_eq!(landing.ring(1000), Err(PullError::BadRing));
         assert_eq!(landing.offer(500, 509, 10, 0), Err(PullError::Misplaced));
         assert_eq!(landing.offer(500, 1500, 400, 0), Err(PullError::BeyondRing));
+    }
+
+    #[test]
+    fn another_ring_may_come_while_what_has_landed_is_not_taken() {
+        let mut landing = Landing::default();
+        assert_eq!(landing.ring(RING), Ok(()));
+        assert_eq!(landing.offer(0, 0, 100, 40), Ok(()));
+        assert_eq!(
+            landing.ring(RING),
+            Err(PullError::BadRing),
+            "60 are not here"
+        );
+        landing.read(0, RING).expect("room");
+        assert_eq!(landing.landed(40, 60), Some(100));
+        assert_eq!(landing.ring(RING), Ok(()));
+        assert_eq!(landing.next(0), Next::Landed(100));
     }
 }
