@@ -298,6 +298,13 @@ pub enum Action {
     OpenRing,
     /// OFFERs are about this memory of the peer.
     PeerRing(Ring),
+    /// Take the staging ring away from the peer; a message with an OFFER that was given out and not posted
+    /// is void. The bytes in the ring stay.
+    CloseRing,
+    /// Both ends rest, and this one may move: after [`Engine::suspend`](crate::Engine::suspend).
+    MayMove,
+    /// The peer moves, too, so this end stays.
+    MayNotMove,
     /// Send ABORT if there is a queue pair with a place for it, end it, and reset TCP.
     Reset,
     /// The state changed.

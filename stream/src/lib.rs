@@ -27,7 +27,9 @@ mod retained;
 mod sim;
 mod timers;
 
-pub use self::engine::{Engine, Keep, Payloads, Post, Source, StagedBytes, TcpIn, TcpOut, Write};
+pub use self::engine::{
+    BadRested, Engine, Keep, Payloads, Post, Rested, Source, StagedBytes, TcpIn, TcpOut, Write,
+};
 pub use self::event::{
     Action, Config, Counts, Event, Failure, LEAST_BUFFER, Refusal, Route, State, Violation,
 };

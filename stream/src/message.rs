@@ -50,11 +50,17 @@ pub enum Kind {
     Done = 34,
     /// An urgent byte comes, and where.
     Mark = 35,
+    /// The sender moves to another process: it sends nothing more for now, and asks for the same.
+    Suspend = 36,
+    /// The answer: nothing more comes until the other end says RESUMED.
+    Suspended = 37,
+    /// The end that was to move is there, or stays: the stream goes on.
+    Resumed = 38,
 }
 
 impl Kind {
     /// Every kind, in the order of the numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Data,
         Self::End,
         Self::Urgent,
@@ -68,6 +74,9 @@ impl Kind {
         Self::Offer,
         Self::Done,
         Self::Mark,
+        Self::Suspend,
+        Self::Suspended,
+        Self::Resumed,
     ];
 
     /// The kind's number on the wire.
@@ -196,6 +205,18 @@ pub enum Message<'a> {
         /// The byte.
         byte: u8,
     },
+    /// The sender moves to another process.
+    Suspend {
+        /// Where what it has read of the peer's offers ends, as a position in the peer's stream.
+        reached: u64,
+    },
+    /// The sender rests until RESUMED.
+    Suspended {
+        /// The same.
+        reached: u64,
+    },
+    /// The stream goes on.
+    Resumed,
 }
 
 /// What a peer needs to read from a ring, as its provider told it.
@@ -326,6 +347,13 @@ impl<'a> Message<'a> {
                 position: u64::from_be_bytes(position.try_into().map_err(|_| wrong)?),
                 byte,
             },
+            (Kind::Suspend, _) => Self::Suspend {
+                reached: u64::from_be_bytes(bytes.try_into().map_err(|_| wrong)?),
+            },
+            (Kind::Suspended, _) => Self::Suspended {
+                reached: u64::from_be_bytes(bytes.try_into().map_err(|_| wrong)?),
+            },
+            (Kind::Resumed, []) => Self::Resumed,
             _ => return Err(wrong),
         })
     }
@@ -346,6 +374,9 @@ impl<'a> Message<'a> {
             Self::Offer { .. } => Kind::Offer,
             Self::Done { .. } => Kind::Done,
             Self::Mark { .. } => Kind::Mark,
+            Self::Suspend { .. } => Kind::Suspend,
+            Self::Suspended { .. } => Kind::Suspended,
+            Self::Resumed => Kind::Resumed,
         }
     }
 
@@ -357,7 +388,8 @@ impl<'a> Message<'a> {
             len: 0,
         };
         match *self {
-            Self::Data(_) | Self::End | Self::Abort | Self::Verified | Self::Go => {}
+            Self::Data(_) | Self::End | Self::Abort | Self::Verified | Self::Go | Self::Resumed => {
+            }
             Self::Urgent(byte) => head.put(&[byte]),
             Self::Prepare {
                 what,
@@ -379,6 +411,9 @@ impl<'a> Message<'a> {
             Self::Mark { position, byte } => {
                 head.put(&position.to_be_bytes());
                 head.put(&[byte]);
+            }
+            Self::Suspend { reached } | Self::Suspended { reached } => {
+                head.put(&reached.to_be_bytes());
             }
         }
         head

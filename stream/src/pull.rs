@@ -223,6 +223,49 @@ impl Landing {
         u32::try_from(done).ok()
     }
 
+    /// Whether READs are posted that are not complete.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.offers.iter().any(|open| open.landed < open.asked)
+    }
+
+    /// The position up to which bytes are here, as far as this account goes: `position` is the reader's.
+    pub(crate) fn reached(&self, position: u64) -> u64 {
+        let open = self.offers.iter().find(|open| open.landed < open.to);
+        let landed = self.offers.back().map_or(position, |last| last.to);
+        open.map_or(landed, |open| open.landed)
+    }
+
+    /// What has not landed comes again, and from another ring. No READ is under way.
+    pub(crate) fn rest(&mut self, position: u64) {
+        let mut is_cut = false;
+        self.offers.retain_mut(|open| {
+            let is_behind = is_cut;
+            is_cut |= open.landed < open.to;
+            open.to = open.landed;
+            open.asked = open.landed;
+            !is_behind && open.to > position
+        });
+        self.ring = 0;
+    }
+
+    /// Pieces of the stream that have landed and were not taken: first and end. They are all that is left
+    /// after [`Landing::rest`].
+    pub(crate) fn pieces(&self, position: u64) -> impl Iterator<Item = (u64, u64)> {
+        let piece = move |open: &Offer| (open.from.max(position), open.landed);
+        self.offers.iter().map(piece)
+    }
+
+    /// A piece that has landed elsewhere, behind those before it.
+    pub(crate) fn brought(&mut self, (from, to): (u64, u64)) {
+        self.offers.push_back(Offer {
+            from,
+            to,
+            asked: to,
+            landed: to,
+            had_read: true,
+        });
+    }
+
     /// The queue pair is gone.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
@@ -295,5 +338,25 @@ mod tests {
         assert_eq!(landing.landed(40, 60), Some(100));
         assert_eq!(landing.ring(RING), Ok(()));
         assert_eq!(landing.next(0), Next::Landed(100));
+    }
+
+    #[test]
+    fn what_rests_keeps_what_has_landed_and_nothing_else() {
+        let mut landing = Landing::default();
+        assert_eq!(landing.ring(RING), Ok(()));
+        assert_eq!(landing.offer(0, 0, 100, 40), Ok(()));
+        assert_eq!(landing.offer(0, 100, 100, 40), Ok(()));
+        assert_eq!(landing.offer(0, 200, 100, 40), Ok(()));
+        landing.read(0, RING).expect("room");
+        landing.read(0, RING).expect("room");
+        assert!(landing.is_reading());
+        assert_eq!(landing.landed(40, 60), Some(100));
+        assert_eq!(landing.landed(140, 60), Some(100));
+        assert!(!landing.is_reading());
+        assert_eq!(landing.reached(0), 240);
+        landing.rest(10);
+        let pieces: Vec<_> = landing.pieces(10).collect();
+        assert_eq!(pieces, [(10, 100), (100, 200), (200, 240)]);
+        assert_eq!(landing.reached(10), 240);
     }
 }

@@ -168,6 +168,13 @@ impl<P: AsRef<[u8]>> Retained<P> {
         true
     }
 
+    /// What was offered and is not done belongs to nobody any more.
+    pub(crate) fn withdraw(&mut self) {
+        self.sent
+            .retain(|sent| !matches!(sent.bytes, Bytes::Offered { .. }));
+        self.offered = 0;
+    }
+
     fn let_go(&mut self) {
         while let Some(first) = self.sent.front() {
             let is_gone = match first.bytes {

@@ -97,6 +97,7 @@ impl<P: Payloads> Engine<P> {
                 && length <= self.config.max_message
                 && has_place
                 && self.control.is_empty()
+                && !self.is_resting()
                 && self.retained.offered() == 0
                 && self.retained.has_room()
             {
@@ -174,7 +175,7 @@ impl<P: Payloads> Engine<P> {
         if let Some(control) = self.next_control() {
             return Some(control);
         }
-        if self.tx != Tx::San || !self.retained.has_room() {
+        if self.tx != Tx::San || !self.retained.has_room() || self.is_resting() {
             return None;
         }
         let unsent = self.outgoing.unsent();
@@ -439,7 +440,8 @@ impl<P: Payloads> Engine<P> {
 
     /// The next READ to be posted.
     pub fn next_read(&mut self) -> Option<Read> {
-        if self.rx == Rx::Raw || self.link != Link::Up || self.landing.is_empty() {
+        let is_none = self.landing.is_empty() || self.is_resting();
+        if self.rx == Rx::Raw || self.link != Link::Up || is_none {
             return None;
         }
         self.landing
@@ -463,6 +465,8 @@ impl<P: Payloads> Engine<P> {
         if self.ring == OwnRing::Opening {
             self.ring = OwnRing::Open;
             self.control.push_back(Message::Ring(ring));
+        } else {
+            self.actions.push_back(Action::CloseRing);
         }
     }
 
@@ -503,6 +507,9 @@ impl<P: Payloads> Engine<P> {
                 }
             }
             Message::Mark { position, byte } => self.on_mark(position, byte),
+            Message::Suspend { reached } => self.on_suspend(reached),
+            Message::Suspended { reached } => self.on_suspended(reached),
+            Message::Resumed => self.on_resumed(),
         }
     }
 
@@ -564,6 +571,9 @@ impl<P: Payloads> Engine<P> {
         if !self.may_carry() {
             return self.violated(Violation::DataBeforeGo);
         }
+        if self.has_asked_for_rest() {
+            return;
+        }
         match self.landing.ring(ring.length()) {
             Ok(()) => self.actions.push_back(Action::PeerRing(ring)),
             Err(why) => self.violated(Violation::Pull(why)),
@@ -576,6 +586,10 @@ impl<P: Payloads> Engine<P> {
         }
         if self.incoming.eof {
             return self.violated(Violation::AfterEnd);
+        }
+        // It crossed the question, and its sender withdraws it.
+        if self.has_asked_for_rest() {
+            return;
         }
         let read = match &self.boundary {
             Some(boundary) if self.rx == Rx::Raw => boundary.bound.unwrap_or(position),

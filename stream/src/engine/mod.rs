@@ -2,6 +2,7 @@
 
 mod data;
 mod down;
+mod rest;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use self::data::{Keep, Post, Source, StagedBytes, Write};
+pub use self::rest::{BadRested, Rested};
 pub use self::tcp::{TcpIn, TcpOut};
 use crate::boundary::Boundary;
 use crate::event::{Action, Config, Counts, Event, Failure, Refusal, Route, State, Violation};
@@ -118,6 +120,8 @@ pub struct Engine<P: Payloads> {
     /// No queue pair any more.
     stays: bool,
     ring: OwnRing,
+    /// One of the ends moves to another process.
+    rest: rest::Rest,
     timers: Timers,
     traffic: Traffic,
     dials: usize,
@@ -166,6 +170,7 @@ impl<P: Payloads> Engine<P> {
             is_tcp_over: false,
             stays: false,
             ring: OwnRing::Closed,
+            rest: rest::Rest::default(),
             timers: Timers::default(),
             traffic: Traffic::default(),
             dials: 0,
@@ -288,6 +293,7 @@ impl<P: Payloads> Engine<P> {
             return;
         }
         self.pass_bound();
+        self.rest_further();
         self.maybe_cut();
         if self.state == State::Cutting && self.tx == Tx::San {
             self.timers.stop(Timer::Change);
@@ -315,6 +321,7 @@ impl<P: Payloads> Engine<P> {
             && self.link == Link::Up
             && self.retained.is_empty()
             && self.control.is_empty()
+            && !self.is_resting()
         {
             self.ended();
         }
@@ -405,6 +412,10 @@ impl<P: Payloads> Engine<P> {
     /// Tells the peer now that an urgent byte comes. Of several that wait it is told of the last.
     fn mark(&mut self, position: u64, byte: u8) {
         if !self.config.may_mark || self.is_over() {
+            return;
+        }
+        if self.is_resting() {
+            self.rest.mark = Some((position, byte));
             return;
         }
         let mark = Message::Mark { position, byte };

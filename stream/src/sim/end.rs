@@ -153,7 +153,7 @@ impl End {
                 }
                 Action::Changed(state) => self.log.push(state),
                 Action::Urgent(byte) => drop(self.deliver(&[byte])?),
-                Action::PeerRing(_) => {}
+                Action::PeerRing(_) | Action::CloseRing | Action::MayMove | Action::MayNotMove => {}
                 Action::Mark {
                     position,
                     byte: marked,

@@ -11,7 +11,20 @@ const MACHINE: &str = include_str!("machine.snapshot");
 
 type Make = fn() -> Bench;
 
-const STATES: [(&str, Make); 19] = [
+const STATES: [(&str, Make); 22] = [
+    ("SanOnly, asks to move", Bench::asking),
+    ("SanOnly, may move", || {
+        let mut bench = Bench::asking();
+        bench.hear(Message::Suspended { reached: 0 });
+        bench.flush();
+        bench
+    }),
+    ("SanOnly, the peer moves", || {
+        let mut bench = Bench::direct();
+        bench.hear(Message::Suspend { reached: 0 });
+        bench.flush();
+        bench
+    }),
     ("Tcp", || {
         Bench::with(Role::Connector, Route::Upgrade, 1 << 30)
     }),
@@ -59,7 +72,10 @@ fn after(mut bench: Bench, event: Event<'_, crate::frame::tests::Weak>) -> Bench
 
 type Do = fn(&mut Bench);
 
-const EVENTS: [(&str, Do); 42] = [
+const EVENTS: [(&str, Do); 45] = [
+    ("SUSPEND 0", |b| b.hear(Message::Suspend { reached: 0 })),
+    ("SUSPENDED 0", |b| b.hear(Message::Suspended { reached: 0 })),
+    ("RESUMED", |b| b.hear(Message::Resumed)),
     ("TcpBytes 1", |b| b.tell(Event::TcpBytes(1))),
     ("TcpPeeked other", |b| b.peek(&[1; 32])),
     ("TcpPeeked half a PROOF", |b| {

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod machine;
+mod rest;
 mod writes;
 
 use std::time::Instant;
@@ -52,6 +53,14 @@ impl Bench {
 
     fn direct() -> Self {
         Self::with(Role::Acceptor, Route::Direct, 0)
+    }
+
+    /// It has asked to move.
+    fn asking() -> Self {
+        let mut bench = Self::direct();
+        assert!(bench.engine.suspend(bench.now));
+        bench.flush();
+        bench
     }
 
     fn tell(&mut self, event: Event<'_, Weak>) {

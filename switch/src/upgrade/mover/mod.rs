@@ -304,8 +304,8 @@ impl Mover {
             // Not asked for: nothing is offered, and a peer that cannot be read from offers nothing.
             Action::OpenRing | Action::PeerRing(_) => self.refuse_bulk(),
             Action::Urgent(byte) => self.kept.push_back(byte),
-            // Only where there is no TCP.
-            Action::Mark { .. } => {}
+            // Only where there is no TCP, as resting.
+            Action::Mark { .. } | Action::CloseRing | Action::MayMove | Action::MayNotMove => {}
             Action::Reset => {
                 if let Some(pair) = &self.pair {
                     pair.say(Kind::Abort.number(), &[]);
