@@ -245,7 +245,7 @@ impl Connection {
     ///
     /// # Errors
     /// ECONNRESET when the peer is gone, EPIPE after [`Connection::shutdown_write`], EAGAIN after
-    /// the timeout, as TCP.
+    /// the timeout, as TCP; ENOBUFS where there is no memory to stage bytes in.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.carrier {
             Carried::San(carrier) => carrier.send(bytes),

@@ -209,6 +209,114 @@ fn wsd_042_no_call_waits_that_was_told_not_to() {
 
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_047_a_transfer_that_is_called_off_ends_at_once() {
+    bounded(|| {
+        let (switch, listener) = listen();
+        for is_san in [true, false] {
+            let client = client(&switch, &listener, is_san);
+            let server = accept(&listener);
+            // What a call has taken is the switch's: the caller's memory is its own when the call is over.
+            let mut memory = bytes(8_000_000);
+            let mut sent = 0;
+            let called_off = std::thread::scope(|scope| {
+                let writer = scope.spawn(|| {
+                    loop {
+                        match client.send(&memory[sent..]) {
+                            Ok(taken) => sent += taken,
+                            Err(error) => break (error, Instant::now()),
+                        }
+                    }
+                });
+                let reader = scope.spawn(|| client.receive(&mut [0; 10]));
+                std::thread::sleep(Duration::from_millis(300));
+                assert!(!writer.is_finished() && !reader.is_finished());
+                let begun = Instant::now();
+                client.shutdown(Shutdown::Both).unwrap();
+                let (error, ended) = writer.join().unwrap();
+                assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+                assert_eq!(reader.join().unwrap().unwrap(), 0);
+                ended - begun
+            });
+            assert!(called_off < Duration::from_secs(2), "{called_off:?}");
+            let expected = memory[..sent].to_vec();
+            memory.fill(0xee);
+            assert!(sent > 0);
+            let mut all = Vec::new();
+            (&mut &server).read_to_end(&mut all).unwrap();
+            assert!(all == expected, "{} of {sent}", all.len());
+        }
+    });
+}
+
+/// Set for the program that has little memory.
+const SMALL: &str = "SAN_TEST_SMALL";
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_038_without_memory_a_large_send_is_enobufs() {
+    if std::env::var_os(SMALL).is_none() {
+        // It is tried in a process of its own, whose memory has a limit then.
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "wsd_038_without_memory_a_large_send_is_enobufs",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(SMALL, "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        return;
+    }
+    bounded(|| {
+        let (switch, listener) = listen();
+        let client = client(&switch, &listener, true);
+        let server = accept(&listener);
+        let large = bytes(100_000);
+        let mut back = vec![0; large.len()];
+        client.send(&large[..100]).unwrap();
+        (&mut &server).read_exact(&mut back[..100]).unwrap();
+
+        let unlimited = limit_memory(Some(now_used()));
+        let refused = client.send(&large);
+        let small = client.send(&large[100..200]);
+        limit_memory(unlimited);
+        let error = refused.unwrap_err();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::NOBUFS.raw_os_error()),
+            "{error}"
+        );
+        // What goes by itself still goes, and with memory the rest.
+        assert_eq!(small.unwrap(), 100);
+        (&mut &server).read_exact(&mut back[100..200]).unwrap();
+        (&mut &client).write_all(&large[200..]).unwrap();
+        (&mut &server).read_exact(&mut back[200..]).unwrap();
+        assert!(back == large);
+    });
+}
+
+/// Bytes of this process's address space.
+fn now_used() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').next().unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// Bounds the address space of this process; returns the bound before.
+fn limit_memory(bytes: Option<u64>) -> Option<u64> {
+    let before = rustix::process::getrlimit(rustix::process::Resource::As);
+    let limit = rustix::process::Rlimit {
+        current: bytes,
+        ..before
+    };
+    rustix::process::setrlimit(rustix::process::Resource::As, limit).unwrap();
+    before.current
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_048_a_stream_whose_call_was_called_off_can_be_closed() {
     bounded(|| {
         let (switch, listener) = listen();

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 use san_provider::{MemoryAccess, MemoryHandle, Segment, SharedMemory, Socket, WsaCode};
 use san_stream::{DESCRIPTOR, RING, Ring};
 
@@ -101,8 +102,13 @@ impl Memory {
 }
 
 impl Staging {
+    /// # Errors
+    /// ENOBUFS: there is no memory (duty 38).
     pub(super) fn new() -> io::Result<Self> {
-        let memory = Memory::new()?;
+        let memory = Memory::new().map_err(|error| {
+            tracing::debug!(%error, "no memory to stage bytes in");
+            io::Error::from(Errno::NOBUFS)
+        })?;
         Ok(Self {
             memory,
             opened: None,

@@ -532,6 +532,8 @@ impl State {
     /// The application writes no more.
     pub(super) fn close(&mut self, data: &DataPath) {
         self.is_closed = true;
+        // A write that waits for room waits for nothing now.
+        self.news.writer = true;
         self.handle(Event::Close);
         self.pump(data);
     }
