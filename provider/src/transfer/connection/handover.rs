@@ -161,7 +161,8 @@ impl Connection {
                 1
             }
         };
-        let posted = receives.post(missing, || None);
+        // Those whose messages were read are of this connection, and are missed elsewhere.
+        let posted = receives.post(missing, || state.engine.spent());
         if posted < missing {
             receives.abandon(posted);
         }
