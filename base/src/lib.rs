@@ -1,5 +1,5 @@
 //! What several crates of San Direct need and none of them is about: locks without poison,
-//! deadlines, an eventfd as a flag, counters, and the directory of a user's own.
+//! deadlines, an eventfd as a flag, counters, names of processes, and the directory of a user's own.
 //!
 //! Each is written here once. The crate knows nothing of sockets, fabrics or protocols, starts no
 //! thread, and depends on no other crate of the workspace. What one crate alone needs stays there.
@@ -10,6 +10,7 @@
 
 mod aside;
 mod counters;
+mod process;
 pub mod runtime_dir;
 mod signal;
 mod sync;
@@ -17,6 +18,7 @@ mod time;
 
 pub use aside::{aside, keep_aside};
 pub use counters::Counter;
+pub use process::Process;
 pub use signal::Signal;
 pub use sync::{lock, try_lock};
 pub use time::{Deadline, timespec};

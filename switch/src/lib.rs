@@ -91,6 +91,7 @@ pub use counters::{ListenerStats, SwitchStats};
 pub use error::{AcceptError, ConnectError, ListenError, OpenError};
 pub use net::connect::{ConnectOptions, PendingConnect};
 pub use net::connection::Connection;
+pub use net::handover::Duplicate;
 pub use net::listener::{ListenOptions, Listener};
 pub use policy::{Rules, RulesError};
 pub use readiness::{Events, Watcher};

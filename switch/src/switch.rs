@@ -13,11 +13,13 @@ use san_stream::Role;
 use socket2::Socket;
 
 use crate::companion::accept_thread::AcceptThread;
+use crate::companion::condition::Condition;
 use crate::config::{FabricChoice, RouteChoice, SwitchConfig};
 use crate::counters::SwitchStats;
 use crate::error::{ConnectError, ListenError, OpenError};
 use crate::net::connect::{ConnectOptions, PendingConnect};
 use crate::net::connection::Connection;
+use crate::net::handover::Duplicate;
 use crate::net::listener::{ListenOptions, Listener};
 use crate::net::rooms::{Lease, Rooms};
 use crate::route::table::{SanEntry, SanTable};
@@ -169,6 +171,31 @@ impl Switch {
         role: Role,
     ) -> std::io::Result<Option<Connection>> {
         Connection::adopt(self.lease(), socket, role)
+    }
+
+    /// Takes up a connection that another process has offered ([`Connection::duplicate`]). It asks that process
+    /// now, and waits half a minute at most.
+    ///
+    /// # Errors
+    /// EINVAL, EACCES: it was offered to another process. ENOTCONN: the offer was used before or is too old,
+    /// or the connection is gone. ETIMEDOUT: a call of the other process goes on, or it does not
+    /// answer; EBUSY: the peer moves at this moment, too: the connection stays where it is. ECONNRESET:
+    /// the connection broke on the way. ENETDOWN: it is over a fabric that this switch has not.
+    pub fn connection_from(&self, duplicate: &Duplicate) -> std::io::Result<Connection> {
+        Connection::arrive(self.lease(), duplicate)
+    }
+
+    /// Takes up a listener that another process has offered ([`Listener::duplicate`]). `condition` takes the
+    /// place of the one that it had there; without one it takes all.
+    ///
+    /// # Errors
+    /// As [`Switch::connection_from`]. ETIMEDOUT: an accept of the other process goes on.
+    pub fn listener_from(
+        &self,
+        duplicate: &Duplicate,
+        condition: Option<Condition>,
+    ) -> std::io::Result<Listener> {
+        Listener::arrive(self.lease(), duplicate, condition)
     }
 
     /// Waits until no closed connection has bytes under way, at most so long; whether that is so.
@@ -341,6 +368,7 @@ impl Running {
         }
         let stat = lock(&self.stat_thread).take();
         drop(stat);
+        self.rooms.offers.shut_down();
         self.rooms.moving.shut_down(MOVING_PATIENCE);
         self.rooms.closing.shut_down();
         let thread = lock(&self.accept_thread).take();

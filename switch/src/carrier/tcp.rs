@@ -43,6 +43,21 @@ impl TcpCarrier {
         }
     }
 
+    /// One that another process had. Its options came with it.
+    pub(crate) fn taken_up(socket: Socket, has_ended: bool) -> Self {
+        Self {
+            socket,
+            counters: Arc::default(),
+            is_ended: AtomicBool::new(has_ended),
+            mark: TcpMark::default(),
+        }
+    }
+
+    /// Whether our stream is ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.is_ended.load(Ordering::Acquire)
+    }
+
     /// What it counts.
     pub(crate) fn counters(&self) -> &Arc<TcpCounters> {
         &self.counters

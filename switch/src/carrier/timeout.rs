@@ -56,6 +56,10 @@ impl Timeout {
         self.in_force.store(in_force, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.in_force.load(Ordering::Relaxed) == AT_ONCE
+    }
+
     /// How long a call waits that needs no clock for it; `None`: it needs one.
     #[inline]
     pub(super) fn simple(&self) -> Option<Duration> {

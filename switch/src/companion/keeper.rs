@@ -89,6 +89,12 @@ impl Keeper {
         Ok(())
     }
 
+    /// Another process listens on: the companions here are closed, so that it can have them.
+    pub(crate) fn leave(&self, listener: &ListenerShared) {
+        self.forget(listener);
+        listener.leave();
+    }
+
     /// Closes both sides of a listener; again does nothing.
     pub(crate) fn close(&self, listener: &ListenerShared) {
         let Some(waiting) = listener.close() else {

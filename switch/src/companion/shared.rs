@@ -39,6 +39,8 @@ pub(crate) struct ListenerShared {
     closed: AtomicBool,
     /// TCP's socket is somebody else's, who goes on using it.
     pub(super) is_adopted: bool,
+    /// Another process has TCP's socket, too, and listens on.
+    has_left: AtomicBool,
     /// It has no companions, whatever the table says.
     pub(super) is_tcp_alone: bool,
     /// Set while a SAN connection waits, and for good once closed.
@@ -92,6 +94,7 @@ impl ListenerShared {
             queue: Mutex::new(ReadyQueue::new(backlog as usize)),
             closed: AtomicBool::new(false),
             is_adopted: false,
+            has_left: AtomicBool::new(false),
             is_tcp_alone: false,
             ready,
             readiness,
@@ -195,10 +198,18 @@ impl ListenerShared {
         Some(queue.drain_san())
     }
 
+    /// Another process listens on with the same socket.
+    pub(super) fn leave(&self) {
+        self.has_left.store(true, Ordering::Release);
+        *lock(&self.condition) = None;
+        // Whoever waits finds out.
+        self.ready.set();
+    }
+
     /// Stops TCP's listening; the descriptors themselves live as long as the listener.
     pub(super) fn stop(&self) {
         // A listening socket that is shut down refuses like a closed one.
-        if !self.is_adopted {
+        if !self.is_adopted && !self.has_left.load(Ordering::Acquire) {
             let _ = self.tcp.shutdown(Shutdown::Both);
         }
         *lock(&self.condition) = None;
@@ -207,7 +218,8 @@ impl ListenerShared {
     /// To be called when a SAN connection was taken: the flag falls with the last one.
     pub(crate) fn lower_flag(&self) {
         let queue = lock(&self.queue);
-        if queue.san_waiting() == 0 && !self.is_closed() {
+        let stays_set = self.is_closed() || self.has_left.load(Ordering::Acquire);
+        if queue.san_waiting() == 0 && !stays_set {
             self.ready.reset();
         }
     }

@@ -19,6 +19,7 @@ use socket2::{SockRef, Socket, TcpKeepalive};
 
 use super::registry::{ConnectionInfo, Counted};
 use super::rooms::Lease;
+use crate::carrier::gate::{Gate, Pass};
 use crate::carrier::info::StreamInfo;
 use crate::carrier::san::{CloseStep, SanCarrier};
 use crate::carrier::tcp::TcpCarrier;
@@ -50,15 +51,17 @@ const CLOSE_GRACE: Duration = Duration::from_millis(5);
 /// }
 /// ```
 pub struct Connection {
-    carrier: Carried,
+    pub(super) carrier: Carried,
     info: Arc<ConnectionInfo>,
     closes_in_background: AtomicBool,
+    /// Calls that are under way on the kernel's socket, while that can go to another process.
+    pub(super) gate: Gate,
     /// The provider stays started while a connection of its lives.
-    lease: Lease,
+    pub(super) lease: Lease,
 }
 
 /// What carries it.
-enum Carried {
+pub(super) enum Carried {
     San(Arc<SanCarrier>),
     Tcp(TcpCarrier),
     Moving(Arc<MovingStream>),
@@ -146,14 +149,19 @@ impl Connection {
             }
         };
         let info = lease.connections.add(local, peer, route, counted);
-        let connection = Self {
+        let connection = Self::assemble(carrier, info, lease);
+        connection.carrier().bound(buffers);
+        connection
+    }
+
+    pub(super) fn assemble(carrier: Carried, info: Arc<ConnectionInfo>, lease: Lease) -> Self {
+        Self {
             carrier,
             info,
             closes_in_background: AtomicBool::new(false),
+            gate: Gate::default(),
             lease,
-        };
-        connection.carrier().bound(buffers);
-        connection
+        }
     }
 
     /// A connection of this TCP socket's, which may move to the SAN; `None`: the SAN has no way there. The
@@ -184,7 +192,7 @@ impl Connection {
     }
 
     /// A TCP connection that may move to the SAN.
-    fn open_moving(
+    pub(super) fn open_moving(
         lease: Lease,
         socket: Socket,
         (local, peer): (SocketAddr, SocketAddr),
@@ -204,12 +212,7 @@ impl Connection {
         let info = lease
             .connections
             .add(local, peer, Route::Tcp { why }, counted);
-        Self {
-            carrier: Carried::Moving(stream),
-            info,
-            closes_in_background: AtomicBool::new(false),
-            lease,
-        }
+        Self::assemble(Carried::Moving(stream), info, lease)
     }
 
     #[inline]
@@ -219,6 +222,16 @@ impl Connection {
             Carried::Tcp(carrier) => carrier,
             Carried::Moving(stream) => &**stream,
         }
+    }
+
+    /// The carrier, for a call that moves bytes or ends something: the kernel's socket changes hands between
+    /// two of them. One over the SAN has locks for that.
+    fn carrier_for_call(&self) -> io::Result<(&dyn Carrier, Option<Pass<'_>>)> {
+        let pass = match &self.carrier {
+            Carried::San(_) => None,
+            Carried::Tcp(_) | Carried::Moving(_) => Some(self.gate.enter()?),
+        };
+        Ok((self.carrier(), pass))
     }
 
     /// Which way it goes now, and why.
@@ -249,8 +262,14 @@ impl Connection {
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.carrier {
             Carried::San(carrier) => carrier.send(bytes),
-            Carried::Tcp(carrier) => carrier.send(bytes),
-            Carried::Moving(stream) => stream.send(bytes),
+            Carried::Tcp(carrier) => {
+                let _pass = self.gate.enter()?;
+                carrier.send(bytes)
+            }
+            Carried::Moving(stream) => {
+                let _pass = self.gate.enter()?;
+                stream.send(bytes)
+            }
         }
     }
 
@@ -261,8 +280,14 @@ impl Connection {
     pub fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
         match &self.carrier {
             Carried::San(carrier) => carrier.receive(bytes),
-            Carried::Tcp(carrier) => carrier.receive(bytes),
-            Carried::Moving(stream) => stream.receive(bytes),
+            Carried::Tcp(carrier) => {
+                let _pass = self.gate.enter()?;
+                carrier.receive(bytes)
+            }
+            Carried::Moving(stream) => {
+                let _pass = self.gate.enter()?;
+                stream.receive(bytes)
+            }
         }
     }
 
@@ -271,7 +296,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::receive`].
     pub fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.carrier().receive_vectored(buffers)
+        let (carrier, _pass) = self.carrier_for_call()?;
+        carrier.receive_vectored(buffers)
     }
 
     /// Receives bytes that the next receive gets again.
@@ -279,7 +305,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::receive`].
     pub fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.carrier().peek(bytes)
+        let (carrier, _pass) = self.carrier_for_call()?;
+        carrier.peek(bytes)
     }
 
     /// Whether calls give EAGAIN where they would wait. The timeouts count again once it is off.
@@ -297,7 +324,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::send`].
     pub fn send_urgent(&self, byte: u8) -> io::Result<()> {
-        self.carrier().send_urgent(byte)
+        let (carrier, _pass) = self.carrier_for_call()?;
+        carrier.send_urgent(byte)
     }
 
     /// Takes the peer's urgent byte, whatever stands before it (MSG_OOB). It never waits. At most one byte
@@ -308,7 +336,8 @@ impl Connection {
     /// EINVAL where no byte is urgent, it was taken already, or it stays in the stream; on TCP EAGAIN while
     /// the byte is announced and not here.
     pub fn receive_urgent(&self) -> io::Result<u8> {
-        self.carrier().receive_urgent()
+        let (carrier, _pass) = self.carrier_for_call()?;
+        carrier.receive_urgent()
     }
 
     /// Whether the urgent byte is next in the stream (sockatmark(3)).
@@ -341,7 +370,8 @@ impl Connection {
     /// # Errors
     /// ENOTCONN or ECONNRESET when the peer is gone.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        self.carrier().end()
+        let (carrier, _pass) = self.carrier_for_call()?;
+        carrier.end()
     }
 
     /// Shuts the reading half, the writing half, or both, and ends the calls of other threads that wait
@@ -351,6 +381,10 @@ impl Connection {
     /// # Errors
     /// ENOTCONN or ECONNRESET when the peer is gone.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        // It ends calls that wait, and so waits for none.
+        if self.gate.is_shut() {
+            return Err(rustix::io::Errno::NOTCONN.into());
+        }
         self.carrier().shut(how)
     }
 
@@ -408,6 +442,10 @@ impl Connection {
         self.closes_in_background.store(on, Ordering::Relaxed);
     }
 
+    pub(super) fn closes_in_background(&self) -> bool {
+        self.closes_in_background.load(Ordering::Relaxed)
+    }
+
     /// Ends our stream and waits until all of it is in the memory of the peer's host; `None` = as
     /// long as the peer lives. A process that ends right after this loses nothing. Over TCP there is
     /// nothing to wait for: the kernel goes on after the process has ended.
@@ -418,7 +456,8 @@ impl Connection {
     /// ECONNRESET when the peer is gone and has not taken everything in; EAGAIN after the timeout:
     /// call it again to wait longer. As [`Connection::shutdown_write`] otherwise.
     pub fn finish(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.carrier().finish(Deadline::after(timeout))
+        let (carrier, _pass) = self.carrier_for_call()?;
+        carrier.finish(Deadline::after(timeout))
     }
 
     /// How long [`Connection::receive`] waits; `None` = until something happens.
@@ -571,13 +610,17 @@ impl Drop for Connection {
             Carried::Tcp(_) => return,
             Carried::Moving(stream) => return stream.close(),
         };
+        // It is another process's.
+        if carrier.has_moved() {
+            return;
+        }
         let linger = carrier.lingers();
         if linger == Some(Duration::ZERO) || carrier.has_unread() {
             // As TCP: who reads no more tells the peer so, and what is under way is lost.
             carrier.abort();
             return;
         }
-        let grace = match self.closes_in_background.load(Ordering::Relaxed) {
+        let grace = match self.closes_in_background() {
             true => Duration::ZERO,
             false => CLOSE_GRACE,
         };

@@ -17,6 +17,7 @@ use socket2::Socket;
 use super::connection::{Connection, Established};
 use super::rooms::Lease;
 use crate::carrier::Buffers;
+use crate::carrier::gate::Gate;
 use crate::companion::Turn;
 use crate::companion::condition::{Condition, Decision, IncomingRequest, Side};
 use crate::companion::plan::CompanionStatus;
@@ -61,11 +62,13 @@ pub struct ListenOptions {
 
 /// A listener on TCP and, where it fits, on the SAN. Dropping it closes it.
 pub struct Listener {
-    shared: Arc<ListenerShared>,
-    lease: Lease,
+    pub(super) shared: Arc<ListenerShared>,
+    pub(super) lease: Lease,
     /// What its TCP connections may do.
-    route: RouteChoice,
-    buffers: Buffers,
+    pub(super) route: RouteChoice,
+    pub(super) buffers: Buffers,
+    /// Accepts that are under way: it goes to another process between them.
+    pub(super) gate: Gate,
 }
 
 /// What was taken, on which side.
@@ -185,7 +188,22 @@ impl Listener {
             lease,
             route,
             buffers,
+            gate: Gate::default(),
         })
+    }
+
+    /// One that another process had.
+    pub(super) fn take_up(
+        lease: Lease,
+        tcp: Socket,
+        backlog: u32,
+        condition: Option<Condition>,
+        route: RouteChoice,
+        buffers: Buffers,
+    ) -> io::Result<Self> {
+        let token = lease.companions.new_token();
+        let shared = ListenerShared::new(token, tcp, backlog.clamp(1, SOMAXCONN), condition)?;
+        Self::begin(lease, shared, route, buffers)
     }
 
     /// Waits for a connection, from whichever side, in order of arrival.
@@ -242,9 +260,16 @@ impl Listener {
         if self.shared.is_closed() {
             return Err(AcceptError::Closed);
         }
+        let pass = self.gate.enter();
         let turn = match self.shared.take() {
             Turn::San(ready) => return Ok(Some(Taken::San(self.san_connection(ready)))),
             Turn::Tcp(turn) => turn,
+        };
+        let Ok(_pass) = pass else {
+            // What is left of the listener here are connections over the SAN.
+            let next = self.shared.tcp_would_block(turn);
+            let next = next.map(|ready| Taken::San(self.san_connection(ready)));
+            return next.map_or(Err(AcceptError::Closed), |taken| Ok(Some(taken)));
         };
         let accepted = accept().map_err(|error| {
             // A socket that was shut down meanwhile answers EINVAL.
@@ -315,6 +340,8 @@ impl Listener {
         deadline: Deadline,
         cancel: Option<&CancelToken>,
     ) -> Result<Connection, AcceptError> {
+        // Held by each accept that waits.
+        let _pass = self.gate.enter();
         loop {
             if cancel.is_some_and(CancelToken::is_cancelled) {
                 return Err(AcceptError::Cancelled);

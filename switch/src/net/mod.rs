@@ -32,6 +32,7 @@ pub(crate) mod closing;
 pub(crate) mod connect;
 pub(crate) mod connection;
 mod first;
+pub(crate) mod handover;
 pub(crate) mod listener;
 mod process;
 pub(crate) mod registry;
@@ -39,6 +40,7 @@ pub(crate) mod rooms;
 mod std_listener;
 mod std_stream;
 
+pub use handover::Duplicate;
 pub use process::process_switch;
 pub use std_listener::{Incoming, TcpListener};
 pub use std_stream::TcpStream;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::closing::Closing;
+use super::handover::offers::Offers;
 use super::registry::OpenConnections;
 use crate::companion::keeper::Keeper;
 use crate::companion::plan::canonical;
@@ -37,6 +38,7 @@ pub(crate) struct Rooms {
     pub(crate) connections: OpenConnections,
     pub(crate) closing: Arc<Closing>,
     pub(crate) moving: Arc<Service>,
+    pub(crate) offers: Offers,
     /// Why there is no provider, where one was looked for.
     pub(crate) absent: Option<String>,
     pub(crate) started: Instant,
@@ -72,6 +74,7 @@ impl Rooms {
             connections: OpenConnections::default(),
             closing,
             moving: Arc::new(moving),
+            offers: Offers::default(),
             absent,
             started: Instant::now(),
             closed: AtomicBool::new(false),

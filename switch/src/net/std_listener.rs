@@ -6,6 +6,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use san_base::Deadline;
+
+use super::handover::Duplicate;
+use super::handover::offers::{Gone, Leaves};
 use super::listener::{ListenOptions, Listener};
 use super::process::{Open, process_switch};
 use super::std_stream::{TcpStream, each_address};
@@ -46,6 +50,23 @@ impl TcpListener {
         each_address(address, |address| {
             Ok(switch.listen(address, options.clone())?.into())
         })
+    }
+
+    /// Offers the listener to another process; see [`Listener::duplicate`].
+    ///
+    /// # Errors
+    /// As [`Listener::duplicate`].
+    pub fn duplicate(&self, target: u32) -> io::Result<Duplicate> {
+        let what = Arc::clone(&self.shared) as Arc<dyn Leaves>;
+        self.shared.listener.offer(target, what)
+    }
+
+    /// Takes up a listener that another process has offered.
+    ///
+    /// # Errors
+    /// As [`Switch::listener_from`](crate::Switch::listener_from), and those of making the process's switch.
+    pub fn from_duplicate(duplicate: &Duplicate) -> io::Result<Self> {
+        Ok(process_switch()?.listener_from(duplicate, None)?.into())
     }
 
     /// The listener itself, with what the standard library has no name for.
@@ -102,6 +123,12 @@ impl TcpListener {
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         self.shared.is_nonblocking.store(on, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl Leaves for Shared {
+    fn leave(&self, target: u32, deadline: Deadline) -> io::Result<Gone> {
+        self.listener.leave(target, deadline)
     }
 }
 

@@ -6,10 +6,13 @@ use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use san_base::Deadline;
 use socket2::SockRef;
 
 use super::connect::ConnectOptions;
 use super::connection::Connection;
+use super::handover::Duplicate;
+use super::handover::offers::{Gone, Leaves};
 use super::process::{Open, process_switch};
 use crate::route::fallback::Route;
 
@@ -60,6 +63,23 @@ impl TcpStream {
         }
         let options = ConnectOptions::default().timeout(timeout);
         Ok(process_switch()?.connect(*address, &options)?.into())
+    }
+
+    /// Offers the stream to another process; see [`Connection::duplicate`].
+    ///
+    /// # Errors
+    /// As [`Connection::duplicate`].
+    pub fn duplicate(&self, target: u32) -> io::Result<Duplicate> {
+        let what = Arc::clone(&self.shared) as Arc<dyn Leaves>;
+        self.shared.connection.offer(target, what)
+    }
+
+    /// Takes up a stream that another process has offered.
+    ///
+    /// # Errors
+    /// As [`Switch::connection_from`](crate::Switch::connection_from), and those of making the process's switch.
+    pub fn from_duplicate(duplicate: &Duplicate) -> io::Result<Self> {
+        Ok(process_switch()?.connection_from(duplicate)?.into())
     }
 
     /// Which way the stream took, and why.
@@ -208,6 +228,12 @@ impl From<Connection> for TcpStream {
                 open: Open::new(),
             }),
         }
+    }
+}
+
+impl Leaves for Shared {
+    fn leave(&self, target: u32, deadline: Deadline) -> io::Result<Gone> {
+        self.connection.leave(target, deadline)
     }
 }
 

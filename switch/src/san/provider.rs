@@ -98,9 +98,12 @@ pub(crate) const STREAMS: u8 = 1;
 /// The same: it is told of urgent data by MARK.
 pub(crate) const MARKS: u8 = 2;
 
+/// The same: it rests while its peer moves to another process.
+pub(crate) const MOVES: u8 = 4;
+
 fn settings(config: &SwitchConfig) -> ProviderConfig {
     ProviderConfig {
-        layer_features: STREAMS | MARKS,
+        layer_features: STREAMS | MARKS | MOVES,
         // Rings for bulk, which are used again (`carrier/san/bulk.rs`), and nothing else so far.
         memory_cache_bytes: 32 << 20,
         strict: config.strict,

@@ -30,6 +30,11 @@ impl ProviderSocket {
         Self(socket)
     }
 
+    /// One that another process had.
+    pub(crate) fn taken_up(socket: Socket) -> Self {
+        Self(socket)
+    }
+
     pub(crate) fn bind(&self, address: SocketAddr) -> Result<(), StepFailure> {
         self.0
             .bind(address)

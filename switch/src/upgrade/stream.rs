@@ -422,6 +422,49 @@ impl MovingStream {
         });
     }
 
+    /// Goes to TCP for good, and leaves the socket to the caller: nothing is read or written here after this.
+    /// Returns the bytes that come before those on the socket.
+    ///
+    /// # Errors
+    /// ETIMEDOUT: bytes of a change are left.
+    pub(crate) fn leave(&self, deadline: Deadline) -> io::Result<Vec<u8>> {
+        const LOOK: Duration = Duration::from_millis(1);
+        loop {
+            self.move_to_tcp(true);
+            if let Some(ahead) = self.with(|mover, _| mover.leave()) {
+                return Ok(ahead);
+            }
+            if deadline.is_over() {
+                return Err(Errno::TIMEDOUT.into());
+            }
+            self.attend_soon();
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Whether our stream is ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.mover.lock().is_closed()
+    }
+
+    /// One that another process had, with bytes that it has read ahead. It stays on TCP.
+    pub(crate) fn taken_up(&self, ahead: &[u8], has_ended: bool) {
+        self.with(|mover, around| {
+            mover.unread(ahead);
+            mover.tell(around, Event::WantDown { for_good: true });
+            if has_ended {
+                mover.tell(around, Event::Close);
+                mover.progress(around);
+            }
+        });
+    }
+
+    /// Whether its calls wait not at all, and how long receives and sends wait otherwise.
+    pub(crate) fn wait_times(&self) -> (bool, Option<Duration>, Option<Duration>) {
+        let Timeouts { send, receive } = &self.timeouts;
+        (receive.is_nonblocking(), receive.wanted(), send.wanted())
+    }
+
     /// The application has closed it. Whether it may go at once.
     pub(crate) fn close(self: &Arc<Self>) {
         let (is_plain, token) = self.with(|mover, around| {

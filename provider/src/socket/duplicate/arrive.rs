@@ -6,13 +6,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use san_base::Process;
+
 use super::super::connect::ConnectOptions;
 use super::super::network_events::{EventRecorder, NetworkEvents};
 use super::super::shared::Socket;
 use super::super::types::AddressFamily;
 use super::arrival::Arrival;
 use super::form::Duplicate;
-use super::process::Process;
 use crate::core::Core;
 use crate::error::{ConnectError, ConnectFailure, TakeUpError};
 use crate::event::EventObject;

@@ -18,8 +18,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use san_base::Process;
+
 use super::super::settings::Options;
-use super::process::Process;
 use crate::transfer::Carried;
 use crate::wire::{Malformed, Resumption};
 

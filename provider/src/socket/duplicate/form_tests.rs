@@ -108,3 +108,12 @@ proptest! {
         let _ = Duplicate::from_bytes(&bytes);
     }
 }
+
+#[test]
+fn wsd_117_a_process_is_itself_and_no_other() {
+    let this = Process::this().unwrap();
+    assert_eq!(this.pid, std::process::id());
+    assert_eq!(Process::with_pid(this.pid), Some(this));
+    assert_ne!(Process::with_pid(1), Some(this));
+    assert_eq!(Process::with_pid(u32::MAX), None);
+}

@@ -1,9 +1,10 @@
 //! The end that moves, in the process that has it.
 
+use san_base::Process;
+
 use super::super::shared::{Socket, SocketShared};
 use super::super::state::{Input, Phase};
 use super::form::{Contents, Duplicate};
-use super::process::Process;
 use crate::error::DuplicateError;
 use crate::sync::lock;
 

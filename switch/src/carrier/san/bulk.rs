@@ -128,6 +128,14 @@ impl Staging {
         let _ = self.memory.shared.write_at(start, behind);
     }
 
+    /// Copies bytes out, also where they cross the ring's end.
+    pub(super) fn take_all(&self, position: u64, into: &mut [u8]) {
+        let [(_, first), _] = pieces(position, into.len());
+        let (before, behind) = into.split_at_mut(first);
+        self.take(position, before);
+        self.take(position + before.len() as u64, behind);
+    }
+
     /// Copies bytes out; they do not cross the ring's end.
     pub(super) fn take(&self, position: u64, into: &mut [u8]) {
         let [(place, _), _] = pieces(position, into.len());
@@ -157,8 +165,8 @@ pub(super) struct Landing {
     handle: MemoryHandle,
 }
 
-/// The first bytes of an offer, and their position.
-#[derive(Debug)]
+/// The first bytes of an offer, or bytes that had landed in another process; and their position.
+#[derive(Debug, Clone)]
 pub(super) struct First {
     pub(super) position: u64,
     /// The message; the bytes begin behind its head.

@@ -176,6 +176,9 @@ impl SanCarrier {
         if news.reader || news.writer {
             data.wake();
         }
+        if news.ring {
+            self.close_ring();
+        }
         if news.memory {
             let this = Weak::clone(&self.this) as Weak<dyn IdleMemory>;
             self.keeper.look_after(this);

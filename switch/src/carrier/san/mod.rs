@@ -14,6 +14,7 @@
 mod bulk;
 mod close;
 mod mail;
+pub(crate) mod moves;
 mod read;
 mod state;
 mod urgent;
@@ -31,11 +32,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use san_base::Deadline;
 use san_provider::{DataPath, LaneHandle, Socket as SpiSocket, TransferError};
-use san_stream::Kind;
+use san_stream::{Config, Kind};
 use socket2::Socket;
 
 pub(crate) use self::close::CloseStep;
 use self::mail::Mail;
+use self::moves::Arrival;
 use self::read::Reading;
 use self::state::{News, State};
 use super::{Buffers, Carrier, IdleMemory, MemoryKeeper};
@@ -43,7 +45,7 @@ use crate::carrier::info::{StreamInfo, StreamState};
 use crate::carrier::timeout::{Timeouts, Waits};
 use crate::counters::SwitchCounters;
 use crate::readiness::{Events, Watcher};
-use crate::san::provider::{MARKS, STREAMS};
+use crate::san::provider::{MARKS, MOVES, STREAMS};
 use crate::san::socket::ProviderSocket;
 
 /// The stream.
@@ -54,6 +56,8 @@ pub(crate) struct SanCarrier {
     /// The application's descriptor (duty 10). It is not connected.
     companion: Socket,
     peer: SocketAddr,
+    /// The peer can wait for this end while that moves to another process.
+    peer_rests: bool,
     counters: Arc<SwitchCounters>,
     this: Weak<Self>,
     keeper: Arc<dyn MemoryKeeper>,
@@ -80,6 +84,15 @@ pub(crate) struct SanCarrier {
     message_limit: usize,
 }
 
+/// What a stream is made of.
+pub(crate) struct Parts {
+    pub(crate) socket: ProviderSocket,
+    pub(crate) companion: Socket,
+    pub(crate) peer: SocketAddr,
+    pub(crate) counters: Arc<SwitchCounters>,
+    pub(crate) keeper: Arc<dyn MemoryKeeper>,
+}
+
 impl SanCarrier {
     pub(crate) fn new(
         socket: ProviderSocket,
@@ -89,36 +102,57 @@ impl SanCarrier {
         counters: Arc<SwitchCounters>,
         keeper: Arc<dyn MemoryKeeper>,
     ) -> Arc<Self> {
+        let begin = |config| Ok(Arrival::nothing(State::new(config)));
+        let parts = Parts {
+            socket,
+            companion,
+            peer,
+            counters,
+            keeper,
+        };
+        let carrier = Self::with(parts, Timeouts::new(timeout), begin);
+        carrier.unwrap_or_else(|never: std::convert::Infallible| match never {})
+    }
+
+    /// A stream that `begin` makes, once it is known what the peer can do.
+    fn with<E>(
+        parts: Parts,
+        timeouts: Timeouts,
+        begin: impl FnOnce(Config) -> Result<Arrival, E>,
+    ) -> Result<Arc<Self>, E> {
+        let socket = &parts.socket;
         let data = socket.data().data_path().ok();
         let features = data.as_ref().map(DataPath::peer).unwrap_or_default();
         let takes_bulk = features.reads && features.layer & STREAMS != 0;
         let knows_marks = features.layer & MARKS != 0;
         let message_limit = socket.max_message_size();
+        let arrival = begin(State::config(message_limit, takes_bulk, knows_marks))?;
         let carrier = Arc::new_cyclic(|this| SanCarrier {
             this: Weak::clone(this),
-            keeper,
+            keeper: parts.keeper,
             message_limit,
             data,
-            socket,
-            companion,
-            peer,
-            counters,
-            state: Mutex::new(State::new(message_limit, takes_bulk, knows_marks)),
+            socket: parts.socket,
+            companion: parts.companion,
+            peer: parts.peer,
+            peer_rests: features.layer & MOVES != 0,
+            counters: parts.counters,
+            state: Mutex::new(arrival.state),
             mail: Mutex::default(),
             has_mail: AtomicBool::new(false),
-            reading: Mutex::default(),
             read: AtomicU64::new(0),
-            peeked: AtomicUsize::new(0),
+            peeked: AtomicUsize::new(arrival.reading.peeked.len()),
+            reading: Mutex::new(arrival.reading),
             look: AtomicBool::new(false),
-            reading_shut: AtomicBool::new(false),
+            reading_shut: AtomicBool::new(arrival.is_reading_shut),
             room: AtomicBool::new(false),
             waiting_to_write: Mutex::new(()),
             watcher: Mutex::new(None),
-            linger: Mutex::new(None),
-            timeouts: Timeouts::new(timeout),
+            linger: Mutex::new(arrival.linger),
+            timeouts,
         });
         carrier.listen();
-        carrier
+        Ok(carrier)
     }
 
     #[inline]

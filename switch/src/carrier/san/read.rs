@@ -20,9 +20,9 @@ const DATA: u8 = Kind::Data.number();
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// Bytes that a peek has taken, or that were urgent: the next read gets them.
-    peeked: VecDeque<u8>,
+    pub(super) peeked: VecDeque<u8>,
     /// The stream's next bytes come in a message, as far as is known; else the stream has to be looked at.
-    plain: bool,
+    pub(super) plain: bool,
 }
 
 /// What a look at the stream has found.
@@ -245,6 +245,7 @@ impl SanCarrier {
         let (mut state, _) = self.lock();
         state.post_reads(self.spi(), data);
         let found = match state.source() {
+            _ if state.has_moved => state.say(Ok(Found::UnderWay)),
             _ if state.is_at_end() => Ok(Found::Bytes(0)),
             _ if state.is_broken() => state.say(Ok(Found::Bytes(0))),
             Source::Landed { position, length } => {

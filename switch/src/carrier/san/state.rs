@@ -1,6 +1,9 @@
 //! What the lock of a stream over the SAN protects: its engine, and what carries out what the engine
 //! asks for. Nothing here waits, and nothing calls out.
 
+pub(crate) mod moves;
+mod rings;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::time::Instant;
@@ -14,7 +17,7 @@ use san_stream::{
 
 use crate::carrier::Buffers;
 
-use super::bulk::{First, Landing, Rings, Staging, deliver};
+use super::bulk::{First, Landing, Staging, deliver};
 use super::urgent::Urgent;
 
 /// Memory of bulk that was not used for so many seconds is let go.
@@ -57,6 +60,8 @@ pub(super) struct News {
     pub(super) over: bool,
     /// There is memory to look after.
     pub(super) memory: bool,
+    /// A ring is to be taken away from the peer.
+    pub(super) ring: bool,
 }
 
 /// The stream, under its lock.
@@ -105,21 +110,41 @@ pub(super) struct State {
     pub(super) urgent: Urgent,
     /// What had left and arrived when a close was last looked at.
     pub(super) seen_progress: (u64, u32),
+    /// What became of the wish to move to another process (`moves.rs`).
+    pub(super) may_move: Option<bool>,
+    /// Another process is about to take the stream up, and nothing of it changes.
+    pub(super) is_frozen: bool,
+    /// It has.
+    pub(super) has_moved: bool,
+    /// Since when the peer moves.
+    peer_moves_since: Option<Instant>,
+    /// Memory to be taken away from the peer.
+    ring_to_close: Option<MemoryHandle>,
+    /// A writer opens the ring.
+    is_opening: bool,
     pub(super) news: News,
 }
 
 impl State {
-    pub(super) fn new(max_message: usize, may_offer: bool, may_mark: bool) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         let epoch = Instant::now();
-        let config = Config {
+        Self::with(Engine::new(config, epoch), epoch)
+    }
+
+    /// What a stream over the SAN is to its engine.
+    pub(super) fn config(max_message: usize, may_offer: bool, may_mark: bool) -> Config {
+        Config {
             may_offer,
             may_mark,
             max_message,
             receive_buffer: RING,
             ..Config::new(Role::Connector, Route::Direct)
-        };
+        }
+    }
+
+    fn with(engine: Engine<Direct>, epoch: Instant) -> Self {
         Self {
-            engine: Engine::new(config, epoch),
+            engine,
             epoch,
             plain: true,
             plain_sent: 0,
@@ -145,6 +170,12 @@ impl State {
             wants_looks: false,
             urgent: Urgent::default(),
             seen_progress: (0, 0),
+            may_move: None,
+            is_frozen: false,
+            has_moved: false,
+            peer_moves_since: None,
+            ring_to_close: None,
+            is_opening: false,
             news: News::default(),
         }
     }
@@ -195,6 +226,9 @@ impl State {
                     self.urgent.mark(position, byte, self.read_so_far());
                     self.news.watcher = true;
                 }
+                Action::CloseRing => self.close_ring(),
+                Action::MayMove => self.answered(true),
+                Action::MayNotMove => self.answered(false),
                 Action::Reset => self.news.over = true,
                 Action::Changed(Place::Broken(failure)) => self.failed(failure),
                 _ => {}
@@ -255,6 +289,9 @@ impl State {
 
     /// What a call says of a broken stream: its error once, and `then` ever after.
     pub(super) fn say<T>(&mut self, then: io::Result<T>) -> io::Result<T> {
+        if self.has_moved {
+            return Err(Errno::NOTCONN.into());
+        }
         match self.error.take() {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
             None => then,
@@ -339,6 +376,9 @@ impl State {
     fn room_if(&self, length: usize, has_place: bool) -> Write {
         if self.over.is_some() {
             return Write::Closed;
+        }
+        if self.is_frozen {
+            return Write::Full;
         }
         match self.engine.write(length, has_place) {
             // What waits lies in the ring still.
@@ -441,7 +481,9 @@ impl State {
                     }
                 }
             }
-            let waiting = self.waiting.take();
+            // While one of the ends moves, what waits goes on waiting.
+            let may_go = !self.engine.is_resting();
+            let waiting = if may_go { self.waiting.take() } else { None };
             let Some(post) = waiting.or_else(|| self.engine.next_message()) else {
                 // It may have asked for the ring.
                 return self.act();
@@ -479,56 +521,6 @@ impl State {
         })
     }
 
-    /// The memory that the peer may read, if it is to be opened now; the caller does it.
-    pub(super) fn ring_to_open(&mut self) -> Option<san_provider::SharedMemory> {
-        let is_wanted = std::mem::take(&mut self.opens_ring) && self.over.is_none();
-        let staging = self.staging.as_ref().filter(|_| is_wanted)?;
-        Some(staging.memory())
-    }
-
-    pub(super) fn ring_opened(&mut self, data: &DataPath, ring: Ring, handle: MemoryHandle) {
-        if let Some(staging) = &mut self.staging {
-            staging.opened = Some(handle);
-        }
-        self.handle(Event::RingOpened(ring));
-        self.pump(data);
-    }
-
-    /// The rings, if they were not used for a while; and whether there is nothing left to look after.
-    pub(super) fn let_go_if_idle(&mut self) -> (Option<Rings>, bool) {
-        if std::mem::take(&mut self.was_used) {
-            self.idle_looks = 0;
-            return (None, false);
-        }
-        self.idle_looks += 1;
-        let is_in_use = self.waiting.is_some()
-            || self.has_bulk()
-            || !self.reads.is_empty()
-            || self.waiting_read.is_some()
-            || self.opens_ring;
-        if self.idle_looks < IDLE_LOOKS || is_in_use || !self.engine.close_ring() {
-            return (None, false);
-        }
-        self.is_looked_after = false;
-        (Some(self.take_rings()), true)
-    }
-
-    pub(super) fn take_rings(&mut self) -> Rings {
-        Rings {
-            staging: self.staging.take(),
-            landing: self.landing.take(),
-        }
-    }
-
-    /// Memory of bulk is in use: it is looked after from now on.
-    fn note_use(&mut self) {
-        self.was_used = true;
-        if !self.is_looked_after {
-            self.is_looked_after = true;
-            self.news.memory = true;
-        }
-    }
-
     /// The application writes no more.
     pub(super) fn close(&mut self, data: &DataPath) {
         self.is_closed = true;
@@ -549,10 +541,11 @@ impl State {
     pub(super) fn is_busy(&self) -> bool {
         self.over.is_none()
             && (self.owes()
+                || self.engine.is_resting()
                 || self.waiting.is_some()
                 || self.waiting_control.is_some()
                 || self.waiting_read.is_some()
-                || self.is_closed && self.end.is_none() && !self.is_broken())
+                || self.is_closed && !self.has_sent_end() && !self.is_broken())
     }
 
     /// A number that changes when something that was written leaves or arrives.
@@ -564,7 +557,7 @@ impl State {
     }
 
     pub(super) fn has_sent_end(&self) -> bool {
-        self.end.is_some()
+        self.end.is_some() || self.has_end_arrived
     }
 
     // Reading.
@@ -574,7 +567,7 @@ impl State {
         let was_at_end = self.is_at_end();
         self.handle(Event::QpMessage { kind, bytes });
         if self.is_at_end() && !was_at_end {
-            self.has_peer_ended_last = self.end.is_some();
+            self.has_peer_ended_last = self.has_sent_end();
             // The connection's end may have been noted while the reader had the stream's end in hand.
             self.error = None;
         }
@@ -613,6 +606,8 @@ impl State {
 
     /// A control message came: kinds from 16 on.
     pub(super) fn control(&mut self, socket: &Socket, data: &DataPath, kind: u8, bytes: Box<[u8]>) {
+        // What is offered from now on comes again.
+        let is_void = self.engine.has_asked_for_rest();
         self.handle(Event::QpMessage {
             kind,
             bytes: &bytes,
@@ -621,10 +616,20 @@ impl State {
             return;
         }
         match Kind::from_number(kind) {
+            Some(Kind::Offer) if is_void => {}
             Some(Kind::Offer) => {
                 let position = bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+                let position = position.unwrap_or(0);
+                // Those of an offer that was taken back.
+                while self
+                    .firsts
+                    .back()
+                    .is_some_and(|one| one.position >= position)
+                {
+                    self.firsts.pop_back();
+                }
                 self.firsts.push_back(First {
-                    position: position.unwrap_or(0),
+                    position,
                     message: bytes,
                     head: OFFER_HEAD,
                 });
@@ -632,10 +637,12 @@ impl State {
                 self.news.watcher = true;
                 self.post_reads(socket, data);
             }
-            Some(Kind::Done) => {
+            Some(Kind::Done | Kind::Resumed) => {
+                self.note_peer_moves();
                 self.news.writer = true;
                 self.news.watcher = true;
             }
+            Some(Kind::Suspend) => self.note_peer_moves(),
             _ => {}
         }
         self.pump(data);
@@ -716,6 +723,7 @@ impl State {
     /// Something came, perhaps the end of the connection: who waits to write hears of it.
     pub(super) fn look_for_end(&mut self, data: &DataPath) {
         if self.over.is_none()
+            && !self.is_frozen
             && let Err(error) = data.check()
         {
             self.note_over(data, error.errno());

@@ -10,14 +10,16 @@ use std::io;
 use rustix::io::Errno;
 use san_provider::Inbox;
 use san_stream::Kind;
+use serde::{Deserialize, Serialize};
 
 use super::SanCarrier;
 
 const URGENT: Option<u8> = Some(Kind::Urgent.number());
 
 /// What is known of the peer's urgent byte.
-#[derive(Debug, Default)]
-pub(super) struct Urgent {
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Urgent {
     now: Option<Mark>,
     /// The position of a byte that is left out, though another one is urgent.
     left_out: Option<u64>,
@@ -27,7 +29,7 @@ pub(super) struct Urgent {
     in_stream: Option<u8>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Mark {
     position: u64,
     byte: u8,

@@ -100,6 +100,7 @@ impl SanCarrier {
         match (opened, data) {
             (Ok((ring, handle)), Some(data)) => state.ring_opened(data, ring, handle),
             (Err(error), _) => {
+                state.ring_not_opened();
                 // Everything goes by messages.
                 tracing::debug!(%error, peer = %self.peer, "bulk cannot be opened to the peer");
             }
@@ -142,7 +143,7 @@ impl SanCarrier {
     /// Ends our stream: END follows what is staged.
     pub(super) fn shut_writing(&self) -> io::Result<()> {
         let data = self.data()?;
-        let (mut state, _) = self.lock();
+        let mut state = self.lock_unfrozen();
         let result = if state.is_closed {
             Ok(())
         } else {

@@ -218,6 +218,18 @@ impl Mover {
         self.is_released
     }
 
+    /// Leaves the socket to another process, with the bytes that come before those on it, if nothing else of
+    /// a change is left.
+    pub(in crate::upgrade) fn leave(&mut self) -> Option<Vec<u8>> {
+        let has_own = self.pair.is_some() || self.drains || !self.aside.is_empty();
+        let is_on_tcp = matches!(self.engine.state(), State::Tcp | State::TcpForGood);
+        if has_own || !is_on_tcp || !self.is_plain() {
+            return None;
+        }
+        self.is_released = true;
+        Some(self.kept.drain(..).collect())
+    }
+
     /// The application uses the stream again, after this went over the socket.
     pub(in crate::upgrade) fn passed(&mut self, around: &Around, past: &Past) {
         self.is_released = false;
