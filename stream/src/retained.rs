@@ -10,6 +10,9 @@ use std::collections::VecDeque;
 /// Messages of the stream that may be kept at a time; no more go out meanwhile.
 pub(crate) const MOST: usize = 64;
 
+/// The number of a message that is not posted yet.
+const WAITS: u64 = u64::MAX;
+
 /// Where the bytes of a message are.
 #[derive(Debug)]
 enum Bytes<P> {
@@ -25,7 +28,7 @@ enum Bytes<P> {
 
 #[derive(Debug)]
 struct Sent<P> {
-    /// Which message of this queue pair, from 1.
+    /// Which message of this queue pair, from 1; [`WAITS`]: none yet.
     number: u64,
     from: u64,
     len: u32,
@@ -141,6 +144,27 @@ impl<P: AsRef<[u8]>> Retained<P> {
         });
     }
 
+    /// The message that was counted last was not posted. Others may go past it.
+    pub(crate) fn not_posted(&mut self) {
+        let number = self.posted;
+        if let Some(last) = self.sent.back_mut().filter(|last| last.number == number) {
+            last.number = WAITS;
+        }
+        self.posted = number.saturating_sub(1);
+    }
+
+    /// One that had waited was posted; `is_kept`: the last of those that are kept here.
+    pub(crate) fn posted_late(&mut self, is_kept: bool) {
+        self.posted += 1;
+        if let Some(last) = self
+            .sent
+            .back_mut()
+            .filter(|last| is_kept && last.number == WAITS)
+        {
+            last.number = self.posted;
+        }
+    }
+
     /// So many of the messages that were posted are not acknowledged.
     #[inline]
     pub(crate) fn unacknowledged(&mut self, count: u32) {
@@ -243,6 +267,30 @@ mod tests {
         assert_eq!(kept.again(104), Some(Again::Kept(b"e")));
         kept.unacknowledged(0);
         assert_eq!((kept.safe(105), kept.is_empty()), (105, true));
+    }
+
+    #[test]
+    fn a_message_that_waits_is_not_taken_for_acknowledged() {
+        let mut kept = Retained::<&[u8]>::default();
+        kept.start();
+        kept.kept(0, 3, b"abc");
+        kept.kept(3, 2, b"de");
+        kept.not_posted();
+        // Control goes past it.
+        kept.control();
+        kept.unacknowledged(0);
+        assert_eq!(kept.safe(5), 3);
+        kept.posted_late(true);
+        kept.unacknowledged(1);
+        assert_eq!(kept.safe(5), 3);
+        kept.unacknowledged(0);
+        assert!(kept.is_empty());
+        kept.control();
+        kept.not_posted();
+        kept.kept(5, 1, b"f");
+        kept.posted_late(false);
+        kept.unacknowledged(1);
+        assert_eq!(kept.safe(6), 6, "the control message was posted last");
     }
 
     #[test]

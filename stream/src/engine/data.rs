@@ -285,6 +285,30 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
+    /// The message that was given out last was not posted after all. It waits, and no other that brings
+    /// bytes is asked for; [`posted_late`](Self::posted_late) follows.
+    pub fn not_posted(&mut self) {
+        self.retained.not_posted();
+    }
+
+    /// A message that had waited was posted. `is_control`: it was given out by
+    /// [`next_control`](Self::next_control).
+    pub fn posted_late(&mut self, is_control: bool) {
+        self.retained.posted_late(!is_control);
+    }
+
+    /// Whether [`Event::QpUnacknowledged`](crate::Event::QpUnacknowledged) would say anything new.
+    #[inline]
+    pub fn awaits_acknowledgements(&self) -> bool {
+        !self.retained.is_empty()
+    }
+
+    /// Whether bytes may be offered to the peer of the queue pair that comes
+    /// ([`Config::may_offer`](crate::Config::may_offer)).
+    pub fn set_may_offer(&mut self, may_offer: bool) {
+        self.config.may_offer = may_offer;
+    }
+
     /// Bounds what may be staged from now on ([`Config::send_buffer`](crate::Config::send_buffer)), rounded
     /// to what can be. What is staged already stays.
     pub fn set_send_buffer(&mut self, bytes: u64) {
@@ -313,10 +337,16 @@ impl<P: Payloads> Engine<P> {
         self.outgoing.unsent() > 0 || self.retained.offered() > 0
     }
 
+    /// Bytes that were offered and that the peer has not read.
+    pub fn unread(&self) -> u64 {
+        self.retained.offered()
+    }
+
     /// The shell takes the staging ring away from the peer, since nothing is in it; another one is asked
     /// for when it is needed. `false`: it is in use.
     pub fn close_ring(&mut self) -> bool {
-        if self.has_unsent() || self.ring == OwnRing::Opening {
+        let is_kept = self.has_tcp() && !self.retained.is_empty();
+        if self.has_unsent() || is_kept || self.ring == OwnRing::Opening {
             return false;
         }
         self.ring = OwnRing::Closed;

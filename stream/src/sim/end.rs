@@ -55,6 +55,9 @@ pub(super) struct End {
     inbox: VecDeque<Sent>,
     aside: Vec<u8>,
     landed: BTreeMap<u64, Vec<u8>>,
+    /// Messages that the engine has given out and the queue pair did not take at once: control, and others.
+    waiting_control: Option<Sent>,
+    waiting: Option<Sent>,
     /// READs in the inbox's order of the places on the send queue.
     pub(super) places: u64,
     pub(super) now: Instant,
@@ -82,6 +85,8 @@ impl End {
             inbox: VecDeque::new(),
             aside: Vec::new(),
             landed: BTreeMap::new(),
+            waiting_control: None,
+            waiting: None,
             places: 8,
             now,
             is_dead: false,
@@ -180,6 +185,7 @@ impl End {
         self.is_draining = false;
         self.inbox.clear();
         self.landed.clear();
+        (self.waiting_control, self.waiting) = (None, None);
     }
 
     pub(super) fn qp_up(&mut self, qp: &mut Qp, tcp: &mut Pipe, written: u64) -> Outcome {
@@ -295,7 +301,8 @@ impl End {
 
     fn has_place(&self, qp: &Qp) -> bool {
         let end = &qp.ends[self.index];
-        self.has_qp && end.posted - end.acknowledged < self.places
+        let waits = self.waiting.is_some() || self.waiting_control.is_some();
+        self.has_qp && !waits && end.posted - end.acknowledged < self.places
     }
 
     fn send(&self, qp: &mut Qp, kind: u8, bytes: Vec<u8>) {
@@ -388,8 +395,9 @@ impl End {
         }
     }
 
-    /// Posts a message, or a READ.
-    pub(super) fn post(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    /// Posts a message, or a READ. Now and then the queue pair does not take a message at once; control goes
+    /// past what waits.
+    pub(super) fn post(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
         if self.is_draining || !self.has_qp {
             return Ok(false);
         }
@@ -397,17 +405,41 @@ impl End {
             qp.ends[self.index].reads.push_back(read);
             return Ok(true);
         }
-        if !self.has_place(qp) {
+        let end = &qp.ends[self.index];
+        if end.posted - end.acknowledged >= self.places {
             return Ok(false);
         }
-        let Some(Post { kind, head, staged }) = self.engine.next_message() else {
+        if let Some(sent) = self.waiting_control.take() {
+            self.send(qp, sent.kind, sent.bytes);
+            self.engine.posted_late(true);
+            return Ok(true);
+        }
+        let control = self.engine.next_control();
+        let is_control = control.is_some();
+        if !is_control && let Some(sent) = self.waiting.take() {
+            self.send(qp, sent.kind, sent.bytes);
+            self.engine.posted_late(false);
+            return Ok(true);
+        }
+        let Some(Post { kind, head, staged }) = control.or_else(|| self.engine.next_message())
+        else {
             return Ok(false);
         };
+        let kind = kind.number();
         let mut bytes = head.to_vec();
         if let Some(staged) = staged {
             bytes.extend(self.staged(staged.position, staged.length));
         }
-        self.send(qp, kind.number(), bytes);
+        if random.per_mille(100) {
+            self.engine.not_posted();
+            let sent = Some(Sent { kind, bytes });
+            match is_control {
+                true => self.waiting_control = sent,
+                false => self.waiting = sent,
+            }
+        } else {
+            self.send(qp, kind, bytes);
+        }
         self.act(tcp, qp)
     }
 

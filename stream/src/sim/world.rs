@@ -229,7 +229,7 @@ impl World {
             Move::Write => end.app_write(random, out, qp),
             Move::TcpOut => end.tcp_out(random, out, qp),
             Move::TcpIn => end.tcp_in(random, tcp, qp),
-            Move::Post => end.post(tcp, qp),
+            Move::Post => end.post(random, tcp, qp),
             Move::Poll => end.poll(tcp, qp),
             Move::Acknowledged => end.acknowledged(tcp, qp),
             Move::AppRead => end.app_read(random, tcp, qp),

@@ -191,6 +191,41 @@ fn done_for_nothing() {
     broke(&bench, Violation::DoneForNothing);
 }
 
+/// Beside TCP no more is forgiven: both ends have proved who they are.
+#[test]
+fn bad_bulk_beside_tcp() {
+    let offer = |position, length| Message::Offer {
+        position,
+        length,
+        first: &[],
+    };
+    let bulk = |why| Violation::Pull(why);
+    for role in [Role::Connector, Role::Acceptor] {
+        for (message, violation) in [
+            (offer(0, 65_537), bulk(PullError::BeyondRing)),
+            (offer(u64::MAX, 2), bulk(PullError::BeyondRing)),
+            (Message::Done { length: 1 }, Violation::DoneForNothing),
+        ] {
+            let mut bench = Bench::san(role);
+            bench.hear(Message::Ring(ring(65_536)));
+            bench.hear(message);
+            broke(&bench, violation);
+        }
+        let mut bench = Bench::san(role);
+        bench.hear(offer(0, 40_000));
+        broke(&bench, bulk(PullError::NoRing));
+    }
+}
+
+/// Before both have, whoever it is loses the queue pair and no more.
+#[test]
+fn bulk_before_the_cut() {
+    let mut bench = Bench::proved(Role::Connector);
+    bench.hear(Message::Ring(ring(65_536)));
+    assert!(bench.engine.failure().is_none());
+    assert_eq!(bench.engine.state(), State::Leaving);
+}
+
 #[test]
 fn bytes_where_a_resume_must_stand() {
     let mut bench = Bench::san(Role::Connector);
