@@ -1,15 +1,19 @@
 //! The memory of bulk: the ring that a sender stages bytes in, and the ring that a receiver reads
 //! into. The byte at a position of the stream lies at the remainder of position and length.
 //!
-//! Who may use which bytes of them is the engine's account.
+//! Who may use which bytes of them is the engine's account. Streams that live on a queue pair (`san/`) and
+//! those that move (`upgrade/`) have the same.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use san_provider::{MemoryAccess, MemoryHandle, Segment, SharedMemory, Socket, WsaCode};
-use san_stream::{DESCRIPTOR, RING, Ring};
+use san_provider::{
+    Fence, MemoryAccess, MemoryHandle, Notification, Operation, Segment, SharedMemory, Socket,
+    WsaCode,
+};
+use san_stream::{DESCRIPTOR, Engine, OFFER_HEAD, Payloads, RING, Read, Ring};
 
 /// Bytes of either ring.
 const LENGTH: usize = RING as usize;
@@ -21,33 +25,257 @@ fn pieces(position: u64, length: usize) -> [(usize, usize); 2] {
     [(place, first), (0, length - first)]
 }
 
+/// The bulk of one stream: its rings, and what is under way to the one that it reads into.
+#[derive(Debug, Default)]
+pub(crate) struct Bulk {
+    staging: Option<Staging>,
+    landing: Option<Landing>,
+    firsts: VecDeque<First>,
+    peer_ring: Option<Ring>,
+    reads: VecDeque<(Operation, Read)>,
+    waiting_read: Option<Read>,
+    /// The memory was used since it was last looked at; how often it was not; and whether somebody looks.
+    was_used: bool,
+    idle_looks: u32,
+    is_looked_after: bool,
+}
+
+/// Memory that was not used for so many seconds is let go.
+const IDLE_LOOKS: u32 = 5;
+
+impl Bulk {
+    /// The memory is in use. `true`: from now on somebody has to look after it.
+    pub(crate) fn note_use(&mut self) -> bool {
+        self.was_used = true;
+        !std::mem::replace(&mut self.is_looked_after, true)
+    }
+
+    /// A look, one a second, at a stream whose memory is kept for another reason.
+    pub(crate) fn is_kept(&mut self) {
+        self.idle_looks = 0;
+    }
+
+    /// A look, one a second: whether the memory was not used for so long that it may go.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        if std::mem::take(&mut self.was_used) {
+            self.idle_looks = 0;
+            return false;
+        }
+        self.idle_looks += 1;
+        self.idle_looks >= IDLE_LOOKS && !self.is_reading()
+    }
+
+    /// Keeps bytes that are to be sent, at their position.
+    ///
+    /// # Errors
+    /// ENOBUFS.
+    pub(crate) fn put(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let staging = match &mut self.staging {
+            Some(staging) => staging,
+            empty => empty.insert(Staging::new()?),
+        };
+        staging.put(position, bytes);
+        Ok(())
+    }
+
+    /// Copies bytes out that are to be sent. They do not cross the ring's end.
+    pub(crate) fn take(&self, position: u64, into: &mut [u8]) {
+        if let Some(staging) = &self.staging {
+            staging.take(position, into);
+        }
+    }
+
+    /// Copies bytes out that are to be sent, also where they cross the ring's end.
+    pub(crate) fn take_all(&self, position: u64, into: &mut [u8]) {
+        let [(_, first), _] = pieces(position, into.len());
+        let (before, behind) = into.split_at_mut(first);
+        self.take(position, before);
+        self.take(position + before.len() as u64, behind);
+    }
+
+    /// What is to be opened to the peer.
+    pub(crate) fn memory(&self) -> Option<SharedMemory> {
+        let staging = self.staging.as_ref()?;
+        Some(staging.memory.shared.clone())
+    }
+
+    /// It is open.
+    pub(crate) fn opened(&mut self, handle: MemoryHandle) {
+        if let Some(staging) = &mut self.staging {
+            staging.opened = Some(handle);
+        }
+    }
+
+    /// The peer is to read it no longer: what is to be taken away from the peer.
+    pub(crate) fn take_opened(&mut self) -> Option<MemoryHandle> {
+        self.staging.as_mut()?.opened.take()
+    }
+
+    /// The peer has opened its ring.
+    pub(crate) fn peer_opened(&mut self, ring: Ring) {
+        self.peer_ring = Some(ring);
+    }
+
+    /// The peer has offered bytes; the engine has taken the message.
+    pub(crate) fn offered(&mut self, message: Box<[u8]>) {
+        let position = message
+            .first_chunk()
+            .map(|bytes| u64::from_be_bytes(*bytes));
+        let position = position.unwrap_or(0);
+        // Those of an offer that was taken back.
+        while self
+            .firsts
+            .back()
+            .is_some_and(|one| one.position >= position)
+        {
+            self.firsts.pop_back();
+        }
+        self.firsts.push_back(First {
+            position,
+            message,
+            head: OFFER_HEAD,
+        });
+    }
+
+    /// Bytes that had landed in another process.
+    pub(crate) fn landed_elsewhere(&mut self, position: u64, bytes: &[u8]) {
+        self.firsts.push_back(First {
+            position,
+            message: Box::from(bytes),
+            head: 0,
+        });
+    }
+
+    /// Starts the READs that the engine wants. Whether it has started any.
+    ///
+    /// # Errors
+    /// The connection cannot go on.
+    pub(crate) fn post_reads<P: Payloads>(
+        &mut self,
+        engine: &mut Engine<P>,
+        socket: &Socket,
+    ) -> io::Result<bool> {
+        let mut any = false;
+        loop {
+            let waiting = self.waiting_read.take();
+            let Some(read) = waiting.or_else(|| engine.next_read()) else {
+                return Ok(any);
+            };
+            match self.post_read(socket, &read) {
+                Ok(operation) => self.reads.push_back((operation, read)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting_read = Some(read);
+                    return Ok(any);
+                }
+                Err(error) => return Err(error),
+            }
+            any = true;
+        }
+    }
+
+    fn post_read(&mut self, socket: &Socket, read: &Read) -> io::Result<Operation> {
+        let Some(ring) = &self.peer_ring else {
+            return Err(Errno::CONNRESET.into());
+        };
+        let landing = match &mut self.landing {
+            Some(landing) => landing,
+            empty => empty.insert(Landing::new(socket)?),
+        };
+        let (segments, count) = landing.segments(read.position, read.length as usize);
+        let segments = segments.get(..count).unwrap_or_default();
+        socket
+            .rdma_read(
+                segments,
+                &ring.0,
+                read.place,
+                Fence::None,
+                Notification::Sink,
+            )
+            .map_err(|error| system(error.errno()))
+    }
+
+    /// Which READ this operation was, if it was one.
+    pub(crate) fn read_ended(&mut self, operation: Operation) -> Option<Read> {
+        let place = self.reads.iter().position(|(one, _)| *one == operation)?;
+        self.reads.remove(place).map(|(_, read)| read)
+    }
+
+    /// Whether a READ is under way, or waits for a place.
+    pub(crate) fn is_reading(&self) -> bool {
+        !self.reads.is_empty() || self.waiting_read.is_some()
+    }
+
+    /// Whether one waits for a place.
+    pub(crate) fn has_waiting_read(&self) -> bool {
+        self.waiting_read.is_some()
+    }
+
+    /// Copies bytes that are here, from a position on, into the buffers: how many.
+    pub(crate) fn deliver(&mut self, at: (u64, u64), buffers: &mut [IoSliceMut<'_>]) -> usize {
+        deliver(self.landing.as_ref(), &mut self.firsts, at, buffers)
+    }
+
+    /// Copies bytes that are here, and keeps them.
+    pub(crate) fn copy_landed(&self, at: (u64, u64), into: &mut [u8]) {
+        let buffers = &mut [IoSliceMut::new(into)];
+        deliver(self.landing.as_ref(), &mut self.firsts.clone(), at, buffers);
+    }
+
+    /// The rings, which are not used.
+    pub(crate) fn take_rings(&mut self) -> Rings {
+        self.is_looked_after = false;
+        Rings {
+            staging: self.staging.take(),
+            landing: self.landing.take(),
+        }
+    }
+
+    /// The queue pair is gone: what was to be read is not, and the peer reads nothing. Bytes that were to
+    /// be sent stay. What is given back is let go when the device has let it go.
+    pub(crate) fn queue_pair_gone(&mut self) -> Rings {
+        if let Some(staging) = &mut self.staging {
+            staging.opened = None;
+        }
+        self.firsts.clear();
+        self.peer_ring = None;
+        self.reads.clear();
+        self.waiting_read = None;
+        Rings {
+            staging: None,
+            landing: self.landing.take(),
+        }
+    }
+}
+
 /// Bytes that are to be sent.
 #[derive(Debug)]
-pub(super) struct Staging {
+struct Staging {
     memory: Memory,
     /// While it is open to the peer.
-    pub(super) opened: Option<MemoryHandle>,
+    opened: Option<MemoryHandle>,
 }
 
 /// Memory that is not needed for now.
 #[derive(Debug)]
-pub(super) struct Rings {
-    pub(super) staging: Option<Staging>,
-    pub(super) landing: Option<Landing>,
+pub(crate) struct Rings {
+    staging: Option<Staging>,
+    landing: Option<Landing>,
 }
 
 impl Rings {
     /// Nobody else has them any more: the peer reads one of them no longer when this returns.
-    pub(super) fn let_go(self, socket: &Socket) {
+    /// `socket`: that of the queue pair; none, if that is gone.
+    pub(crate) fn let_go(self, socket: Option<&Socket>) {
         // A socket that is closed has let them go already.
         if let Some(handle) = self.staging.as_ref().and_then(|staging| staging.opened)
+            && let Some(socket) = socket
             && let Err(error) = socket.deregister_rdma_memory(handle)
             && !matches!(error.code(), WsaCode::NotSocket | WsaCode::NotConnected)
         {
             tracing::debug!(%error, "the peer keeps reading a ring that is not used");
             return;
         }
-        if let Some(landing) = &self.landing {
+        if let (Some(landing), Some(socket)) = (&self.landing, socket) {
             let _ = socket.deregister_memory(landing.handle);
         }
         let mut spare = SPARE.lock();
@@ -104,7 +332,7 @@ impl Memory {
 impl Staging {
     /// # Errors
     /// ENOBUFS: there is no memory (duty 38).
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let memory = Memory::new().map_err(|error| {
             tracing::debug!(%error, "no memory to stage bytes in");
             io::Error::from(Errno::NOBUFS)
@@ -115,12 +343,7 @@ impl Staging {
         })
     }
 
-    /// What is opened to the peer.
-    pub(super) fn memory(&self) -> SharedMemory {
-        self.memory.shared.clone()
-    }
-
-    pub(super) fn put(&mut self, position: u64, bytes: &[u8]) {
+    fn put(&mut self, position: u64, bytes: &[u8]) {
         let [(place, first), (start, _)] = self.memory.places(position, bytes.len());
         let (before, behind) = bytes.split_at(first);
         // Inside, by the way the places are made.
@@ -128,23 +351,14 @@ impl Staging {
         let _ = self.memory.shared.write_at(start, behind);
     }
 
-    /// Copies bytes out, also where they cross the ring's end.
-    pub(super) fn take_all(&self, position: u64, into: &mut [u8]) {
-        let [(_, first), _] = pieces(position, into.len());
-        let (before, behind) = into.split_at_mut(first);
-        self.take(position, before);
-        self.take(position + before.len() as u64, behind);
-    }
-
-    /// Copies bytes out; they do not cross the ring's end.
-    pub(super) fn take(&self, position: u64, into: &mut [u8]) {
+    fn take(&self, position: u64, into: &mut [u8]) {
         let [(place, _), _] = pieces(position, into.len());
         let _ = self.memory.shared.read_at(place, into);
     }
 }
 
 /// Opens a ring to the peer of a socket for reading. It may wait for the transport.
-pub(super) fn open_to_peer(
+pub(crate) fn open_to_peer(
     socket: &Socket,
     memory: &SharedMemory,
 ) -> io::Result<(Ring, MemoryHandle)> {
@@ -160,18 +374,18 @@ pub(super) fn open_to_peer(
 
 /// Bytes that were read from the peer's ring, and those that came with its offers.
 #[derive(Debug)]
-pub(super) struct Landing {
+struct Landing {
     memory: Memory,
     handle: MemoryHandle,
 }
 
 /// The first bytes of an offer, or bytes that had landed in another process; and their position.
 #[derive(Debug, Clone)]
-pub(super) struct First {
-    pub(super) position: u64,
+struct First {
+    position: u64,
     /// The message; the bytes begin behind its head.
-    pub(super) message: Box<[u8]>,
-    pub(super) head: usize,
+    message: Box<[u8]>,
+    head: usize,
 }
 
 impl First {
@@ -185,7 +399,7 @@ impl First {
 }
 
 impl Landing {
-    pub(super) fn new(socket: &Socket) -> io::Result<Self> {
+    fn new(socket: &Socket) -> io::Result<Self> {
         let memory = Memory::new()?;
         let all = memory
             .shared
@@ -198,7 +412,7 @@ impl Landing {
     }
 
     /// Where a READ of these bytes goes.
-    pub(super) fn segments(&mut self, position: u64, length: usize) -> ([Segment; 2], usize) {
+    fn segments(&mut self, position: u64, length: usize) -> ([Segment; 2], usize) {
         let pieces = self.memory.places(position, length);
         let segments = pieces.map(|(offset, length)| Segment {
             handle: self.handle,
@@ -216,8 +430,7 @@ impl Landing {
     }
 }
 
-/// Copies bytes that are here, from `position` on, into the buffers: how many.
-pub(super) fn deliver(
+fn deliver(
     landing: Option<&Landing>,
     firsts: &mut VecDeque<First>,
     (mut position, mut available): (u64, u64),

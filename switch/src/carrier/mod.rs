@@ -16,6 +16,7 @@ use self::info::StreamInfo;
 use self::timeout::Waits;
 use crate::readiness::{Events, Watcher};
 
+pub(crate) mod bulk;
 pub(crate) mod gate;
 pub(crate) mod info;
 pub(crate) mod mark;

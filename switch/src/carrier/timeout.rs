@@ -62,7 +62,7 @@ impl Timeout {
 
     /// How long a call waits that needs no clock for it; `None`: it needs one.
     #[inline]
-    pub(super) fn simple(&self) -> Option<Duration> {
+    pub(crate) fn simple(&self) -> Option<Duration> {
         match self.in_force.load(Ordering::Relaxed) {
             0 => Some(Duration::MAX),
             AT_ONCE => Some(Duration::ZERO),

@@ -207,6 +207,7 @@ impl Connection {
             role,
             lease.config.thresholds(),
             lease.config.io_timeout,
+            Arc::clone(&lease.closing) as Arc<dyn MemoryKeeper>,
         );
         let counted = Counted::Moving(Arc::clone(&stream), san);
         let info = lease

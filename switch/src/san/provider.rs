@@ -101,10 +101,14 @@ pub(crate) const MARKS: u8 = 2;
 /// The same: it rests while its peer moves to another process.
 pub(crate) const MOVES: u8 = 4;
 
+/// The same: it takes bulk on a stream that moves, too. Those before it go back to TCP for good when they
+/// are offered some.
+pub(crate) const MOVING_BULK: u8 = 8;
+
 fn settings(config: &SwitchConfig) -> ProviderConfig {
     ProviderConfig {
-        layer_features: STREAMS | MARKS | MOVES,
-        // Rings for bulk, which are used again (`carrier/san/bulk.rs`), and nothing else so far.
+        layer_features: STREAMS | MARKS | MOVES | MOVING_BULK,
+        // Rings for bulk, which are used again (`carrier/bulk.rs`), and nothing else so far.
         memory_cache_bytes: 32 << 20,
         strict: config.strict,
         ..ProviderConfig::default()

@@ -37,6 +37,9 @@ pub(crate) trait Member: Send + Sync {
     /// Something may have come: on TCP, on the queue pair, or a deadline.
     fn attend(&self);
 
+    /// Something happened on TCP; [`Member::attend`] follows.
+    fn tcp_stirred(&self);
+
     /// When it wants to be attended to, whatever comes.
     fn next_timeout(&self) -> Option<Instant>;
 

@@ -3,14 +3,18 @@
 //! One lock for the stream, never held while a thread waits. One thread at a time reads and one
 //! writes. Whoever empties a stopped queue pair keeps others from reading: bytes that a read has taken
 //! from it and not yet counted come before.
+//!
+//! While the queue pair carries, calls that wait poll its lane themselves, reads take messages past the
+//! stream's lock, and whoever polls tells the watcher (`stream/telling.rs`).
 
 mod member;
+mod telling;
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,23 +22,26 @@ use parking_lot::{Mutex, RwLock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use san_base::{Deadline, Signal};
-use san_provider::{LaneHandle, TransferError};
-use san_stream::{Config, Engine, Event, Role, Route as StreamRoute, State, Thresholds};
+use san_provider::{DataPath, LaneHandle, TransferError};
+use san_stream::{
+    Config, Engine, Event, Kind, RING, Role, Route as StreamRoute, State, Thresholds,
+};
 use socket2::Socket;
 
 use super::mover::{Around, Mover, Past, Phase, Reading, Writing};
-use super::queue_pair::{Feed, QueuePair};
+use super::queue_pair::{Feed, QueuePair, Reader};
 use super::request::Ends;
 use super::service::{Member, Service};
 use super::tcp_side::TcpSide;
+use crate::carrier::bulk::open_to_peer;
 use crate::carrier::info::{StreamInfo, StreamState};
 use crate::carrier::mark::TcpMark;
-use crate::carrier::timeout::{Timeouts, Waits};
-use crate::carrier::{Buffers, Carrier};
+use crate::carrier::timeout::{Timeouts, Waits, left};
+use crate::carrier::{Buffers, Carrier, IdleMemory, MemoryKeeper};
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
 
-/// The longest that a read waits at the queue pair before it looks whether it was called off.
+/// The longest that a write waits for room before it looks again.
 const SLICE: Duration = Duration::from_millis(200);
 /// How long a writer waits for acknowledgements that nobody announces.
 const ROOM: Duration = Duration::from_millis(1);
@@ -73,8 +80,16 @@ pub(crate) struct MovingStream {
     around: Around,
     ends: Ends,
     role: Role,
+    this: Weak<Self>,
+    keeper: Arc<dyn MemoryKeeper>,
     mover: Mutex<Mover>,
-    reading: Mutex<()>,
+    reading: Mutex<ReadSide>,
+    /// Bytes that were read past the lock, all told. The reader alone writes it.
+    read: AtomicU64,
+    /// The reader has to look at the stream; one that waits is called off.
+    look: AtomicBool,
+    /// There may be room for the writer that waits.
+    room: AtomicBool,
     writing: Mutex<()>,
     /// What a read, or a write, that waits is woken by.
     read_wake: OnceLock<Signal>,
@@ -90,6 +105,14 @@ pub(crate) struct MovingStream {
     follower: OnceLock<Weak<dyn Follower>>,
 }
 
+/// What the one who reads has.
+#[derive(Debug, Default)]
+struct ReadSide {
+    /// The stream's next bytes come here and in messages, as far as is known; else the stream has to be
+    /// looked at.
+    plain: Option<DataPath>,
+}
+
 impl MovingStream {
     /// A stream over a TCP connection that has just been made.
     pub(crate) fn new(
@@ -99,28 +122,35 @@ impl MovingStream {
         role: Role,
         thresholds: Thresholds,
         timeout: Option<Duration>,
+        keeper: Arc<dyn MemoryKeeper>,
     ) -> Arc<Self> {
         let config = Config {
             is_keyed: service.key().is_set(),
+            // The peer of each queue pair says what it takes.
             may_offer: false,
             max_message: MESSAGE,
+            receive_buffer: RING,
             thresholds,
             ..Config::new(role, StreamRoute::Upgrade)
         };
         let now = Instant::now();
         service.add(|token| {
-            let feed = Arc::new(Feed::new(token, Arc::clone(service)));
-            Arc::new(Self {
+            Arc::new_cyclic(|this: &Weak<Self>| Self {
                 around: Around {
                     token,
                     service: Arc::clone(service),
-                    feed,
+                    feed: Arc::new(Feed::new(Weak::clone(this) as Weak<dyn Reader>)),
                     tcp: TcpSide::new(socket),
                 },
                 ends,
                 role,
+                this: Weak::clone(this),
+                keeper,
                 mover: Mutex::new(Mover::new(Engine::new(config, now))),
-                reading: Mutex::new(()),
+                reading: Mutex::default(),
+                read: AtomicU64::new(0),
+                look: AtomicBool::new(false),
+                room: AtomicBool::new(false),
                 writing: Mutex::new(()),
                 read_wake: OnceLock::new(),
                 write_wake: OnceLock::new(),
@@ -163,7 +193,7 @@ impl MovingStream {
     /// told all that the stream has carried, says so.
     /// Nothing is read or written here until [`MovingStream::passed`].
     pub(crate) fn release(&self, taken: impl FnOnce(Past) -> bool) -> bool {
-        self.mover.lock().release(taken)
+        self.with(|mover, _| mover.release(taken))
     }
 
     /// The application uses the stream, after this went over the socket itself.
@@ -173,7 +203,7 @@ impl MovingStream {
 
     /// Whether it will never move again.
     pub(crate) fn is_for_good(&self) -> bool {
-        self.mover.lock().engine.state() == State::TcpForGood
+        self.look_at(|mover| mover.engine.state()) == State::TcpForGood
     }
 
     /// The thread `san-stream` is to look at it.
@@ -190,96 +220,23 @@ impl MovingStream {
         *self.carrying.read()
     }
 
-    /// Does something under the lock, and what follows from it without.
-    fn with<T>(&self, what: impl FnOnce(&mut Mover, &Around) -> T) -> T {
-        let mut mover = self.mover.lock();
-        let outcome = what(&mut mover, &self.around);
-        let changed = mover.changed.take();
-        let wakes = changed.is_some() || mover.drains;
-        let phase = mover.phase() as u8;
-        let has_turned = self.phase.swap(phase, Ordering::AcqRel) != phase;
-        drop(mover);
-        if let Some(state) = changed {
-            self.changed(state);
-        }
-        if (has_turned || changed.is_some())
-            && let Some(follower) = self.follower()
-        {
-            follower.followed();
-        }
-        if wakes {
-            self.wake();
-        }
-        outcome
-    }
-
-    fn changed(&self, state: State) {
-        tracing::debug!(connector = %self.ends.connector, acceptor = %self.ends.acceptor, role = ?self.role, ?state, "stream");
-        let is_san = match state {
-            State::San => true,
-            State::Leaving | State::Tcp | State::TcpForGood | State::Broken(_) => false,
-            _ => return,
-        };
-        let mut carrying = self.carrying.write();
-        if carrying.is_san == is_san {
-            return;
-        }
-        carrying.is_san = is_san;
-        carrying.since = Instant::now();
-        let counters = &self.around.service.counters;
-        if is_san {
-            carrying.ups += 1;
-            counters.streams_up.raise();
-        } else {
-            carrying.downs += 1;
-            counters.streams_down.raise();
-        }
-    }
-
-    /// Ends the wait of a read at the queue pair.
-    fn call_off(&self) {
-        let data = {
-            let mover = self.mover.lock();
-            mover.pair.as_ref().map(|pair| pair.data.clone())
-        };
-        if let Some(data) = data {
-            data.wake();
-        }
-        self.wake();
-    }
-
-    fn tell_watcher(&self) {
-        let watcher = self.watcher.lock().clone();
-        if let Some((watcher, token)) = watcher {
-            watcher.changed(token, self.events());
-        }
-    }
-
-    fn wake(&self) {
-        for wake in [&self.read_wake, &self.write_wake] {
-            if let Some(signal) = wake.get() {
-                signal.set();
-            }
-        }
-    }
-
     fn receive_by(&self, bytes: &mut [u8], deadline: Deadline) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
         }
-        let _reading = self.reading.lock();
-        if !self.receives_over.load(Ordering::Acquire) {
-            match self.receive_or_wait(bytes, deadline, &self.receives_over) {
+        let mut reading = self.reading.lock();
+        if !self.receives_over.load(Ordering::SeqCst) {
+            match self.receive_or_wait(&mut reading, bytes, deadline, &self.receives_over) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }
-            if !self.receives_over.load(Ordering::Acquire) {
+            if !self.receives_over.load(Ordering::SeqCst) {
                 return Err(Errno::AGAIN.into());
             }
         }
         // What had come before is read still; nothing is waited for.
         let never = AtomicBool::new(false);
-        match self.receive_or_wait(bytes, Deadline::passed(), &never) {
+        match self.receive_or_wait(&mut reading, bytes, Deadline::passed(), &never) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             outcome => outcome,
         }
@@ -288,12 +245,16 @@ impl MovingStream {
     /// EAGAIN: nothing came in time, or the wait was called off.
     fn receive_or_wait(
         &self,
+        reading: &mut ReadSide,
         bytes: &mut [u8],
         deadline: Deadline,
         called_off: &AtomicBool,
     ) -> io::Result<usize> {
+        reading.plain = None;
         loop {
-            if called_off.load(Ordering::Acquire) {
+            // What changes from here on sets it again.
+            self.look.store(false, Ordering::SeqCst);
+            if called_off.load(Ordering::SeqCst) {
                 return Err(Errno::AGAIN.into());
             }
             match self.with(|mover, around| {
@@ -301,8 +262,7 @@ impl MovingStream {
                 mover.read(around, bytes)
             }) {
                 Reading::Read(n) => {
-                    self.counters.messages_received.raise();
-                    self.counters.bytes_received.add(n as u64);
+                    self.count_read(n);
                     return Ok(n);
                 }
                 Reading::Failed(error) => return Err(error),
@@ -311,25 +271,31 @@ impl MovingStream {
                         std::thread::sleep(DRAIN);
                     }
                 }
-                Reading::Receive(data) => {
-                    let wait = deadline.left().unwrap_or(SLICE).min(SLICE);
-                    match data.receive_into_unless(&mut [IoSliceMut::new(bytes)], wait, called_off)
-                    {
+                Reading::Receive {
+                    data,
+                    limit,
+                    is_plain,
+                } => {
+                    let most = bytes.len().min(limit);
+                    let into = &mut bytes[..most];
+                    let wait = left(deadline);
+                    match data.receive_into_unless(&mut [IoSliceMut::new(into)], wait, &self.look) {
                         Ok(came) => {
-                            let taken = self.with(|mover, around| {
-                                mover.received(around, came.kind, &bytes[..came.bytes])
-                            });
+                            if is_plain {
+                                reading.plain = Some(data);
+                            }
+                            let taken = self.took(came.kind, &bytes[..came.bytes]);
                             if taken > 0 {
-                                self.counters.messages_received.raise();
-                                self.counters.bytes_received.add(taken as u64);
                                 return Ok(taken);
                             }
                         }
-                        Err(TransferError::WouldBlock) if deadline.is_over() => {
-                            return Err(Errno::AGAIN.into());
-                        }
-                        Err(TransferError::WouldBlock) => {}
+                        Err(TransferError::WouldBlock) => self.has_time(deadline)?,
                         Err(_) => self.with(Mover::broken),
+                    }
+                }
+                Reading::AwaitBulk(data) => {
+                    if !data.wait_for(&self.look, left(deadline)) {
+                        self.has_time(deadline)?;
                     }
                 }
                 Reading::AwaitTcp => {
@@ -344,6 +310,58 @@ impl MovingStream {
         }
     }
 
+    /// EAGAIN: nothing came, and the time is over.
+    fn has_time(&self, deadline: Deadline) -> io::Result<()> {
+        match deadline.is_over() && !self.look.load(Ordering::SeqCst) {
+            true => Err(Errno::AGAIN.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// A message was taken straight into the application's buffer: how many of its bytes are the
+    /// application's now.
+    fn took(&self, kind: u8, bytes: &[u8]) -> usize {
+        let taken = self.with(|mover, around| mover.received(around, kind, bytes));
+        if taken > 0 {
+            self.count_read(taken);
+        }
+        taken
+    }
+
+    fn count_read(&self, n: usize) {
+        self.counters.messages_received.raise();
+        self.counters.bytes_received.add(n as u64);
+    }
+
+    /// Takes the stream's next bytes, where they come in messages and nothing else is to be done: all that
+    /// mostly happens on the queue pair. `None`: the stream has to be looked at.
+    #[inline]
+    fn receive_plain(&self, bytes: &mut [u8]) -> Option<io::Result<usize>> {
+        let mut reading = self.reading.try_lock()?;
+        let data = reading.plain.as_ref().filter(|_| !bytes.is_empty())?;
+        let wait = self.timeouts.receive.simple()?;
+        match data.receive_into_unless(&mut [IoSliceMut::new(bytes)], wait, &self.look) {
+            Ok(came) if came.kind == Kind::Data.number() && came.bytes > 0 => {
+                let read = self.read.load(Ordering::Relaxed) + came.bytes as u64;
+                self.read.store(read, Ordering::Release);
+                self.count_read(came.bytes);
+                Some(Ok(came.bytes))
+            }
+            Ok(came) => {
+                reading.plain = None;
+                let taken = self.took(came.kind, &bytes[..came.bytes]);
+                (taken > 0).then_some(Ok(taken))
+            }
+            Err(TransferError::WouldBlock) if !self.look.load(Ordering::SeqCst) => {
+                Some(Err(Errno::AGAIN.into()))
+            }
+            Err(_) => {
+                reading.plain = None;
+                None
+            }
+        }
+    }
+
     fn send_by(&self, bytes: &[u8], deadline: Deadline) -> io::Result<usize> {
         if bytes.is_empty() {
             return self.with(|mover, _| mover.check_open()).map(|()| 0);
@@ -353,7 +371,23 @@ impl MovingStream {
         let mut written = 0;
         loop {
             let rest = bytes.get(written..).unwrap_or_default();
-            let waited = match self.with(|mover, around| mover.write(around, rest)) {
+            // What changes from here on sets it again.
+            self.room.store(false, Ordering::SeqCst);
+            let (wrote, ring) = self.with(|mover, around| {
+                let wrote = mover.write(around, rest);
+                (wrote, mover.ring_to_open())
+            });
+            if let Some((socket, memory, pair)) = ring {
+                // It waits for the transport, so nobody has the lock meanwhile.
+                match open_to_peer(&socket, &memory) {
+                    Ok((ring, handle)) => self.with(|mover, around| {
+                        mover.ring_opened(around, pair, ring, handle);
+                    }),
+                    // Everything goes by messages.
+                    Err(error) => tracing::debug!(%error, "bulk cannot be opened to the peer"),
+                }
+            }
+            let waited = match wrote {
                 Writing::Wrote(n) => {
                     self.counters.messages_sent.raise();
                     self.counters.bytes_sent.add(n as u64);
@@ -370,9 +404,16 @@ impl MovingStream {
                 }
                 Writing::AwaitTcp => self.wait(&self.write_wake, Some(PollFlags::OUT), deadline),
                 Writing::Await => self.wait(&self.write_wake, None, deadline),
-                Writing::AwaitRoom if deadline.is_over() => Err(Errno::AGAIN.into()),
-                Writing::AwaitRoom => {
-                    let soon = Deadline::after(deadline.left().unwrap_or(ROOM).min(ROOM));
+                Writing::AwaitSoon | Writing::AwaitRoom { .. } if deadline.is_over() => {
+                    Err(Errno::AGAIN.into())
+                }
+                Writing::AwaitRoom { data, is_told } => {
+                    let most = if is_told { SLICE } else { ROOM };
+                    let _ = data.wait_for(&self.room, left(deadline).min(most));
+                    Ok(())
+                }
+                Writing::AwaitSoon => {
+                    let soon = Deadline::after(left(deadline).min(ROOM));
                     match self.wait(&self.write_wake, None, soon) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
                         outcome => outcome,
@@ -469,7 +510,7 @@ impl MovingStream {
     pub(crate) fn close(self: &Arc<Self>) {
         let (is_plain, token) = self.with(|mover, around| {
             let is_reset = around.tcp.socket().linger().ok().flatten() == Some(Duration::ZERO);
-            let event = if mover.has_unread() || is_reset {
+            let event = if mover.owes_unread() || is_reset {
                 Event::Abort
             } else {
                 Event::Close
@@ -498,6 +539,9 @@ impl Carrier for MovingStream {
     }
 
     fn receive(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        if let Some(outcome) = self.receive_plain(bytes) {
+            return outcome;
+        }
         self.receive_by(bytes, self.timeouts.receive.deadline())
     }
 
@@ -575,7 +619,7 @@ impl Carrier for MovingStream {
 
     fn shut(&self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Write {
-            self.receives_over.store(true, Ordering::Release);
+            self.receives_over.store(true, Ordering::SeqCst);
         }
         if how != Shutdown::Read {
             self.end()?;
@@ -599,15 +643,16 @@ impl Carrier for MovingStream {
             .store(watcher.is_some(), Ordering::Release);
         let is_watched = watcher.is_some();
         *self.watcher.lock() = watcher;
-        if let Some(pair) = &self.mover.lock().pair {
-            pair.data.tell_each(is_watched);
-        }
+        self.look_at(|mover| {
+            if let Some(pair) = &mover.pair {
+                pair.data.tell_each(is_watched);
+            }
+        });
         self.tell_watcher();
     }
 
     fn lane(&self) -> Option<LaneHandle> {
-        let mover = self.mover.lock();
-        mover.pair.as_ref().map(|pair| pair.data.lane())
+        self.look_at(|mover| mover.pair.as_ref().map(|pair| pair.data.lane()))
     }
 
     fn take_error(&self) -> io::Result<Option<io::Error>> {
@@ -657,12 +702,12 @@ impl Carrier for MovingStream {
                 }
                 Writing::Failed(error) => return Err(error),
                 Writing::AwaitTcp => Some(PollFlags::OUT),
-                Writing::Await | Writing::AwaitRoom => None,
+                Writing::Await | Writing::AwaitSoon | Writing::AwaitRoom { .. } => None,
             };
             if deadline.is_over() {
                 return Err(Errno::AGAIN.into());
             }
-            let soon = Deadline::after(deadline.left().unwrap_or(ROOM).min(ROOM));
+            let soon = Deadline::after(left(deadline).min(ROOM));
             match self.wait(&self.write_wake, tcp, soon) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 outcome => outcome?,
@@ -685,10 +730,15 @@ impl Carrier for MovingStream {
     }
 
     fn bound(&self, buffers: Buffers) {
-        if let Some(bytes) = buffers.send {
-            self.with(|mover, _| mover.engine.set_send_buffer(bytes as u64));
-            self.wake();
-        }
+        self.with(|mover, _| {
+            if let Some(bytes) = buffers.send {
+                mover.engine.set_send_buffer(bytes as u64);
+            }
+            if let Some(bytes) = buffers.receive {
+                mover.engine.set_receive_buffer(bytes as u64);
+            }
+        });
+        self.wake();
     }
 
     fn tcp_socket(&self) -> BorrowedFd<'_> {
@@ -696,9 +746,25 @@ impl Carrier for MovingStream {
     }
 }
 
+impl IdleMemory for MovingStream {
+    fn let_go_if_idle(&self) -> bool {
+        let (rings, is_over) = self.with(Mover::let_go_if_idle);
+        // They may take a call of the system each.
+        if let Some((rings, socket)) = rings {
+            rings.let_go(socket.as_ref());
+        }
+        is_over
+    }
+}
+
 impl Drop for MovingStream {
     fn drop(&mut self) {
         self.around.service.remove(self.around.token);
+        let (left, rings) = self.mover.get_mut().take_all();
+        for one in left {
+            one.close();
+        }
+        rings.let_go(None);
     }
 }
 

@@ -151,6 +151,7 @@ impl Worker {
             return;
         };
         if which == TCP {
+            member.tcp_stirred();
             member.attend();
         } else if let Some(connecting) = self.served.get(&token).and_then(|s| s.connecting.as_ref())
         {

@@ -58,9 +58,14 @@ fn byte(at: u64, seed: u64) -> u8 {
 
 /// Writes `length` bytes in writes of many sizes.
 fn write(end: &Connection, from: u64, length: u64, seed: u64) {
+    let size = |at: u64| [1, 64, 700, 4096, 9000, 65_536][(at % 6) as usize];
+    write_by(end, from, length, seed, size);
+}
+
+fn write_by(end: &Connection, from: u64, length: u64, seed: u64, size: impl Fn(u64) -> u64) {
     let mut at = from;
     while at < from + length {
-        let size = [1, 64, 700, 4096, 9000, 65_536][(at % 6) as usize].min(from + length - at);
+        let size = size(at).min(from + length - at);
         let bytes: Vec<u8> = (at..at + size).map(|at| byte(at, seed)).collect();
         (&mut &*end).write_all(&bytes).unwrap();
         at += size;
@@ -179,6 +184,94 @@ fn a_stream_that_moves_again_and_again_loses_nothing() {
             at += 400_000;
         }
         assert_eq!(downs, 6);
+    });
+}
+
+const MIB: u64 = 1 << 20;
+
+/// As [`talk`], in writes of 1 MiB.
+fn talk_in_bulk(ends: &Ends, from: u64, length: u64) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_by(&ends.client, from, length, 1, |_| MIB));
+        scope.spawn(|| write_by(&ends.server, from, length, 2, |_| MIB));
+        scope.spawn(|| read(&ends.client, from, length, 2));
+        scope.spawn(|| read(&ends.server, from, length, 1));
+    });
+}
+
+/// Bytes that the peer has read out of the memory of these switches.
+fn bulk(ends: &Ends) -> u64 {
+    ends.here.stats().bulk_sent + ends.there.stats().bulk_sent
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn bulk_of_a_stream_that_moved_is_read_by_the_peer() {
+    bounded(|| {
+        let (ends, at) = up();
+        talk_in_bulk(&ends, at, 2 * MIB);
+        assert!(are_up(&ends));
+        // A little travels in messages: the beginning, while the ring is opened.
+        let read = bulk(&ends);
+        assert!(read > 3 * MIB && read < 4 * MIB, "{read}");
+    });
+}
+
+/// Offers are open when it moves.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stream_that_moves_again_and_again_loses_no_bulk() {
+    bounded(|| {
+        let (mut ends, mut at) = up();
+        for round in 0..6 {
+            match talk_until(&ends, at, are_up) {
+                Some(now) => at = now,
+                None => (ends, at) = up(),
+            }
+            let length = 2 * MIB + 4321;
+            std::thread::scope(|scope| {
+                scope.spawn(|| talk_in_bulk(&ends, at, length));
+                let before = (bulk(&ends), ends.here.stats().streams_down);
+                eventually("bulk travels", PATIENCE, || {
+                    bulk(&ends) > before.0 + 64 * 1024 * (1 + round)
+                });
+                let end = if round % 2 == 0 {
+                    &ends.client
+                } else {
+                    &ends.server
+                };
+                end.move_to_tcp(false);
+                eventually("it is back on TCP", PATIENCE, || {
+                    ends.here.stats().streams_down > before.1
+                });
+            });
+            at += length;
+        }
+    });
+}
+
+/// The wire loses everything while bytes are offered that nobody has read.
+#[test]
+#[ignore = "needs a link of its own: ci/test"]
+fn what_was_offered_when_the_san_is_cut_goes_over_tcp() {
+    let wire = Wire::here().expect(OUR_OWN);
+    within(Duration::from_secs(120), move || {
+        let (ends, at) = up();
+        let length = 2 * MIB;
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_by(&ends.client, at, length, 1, |_| MIB));
+            read(&ends.server, at, 400_000, 1);
+            let offered = || bulk(&ends) > 0 && ends.client.info().bytes_unsent > Some(100_000);
+            eventually("bytes are offered", PATIENCE, offered);
+            wire.lose();
+            scope.spawn(|| read(&ends.server, at + 400_000, length - 400_000, 1));
+            eventually("one sees the break", Duration::from_secs(60), || {
+                !ends.client.is_san() || !ends.server.is_san()
+            });
+            wire.mend();
+        });
+        write(&ends.server, at, 100_000, 2);
+        read(&ends.client, at, 100_000, 2);
     });
 }
 

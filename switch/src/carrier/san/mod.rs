@@ -1,7 +1,7 @@
 //! A byte stream over one SAN connection: the shell of `stream`'s engine.
 //!
 //! A small write goes out at once as one message. Everything else is staged, and goes out in larger
-//! pieces as the connection takes them; bulk is read by the peer (`bulk.rs`). Reads take messages as they
+//! pieces as the connection takes them; bulk is read by the peer (`../bulk.rs`). Reads take messages as they
 //! come. What a message means, and what goes out when, is the engine's business, whose shell is
 //! `state.rs`; credits, buffers and the wire are the provider's.
 //!
@@ -11,7 +11,6 @@
 //! that has the stream's lock right now: what it tells is mail, which is read by whoever lets the lock go.
 //! Nobody is called with a lock held.
 
-mod bulk;
 mod close;
 mod mail;
 pub(crate) mod moves;
@@ -373,7 +372,7 @@ impl IdleMemory for SanCarrier {
         self.unlock(state);
         // They may take a call of the system each.
         if let Some(rings) = rings {
-            rings.let_go(self.spi());
+            rings.let_go(Some(self.spi()));
         }
         is_over
     }
@@ -384,7 +383,7 @@ impl Drop for SanCarrier {
         // First the device lets its memory go.
         self.socket.close();
         let rings = self.state.get_mut().take_rings();
-        rings.let_go(self.socket.data());
+        rings.let_go(Some(self.socket.data()));
     }
 }
 

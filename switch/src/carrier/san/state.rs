@@ -4,24 +4,20 @@
 pub(crate) mod moves;
 mod rings;
 
-use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::time::Instant;
 
 use rustix::io::Errno;
-use san_provider::{DataPath, Fence, MemoryHandle, Notification, Operation, Socket, TransferError};
+use san_provider::{DataPath, MemoryHandle, Operation, Socket, TransferError};
 use san_stream::{
-    Action, Config, Engine, Event, Failure, Kind, Mac, OFFER_HEAD, Payloads, Post, RING, Read,
-    Ring, Role, Route, Source, State as Place, TAG, Write,
+    Action, Config, Engine, Event, Failure, Kind, Mac, Payloads, Post, RING, Role, Route, Source,
+    State as Place, TAG, Write,
 };
 
 use crate::carrier::Buffers;
+use crate::carrier::bulk::Bulk;
 
-use super::bulk::{First, Landing, Staging, deliver};
 use super::urgent::Urgent;
-
-/// Memory of bulk that was not used for so many seconds is let go.
-const IDLE_LOOKS: u32 = 5;
 
 /// A stream that lives on one queue pair keeps nothing of what it sent, and proves nothing.
 #[derive(Debug)]
@@ -77,17 +73,12 @@ pub(super) struct State {
     pub(super) plain_sent: usize,
     /// Plain bytes that were read and that the engine knows of.
     counted: u64,
-    staging: Option<Staging>,
+    bulk: Bulk,
     /// Messages that the engine has given out and the provider did not take.
     waiting_control: Option<Post>,
     waiting: Option<Post>,
     /// The engine asks for the ring to be opened, which may take time.
     pub(super) opens_ring: bool,
-    landing: Option<Landing>,
-    firsts: VecDeque<First>,
-    peer_ring: Option<Ring>,
-    reads: VecDeque<(Operation, Read)>,
-    waiting_read: Option<Read>,
     /// The end of our stream, once it is sent; and whether it has arrived.
     end: Option<Operation>,
     pub(super) has_end_arrived: bool,
@@ -99,11 +90,6 @@ pub(super) struct State {
     over: Option<i32>,
     /// The error that no call has said yet.
     pub(super) error: Option<i32>,
-    /// The memory of bulk was used since it was last looked at; how often it was not; and whether somebody
-    /// looks.
-    was_used: bool,
-    idle_looks: u32,
-    is_looked_after: bool,
     /// Looks of the provider's thread are asked for.
     pub(super) wants_looks: bool,
     /// The peer's urgent byte.
@@ -149,24 +135,16 @@ impl State {
             plain: true,
             plain_sent: 0,
             counted: 0,
-            staging: None,
+            bulk: Bulk::default(),
             waiting_control: None,
             waiting: None,
             opens_ring: false,
-            landing: None,
-            firsts: VecDeque::new(),
-            peer_ring: None,
-            reads: VecDeque::new(),
-            waiting_read: None,
             end: None,
             has_end_arrived: false,
             has_peer_ended_last: false,
             is_closed: false,
             over: None,
             error: None,
-            was_used: false,
-            idle_looks: 0,
-            is_looked_after: false,
             wants_looks: false,
             urgent: Urgent::default(),
             seen_progress: (0, 0),
@@ -217,7 +195,7 @@ impl State {
                     self.opens_ring = true;
                     self.news.writer = true;
                 }
-                Action::PeerRing(ring) => self.peer_ring = Some(ring),
+                Action::PeerRing(ring) => self.bulk.peer_opened(ring),
                 Action::Urgent(byte) => {
                     self.urgent.reached(self.read_so_far() - 1, byte);
                     self.news.watcher = true;
@@ -438,11 +416,7 @@ impl State {
     }
 
     fn stage(&mut self, position: u64, bytes: &[u8]) -> io::Result<()> {
-        let staging = match &mut self.staging {
-            Some(staging) => staging,
-            empty => empty.insert(Staging::new()?),
-        };
-        staging.put(position, bytes);
+        self.bulk.put(position, bytes)?;
         self.note_use();
         self.engine.staged(bytes.len());
         Ok(())
@@ -510,14 +484,14 @@ impl State {
             self.end = Some(data.try_send_told(number)?);
             return Ok(());
         }
-        let (Some(staged), Some(staging)) = (post.staged, &self.staging) else {
+        let Some(staged) = post.staged else {
             return data.try_send(&post.head, number);
         };
-        let head = &post.head;
+        let (head, bulk) = (&post.head, &self.bulk);
         data.try_send_filled(head.len() + staged.length, number, |place| {
             let (front, bytes) = place.split_at_mut(head.len());
             front.copy_from_slice(head);
-            staging.take(staged.position, bytes);
+            bulk.take(staged.position, bytes);
         })
     }
 
@@ -544,7 +518,7 @@ impl State {
                 || self.engine.is_resting()
                 || self.waiting.is_some()
                 || self.waiting_control.is_some()
-                || self.waiting_read.is_some()
+                || self.bulk.has_waiting_read()
                 || self.is_closed && !self.has_sent_end() && !self.is_broken())
     }
 
@@ -596,8 +570,7 @@ impl State {
         at: (u64, u64),
         buffers: &mut [IoSliceMut<'_>],
     ) -> usize {
-        let landing = self.landing.as_ref();
-        let taken = deliver(landing, &mut self.firsts, at, buffers);
+        let taken = self.bulk.deliver(at, buffers);
         self.engine.landed_taken(taken as u64);
         self.post_reads(socket, data);
         self.pump(data);
@@ -618,21 +591,7 @@ impl State {
         match Kind::from_number(kind) {
             Some(Kind::Offer) if is_void => {}
             Some(Kind::Offer) => {
-                let position = bytes.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-                let position = position.unwrap_or(0);
-                // Those of an offer that was taken back.
-                while self
-                    .firsts
-                    .back()
-                    .is_some_and(|one| one.position >= position)
-                {
-                    self.firsts.pop_back();
-                }
-                self.firsts.push_back(First {
-                    position,
-                    message: bytes,
-                    head: OFFER_HEAD,
-                });
+                self.bulk.offered(bytes);
                 self.news.reader = true;
                 self.news.watcher = true;
                 self.post_reads(socket, data);
@@ -650,45 +609,18 @@ impl State {
 
     /// Starts the READs that the engine wants.
     pub(super) fn post_reads(&mut self, socket: &Socket, data: &DataPath) {
-        while self.over.is_none() {
-            let waiting = self.waiting_read.take();
-            let Some(read) = waiting.or_else(|| self.engine.next_read()) else {
-                return;
-            };
-            match self.post_read(socket, &read) {
-                Ok(operation) => self.reads.push_back((operation, read)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.waiting_read = Some(read);
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "bulk cannot be read: the connection ends");
-                    self.note_over(data, Errno::CONNRESET.raw_os_error());
-                    self.news.over = true;
-                }
+        if self.over.is_some() {
+            return;
+        }
+        match self.bulk.post_reads(&mut self.engine, socket) {
+            Ok(true) => self.note_use(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "bulk cannot be read: the connection ends");
+                self.note_over(data, Errno::CONNRESET.raw_os_error());
+                self.news.over = true;
             }
         }
-    }
-
-    fn post_read(&mut self, socket: &Socket, read: &Read) -> io::Result<Operation> {
-        if self.landing.is_none() {
-            self.landing = Some(Landing::new(socket)?);
-        }
-        self.note_use();
-        let (Some(landing), Some(ring)) = (&mut self.landing, &self.peer_ring) else {
-            return Err(Errno::CONNRESET.into());
-        };
-        let (segments, count) = landing.segments(read.position, read.length as usize);
-        let segments = segments.get(..count).unwrap_or_default();
-        socket
-            .rdma_read(
-                segments,
-                &ring.0,
-                read.place,
-                Fence::None,
-                Notification::Sink,
-            )
-            .map_err(|error| io::Error::from_raw_os_error(error.errno()))
     }
 
     /// An operation of this stream has ended.
@@ -707,8 +639,7 @@ impl State {
             self.news.writer = true;
             return self.handle(Event::QpUnacknowledged(0));
         }
-        let found = self.reads.iter().position(|(one, _)| *one == operation);
-        if let Some((_, read)) = found.and_then(|at| self.reads.remove(at)) {
+        if let Some(read) = self.bulk.read_ended(operation) {
             self.handle(Event::ReadDone {
                 position: read.position,
                 length: read.length,

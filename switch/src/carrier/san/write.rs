@@ -9,8 +9,8 @@ use san_base::Deadline;
 use san_stream::Kind;
 
 use super::SanCarrier;
-use super::bulk::open_to_peer;
 use super::state::State;
+use crate::carrier::bulk::open_to_peer;
 use crate::carrier::timeout::left;
 
 /// The number of the kind that carries bytes of the stream.

@@ -1,18 +1,26 @@
-//! What the application asks for: reads, writes, and what the stream is ready for.
+//! What the application asks for: reads and writes.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 
-use rustix::event::PollFlags;
 use rustix::io::Errno;
-use san_stream::{Event, Failure, Keep, Kind, RING, Source, State, TcpIn, Write};
+use san_stream::{Event, Failure, Keep, Kind, Source, State, TcpIn, Write};
 
 use super::{Around, Mover, Reading, Writing};
-use crate::readiness::Events;
+use crate::upgrade::queue_pair::QueuePair;
 use crate::upgrade::tcp_side::Step;
 
 impl Mover {
     pub(in crate::upgrade) fn has_unread(&self) -> bool {
         !self.kept.is_empty() || !self.aside.is_empty()
+    }
+
+    /// Whether the peer has sent bytes that the application has not read, as far as is known.
+    pub(in crate::upgrade) fn owes_unread(&self) -> bool {
+        let data = Some(Kind::Data.number());
+        let waits = |pair: &QueuePair| pair.data.inbox().first == data;
+        self.has_unread()
+            || self.engine.has_bulk()
+            || self.is_on_san() && self.pair.as_ref().is_some_and(waits)
     }
 
     /// Bytes that were read from TCP and that the application has not read.
@@ -47,12 +55,31 @@ impl Mover {
             }
             match self.engine.source() {
                 Source::Message => {
+                    let limit = usize::try_from(self.engine.message_limit());
                     return match &self.pair {
-                        Some(pair) => Reading::Receive(pair.data.clone()),
+                        Some(pair) => Reading::Receive {
+                            data: pair.data.clone(),
+                            limit: limit.unwrap_or(usize::MAX),
+                            is_plain: self.is_on_san() && !self.engine.has_bulk(),
+                        },
                         None => Reading::Await,
                     };
                 }
-                Source::Landed { .. } | Source::Nothing => return Reading::Await,
+                Source::Landed { position, length } => {
+                    let at = (position, length);
+                    let taken = self.bulk.deliver(at, &mut [IoSliceMut::new(bytes)]);
+                    self.engine.landed_taken(taken as u64);
+                    self.act(around);
+                    self.post_reads(around);
+                    self.post(around);
+                    return Reading::Read(taken);
+                }
+                Source::Nothing => {
+                    return match &self.pair {
+                        Some(pair) if self.is_on_san() => Reading::AwaitBulk(pair.data.clone()),
+                        _ => Reading::Await,
+                    };
+                }
                 Source::Tcp => {}
             }
             let limit = match self.engine.tcp_in() {
@@ -133,10 +160,17 @@ impl Mover {
                     return self.wrote_to_tcp(around, rest, step);
                 }
                 Write::Message(length) | Write::Stage { length, .. } => {
-                    self.stage(&rest[..length]);
-                    wrote += length;
-                    self.post(around);
+                    match self.stage(&rest[..length]) {
+                        Ok(()) => wrote += length,
+                        Err(_) if wrote > 0 => break,
+                        Err(error) => return Writing::Failed(error),
+                    }
+                    self.post_until(around, true);
                     self.flush(around);
+                    if self.opens_ring {
+                        // The caller opens it now, and comes again.
+                        break;
+                    }
                 }
                 Write::Full if looked => break,
                 Write::Full => {
@@ -151,9 +185,13 @@ impl Mover {
                 }
             }
         }
-        match (wrote, self.pair.is_some()) {
-            (0, true) => Writing::AwaitRoom,
-            (0, false) => Writing::Await,
+        match (wrote, &self.pair) {
+            (0, Some(pair)) if self.is_on_san() => Writing::AwaitRoom {
+                data: pair.data.clone(),
+                is_told: pair.has_pending() || self.engine.unread() > 0,
+            },
+            (0, Some(_)) => Writing::AwaitSoon,
+            (0, None) => Writing::Await,
             _ => Writing::Wrote(wrote),
         }
     }
@@ -191,16 +229,12 @@ impl Mover {
     }
 
     /// Bytes go to the ring, at their position.
-    fn stage(&mut self, bytes: &[u8]) {
-        if self.ring.is_empty() {
-            self.ring = vec![0; RING as usize];
-        }
-        let from = (self.engine.accepted() % RING) as usize;
-        let first = bytes.len().min(self.ring.len() - from);
-        self.ring[from..from + first].copy_from_slice(&bytes[..first]);
-        self.ring[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+    fn stage(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bulk.put(self.engine.accepted(), bytes)?;
+        self.note_use();
         self.written.note(bytes);
         self.engine.staged(bytes.len());
+        Ok(())
     }
 
     /// Copies bytes for the application, and they stay. `None`: see [`Mover::read`].
@@ -223,73 +257,6 @@ impl Mover {
             *place = *byte;
         }
         Some(bytes.len().min(self.kept.len()))
-    }
-
-    /// What the stream is ready for. `is_shut`: the application reads no more.
-    pub(in crate::upgrade) fn events(&self, around: &Around, is_shut: bool) -> Events {
-        let mut events = Events::empty();
-        let is_over = self.engine.failure().is_some();
-        let has_ended = self.engine.received().1;
-        let tcp = around
-            .tcp
-            .ready(PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP | PollFlags::PRI);
-        let has_message = || {
-            self.pair
-                .as_ref()
-                .is_some_and(|pair| pair.data.is_readable())
-        };
-        let source = self.engine.source();
-        let is_on_tcp = source == Source::Tcp && matches!(self.engine.tcp_in(), TcpIn::Raw { .. });
-        let comes = match source {
-            Source::Tcp => is_on_tcp && tcp.intersects(PollFlags::IN | PollFlags::RDHUP),
-            Source::Message => has_message(),
-            Source::Landed { .. } => true,
-            Source::Nothing => false,
-        };
-        if !self.kept.is_empty() || is_over || has_ended || comes || is_shut {
-            events |= Events::READABLE;
-        }
-        if is_on_tcp {
-            events.set(Events::PRIORITY, tcp.contains(PollFlags::PRI));
-            // A reset that no call has met yet.
-            events.set(Events::ERROR, tcp.contains(PollFlags::ERR));
-            events.set(Events::HANG_UP, tcp.contains(PollFlags::HUP));
-        }
-        let takes = match self.engine.write(1, false) {
-            Write::Tcp => tcp.contains(PollFlags::OUT),
-            Write::Full => false,
-            Write::Message(_) | Write::Stage { .. } | Write::Closed => true,
-        };
-        if takes || is_over {
-            events |= Events::WRITABLE;
-        }
-        let end_waits = self
-            .pair
-            .as_ref()
-            .is_some_and(|pair| pair.data.inbox().last == Some(Kind::End.number()));
-        // What poll(2) tells unasked.
-        if is_on_tcp && tcp.contains(PollFlags::HUP) {
-            events |= Events::HANG_UP;
-        }
-        if is_on_tcp && tcp.contains(PollFlags::ERR) {
-            events |= Events::ERROR;
-        }
-        if has_ended
-            || is_over
-            || end_waits
-            || is_shut
-            || is_on_tcp && tcp.contains(PollFlags::RDHUP)
-        {
-            events |= Events::READ_CLOSED;
-        }
-        if is_over || self.is_closed() && events.contains(Events::READ_CLOSED) {
-            events |= Events::HANG_UP;
-        }
-        let is_broken = !matches!(self.engine.failure(), None | Some(Failure::PeerGone));
-        if is_broken && !self.has_told {
-            events |= Events::ERROR;
-        }
-        events
     }
 
     /// The error of a stream that broke: told once.

@@ -4,6 +4,7 @@
 //! application's threads, and the thread `san-stream` for those that do not come.
 
 mod app;
+mod events;
 mod pair;
 mod tcp;
 
@@ -13,13 +14,14 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use san_provider::DataPath;
-use san_stream::{Action, Engine, Event, Kind, Passed, Payloads, State, TcpOut};
+use san_stream::{Action, Engine, Event, Kind, Passed, Payloads, Source, State, TcpOut};
 
 use super::key::ExcursionKey;
-use super::queue_pair::{Feed, QueuePair};
+use super::queue_pair::{Feed, Left, QueuePair};
 use super::request::{Agreed, BEGINNING, Beginnings, Dialled};
 use super::service::{Command, Service};
 use super::tcp_side::TcpSide;
+use crate::carrier::bulk::Bulk;
 
 /// Bytes that are read ahead at a time.
 const AHEAD: usize = 64 * 1024;
@@ -47,8 +49,15 @@ pub(in crate::upgrade) struct Around {
 pub(in crate::upgrade) enum Reading {
     Read(usize),
     Failed(io::Error),
-    /// The queue pair has the next bytes: wait there.
-    Receive(DataPath),
+    /// The queue pair has the next bytes, so many at most before others: wait there. `is_plain`: nothing but
+    /// bytes of the stream is to be expected, until [`News::reader`].
+    Receive {
+        data: DataPath,
+        limit: usize,
+        is_plain: bool,
+    },
+    /// Bytes are under way that were offered: wait there until [`News::reader`].
+    AwaitBulk(DataPath),
     /// The queue pair stopped: it must be emptied first.
     Drain,
     /// TCP has the next bytes.
@@ -66,8 +75,27 @@ pub(in crate::upgrade) enum Writing {
     AwaitTcp,
     /// Neither carrier takes any.
     Await,
-    /// The peer has not acknowledged enough.
-    AwaitRoom,
+    /// The same, and nobody may tell when that changes.
+    AwaitSoon,
+    /// The peer has not taken enough. `is_told`: that it has comes as [`News::writer`]; else acknowledgements
+    /// are waited for, which nobody announces.
+    AwaitRoom {
+        data: DataPath,
+        is_told: bool,
+    },
+}
+
+/// Whom something concerns that has happened. They are told without the lock.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(in crate::upgrade) struct News {
+    /// Who receives has to look at the stream.
+    pub(in crate::upgrade) reader: bool,
+    /// Who waits for room.
+    pub(in crate::upgrade) writer: bool,
+    /// The watcher.
+    pub(in crate::upgrade) watcher: bool,
+    /// There is memory to look after.
+    pub(in crate::upgrade) memory: bool,
 }
 
 impl std::fmt::Debug for Mover {
@@ -96,9 +124,21 @@ impl std::fmt::Debug for Mover {
 
 pub(in crate::upgrade) struct Mover {
     pub(in crate::upgrade) engine: Engine<Pieces>,
-    /// Staged bytes, by their positions. Made at the first need.
-    ring: Vec<u8>,
     pub(in crate::upgrade) pair: Option<QueuePair>,
+    /// How many there were.
+    pairs: u64,
+    /// Those that the stream has left and that nobody has closed. The thread `san-stream` does: whoever has
+    /// the lock may be called by one of them.
+    pub(in crate::upgrade) left: Vec<Left>,
+    /// Staged bytes, all of them by their positions, and bulk of the peer.
+    bulk: Bulk,
+    /// The engine asks for the ring to be opened, which may take time.
+    opens_ring: bool,
+    /// Bytes that were read past the lock and that the engine knows of.
+    counted: u64,
+    /// Who reads may do so past the lock.
+    reads_plain: bool,
+    pub(in crate::upgrade) news: News,
     /// The queue pair was told to stop; what had come is to be taken in.
     pub(in crate::upgrade) drains: bool,
     /// Bytes for the application that the engine has counted.
@@ -169,8 +209,14 @@ impl Mover {
     pub(in crate::upgrade) fn new(engine: Engine<Pieces>) -> Self {
         Self {
             engine,
-            ring: Vec::new(),
             pair: None,
+            pairs: 0,
+            left: Vec::new(),
+            bulk: Bulk::default(),
+            opens_ring: false,
+            counted: 0,
+            reads_plain: false,
+            news: News::default(),
             drains: false,
             kept: VecDeque::new(),
             aside: VecDeque::new(),
@@ -313,8 +359,8 @@ impl Mover {
                 let mut aside = std::mem::take(&mut self.aside);
                 self.kept.append(&mut aside);
             }
-            // Not asked for: nothing is offered, and a peer that cannot be read from offers nothing.
-            Action::OpenRing | Action::PeerRing(_) => self.refuse_bulk(),
+            Action::OpenRing => self.opens_ring = true,
+            Action::PeerRing(ring) => self.bulk.peer_opened(ring),
             Action::Urgent(byte) => self.kept.push_back(byte),
             // Only where there is no TCP, as resting.
             Action::Mark { .. } | Action::CloseRing | Action::MayMove | Action::MayNotMove => {}
@@ -326,7 +372,14 @@ impl Mover {
                 self.is_ended = true;
                 around.tcp.reset();
             }
-            Action::Changed(state) => self.changed = Some(state),
+            Action::Changed(state) => {
+                self.changed = Some(state);
+                if state == State::San
+                    && let Some(pair) = &self.pair
+                {
+                    pair.is_polled(&around.feed);
+                }
+            }
             Action::Decline(reason) => {
                 tracing::debug!(?reason, "a second carrier is declined");
                 if let Some(pair) = &self.pair {
@@ -351,23 +404,7 @@ impl Mover {
         if self.is_released || self.is_held {
             return;
         }
-        loop {
-            match around.feed.next() {
-                Ok(Some((kind, bytes))) => self.tell(
-                    around,
-                    Event::QpMessage {
-                        kind,
-                        bytes: &bytes,
-                    },
-                ),
-                Ok(None) => break,
-                Err(()) => {
-                    tracing::warn!("a peer floods a stream with control messages");
-                    around.feed.clear();
-                    self.tell(around, Event::QpBroken);
-                }
-            }
-        }
+        self.take_mail(around);
         if self.pair.is_some() && !self.drains && around.feed.is_over() {
             self.tell(around, Event::QpBroken);
         }
@@ -378,11 +415,44 @@ impl Mover {
         {
             self.tell(around, Event::Timer);
         }
-        if self.is_watched {
+        // While the queue pair carries, TCP is silent, and the thread that watches it tells when it is not.
+        let is_silent = self.engine.state() == State::San && !around.feed.tcp_stirs();
+        if self.is_watched && !is_silent {
             self.look(around);
         }
         self.flush(around);
+        self.post_reads(around);
         self.post(around);
+    }
+
+    /// Tells the engine what was read past the lock, before anything else is done with it. `read`: all
+    /// that was.
+    pub(in crate::upgrade) fn catch_up(&mut self, read: u64) {
+        let more = read.saturating_sub(self.counted);
+        if more > 0 {
+            self.counted += more;
+            // It was the application's before the engine knew.
+            let _ = self
+                .engine
+                .data(usize::try_from(more).unwrap_or(usize::MAX));
+        }
+    }
+
+    /// Whether the queue pair carries, with nothing of a change under way.
+    pub(in crate::upgrade) fn is_on_san(&self) -> bool {
+        self.engine.state() == State::San && !self.drains && self.pair.is_some()
+    }
+
+    /// Before the lock is let go: what is to be told then.
+    pub(in crate::upgrade) fn settle(&mut self) -> News {
+        let plain = self.is_on_san()
+            && self.engine.source() == Source::Message
+            && !self.engine.has_bulk()
+            && !self.has_unread();
+        if std::mem::replace(&mut self.reads_plain, plain) && !plain {
+            self.news.reader = true;
+        }
+        std::mem::take(&mut self.news)
     }
 
     /// Whether nothing is left to be sent, or can be.
@@ -398,7 +468,10 @@ impl Mover {
     /// What was sent over the queue pair and may not have arrived, or has not left.
     pub(in crate::upgrade) fn is_owed(&self) -> bool {
         match &self.pair {
-            Some(pair) => self.drains || pair.unacknowledged() > 0,
+            Some(pair) => {
+                pair.data.poll();
+                self.drains || pair.unacknowledged() > 0 || self.engine.has_unsent()
+            }
             None => !matches!(self.engine.tcp_out(), TcpOut::Application | TcpOut::Nothing),
         }
     }

@@ -1,7 +1,7 @@
 //! The TCP side: places, what is read ahead, and what the engine has to write.
 
 use rustix::io::Errno;
-use san_stream::{Event, RING, TcpIn, TcpOut};
+use san_stream::{Event, TcpIn, TcpOut};
 
 use super::{AHEAD, Around, Mover};
 use crate::upgrade::service::Command;
@@ -14,6 +14,7 @@ impl Mover {
             match self.engine.tcp_in() {
                 TcpIn::Peek => {
                     let before = self.engine.received();
+                    around.feed.set_tcp_stirs(false);
                     match around.tcp.look() {
                         Ok(seen) => {
                             let event = Event::TcpPeeked {
@@ -67,9 +68,9 @@ impl Mover {
                 TcpOut::Nothing | TcpOut::Application => return,
                 TcpOut::Frame(bytes) | TcpOut::Again(bytes) => around.tcp.write(bytes),
                 TcpOut::Staged { position, length } => {
-                    let from = (position % RING) as usize;
-                    let bytes = self.ring.get(from..from + length as usize);
-                    around.tcp.write(bytes.unwrap_or_default())
+                    let mut bytes = vec![0; (length as usize).min(AHEAD)];
+                    self.bulk.take(position, &mut bytes);
+                    around.tcp.write(&bytes)
                 }
                 TcpOut::Fin => {
                     around.tcp.end();

@@ -22,7 +22,7 @@ impl Member for MovingStream {
             self.with(|mover, around| mover.tell(around, Event::WantDown { for_good: true }));
         }
         self.with(Mover::progress);
-        let drains = self.mover.lock().drains;
+        let drains = self.look_at(|mover| mover.drains);
         // A read that waits does it itself.
         if drains && let Some(_reading) = self.reading.try_lock() {
             for _ in 0..100 {
@@ -32,22 +32,32 @@ impl Member for MovingStream {
                 std::thread::sleep(DRAIN);
             }
         }
+        let left = self.with(|mover, _| std::mem::take(&mut mover.left));
+        for one in left {
+            one.close();
+        }
         self.wake();
         self.tell_watcher();
     }
 
+    fn tcp_stirred(&self) {
+        self.around.feed.set_tcp_stirs(true);
+    }
+
     fn next_timeout(&self) -> Option<Instant> {
-        let mover = self.mover.lock();
-        let state = mover.engine.state();
-        // On TCP the application's own calls look at the clock.
-        let timeout = mover.engine.next_timeout().filter(|_| state != State::Tcp);
-        // A queue pair that could not be emptied yet is tried again, and one without room is looked at.
-        let drains = (mover.drains || mover.is_stalled).then(|| Instant::now() + DRAIN);
-        let is_kernels = mover.phase() == Phase::Kernel;
-        drop(mover);
+        let (timeout, is_kernels) = self.look_at(|mover| {
+            let state = mover.engine.state();
+            // On TCP the application's own calls look at the clock.
+            let timeout = mover.engine.next_timeout().filter(|_| state != State::Tcp);
+            // A queue pair that could not be emptied yet is tried again, and one that waits for
+            // acknowledgements is looked at.
+            let soon = (mover.drains || mover.is_stalled).then(|| Instant::now() + DRAIN);
+            let next = [timeout, soon].into_iter().flatten().min();
+            (next, mover.phase() == Phase::Kernel)
+        });
         let is_shared = || self.follower().is_some_and(|one| one.is_shared());
         let ask = (!is_kernels && is_shared()).then(|| Instant::now() + ASK);
-        [timeout, drains, ask].into_iter().flatten().min()
+        [timeout, ask].into_iter().flatten().min()
     }
 
     fn tcp(&self) -> BorrowedFd<'_> {
@@ -144,7 +154,7 @@ impl Member for MovingStream {
     }
 
     fn is_through(&self) -> bool {
-        self.mover.lock().is_through()
+        self.look_at(Mover::is_through)
     }
 }
 

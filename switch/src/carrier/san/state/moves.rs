@@ -1,7 +1,6 @@
 //! The stream's part in a move to another process: this end's, or the peer's.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -9,9 +8,8 @@ use san_provider::{DataPath, MemoryHandle};
 use san_stream::{Config, Engine, Kind, Rested};
 use serde::{Deserialize, Serialize};
 
-use super::{State, deliver};
+use super::State;
 use crate::carrier::Buffers;
-use crate::carrier::san::bulk::{First, Staging};
 use crate::carrier::san::urgent::Urgent;
 
 /// An end that has gone to another process is waited for so long.
@@ -94,16 +92,11 @@ impl State {
         }
         let length = |from: u64, to: u64| usize::try_from(to - from).unwrap_or(0);
         let mut staged = vec![0; length(rested.sent, rested.accepted)];
-        if let Some(staging) = &self.staging {
-            staging.take_all(rested.sent, &mut staged);
-        }
+        self.bulk.take_all(rested.sent, &mut staged);
         let mut landed = Vec::new();
-        let mut firsts = self.firsts.clone();
         for (from, to) in &rested.landed {
             let mut piece = vec![0; length(*from, *to)];
-            let buffers = &mut [IoSliceMut::new(&mut piece)];
-            let at = (*from, to - from);
-            deliver(self.landing.as_ref(), &mut firsts, at, buffers);
+            self.bulk.copy_landed((*from, to - from), &mut piece);
             landed.append(&mut piece);
         }
         let kept = Kept {
@@ -161,25 +154,18 @@ impl State {
         }
         let mut state = Self::with(engine, epoch);
         if !bytes.staged.is_empty() {
-            let staging = state.staging.insert(Staging::new()?);
-            staging.put(rested.sent, &bytes.staged);
+            state.bulk.put(rested.sent, &bytes.staged)?;
             state.note_use();
         }
         let mut rest = &*bytes.landed;
-        let mut firsts = VecDeque::new();
         for (position, to) in &rested.landed {
             let length = usize::try_from(to - position).unwrap_or(usize::MAX);
             let Some((piece, behind)) = rest.split_at_checked(length) else {
                 return Err(bad("bytes are missing".to_owned()));
             };
             rest = behind;
-            firsts.push_back(First {
-                position: *position,
-                message: Box::from(piece),
-                head: 0,
-            });
+            state.bulk.landed_elsewhere(*position, piece);
         }
-        state.firsts = firsts;
         state.urgent = kept.peers_urgent;
         state.error = kept.error;
         state.is_closed = rested.closed;
@@ -200,7 +186,7 @@ impl State {
 
     pub(super) fn close_ring(&mut self) {
         self.opens_ring = false;
-        if let Some(handle) = self.staging.as_mut().and_then(|one| one.opened.take()) {
+        if let Some(handle) = self.bulk.take_opened() {
             self.ring_to_close = Some(handle);
             self.news.ring = true;
         }

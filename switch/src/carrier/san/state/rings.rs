@@ -3,17 +3,17 @@
 use san_provider::{DataPath, MemoryHandle};
 use san_stream::{Event, Ring};
 
-use super::{IDLE_LOOKS, State};
-use crate::carrier::san::bulk::Rings;
+use super::State;
+use crate::carrier::bulk::Rings;
 
 impl State {
     /// The memory that the peer may read, if it is to be opened now; the caller does it.
     pub(in crate::carrier::san) fn ring_to_open(&mut self) -> Option<san_provider::SharedMemory> {
         let is_wanted = std::mem::take(&mut self.opens_ring) && self.over.is_none();
         let is_wanted = is_wanted && !self.is_opening;
-        let staging = self.staging.as_ref().filter(|_| is_wanted)?;
+        let memory = self.bulk.memory().filter(|_| is_wanted)?;
         self.is_opening = true;
-        Some(staging.memory())
+        Some(memory)
     }
 
     /// It could not be.
@@ -29,45 +29,30 @@ impl State {
     ) {
         self.is_opening = false;
         self.opens_ring = false;
-        if let Some(staging) = &mut self.staging {
-            staging.opened = Some(handle);
-        }
+        self.bulk.opened(handle);
         self.handle(Event::RingOpened(ring));
         self.pump(data);
     }
 
     /// The rings, if they were not used for a while; and whether there is nothing left to look after.
     pub(in crate::carrier::san) fn let_go_if_idle(&mut self) -> (Option<Rings>, bool) {
-        if self.has_peer_gone_for_long() || std::mem::take(&mut self.was_used) {
-            self.idle_looks = 0;
+        if self.has_peer_gone_for_long() {
+            self.bulk.is_kept();
             return (None, false);
         }
-        self.idle_looks += 1;
-        let is_in_use = self.waiting.is_some()
-            || self.has_bulk()
-            || !self.reads.is_empty()
-            || self.waiting_read.is_some()
-            || self.opens_ring;
-        if self.idle_looks < IDLE_LOOKS || is_in_use || !self.engine.close_ring() {
+        let is_in_use = self.waiting.is_some() || self.has_bulk() || self.opens_ring;
+        if !self.bulk.is_idle() || is_in_use || !self.engine.close_ring() {
             return (None, false);
         }
-        self.is_looked_after = false;
         (Some(self.take_rings()), true)
     }
 
     pub(in crate::carrier::san) fn take_rings(&mut self) -> Rings {
-        Rings {
-            staging: self.staging.take(),
-            landing: self.landing.take(),
-        }
+        self.bulk.take_rings()
     }
 
     /// Memory of bulk is in use: it is looked after from now on.
     pub(super) fn note_use(&mut self) {
-        self.was_used = true;
-        if !self.is_looked_after {
-            self.is_looked_after = true;
-            self.news.memory = true;
-        }
+        self.news.memory |= self.bulk.note_use();
     }
 }

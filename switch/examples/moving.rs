@@ -1,0 +1,310 @@
+//! What a connection costs that begins on TCP and moves to the SAN, beside one that begins there and beside
+//! the kernel's TCP: its speed once it has moved, connect and first byte, the moves themselves, memory.
+//!
+//! ```console
+//! $ ci/soft cargo run --release -p san-switch --example moving [speed|connect|moves|memory]...
+//! ```
+//!
+//! `rounds-direct`, `rounds-moved`, `bulk-direct` and `bulk-moved` do one of the things once, for strace(1).
+//!
+//! Two threads, each with a switch of its own, at SAN_TEST_ADDR_A and SAN_TEST_ADDR_B. What is compared takes
+//! turns in one run; the figure is the median.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use san_switch::{
+    ConnectOptions, Connection, ListenOptions, Listener, RouteChoice, Switch, SwitchConfig,
+};
+
+const TIME: Duration = Duration::from_millis(400);
+const TURNS: usize = 7;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+fn address(name: &str, otherwise: &str) -> Outcome<IpAddr> {
+    let text = std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+    Ok(text.parse()?)
+}
+
+/// Two switches and a listener of the second.
+struct Place {
+    switches: [Switch; 2],
+    listener: Listener,
+    here: SocketAddr,
+}
+
+impl Place {
+    fn new(route: RouteChoice, bytes: u64) -> Outcome<Self> {
+        let config = SwitchConfig::from_env()?.route(route).upgrade_bytes(bytes);
+        let switches = [Switch::new(config.clone())?, Switch::new(config)?];
+        let here = SocketAddr::new(address("SAN_TEST_ADDR_A", "127.0.0.1")?, 0);
+        let there = SocketAddr::new(address("SAN_TEST_ADDR_B", "127.0.0.2")?, 0);
+        let listener = switches[1].listen(there, ListenOptions::default().backlog(64))?;
+        Ok(Self {
+            switches,
+            listener,
+            here,
+        })
+    }
+
+    fn connect(&self) -> Outcome<(Connection, Connection)> {
+        let options = ConnectOptions::default().local(self.here);
+        let client = self.switches[0].connect(self.listener.local_addr(), &options)?;
+        Ok((client, self.listener.accept()?))
+    }
+
+    /// A connection over the SAN, however it came there.
+    fn over_san(&self) -> Outcome<(Connection, Connection)> {
+        let (client, server) = self.connect()?;
+        talk_until(&client, &server, || client.is_san() && server.is_san())?;
+        Ok((client, server))
+    }
+}
+
+/// Asks and answers until this holds.
+fn talk_until(client: &Connection, server: &Connection, what: impl Fn() -> bool) -> Outcome<()> {
+    let begun = Instant::now();
+    while !what() {
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("the connection goes over {}", client.route()).into());
+        }
+        for (from, to) in [(client, server), (server, client)] {
+            send_all(from, &[7; 512])?;
+            receive_all(to, &mut [0; 512])?;
+        }
+    }
+    Ok(())
+}
+
+fn send_all(connection: &Connection, mut bytes: &[u8]) -> Outcome<()> {
+    while !bytes.is_empty() {
+        bytes = &bytes[connection.send(bytes)?..];
+    }
+    Ok(())
+}
+
+fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Outcome<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match connection.receive(&mut bytes[done..])? {
+            0 => return Err("the end".into()),
+            n => done += n,
+        }
+    }
+    Ok(())
+}
+
+/// MB/s of writes of one size.
+fn bulk(place: &Place, size: usize) -> Outcome<f64> {
+    let (client, server) = place.over_san()?;
+    let reader = std::thread::spawn(move || -> Outcome<(u64, Duration)> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut total = server.receive(&mut buffer)? as u64;
+        let begun = Instant::now();
+        loop {
+            match server.receive(&mut buffer)? {
+                0 => return Ok((total, begun.elapsed())),
+                n => total += n as u64,
+            }
+        }
+    });
+    let bytes = vec![7; size];
+    let begun = Instant::now();
+    while begun.elapsed() < TIME {
+        send_all(&client, &bytes)?;
+    }
+    client.shutdown_write()?;
+    let (total, time) = reader.join().map_err(|_| "the reader panicked")??;
+    Ok(total as f64 / 1e6 / time.as_secs_f64())
+}
+
+/// Microseconds of a message one way.
+fn one_way(place: &Place, size: usize) -> Outcome<f64> {
+    const ROUNDS: u32 = 4000;
+    let (client, server) = place.over_san()?;
+    let echo = std::thread::spawn(move || -> Outcome<()> {
+        let mut buffer = vec![0; size];
+        while receive_all(&server, &mut buffer).is_ok() {
+            send_all(&server, &buffer)?;
+        }
+        Ok(())
+    });
+    let mut buffer = vec![7; size];
+    let mut round = || -> Outcome<()> {
+        send_all(&client, &buffer)?;
+        receive_all(&client, &mut buffer)
+    };
+    for _ in 0..ROUNDS / 10 {
+        round()?;
+    }
+    let begun = Instant::now();
+    for _ in 0..ROUNDS {
+        round()?;
+    }
+    let time = begun.elapsed() / ROUNDS / 2;
+    client.shutdown_write()?;
+    echo.join().map_err(|_| "the echo panicked")??;
+    Ok(time.as_secs_f64() * 1e6)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The medians of two things that take turns.
+fn compare(
+    mut one: impl FnMut() -> Outcome<f64>,
+    mut other: impl FnMut() -> Outcome<f64>,
+) -> Outcome<(f64, f64)> {
+    let (mut ones, mut others) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        ones.push(one()?);
+        others.push(other()?);
+    }
+    Ok((median(ones), median(others)))
+}
+
+fn speed() -> Outcome<()> {
+    let direct = Place::new(RouteChoice::Direct, 1)?;
+    let moved = Place::new(RouteChoice::Upgrade, 1024)?;
+    println!("| stream | direct | moved | moved / direct |\n|---|---|---|---|");
+    for size in [64, 4096, 65_536, 1 << 20] {
+        let (one, other) = compare(|| bulk(&direct, size), || bulk(&moved, size))?;
+        println!(
+            "| writes of {size} B, MB/s | {one:.0} | {other:.0} | {:.2} |",
+            other / one
+        );
+    }
+    for size in [64, 4096, 65_536] {
+        let (one, other) = compare(|| one_way(&direct, size), || one_way(&moved, size))?;
+        println!(
+            "| {size} B one way, us | {one:.1} | {other:.1} | {:.2} |",
+            other / one
+        );
+    }
+    Ok(())
+}
+
+/// Microseconds from connect to the first byte at the other end.
+fn connect() -> Outcome<()> {
+    const ROUNDS: u32 = 300;
+    let moved = Place::new(RouteChoice::Upgrade, 32 * 1024)?;
+    let there = SocketAddr::new(address("SAN_TEST_ADDR_B", "127.0.0.2")?, 0);
+    let listener = TcpListener::bind(there)?;
+    let kernel = || -> Outcome<f64> {
+        let begun = Instant::now();
+        for _ in 0..ROUNDS {
+            let mut client = TcpStream::connect(listener.local_addr()?)?;
+            let (mut server, _) = listener.accept()?;
+            client.write_all(&[7])?;
+            server.read_exact(&mut [0])?;
+        }
+        Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS))
+    };
+    let ours = || -> Outcome<f64> {
+        let begun = Instant::now();
+        for _ in 0..ROUNDS {
+            let (client, server) = moved.connect()?;
+            send_all(&client, &[7])?;
+            receive_all(&server, &mut [0])?;
+        }
+        Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS))
+    };
+    let (tcp, upgrade) = compare(kernel, ours)?;
+    println!("| connect and first byte, us | kernel TCP | upgrade | ratio |\n|---|---|---|---|");
+    println!("| | {tcp:.1} | {upgrade:.1} | {:.2} |", upgrade / tcp);
+    Ok(())
+}
+
+/// Milliseconds of each move.
+fn moves() -> Outcome<()> {
+    let place = Place::new(RouteChoice::Upgrade, 1024)?;
+    let (mut ups, mut downs) = (Vec::new(), Vec::new());
+    for _ in 0..60 {
+        let (client, server) = place.connect()?;
+        let begun = Instant::now();
+        talk_until(&client, &server, || client.is_san() && server.is_san())?;
+        ups.push(begun.elapsed().as_secs_f64() * 1e3);
+        let begun = Instant::now();
+        client.move_to_tcp(false);
+        talk_until(&client, &server, || !client.is_san() && !server.is_san())?;
+        downs.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    println!("| move of a stream that asks and answers, ms | median | worst |\n|---|---|---|");
+    for (name, times) in [("to the SAN, dial included", ups), ("back to TCP", downs)] {
+        let worst = times.iter().copied().fold(0.0, f64::max);
+        println!("| {name} | {:.2} | {worst:.2} |", median(times));
+    }
+    Ok(())
+}
+
+/// Bytes of memory that the process has.
+fn resident() -> Outcome<f64> {
+    let pages = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: f64 = pages.split_whitespace().nth(1).unwrap_or("0").parse()?;
+    Ok(pages * 4.0)
+}
+
+fn memory() -> Outcome<()> {
+    const STREAMS: usize = 100;
+    let place = Place::new(RouteChoice::Upgrade, 1024)?;
+    let _first = place.over_san()?;
+    let empty = resident()?;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        streams.push(place.over_san()?);
+    }
+    let report = |what: &str| -> Outcome<()> {
+        let each = (resident()? - empty) / STREAMS as f64 / 2.0;
+        println!("| {what} | {each:.1} |");
+        Ok(())
+    };
+    println!("| memory of an end that has moved, KiB | |\n|---|---|");
+    report("after the move")?;
+    for (client, server) in &streams {
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| receive_all(server, &mut vec![0; 1 << 20]));
+            send_all(client, &vec![7; 1 << 20])?;
+            reader.join().map_err(|_| "the reader panicked")?
+        })?;
+    }
+    report("after 1 MiB one way")?;
+    std::thread::sleep(Duration::from_secs(8));
+    report("idle for eight seconds")?;
+    Ok(())
+}
+
+fn main() -> Outcome<()> {
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.is_empty() {
+        wanted = ["speed", "connect", "moves", "memory"]
+            .map(str::to_owned)
+            .into();
+    }
+    for one in &wanted {
+        match one.as_str() {
+            "speed" => speed()?,
+            // For a look at one of them alone, as by strace(1).
+            "rounds-direct" => println!("{}", one_way(&Place::new(RouteChoice::Direct, 1)?, 64)?),
+            "rounds-moved" => {
+                println!("{}", one_way(&Place::new(RouteChoice::Upgrade, 1024)?, 64)?)
+            }
+            "bulk-direct" => println!("{}", bulk(&Place::new(RouteChoice::Direct, 1)?, 65_536)?),
+            "bulk-moved" => println!(
+                "{}",
+                bulk(&Place::new(RouteChoice::Upgrade, 1024)?, 65_536)?
+            ),
+            "connect" => connect()?,
+            "moves" => moves()?,
+            "memory" => memory()?,
+            other => return Err(format!("{other}: speed, connect, moves or memory").into()),
+        }
+        println!();
+    }
+    Ok(())
+}
