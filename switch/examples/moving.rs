@@ -292,7 +292,7 @@ fn main() -> Outcome<()> {
             // For a look at one of them alone, as by strace(1).
             "rounds-direct" => println!("{}", one_way(&Place::new(RouteChoice::Direct, 1)?, 64)?),
             "rounds-moved" => {
-                println!("{}", one_way(&Place::new(RouteChoice::Upgrade, 1024)?, 64)?)
+                println!("{}", one_way(&Place::new(RouteChoice::Upgrade, 1024)?, 64)?);
             }
             "bulk-direct" => println!("{}", bulk(&Place::new(RouteChoice::Direct, 1)?, 65_536)?),
             "bulk-moved" => println!(
