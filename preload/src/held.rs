@@ -226,23 +226,54 @@ pub(crate) fn is_borrowed_memory() -> bool {
     OWNER.is_other()
 }
 
+/// Whether a stream that began on TCP is under this number.
+pub(crate) fn is_moving_kind(fd: c_int) -> bool {
+    upgrading(fd).is_some()
+}
+
+/// Standard input, output and error: what another program knows of what it inherits.
+const STANDARD: std::ops::RangeInclusive<c_int> = 0..=2;
+
 /// This process becomes another program, which knows nothing of the streams that it keeps: the kernel gets
-/// those. A child of `vfork` has its parent's memory, and leaves it alone.
+/// those. A child of `vfork` is no other process to the table, which is its parent's: the kernel gets what
+/// the program has for its standard streams.
 pub(crate) fn before_exec() {
-    if TABLE.is_empty() || OWNER.is_other() || is_inside() {
+    if TABLE.is_empty() || is_inside() {
         return;
     }
+    if OWNER.is_other() {
+        return before_spawn();
+    }
     TABLE.each(|fd, _| {
-        let flags = borrowed(fd).map(rustix::io::fcntl_getfd);
-        if matches!(flags, Some(Ok(flags)) if !flags.contains(FdFlags::CLOEXEC)) {
+        if stays_at_exec(fd) {
             to_kernel_at_exec(fd);
         }
     });
 }
 
+fn stays_at_exec(fd: c_int) -> bool {
+    let flags = borrowed(fd).map(rustix::io::fcntl_getfd);
+    matches!(flags, Some(Ok(flags)) if !flags.contains(FdFlags::CLOEXEC))
+}
+
+/// Another program begins, which has our standard streams.
+pub(crate) fn before_spawn() {
+    if TABLE.is_empty() || is_inside() {
+        return;
+    }
+    STANDARD.filter(|fd| stays_at_exec(*fd)).for_each(to_kernel);
+}
+
+/// A child of `vfork` has put this number where the program looks that it is going to be.
+pub(crate) fn copied_in_borrowed_memory(fd: c_int, to: c_int) {
+    if STANDARD.contains(&to) {
+        to_kernel(fd);
+    }
+}
+
 /// A child leaves what it has by chance to its parent, but for its standard streams.
 fn to_kernel_at_exec(fd: c_int) {
-    if fd <= 2 {
+    if STANDARD.contains(&fd) {
         // It is a user of it, if its parent is one.
         let _ = on_stream(fd, |_| Ok(Some(())));
         return to_kernel(fd);

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-use san_switch::program::{Counts, Epoll, Held, Kernel, Record};
+use san_switch::program::{Counts, Epoll, Held, Kernel, Record, Sleep};
 
 use crate::next;
+use crate::signals;
 use crate::table::TABLE;
 
 pub(crate) struct Library;
@@ -103,6 +104,14 @@ impl Kernel for Library {
         unsafe { next::close(number) };
     }
 
+    fn hear_signals(&self, wait: &mut dyn FnMut(Sleep<'_>) -> io::Result<()>) -> io::Result<()> {
+        signals::held_back(wait)
+    }
+
+    fn restarts(&self) -> bool {
+        signals::all_restart()
+    }
+
     fn tcp_counts(&self, fd: BorrowedFd<'_>) -> Option<Counts> {
         counts(fd.as_raw_fd())
     }
@@ -131,8 +140,8 @@ fn shared_records() -> &'static [Record] {
 }
 
 /// Where TCP_INFO has tcpi_bytes_acked and tcpi_bytes_received (linux/tcp.h).
-const ACKED: usize = 120;
-const RECEIVED: usize = 128;
+pub(crate) const ACKED: usize = 120;
+pub(crate) const RECEIVED: usize = 128;
 
 /// What the kernel has moved on a TCP socket for its program.
 fn counts(fd: c_int) -> Option<Counts> {

@@ -27,7 +27,9 @@ mod inside;
 mod kernel;
 mod next;
 mod owner;
+mod signals;
 mod table;
+mod time;
 
 /// When the library is loaded, before the program has begun. Hooks that are called earlier do without.
 extern "C" fn at_load() {

@@ -134,6 +134,7 @@ next_functions! {
     fcntl(fd: c_int, command: c_int, argument: usize) -> c_int;
     fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int;
     ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int;
+    sockatmark(fd: c_int) -> c_int;
 
     read(fd: c_int, buffer: *mut c_void, length: size_t) -> ssize_t;
     readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t;
@@ -154,6 +155,15 @@ next_functions! {
     sendfile64(to: c_int, from: c_int, offset: *mut off64_t, count: size_t) -> ssize_t;
     splice(from: c_int, from_offset: *mut loff_t, to: c_int, to_offset: *mut loff_t, length: size_t, flags: c_uint) -> ssize_t;
 
+    fileno(stream: *mut libc::FILE) -> c_int;
+    fileno_unlocked(stream: *mut libc::FILE) -> c_int;
+    vdprintf(fd: c_int, format: *const c_char, arguments: *mut c_void) -> c_int;
+    __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, arguments: *mut c_void) -> c_int;
+
+    posix_spawn(child: *mut libc::pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, words: *const *const c_char, environment: *const *const c_char) -> c_int;
+    posix_spawnp(child: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, words: *const *const c_char, environment: *const *const c_char) -> c_int;
+    posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int;
+    system(command: *const c_char) -> c_int;
     execv(path: *const c_char, words: *const *const c_char) -> c_int;
     execvp(path: *const c_char, words: *const *const c_char) -> c_int;
     execve(path: *const c_char, words: *const *const c_char, environment: *const *const c_char) -> c_int;

@@ -100,6 +100,25 @@ pub(super) fn sending(flags: c_int) -> Sending {
     }
 }
 
+/// Nothing is where the caller says that something is.
+pub(super) fn fault() -> io::Error {
+    io::Error::from_raw_os_error(libc::EFAULT)
+}
+
+/// A list of so many parts, as readv(2) and writev(2) check it.
+///
+/// # Errors
+/// EINVAL, EFAULT.
+fn checked(list: *const iovec, count: c_int) -> io::Result<usize> {
+    match usize::try_from(count) {
+        Ok(count) if count <= MOST_PARTS => match list.is_null() && count > 0 {
+            true => Err(fault()),
+            false => Ok(count),
+        },
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
 /// A caller's buffer.
 ///
 /// # Safety
@@ -163,6 +182,9 @@ unsafe fn receive(
         to_kernel(fd);
     }
     length(call(fd, |stream| {
+        if start.is_null() && size > 0 {
+            return Err(fault());
+        }
         // SAFETY: the caller says so.
         let bytes = unsafe { buffer(start, size) };
         stream.receive(&mut [IoSliceMut::new(bytes)], receiving(flags))
@@ -184,6 +206,9 @@ unsafe fn transmit(
         to_kernel(fd);
     }
     let answer = call(fd, |stream| {
+        if start.is_null() && size > 0 {
+            return Err(fault());
+        }
         // SAFETY: the caller says so.
         let bytes = unsafe { bytes(start, size) };
         stream.send(&[IoSlice::new(bytes)], sending(flags))
@@ -323,8 +348,9 @@ unsafe fn no_address(address: *mut sockaddr, length: *mut socklen_t) {
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn readv(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
     let answer = call(fd, |stream| {
+        let count = checked(start, count)?;
         // SAFETY: the caller keeps what readv(2) asks. The list itself is not written, nor is it shared.
-        let buffers = unsafe { buffers(start.cast_mut(), usize::try_from(count).unwrap_or(0)) };
+        let buffers = unsafe { buffers(start.cast_mut(), count) };
         stream.receive(buffers, receiving(0))
     });
     let passing = match length(answer) {
@@ -408,8 +434,9 @@ pub unsafe extern "C-unwind" fn sendto(
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn writev(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
     let answer = call(fd, |stream| {
+        let count = checked(start, count)?;
         // SAFETY: the caller keeps what writev(2) asks.
-        let parts = unsafe { parts(start, usize::try_from(count).unwrap_or(0)) };
+        let parts = unsafe { parts(start, count) };
         stream.send(parts, sending(0))
     });
     let passing = match written(answer, 0) {

@@ -9,7 +9,10 @@ use rustix::net::SocketFlags;
 use san_switch::program::{Accepted, Held, Opened, Program, Role, Stream};
 
 use crate::address;
-use crate::held::{closed, held, is_borrowed_memory, on_stream, program, put, track, upgrading};
+use crate::held::{
+    closed, copied_in_borrowed_memory, held, is_borrowed_memory, on_stream, program, put,
+    to_kernel, track, upgrading,
+};
 use crate::inside::{Answer, inside};
 use crate::kernel::borrowed;
 use crate::next::{self, set_errno};
@@ -249,10 +252,12 @@ pub unsafe extern "C-unwind" fn closefrom(first: c_int) {
 
 /// A copy of a descriptor is the same thing.
 fn copied(fd: c_int, to: c_int) -> c_int {
-    if to >= 0
-        && fd != to
-        && !is_borrowed_memory()
-        && let Some(held) = TABLE.find(fd)
+    if to < 0 || fd == to || TABLE.is_empty() {
+        return to;
+    }
+    if is_borrowed_memory() {
+        copied_in_borrowed_memory(fd, to);
+    } else if let Some(held) = TABLE.find(fd)
         && !crate::inside::is_inside()
     {
         put(to, held);
@@ -329,6 +334,27 @@ pub unsafe extern "C-unwind" fn fcntl64(fd: c_int, command: c_int, argument: usi
     controlled(fd, command, argument, result)
 }
 
+/// linux/sockios.h.
+const SIOCATMARK: c_ulong = 0x8905;
+
+/// Whether the urgent byte is next. Who asks a connection that may move knows TCP's urgent data.
+fn mark(fd: c_int) -> Answer<bool> {
+    to_kernel(fd);
+    on_stream(fd, Stream::is_at_mark)
+}
+
+/// # Safety
+/// As sockatmark(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn sockatmark(fd: c_int) -> c_int {
+    match mark(fd) {
+        Answer::Done(is_at) => c_int::from(is_at),
+        Answer::Failed => -1,
+        // SAFETY: it asks nothing of memory.
+        Answer::Pass => unsafe { next::sockatmark(fd) },
+    }
+}
+
 /// # Safety
 /// As ioctl(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -339,6 +365,17 @@ pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, argument: usi
                 let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
                 // SAFETY: the caller gives the address of an int.
                 unsafe { *(argument as *mut c_int) = bytes };
+                return 0;
+            }
+            Answer::Failed => return -1,
+            Answer::Pass => {}
+        }
+    }
+    if request == SIOCATMARK {
+        match mark(fd) {
+            Answer::Done(is_at) => {
+                // SAFETY: the caller gives the address of an int.
+                unsafe { *(argument as *mut c_int) = c_int::from(is_at) };
                 return 0;
             }
             Answer::Failed => return -1,

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint};
 
 use libc::{mmsghdr, msghdr, ssize_t, timespec};
 
-use super::data::{buffers, length, parts, receiving, sending, were_moved, written};
+use super::data::{buffers, fault, length, parts, receiving, sending, were_moved, written};
 use crate::held::{Called, Passing, call, to_kernel, upgrading};
 use crate::next;
 use crate::table::TABLE;
@@ -16,17 +16,14 @@ unsafe fn receive(fd: c_int, message: *mut msghdr, flags: c_int) -> Called<usize
         to_kernel(fd);
     }
     call(fd, |stream| {
-        // SAFETY: the caller's own, as recvmsg(2) asks.
-        let message = unsafe { &mut *message };
+        // SAFETY: the caller's own, as recvmsg(2) asks, or null.
+        let message = unsafe { message.as_mut() }.ok_or_else(fault)?;
         // SAFETY: the same.
         let buffers = unsafe { buffers(message.msg_iov, message.msg_iovlen) };
         let received = stream.receive(buffers, receiving(flags))?;
         if received.is_some() {
-            (
-                message.msg_namelen,
-                message.msg_controllen,
-                message.msg_flags,
-            ) = (0, 0, 0);
+            (message.msg_namelen, message.msg_controllen) = (0, 0);
+            message.msg_flags = flags & libc::MSG_OOB;
         }
         Ok(received)
     })
@@ -39,8 +36,8 @@ unsafe fn transmit(fd: c_int, message: *const msghdr, flags: c_int) -> Called<us
         to_kernel(fd);
     }
     call(fd, |stream| {
-        // SAFETY: the caller's own, as sendmsg(2) asks.
-        let message = unsafe { &*message };
+        // SAFETY: the caller's own, as sendmsg(2) asks, or null.
+        let message = unsafe { message.as_ref() }.ok_or_else(fault)?;
         // SAFETY: the same.
         let parts = unsafe { parts(message.msg_iov, message.msg_iovlen) };
         stream.send(parts, sending(flags))

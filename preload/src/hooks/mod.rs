@@ -9,4 +9,7 @@ mod descriptors;
 mod messages;
 mod naming;
 mod process;
+mod stdio;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod variadic;
 mod waiting;

@@ -16,6 +16,7 @@ use crate::inside::{Answer, inside, is_inside};
 use crate::kernel::{LIBRARY, borrowed, remember_epoll};
 use crate::next;
 use crate::table::TABLE;
+use crate::time::to_timespec;
 
 /// A timeout in milliseconds; negative is none.
 fn milliseconds(timeout: c_int) -> Option<Duration> {
@@ -30,13 +31,6 @@ unsafe fn of_timespec(timeout: *const timespec) -> Option<Duration> {
     let seconds = u64::try_from(timeout.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(timeout.tv_nsec).unwrap_or(0);
     Some(Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds))
-}
-
-fn to_timespec(timeout: Duration) -> timespec {
-    timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    }
 }
 
 fn outcome(result: c_int) -> io::Result<usize> {

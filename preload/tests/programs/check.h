@@ -83,3 +83,26 @@ __attribute__((unused)) static void readable(int fd) {
     struct pollfd look = {.fd = fd, .events = POLLIN};
     MUST(poll(&look, 1, 5000));
 }
+
+// Has a thread send this one a signal after a while.
+struct Later {
+    pthread_t whom, thread;
+    int signal, milliseconds;
+    int fd; // What is written to after as long again; -1: nothing.
+};
+
+__attribute__((unused)) static void *send_signal(void *argument) {
+    struct Later *later = argument;
+    usleep(later->milliseconds * 1000);
+    pthread_kill(later->whom, later->signal);
+    if (later->fd >= 0) {
+        usleep(later->milliseconds * 1000);
+        MUST(write(later->fd, "!", 1));
+    }
+    return NULL;
+}
+
+__attribute__((unused)) static void signal_later(struct Later *later, int signal, int fd) {
+    *later = (struct Later){.whom = pthread_self(), .signal = signal, .milliseconds = 100, .fd = fd};
+    MUST(-pthread_create(&later->thread, NULL, send_signal, later));
+}

@@ -95,7 +95,7 @@ static int given(int from) {
 
 // Connections that another process goes on with: each has carried enough to move before.
 static int handed(void) {
-    int fds[2], both[2];
+    int fds[2], both[2], null = MUST(open("/dev/null", O_RDWR | O_CLOEXEC)), low = MUST(dup(null));
     pid_t child;
     part("a child that was forked for a connection");
     struct sockaddr_in name;
@@ -164,6 +164,55 @@ static int handed(void) {
     SAY(ask(fds[0], 50));
     MUST(close(fds[0]));
     SAY(ended(child));
+    part("the same by execl, after fork and after vfork");
+    for (int way = 0; way < 2; way++) {
+        pair(fds);
+        child = way ? vfork() : MUST(fork());
+        if (child == 0) {
+            dup2(fds[1], 0);
+            dup2(fds[1], 1);
+            close(fds[0]);
+            close(fds[1]);
+            execl("/bin/cat", "cat", (char *)NULL);
+            _exit(1);
+        }
+        MUST(close(fds[1]));
+        SAY(ask(fds[0], 50));
+        MUST(close(fds[0]));
+        SAY(ended(child));
+    }
+    part("the same by posix_spawn");
+    pair(fds);
+    MUST(fcntl(fds[0], F_SETFD, FD_CLOEXEC));
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fds[1], 0);
+    posix_spawn_file_actions_adddup2(&actions, fds[1], 1);
+    posix_spawn_file_actions_addclose(&actions, fds[1]);
+    char *cat[] = {"cat", NULL};
+    MUST(-posix_spawnp(&child, "cat", &actions, NULL, cat, environ));
+    posix_spawn_file_actions_destroy(&actions);
+    MUST(close(fds[1]));
+    SAY(ask(fds[0], 50));
+    MUST(close(fds[0]));
+    SAY(ended(child));
+    part("the same by popen and system");
+    char command[64];
+    for (int way = 0; way < 2; way++) {
+        pair(fds);
+        MUST(fcntl(fds[0], F_SETFD, FD_CLOEXEC));
+        // A shell knows numbers of one digit.
+        MUST(dup2(fds[1], low));
+        snprintf(command, sizeof command, "cat <&%d >&%d &", low, low);
+        if (way) SAY(system(command));
+        else SAY(pclose(popen(command, "r")));
+        MUST(close(fds[1]));
+        MUST(dup2(null, low));
+        SAY(ask(fds[0], 50));
+        MUST(shutdown(fds[0], SHUT_WR));
+        SAY(read(fds[0], &byte, 1));
+        MUST(close(fds[0]));
+    }
     part("a child asks");
     pair(fds);
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, both));

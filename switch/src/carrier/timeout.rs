@@ -18,6 +18,8 @@ pub(crate) struct Timeout {
 
 /// Of a timeout in nonblocking mode.
 const AT_ONCE: u64 = u64::MAX;
+/// Nanoseconds so few that a call may wait as long twice.
+const SHORT: u64 = 1_000_000;
 
 impl Timeout {
     pub(crate) fn new(timeout: Option<Duration>) -> Self {
@@ -66,6 +68,7 @@ impl Timeout {
         match self.in_force.load(Ordering::Relaxed) {
             0 => Some(Duration::MAX),
             AT_ONCE => Some(Duration::ZERO),
+            nanoseconds if nanoseconds <= SHORT => Some(Duration::from_nanos(nanoseconds)),
             _ => None,
         }
     }

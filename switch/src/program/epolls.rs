@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::event::epoll::Event;
 use verbs_shim::fork::ForkGuard;
 
@@ -20,6 +21,9 @@ pub struct Counts {
     /// Bytes that were read from it.
     pub read: u64,
 }
+
+/// ppoll(2): sleeps until one of these is ready, or the time is over. EINTR: a signal was handled.
+pub type Sleep<'a> = &'a dyn Fn(&[(BorrowedFd<'_>, PollFlags)], Option<Duration>) -> io::Result<()>;
 
 /// What only the library can do: it has the table of numbers, and may name a descriptor by its number.
 pub trait Kernel: Sync {
@@ -55,6 +59,17 @@ pub trait Kernel: Sync {
 
     /// Closes a number that this process has inherited.
     fn close(&self, number: RawFd);
+
+    /// Has `wait` run so that signals of this thread are handled only while it sleeps, by the function that
+    /// it is given.
+    ///
+    /// # Errors
+    /// Those of `wait`.
+    fn hear_signals(&self, wait: &mut dyn FnMut(Sleep<'_>) -> io::Result<()>) -> io::Result<()>;
+
+    /// Whether a call goes on that a signal of the program's has interrupted (SA_RESTART). It is asked right
+    /// after such a signal.
+    fn restarts(&self) -> bool;
 
     /// What the kernel has moved on a TCP socket; `None`: it does not say.
     fn tcp_counts(&self, fd: BorrowedFd<'_>) -> Option<Counts>;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -15,8 +16,11 @@ use san_base::Deadline;
 use socket2::Socket;
 use verbs_shim::fork::{ForkGuard, Generation};
 
+use super::blocking::goes_on_after_signal;
 use super::epolls::Operation;
-use super::stream::{Stream, Timeouts};
+use super::inherited::inherit;
+use super::stream::Stream;
+use super::timeouts::Timeouts;
 use super::{Program, is_nonblocking};
 use crate::error::AcceptError;
 use crate::net::listener::{Listener, Taken};
@@ -88,10 +92,11 @@ impl Listening {
             return Ok(None);
         };
         let waits = !is_nonblocking(fd)?;
-        let deadline = match waits {
-            true => Deadline::after(socket_timeout(fd, Timeout::Recv)?),
-            false => Deadline::passed(),
+        let timeout = match waits {
+            true => socket_timeout(fd, Timeout::Recv)?,
+            false => Some(Duration::ZERO),
         };
+        let deadline = Deadline::after(timeout);
         loop {
             let taken = {
                 let _turn = waits.then(|| self.turn.lock());
@@ -104,6 +109,8 @@ impl Listening {
                 }
                 Ok(Some(Taken::San(connection))) => {
                     self.program.tally.counters.san_accepted.raise();
+                    // What it cannot have it does without.
+                    let _ = inherit(fd, connection.companion_fd());
                     let number = match flags.contains(SocketFlags::CLOEXEC) {
                         true => rustix::io::fcntl_dupfd_cloexec(connection.companion_fd(), 0)?,
                         false => rustix::io::dup(connection.companion_fd())?,
@@ -128,8 +135,10 @@ impl Listening {
                 listener.readiness(),
                 PollFlags::IN,
             )];
-            // A signal ends an accept that waits.
-            rustix::event::poll(&mut fds, deadline.timespec().as_ref())?;
+            match rustix::event::poll(&mut fds, deadline.timespec().as_ref()) {
+                Err(Errno::INTR) if goes_on_after_signal(timeout) => {}
+                outcome => drop(outcome?),
+            }
         }
     }
 

@@ -18,16 +18,21 @@
 //! no client waiting. In a child that is forked later everything that was the SAN's is inert: streams
 //! say ENOTCONN, listeners and new sockets are TCP's, until it executes another program.
 
+mod blocking;
+mod bytes;
 mod epolls;
 mod fdinfo;
+mod inherited;
 mod listening;
 mod moving;
 mod opening;
+mod options;
 mod places;
 mod shared;
 mod stream;
 mod take_over;
 mod tally;
+mod timeouts;
 mod upgrading;
 mod waiting;
 
@@ -45,11 +50,13 @@ use crate::config::SwitchConfig;
 use crate::ready::event_loop::EventLoop;
 use crate::switch::Switch;
 
-pub use epolls::{Counts, Epoll, Kernel, Operation};
+pub use bytes::{Receiving, Sending};
+pub use epolls::{Counts, Epoll, Kernel, Operation, Sleep};
 pub use listening::{Accepted, Listening};
 pub use opening::Opened;
+pub use options::{SetOption, TcpInfo};
 pub use shared::Record;
-pub use stream::{Receiving, Sending, Stream};
+pub use stream::Stream;
 pub use tally::ProgramStats;
 
 /// Which end of a connection a program has.
@@ -105,6 +112,11 @@ pub struct Program {
 }
 
 static PROGRAM: OnceLock<Option<Program>> = OnceLock::new();
+
+/// What the library alone can do; `None`: nothing has begun.
+fn kernel() -> Option<&'static dyn Kernel> {
+    Some(PROGRAM.get()?.as_ref()?.kernel)
+}
 
 /// How long a program that ends waits for what is under way.
 const AT_EXIT: Duration = Duration::from_secs(2);

@@ -15,8 +15,9 @@ use san_provider::{ConnectError as SpiConnectError, ConnectFailure};
 use socket2::Socket;
 
 use super::epolls::Kernel;
-use super::stream::{Inner, Stream, Timeouts};
+use super::stream::{Inner, Stream};
 use super::take_over::take_over;
+use super::timeouts::Timeouts;
 use super::{Program, is_nonblocking, is_worth_asking};
 use crate::error::ConnectError;
 use crate::net::connect::{ConnectOptions, PendingConnect};

@@ -1,6 +1,6 @@
 //! A stream of the program's: being connected, or carried by the SAN.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::ops::Deref;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -11,12 +11,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, socket_timeout};
 use san_provider::LaneHandle;
 use verbs_shim::fork::{ForkGuard, Generation};
 
 use super::epolls::{Epoll, Operation};
+use super::inherited::carry_over;
 use super::places::Places;
+use super::timeouts::{Timeouts, Wanted, of_connection};
 use super::upgrading::{Host, Moving, Upgrading};
 use super::{key, leave};
 use crate::net::connection::Connection;
@@ -27,39 +28,10 @@ use crate::ready::interest::Interest;
 use crate::ready::watched::flags;
 use crate::upgrade::stream::Follower;
 
-/// Bytes of parts that are gathered into one message.
-const GATHERED: usize = 4096;
-/// Bytes that a send takes at a time which must not wait, though the socket is in blocking mode.
-const PIECE: usize = 4096;
-/// Bytes that FIONREAD counts at most.
-const COUNTED: usize = 64 * 1024;
-
 /// A stream. Clones, which `dup` makes, are the same stream.
 #[derive(Clone)]
 pub struct Stream {
     inner: Arc<Inner>,
-}
-
-/// How a receive differs from read(2).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Receiving {
-    /// It must not wait.
-    pub at_once: bool,
-    /// The bytes stay.
-    pub peek: bool,
-    /// It waits until the buffers are full.
-    pub all: bool,
-    /// It wants urgent data.
-    pub urgent: bool,
-}
-
-/// How a send differs from write(2).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Sending {
-    /// It must not wait.
-    pub at_once: bool,
-    /// It sends urgent data.
-    pub urgent: bool,
 }
 
 pub(super) struct Inner {
@@ -75,30 +47,14 @@ pub(super) struct Inner {
     is_kernels: AtomicBool,
     /// An end of the connect was told by another connect.
     is_told: AtomicBool,
-    /// The connect has failed with this; told once. What is told stays in `failed`.
-    error: AtomicI32,
+    /// The connect has failed with this, or a write that had taken bytes before; told once. What is told of a
+    /// connect stays in `failed`.
+    pub(super) error: AtomicI32,
     failed: AtomicBool,
     /// SO_RCVTIMEO and SO_SNDTIMEO, as the socket has them.
     timeouts: Mutex<Timeouts>,
     /// The loops that it is in, and under which numbers.
     loops: Mutex<Vec<(Weak<EventLoop>, RawFd)>>,
-}
-
-/// How long calls wait; none: until something happens.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Timeouts {
-    receive: Option<Duration>,
-    send: Option<Duration>,
-}
-
-impl Timeouts {
-    /// Those of a socket; a socket that is accepted has its listener's.
-    pub(super) fn of(fd: BorrowedFd<'_>) -> Self {
-        Self {
-            receive: socket_timeout(fd, Timeout::Recv).unwrap_or(None),
-            send: socket_timeout(fd, Timeout::Send).unwrap_or(None),
-        }
-    }
 }
 
 /// The connection's watcher. It does not keep the stream.
@@ -113,7 +69,7 @@ impl Watcher for Ears {
 }
 
 /// The connection, for the time of a call.
-enum Call<'a> {
+pub(super) enum Call<'a> {
     Lasting(&'a Connection),
     Moving(Arc<ForkGuard<Moving>>),
 }
@@ -203,6 +159,7 @@ impl Inner {
     /// The connect is over, by this connection.
     pub(super) fn connected(self: &Arc<Self>, connection: Connection) {
         let connection = Arc::new(connection);
+        carry_over(&connection, connection.companion_fd());
         self.set_up(&connection);
         // Who puts it into a loop holds the lock, too: it sees the lane either here or there.
         let loops = self.loops.lock();
@@ -220,8 +177,8 @@ impl Inner {
     fn set_up(self: &Arc<Self>, connection: &Connection) {
         let _ = connection.set_nonblocking(self.is_nonblocking.load(Ordering::Acquire));
         let timeouts = *self.timeouts.lock();
-        let _ = connection.set_receive_timeout(timeouts.receive);
-        let _ = connection.set_send_timeout(timeouts.send);
+        let _ = connection.set_receive_timeout(of_connection(timeouts.receive));
+        let _ = connection.set_send_timeout(of_connection(timeouts.send));
         let ears: Arc<dyn Watcher> = Arc::new(Ears(Arc::downgrade(self)));
         connection.set_watcher(Some((ears, 0)));
     }
@@ -311,7 +268,7 @@ impl Stream {
     }
 
     /// The connection; `None`: the call is the kernel's.
-    fn connection(&self) -> io::Result<Option<Call<'_>>> {
+    pub(super) fn connection(&self) -> io::Result<Option<Call<'_>>> {
         if let Some(upgrading) = &self.inner.upgrading {
             let moving = upgrading.moving().as_ref().map(Arc::clone);
             return Ok(moving.filter(|_| upgrading.is_ours()).map(Call::Moving));
@@ -337,7 +294,10 @@ impl Stream {
         }
     }
 
-    fn take_failure(&self) -> Option<i32> {
+    pub(super) fn take_failure(&self) -> Option<i32> {
+        if self.inner.error.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let errno = self.inner.error.swap(0, Ordering::AcqRel);
         (errno != 0).then_some(errno)
     }
@@ -359,96 +319,16 @@ impl Stream {
         }
     }
 
-    /// Receives bytes; 0 is the end. `None`: ask the kernel.
-    ///
-    /// # Errors
-    /// As recv(2).
-    pub fn receive(
-        &self,
-        buffers: &mut [IoSliceMut<'_>],
-        how: Receiving,
-    ) -> io::Result<Option<usize>> {
-        let Some(connection) = self.connection()? else {
-            return Ok(None);
-        };
-        if how.urgent {
-            return Err(Errno::INVAL.into());
-        }
-        let is_nonblocking = self.inner.is_nonblocking.load(Ordering::Acquire);
-        if how.at_once && !is_nonblocking && !holds(&connection, Events::READABLE) {
-            return Err(Errno::AGAIN.into());
-        }
-        if how.peek {
-            return match buffers.iter_mut().find(|buffer| !buffer.is_empty()) {
-                Some(buffer) => connection.peek(buffer).map(Some),
-                None => Ok(Some(0)),
-            };
-        }
-        if how.all && !how.at_once && !is_nonblocking {
-            return receive_all(&connection, buffers).map(Some);
-        }
-        match buffers {
-            [buffer] => connection.receive(buffer).map(Some),
-            buffers => connection.receive_vectored(buffers).map(Some),
-        }
+    pub(super) fn is_nonblocking(&self) -> bool {
+        self.inner.is_nonblocking.load(Ordering::Acquire)
     }
 
-    /// Sends bytes. `None`: ask the kernel.
-    ///
-    /// # Errors
-    /// As send(2).
-    pub fn send(&self, parts: &[IoSlice<'_>], how: Sending) -> io::Result<Option<usize>> {
-        let Some(connection) = self.connection()? else {
-            return Ok(None);
-        };
-        if how.urgent {
-            return Err(Errno::OPNOTSUPP.into());
-        }
-        if how.at_once && !self.inner.is_nonblocking.load(Ordering::Acquire) {
-            return send_at_once(&connection, parts).map(Some);
-        }
-        match parts {
-            [part] => connection.send(part).map(Some),
-            parts => send_gathered(&connection, parts).map(Some),
-        }
-    }
-
-    /// Sends from a file, as sendfile(2). `None`: ask the kernel.
-    ///
-    /// # Errors
-    /// As sendfile(2).
-    pub fn send_file(
-        &self,
-        from: BorrowedFd<'_>,
-        offset: Option<&mut i64>,
-        count: usize,
-    ) -> io::Result<Option<usize>> {
-        let Some(connection) = self.connection()? else {
-            return Ok(None);
-        };
-        let start = match &offset {
-            Some(offset) => u64::try_from(**offset).map_err(|_| Errno::INVAL)?,
-            None => rustix::fs::tell(from)?,
-        };
-        let sent = connection.send_file(from, start, count)?;
-        let end = start + sent as u64;
-        match offset {
-            Some(offset) => *offset = i64::try_from(end).map_err(|_| Errno::OVERFLOW)?,
-            None => {
-                rustix::fs::seek(from, rustix::fs::SeekFrom::Start(end))?;
-            }
-        }
-        Ok(Some(sent))
-    }
-
-    /// The kernel moves nothing between a pipe and the SAN.
-    ///
-    /// # Errors
-    /// EINVAL, with which splice(2) has programs copy.
-    pub fn splice(&self) -> io::Result<Option<usize>> {
-        match self.connection()? {
-            None => Ok(None),
-            Some(_) => Err(Errno::INVAL.into()),
+    /// SO_RCVTIMEO or SO_SNDTIMEO; none: until something happens.
+    pub(super) fn timeout(&self, wanted: Wanted) -> Option<Duration> {
+        let timeouts = self.inner.timeouts.lock();
+        match wanted {
+            Wanted::Bytes => timeouts.receive,
+            Wanted::Room => timeouts.send,
         }
     }
 
@@ -507,6 +387,9 @@ impl Stream {
                 return Ok(Some(0));
             }
             self.inner.is_told.store(true, Ordering::Release);
+            if let Some(errno) = self.take_failure() {
+                return Ok(Some(errno));
+            }
             return Ok(Some(number(connection.take_error()?)));
         }
         Ok(Some(self.take_failure().unwrap_or(0)))
@@ -536,7 +419,7 @@ impl Stream {
     pub fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.inner.timeouts.lock().receive = some(timeout);
         match self.connection() {
-            Ok(Some(connection)) => connection.set_receive_timeout(some(timeout)),
+            Ok(Some(connection)) => connection.set_receive_timeout(of_connection(some(timeout))),
             _ => Ok(()),
         }
     }
@@ -548,24 +431,9 @@ impl Stream {
     pub fn set_send_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.inner.timeouts.lock().send = some(timeout);
         match self.connection() {
-            Ok(Some(connection)) => connection.set_send_timeout(some(timeout)),
+            Ok(Some(connection)) => connection.set_send_timeout(of_connection(some(timeout))),
             _ => Ok(()),
         }
-    }
-
-    /// Bytes that a receive would give at once, as far as they are counted (FIONREAD). `None`: ask the
-    /// kernel.
-    ///
-    /// # Errors
-    /// As recv(2).
-    pub fn waiting_bytes(&self) -> io::Result<Option<usize>> {
-        let Some(connection) = self.connection()?.filter(|_| !self.is_on_tcp()) else {
-            return Ok(None);
-        };
-        if !holds(&connection, Events::READABLE) {
-            return Ok(Some(0));
-        }
-        connection.peek(&mut vec![0; COUNTED]).map(Some)
     }
 
     /// epoll_ctl(2) on it. `None`: ask the kernel.
@@ -627,82 +495,4 @@ fn number(error: Option<io::Error>) -> i32 {
 
 fn some(timeout: Duration) -> Option<Duration> {
     (!timeout.is_zero()).then_some(timeout)
-}
-
-/// Whether this is the case, after a look at the lane.
-fn holds(connection: &Connection, events: Events) -> bool {
-    if connection.events().contains(events) {
-        return true;
-    }
-    if let Some(lane) = connection.lane() {
-        lane.poll();
-    }
-    connection.events().contains(events)
-}
-
-/// Receives until the buffers are full. What has come before an error is given first.
-fn receive_all(connection: &Connection, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-    let mut all = 0;
-    for buffer in buffers {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match connection.receive(&mut buffer[filled..]) {
-                Ok(0) => return Ok(all),
-                Ok(bytes) => {
-                    filled += bytes;
-                    all += bytes;
-                }
-                Err(_) if all > 0 => return Ok(all),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// Sends several parts; small ones together go as one message.
-fn send_gathered(connection: &Connection, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-    let total: usize = parts.iter().map(|part| part.len()).sum();
-    if total <= GATHERED {
-        let mut gathered = [0; GATHERED];
-        let mut end = 0;
-        for part in parts {
-            gathered[end..end + part.len()].copy_from_slice(part);
-            end += part.len();
-        }
-        return connection.send(&gathered[..end]);
-    }
-    let mut sent = 0;
-    for part in parts.iter().filter(|part| !part.is_empty()) {
-        match connection.send(part) {
-            Ok(taken) => {
-                sent += taken;
-                if taken < part.len() {
-                    break;
-                }
-            }
-            Err(_) if sent > 0 => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sent)
-}
-
-/// Sends as much as goes without waiting.
-fn send_at_once(connection: &Connection, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut sent = 0;
-    for piece in parts.iter().flat_map(|part| part.chunks(PIECE)) {
-        if !holds(connection, Events::WRITABLE) {
-            break;
-        }
-        match connection.send(piece) {
-            Ok(taken) => sent += taken,
-            Err(_) if sent > 0 => break,
-            Err(error) => return Err(error),
-        }
-    }
-    match sent {
-        0 if parts.iter().any(|part| !part.is_empty()) => Err(Errno::AGAIN.into()),
-        sent => Ok(sent),
-    }
 }
