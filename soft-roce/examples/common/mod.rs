@@ -67,7 +67,7 @@ impl Node {
 
     /// The first event of a kind; others wait for their turn.
     pub(crate) fn expect(&self, name: &str) -> Result<CmEvent> {
-        let is = |event: &CmEvent| format!("{:?}", event.kind).starts_with(name);
+        let is = |event: &CmEvent| name_of(&event.kind) == name;
         let early = self.early().iter().position(is);
         if let Some(at) = early {
             return Ok(self.early().remove(at));
@@ -243,6 +243,20 @@ impl Side {
                 let _ = self.channel.consume();
             }
         }
+    }
+}
+
+fn name_of(kind: &CmEventKind) -> &'static str {
+    match kind {
+        CmEventKind::AddrResolved => "AddrResolved",
+        CmEventKind::RouteResolved => "RouteResolved",
+        CmEventKind::ConnectRequest { .. } => "ConnectRequest",
+        CmEventKind::Established { .. } => "Established",
+        CmEventKind::ConnectError(_) => "ConnectError",
+        CmEventKind::Unreachable(_) => "Unreachable",
+        CmEventKind::Rejected { .. } => "Rejected",
+        CmEventKind::Disconnected => "Disconnected",
+        CmEventKind::TimewaitExit => "TimewaitExit",
     }
 }
 

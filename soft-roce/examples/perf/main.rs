@@ -222,17 +222,59 @@ fn tcp_ping_pong(len: usize, time: Duration, spin: bool) -> f64 {
 
 /// Connections made and closed, one after the other, a second.
 fn connects(server: &Node, client: &Node, dst: SocketAddr, time: Duration) -> f64 {
-    per_second(time, || drop(connect(server, client, dst, 4096)))
+    per_second(
+        time,
+        || client.connect(dst, 4096, |_| Ok(())).expect("connect"),
+        || server.accept(4096, |_| Ok(())).expect("accept"),
+    )
 }
 
-fn per_second(time: Duration, mut once: impl FnMut()) -> f64 {
-    let start = Instant::now();
-    let mut count = 0u32;
-    while start.elapsed() < time {
+fn tcp_connects(time: Duration) -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let dst = listener.local_addr().expect("address");
+    per_second(
+        time,
+        || TcpStream::connect(dst).expect("connect"),
+        || listener.accept().expect("accept").0,
+    )
+}
+
+/// Pairs that `connect` and, in a thread of its own, `accept` make a second. Both ends are closed before the next.
+fn per_second<A, B: Send>(
+    time: Duration,
+    connect: impl Fn() -> A,
+    accept: impl Fn() -> B + Send,
+) -> f64 {
+    let stop = AtomicBool::new(false);
+    let (give, accepted) = std::sync::mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        scope.spawn(move || {
+            let mut last = false;
+            while !last {
+                let there = accept();
+                last = stop.load(Ordering::Acquire);
+                give.send(there).expect("somebody takes it");
+            }
+        });
+        let once = || {
+            let here = connect();
+            let there = accepted.recv().expect("the other end");
+            drop(here);
+            drop(there);
+        };
+        let start = Instant::now();
+        let mut count = 0u32;
+        while start.elapsed() < time {
+            once();
+            count += 1;
+        }
+        let rate = f64::from(count) / start.elapsed().as_secs_f64();
+        // One more ends the other thread, which waits for it.
+        stop.store(true, Ordering::Release);
         once();
-        count += 1;
-    }
-    f64::from(count) / start.elapsed().as_secs_f64()
+        rate
+    })
 }
 
 /// Processor time of this process, both ends and all threads; what the kernel does for it counts.
@@ -337,9 +379,7 @@ fn main() {
             });
         }
     }
-    table.line(Kind::Rate, "connects tcp", |time| {
-        per_second(time, || drop(tcp()))
-    });
+    table.line(Kind::Rate, "connects tcp", |time| tcp_connects(time));
     table.line(Kind::Rate, "connects soft", |time| {
         connects(&server, &client, dst, time)
     });

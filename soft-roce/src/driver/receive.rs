@@ -16,6 +16,7 @@ use crate::wire::{FlowCrc, ICRC_LEN};
 /// Datagrams read at a time. Few, so that what is read is still in the cache
 /// when it is looked at: one may hold 64 KiB.
 const DATAGRAMS: usize = 4;
+const LEAST_ASK: usize = 2;
 const MAX_DATAGRAM: usize = 65_536;
 
 /// Flows whose ICRC prefix is remembered.
@@ -28,9 +29,18 @@ pub(crate) struct Receiver {
     buffers: Box<[u8]>,
     metas: [RecvMeta; DATAGRAMS],
     count: usize,
-    /// How many to ask for: one, until more come than were asked for.
+    /// How many to ask for. More than have come lately: who gets less than that
+    /// knows that there is no more, without another call.
     ask: usize,
     flows: Vec<Option<(SocketAddr, FlowCrc)>>,
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Filled {
+    pub(crate) datagrams: usize,
+    /// Whether more may be there.
+    pub(crate) more: bool,
 }
 
 /// A packet as it came, not checked yet.
@@ -79,14 +89,13 @@ impl Receiver {
             buffers: vec![0; DATAGRAMS * MAX_DATAGRAM].into_boxed_slice(),
             metas: [RecvMeta::default(); DATAGRAMS],
             count: 0,
-            ask: 1,
+            ask: LEAST_ASK,
             flows: vec![None; FLOWS],
         }
     }
 
-    /// Reads what is there, at most [`DATAGRAMS`] datagrams. Says how many
-    /// came.
-    pub(crate) fn fill(&mut self, (state, socket): (&UdpSocketState, &UdpSocket)) -> usize {
+    /// Reads what is there, at most [`DATAGRAMS`] datagrams.
+    pub(crate) fn fill(&mut self, (state, socket): (&UdpSocketState, &UdpSocket)) -> Filled {
         let mut slices = self.buffers.chunks_exact_mut(MAX_DATAGRAM);
         let mut slices: [IoSliceMut<'_>; DATAGRAMS] =
             std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
@@ -100,13 +109,17 @@ impl Receiver {
                 0
             }
         };
+        let filled = Filled {
+            datagrams: self.count,
+            more: self.count == self.ask,
+        };
         // Each that is asked for and does not come costs a little.
-        self.ask = if self.count == self.ask {
+        self.ask = if filled.more {
             (self.ask * 2).min(DATAGRAMS)
         } else {
-            self.count.max(1)
+            self.count.max(LEAST_ASK)
         };
-        self.count
+        filled
     }
 
     /// Calls `take` with each packet that was read.

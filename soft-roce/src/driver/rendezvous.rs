@@ -116,9 +116,10 @@ impl Rendezvous {
             // Nobody holds it: left behind.
             return None;
         }
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        text.parse().ok()
+        // Five digits at most, written at once.
+        let mut text = [0; 8];
+        let len = file.read(&mut text).ok()?;
+        std::str::from_utf8(&text[..len]).ok()?.parse().ok()
     }
 
     fn path(&self, entry: Entry) -> PathBuf {

@@ -7,7 +7,6 @@
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use san_base::lock;
 
 use super::device::Device;
 use super::shared::cm::{CmState, Id, Phase};
@@ -22,12 +21,12 @@ use crate::wire::{FlowCrc, ICRC_LEN};
 impl Device {
     /// Frees a request's place in its backlog: the user has it in hand.
     pub(super) fn taken(&self, conn: ConnKey) {
-        lock(&self.cm).engine.taken(conn);
+        self.lock_cm().engine.taken(conn);
     }
 
     /// Lets go of an id, and of the requests of a listener that nobody has read.
     pub(super) fn destroy_id(&self, token: u64) {
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let now = self.schedule.now();
         let mut doomed = vec![token];
         while let Some(token) = doomed.pop() {
@@ -174,7 +173,7 @@ impl Device {
             src: request.src,
             dst: request.dst,
         };
-        queue.push(Queued { id: listener, kind });
+        cm.push(&queue, Queued { id: listener, kind });
     }
 
     fn set_phase(&self, cm: &mut CmState, token: u64, phase: Phase) {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use san_base::lock;
 
 use super::config::MAX_READS;
 use super::device::Device;
@@ -37,7 +36,7 @@ impl Device {
         src: Option<SocketAddr>,
         dst: SocketAddr,
     ) -> io::Result<()> {
-        let bound = lock(&self.cm).id(token).ok_or(Errno::INVAL)?.local;
+        let bound = self.lock_cm().id(token).ok_or(Errno::INVAL)?.local;
         let src = src.or(bound);
         let source = src
             .map(|src| src.ip())
@@ -47,7 +46,7 @@ impl Device {
         let port = self
             .sockets
             .port_to_connect(route.source, !route.is_local)?;
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         if !matches!(id.phase, Phase::Idle) {
@@ -69,7 +68,7 @@ impl Device {
     }
 
     pub(super) fn resolve_route(&self, token: u64) -> io::Result<()> {
-        let mut cm = lock(&self.cm);
+        let mut cm = self.lock_cm();
         let id = cm.id_mut(token)?;
         let Phase::AddrResolved(route, port) = &id.phase else {
             return Err(Errno::INVAL.into());
@@ -86,7 +85,7 @@ impl Device {
         params: &ConnParams<'_>,
     ) -> io::Result<()> {
         check(params, REQUEST_DATA)?;
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         let (Phase::RouteResolved(route, port), Some(src), Some(dst)) =
@@ -154,14 +153,14 @@ impl Device {
     ) -> io::Result<()> {
         check(params, ACCEPT_DATA)?;
         // A peer that has withdrawn is not accepted.
-        let peer = match lock(&self.cm).id(token).map(|id| &id.phase) {
+        let peer = match self.lock_cm().id(token).map(|id| &id.phase) {
             Some(Phase::Requested(peer, ..)) => Some(peer.path.local),
             _ => None,
         };
         if let Some(local) = peer {
             self.catch_up(local);
         }
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         let (peer, request, route) = match &id.phase {
@@ -220,7 +219,7 @@ impl Device {
         if private_data.len() > REJECT_DATA {
             return Err(Errno::INVAL.into());
         }
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         let (Phase::Requested(..), Some(conn)) = (&id.phase, id.conn) else {
@@ -239,7 +238,7 @@ impl Device {
     }
 
     pub(super) fn disconnect(&self, token: u64) -> io::Result<()> {
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         if let Some(qp) = &id.qp {

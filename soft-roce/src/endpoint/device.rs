@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle, ThreadId};
 use san_base::lock;
 
 use super::config::{Config, Counters, HostAddresses, OpenError};
-use super::shared::cm::CmState;
+use super::shared::cm::{CmGuard, CmState};
 use super::shared::schedule::Schedule;
 use super::shared::sleepers::{Sleepers, Waiter};
 use super::shared::sockets::Sockets;
@@ -36,7 +36,7 @@ pub(super) struct Device {
     pub(super) qps: QpTable,
     pub(super) schedule: Schedule,
     pub(super) sleepers: Sleepers,
-    pub(super) cm: Mutex<CmState>,
+    cm: Mutex<CmState>,
     /// Queue pairs that owe acknowledgements.
     pub(super) put_off: PutOff,
     next_pd: AtomicU32,
@@ -86,6 +86,10 @@ impl Device {
         }))
     }
 
+    pub(super) fn lock_cm(&self) -> CmGuard<'_> {
+        CmGuard::lock(&self.cm)
+    }
+
     pub(super) fn alloc_pd(&self) -> Pd {
         Pd(self.next_pd.fetch_add(1, Ordering::Relaxed))
     }
@@ -111,7 +115,7 @@ impl Device {
             all.unknown_qp += get(&c.unknown_qp);
             all.foreign_source += get(&c.foreign_source);
         }
-        let cm = lock(&self.cm);
+        let cm = self.lock_cm();
         all.connections = cm.engine.connections();
         all.cm = cm.engine.counters();
         all

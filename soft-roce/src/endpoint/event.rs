@@ -7,8 +7,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use san_base::lock;
-
 use super::device::Device;
 use super::id::CmId;
 use super::shared::events::{EventKind, EventQueue};
@@ -73,6 +71,6 @@ impl AsFd for EventChannel {
 impl CmId {
     /// Reports on another channel from now on. Events not read yet move along.
     pub fn migrate(&self, channel: &EventChannel) {
-        lock(&self.device.cm).migrate(self.token(), &channel.queue);
+        self.device.lock_cm().migrate(self.token(), &channel.queue);
     }
 }

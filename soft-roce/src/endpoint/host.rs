@@ -30,7 +30,7 @@ impl Device {
             .addresses
             .write()
             .unwrap_or_else(PoisonError::into_inner) = addresses.to_vec();
-        let mut cm = lock(&self.cm);
+        let mut cm = self.lock_cm();
         let mut left = Vec::new();
         for id in cm.ids.values_mut() {
             if let (Phase::Listening(listener), Some(local)) = (&mut id.phase, id.local)

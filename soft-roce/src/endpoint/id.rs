@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use san_base::lock;
 
 use super::device::Device;
 use super::qp::QueuePair;
@@ -27,7 +26,7 @@ pub struct CmId {
 
 impl CmId {
     pub(super) fn new(device: &Arc<Device>, queue: &Arc<EventQueue>) -> Self {
-        let token = lock(&device.cm).new_id(queue.clone());
+        let token = device.lock_cm().new_id(queue.clone());
         Self::existing(device, token)
     }
 
@@ -76,13 +75,13 @@ impl CmId {
     /// Its address and port, once bound.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        lock(&self.device.cm).id(self.token).and_then(|id| id.local)
+        self.device.lock_cm().id(self.token).and_then(|id| id.local)
     }
 
     /// The peer's address and port, once known.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        lock(&self.device.cm).id(self.token).and_then(|id| id.peer)
+        self.device.lock_cm().id(self.token).and_then(|id| id.peer)
     }
 
     /// Binds to an address of this host or to a wildcard; port 0 takes a free
@@ -152,7 +151,7 @@ impl CmId {
     /// it is not told of before.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        let cm = lock(&self.device.cm);
+        let cm = self.device.lock_cm();
         cm.id(self.token).is_some_and(Id::is_pending)
     }
 
@@ -182,7 +181,7 @@ impl CmId {
     }
 
     fn with<R>(&self, change: impl FnOnce(&mut Id) -> R) -> io::Result<R> {
-        let mut cm = lock(&self.device.cm);
+        let mut cm = self.device.lock_cm();
         cm.id_mut(self.token).map(change)
     }
 }

@@ -7,7 +7,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use rustix::io::Errno;
-use san_base::lock;
 
 use super::device::Device;
 use super::shared::cm::{Listener, Phase};
@@ -19,7 +18,7 @@ impl Device {
         if !addr.ip().is_unspecified() && !is_local(addr.ip()) {
             return Err(Errno::ADDRNOTAVAIL.into());
         }
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         if id.local.is_some() || !matches!(id.phase, Phase::Idle) {
@@ -33,18 +32,18 @@ impl Device {
     }
 
     pub(super) fn listen(&self, token: u64, backlog: usize) -> io::Result<()> {
-        let bound = lock(&self.cm).id(token).ok_or(Errno::INVAL)?.local;
+        let bound = self.lock_cm().id(token).ok_or(Errno::INVAL)?.local;
         let local = match bound {
             Some(local) => local,
             None => {
                 self.bind(token, (std::net::Ipv6Addr::UNSPECIFIED, 0).into())?;
-                lock(&self.cm)
+                self.lock_cm()
                     .id(token)
                     .and_then(|id| id.local)
                     .ok_or(Errno::INVAL)?
             }
         };
-        let mut guard = lock(&self.cm);
+        let mut guard = self.lock_cm();
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         if !matches!(id.phase, Phase::Idle) {

@@ -16,7 +16,7 @@ use super::shared::qp::QpShared;
 use crate::cm::{ConnKey, Path};
 use crate::driver::counters::count;
 use crate::driver::port::Port;
-use crate::driver::receive::{Inbound, Receiver};
+use crate::driver::receive::{Filled, Inbound, Receiver};
 use crate::time::Time;
 use crate::wire::deth::{GSI_QKEY, GSI_QPN};
 use crate::wire::{Bth, Packet};
@@ -54,23 +54,35 @@ impl Device {
     /// come meanwhile is acknowledged along with it. A socket that another thread
     /// reads is left to it.
     pub(super) fn progress(&self) -> usize {
+        self.look().datagrams
+    }
+
+    /// Handles all that has come, and sends what is due.
+    pub(super) fn work_off(&self) {
+        while self.look().more {}
+        self.send_put_off();
+    }
+
+    fn look(&self) -> Filled {
         let put_off = self.put_off.len();
         let ports = self.sockets.ports();
-        let mut total = 0;
+        let mut all = Filled::default();
         for port in ports.iter() {
-            total += self.read(port);
+            let filled = self.read(port);
+            all.datagrams += filled.datagrams;
+            all.more |= filled.more;
         }
         for _ in 0..put_off {
             self.send_one_put_off();
         }
-        total
+        all
     }
 
     /// Handles what has come to a socket before this call, also what another
     /// thread has read already.
     pub(super) fn catch_up(&self, local: SocketAddr) {
         if let Some(port) = self.sockets.port_at(local) {
-            while self.read_with(&port, lock(&port.receiver)) > 0 {}
+            while self.read_with(&port, lock(&port.receiver)).more {}
         }
     }
 
@@ -92,7 +104,7 @@ impl Device {
         // Most calls find nothing due, and the clock is cheaper than the lock.
         let now = self.schedule.now();
         if self.schedule.cm_deadline.load(Ordering::Acquire) <= now.nanos() {
-            let mut cm = lock(&self.cm);
+            let mut cm = self.lock_cm();
             let dead = std::mem::take(&mut *lock(&self.schedule.dead));
             for conn in dead {
                 // Ended meanwhile, maybe.
@@ -110,19 +122,19 @@ impl Device {
         }
     }
 
-    fn read(&self, port: &Port) -> usize {
+    fn read(&self, port: &Port) -> Filled {
         let receiver = match port.receiver.try_lock() {
             Ok(receiver) => receiver,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return 0,
+            Err(TryLockError::WouldBlock) => return Filled::default(),
         };
         self.read_with(port, receiver)
     }
 
-    fn read_with(&self, port: &Port, mut receiver: MutexGuard<'_, Receiver>) -> usize {
-        let datagrams = receiver.fill(port.socket());
-        if datagrams == 0 {
-            return 0;
+    fn read_with(&self, port: &Port, mut receiver: MutexGuard<'_, Receiver>) -> Filled {
+        let filled = receiver.fill(port.socket());
+        if filled.datagrams == 0 {
+            return filled;
         }
         let mut run = Run {
             device: self,
@@ -136,7 +148,7 @@ impl Device {
         // Others may read while what came is answered.
         drop(receiver);
         run.finish();
-        datagrams
+        filled
     }
 }
 
@@ -188,7 +200,7 @@ impl Run<'_> {
             local: self.port.local(),
             remote: from,
         };
-        let mut cm = lock(&self.device.cm);
+        let mut cm = self.device.lock_cm();
         cm.engine.handle(self.now, path, packet.payload);
         // Answers go out before the next request is looked at: what is queued
         // stays small however many requests come.
@@ -233,7 +245,7 @@ impl Run<'_> {
             self.device.put_off.push(qp.clone(), number);
         }
         if let Some(conn) = qp.take_awaiting() {
-            let mut cm = lock(&self.device.cm);
+            let mut cm = self.device.lock_cm();
             cm.engine.peer_has_sent(ConnKey(conn));
             self.device.pump(&mut cm, self.now);
         }

@@ -48,7 +48,7 @@ fn run(weak: &Weak<Device>, waiter: &Waiter) {
         let unwatched =
             led && device.sockets.ports().len() > waiter.watched.load(Ordering::Acquire);
         if !others_poll || unwatched {
-            while device.progress() > 0 {}
+            device.work_off();
         } else {
             // Who put it off may do something else for long.
             device.send_put_off();

@@ -7,8 +7,6 @@
 
 use std::time::Duration;
 
-use san_base::lock;
-
 use super::device::Device;
 use super::shared::cm::CmState;
 use crate::driver::route::{is_local, is_nobody_at};
@@ -25,7 +23,7 @@ impl Device {
 
     /// Asks, if it is time to.
     pub(super) fn look_after_peers(&self, now: Time) {
-        let mut cm = lock(&self.cm);
+        let mut cm = self.lock_cm();
         if cm.watch_at.is_none_or(|at| at > now) {
             return;
         }
@@ -36,7 +34,7 @@ impl Device {
         drop(cm);
         peers.retain(|peer| self.sockets.port_at(*peer).is_none() && is_local(peer.ip()));
         let dead: Vec<_> = peers.iter().filter(|at| is_nobody_at(**at)).collect();
-        cm = lock(&self.cm);
+        cm = self.lock_cm();
         for peer in dead {
             tracing::debug!(%peer, "a process of this host has ended");
             cm.engine.peer_died(now, *peer);

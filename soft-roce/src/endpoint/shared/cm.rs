@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
+use san_base::lock;
 
 use super::bind::Bindings;
 use super::events::{EventQueue, Queued, QueuedKind};
@@ -36,6 +38,43 @@ pub(crate) struct CmState {
     /// Where they are put to be looked at, so that looking allocates nothing.
     pub(crate) peers: Vec<SocketAddr>,
     next: u64,
+    /// Whose users are to be woken when the lock is free again.
+    to_wake: Option<Arc<EventQueue>>,
+}
+
+/// The lock of the CM. Whoever has an event is woken when it is given back, not
+/// before: else the first thing that they meet is the lock.
+#[derive(Debug)]
+pub(crate) struct CmGuard<'a>(Option<MutexGuard<'a, CmState>>);
+
+impl<'a> CmGuard<'a> {
+    pub(crate) fn lock(cm: &'a Mutex<CmState>) -> Self {
+        Self(Some(lock(cm)))
+    }
+}
+
+impl Deref for CmGuard<'_> {
+    type Target = CmState;
+
+    fn deref(&self) -> &CmState {
+        self.0.as_deref().expect("held until it is dropped")
+    }
+}
+
+impl DerefMut for CmGuard<'_> {
+    fn deref_mut(&mut self) -> &mut CmState {
+        self.0.as_deref_mut().expect("held until it is dropped")
+    }
+}
+
+impl Drop for CmGuard<'_> {
+    fn drop(&mut self) {
+        let to_wake = self.to_wake.take();
+        self.0 = None;
+        if let Some(queue) = to_wake {
+            queue.signal();
+        }
+    }
 }
 
 /// What a CM id is.
@@ -113,6 +152,7 @@ impl CmState {
             watch_at: None,
             peers: Vec::new(),
             next: 0,
+            to_wake: None,
         }
     }
 
@@ -134,15 +174,29 @@ impl CmState {
         if let Some(id) = self.ids.get_mut(&token) {
             let old = std::mem::replace(&mut id.queue, queue.clone());
             for event in old.take_all_of(token) {
-                queue.push(event);
+                self.push(queue, event);
             }
         }
     }
 
+    /// Hands over an event, and has the user woken.
+    pub(crate) fn push(&mut self, queue: &Arc<EventQueue>, event: Queued) {
+        if !queue.push(event) {
+            return;
+        }
+        // Mostly there is but one.
+        if let Some(other) = self.to_wake.replace(queue.clone())
+            && !Arc::ptr_eq(&other, queue)
+        {
+            other.signal();
+        }
+    }
+
     /// Tells the user.
-    pub(crate) fn tell(&self, token: u64, kind: QueuedKind) {
+    pub(crate) fn tell(&mut self, token: u64, kind: QueuedKind) {
         if let Some(id) = self.ids.get(&token) {
-            id.queue.push(Queued { id: token, kind });
+            let queue = id.queue.clone();
+            self.push(&queue, Queued { id: token, kind });
         }
     }
 }

@@ -182,10 +182,18 @@ impl EventQueue {
         })
     }
 
-    pub(crate) fn push(&self, event: Queued) {
+    /// Puts an event last. True: [`EventQueue::signal`] is to follow.
+    #[must_use]
+    pub(crate) fn push(&self, event: Queued) -> bool {
         let mut queue = lock(&self.queue);
         queue.push_back(event);
-        if queue.len() == 1 {
+        queue.len() == 1
+    }
+
+    /// Makes the descriptor readable, if events are still there.
+    pub(crate) fn signal(&self) {
+        let queue = lock(&self.queue);
+        if !queue.is_empty() {
             self.wake.signal();
         }
     }
