@@ -254,8 +254,8 @@ impl Case {
             let packet = Packet::parse(bytes).expect("own packet");
             let op = packet.bth.opcode;
             let is_request = !matches!(
-                op.operation(),
-                soft_roce::wire::Operation::Ack | soft_roce::wire::Operation::ReadResponse
+                op.packet_kind(),
+                soft_roce::wire::PacketKind::Ack | soft_roce::wire::PacketKind::ReadResponse
             );
             if is_request {
                 self.psns[1] = packet.bth.psn;

@@ -15,7 +15,7 @@
 //! atomics, other transports, congestion notification.
 
 mod attr;
-mod core;
+mod context;
 mod cq;
 pub mod keys;
 mod mr;
@@ -30,7 +30,7 @@ mod state;
 mod testkit;
 mod wr;
 
-pub use self::core::Counters;
+pub use self::context::Counters;
 pub use attr::{
     Modify, ModifyError, PathMtu, QpConfig, QpLinks, ReorderBudget, RtrAttr, RtsAttr, SendWindow,
 };

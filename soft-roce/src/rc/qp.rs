@@ -18,7 +18,7 @@
 use std::collections::VecDeque;
 
 use super::attr::{Modify, ModifyError, QpConfig, QpLinks};
-use super::core::{Core, Counters, Failure, Peer};
+use super::context::{Counters, Failure, Peer, QpContext};
 use super::cq::Status;
 use super::requester::{Requester, Sent};
 use super::responder::Responder;
@@ -26,7 +26,7 @@ use super::state::QpState;
 use super::wr::{PostError, RecvRequest, SendRequest};
 use crate::sink::PacketSink;
 use crate::time::Time;
-use crate::wire::{NakCode, Operation, Packet};
+use crate::wire::{NakCode, Packet, PacketKind};
 
 /// Something the user of a queue pair may want to know (IBTA 11.6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub enum Transmitted {
 #[derive(Debug)]
 pub struct QueuePair {
     state: QpState,
-    core: Core,
+    context: QpContext,
     requester: Requester,
     responder: Responder,
     events: VecDeque<QpEvent>,
@@ -83,7 +83,7 @@ impl QueuePair {
             state: QpState::Reset,
             requester: Requester::new(),
             responder: Responder::new(config.recv_wr as usize, config.recv_sge),
-            core: Core {
+            context: QpContext {
                 config,
                 links,
                 // Known from RTR on; until then nothing is sent.
@@ -103,7 +103,7 @@ impl QueuePair {
     /// Its number.
     #[must_use]
     pub fn qpn(&self) -> u32 {
-        self.core.config.qpn
+        self.context.config.qpn
     }
 
     /// Its state.
@@ -115,19 +115,19 @@ impl QueuePair {
     /// What it was made with.
     #[must_use]
     pub fn config(&self) -> &QpConfig {
-        &self.core.config
+        &self.context.config
     }
 
     /// What it works with.
     #[must_use]
     pub fn links(&self) -> &QpLinks {
-        &self.core.links
+        &self.context.links
     }
 
     /// What it has counted.
     #[must_use]
     pub fn counters(&self) -> &Counters {
-        &self.core.counters
+        &self.context.counters
     }
 
     /// Send requests that are not complete.
@@ -173,16 +173,16 @@ impl QueuePair {
                 self.responder.reset();
                 self.events.clear();
             }
-            Modify::Init { access } => self.core.access = access,
+            Modify::Init { access } => self.context.access = access,
             Modify::Rtr(attr) => {
-                self.core.peer = Peer {
+                self.context.peer = Peer {
                     qpn: attr.dest_qpn,
                     mtu: attr.path_mtu.bytes(),
                     ours: attr.peer_is_ours,
                 };
-                self.responder.start(&self.core, &attr);
+                self.responder.start(&self.context, &attr);
             }
-            Modify::Rts(attr) => self.requester.start(&self.core, &attr),
+            Modify::Rts(attr) => self.requester.start(&self.context, &attr),
             Modify::Sqd => self.requester.set_draining(true),
             Modify::Resume => self.requester.set_draining(false),
             Modify::Error => {
@@ -203,9 +203,9 @@ impl QueuePair {
     /// [`PostError`]; nothing was posted.
     pub fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), PostError> {
         match self.state {
-            QpState::Rts | QpState::Sqd => self.requester.post(&self.core, request),
+            QpState::Rts | QpState::Sqd => self.requester.post(&self.context, request),
             QpState::Error => {
-                self.requester.post(&self.core, request)?;
+                self.requester.post(&self.context, request)?;
                 self.flush(None);
                 Ok(())
             }
@@ -219,14 +219,14 @@ impl QueuePair {
     /// # Errors
     /// [`PostError`]; nothing was posted.
     pub fn post_receive(&mut self, request: &RecvRequest<'_>) -> Result<(), PostError> {
-        if self.core.links.srq.is_some() {
+        if self.context.links.srq.is_some() {
             return Err(PostError::Shared);
         }
         if self.state == QpState::Reset {
             return Err(PostError::State(self.state));
         }
-        let (core, queue) = (&self.core, self.responder.receives_mut());
-        queue.post(&core.links.regions, core.config.pd, request)?;
+        let (context, queue) = (&self.context, self.responder.receives_mut());
+        queue.post(&context.links.regions, context.config.pd, request)?;
         if self.state == QpState::Error {
             self.flush(None);
         }
@@ -245,24 +245,27 @@ impl QueuePair {
 
     /// Takes a packet that was sent to this queue pair by its peer.
     pub fn handle_packet(&mut self, now: Time, packet: &Packet<'_>) {
-        let result = match packet.bth.opcode.operation() {
-            Operation::Send | Operation::Write | Operation::ReadRequest => {
+        let result = match packet.bth.opcode.packet_kind() {
+            PacketKind::Send | PacketKind::Write | PacketKind::ReadRequest => {
                 self.handle_request(now, packet)
             }
             // Requests of atomics are refused there; responses answer nothing.
-            Operation::Atomic if packet.aeth.is_none() => self.handle_request(now, packet),
-            Operation::Atomic => {
-                self.core.counters.stale_answers += 1;
+            PacketKind::Atomic if packet.aeth.is_none() => self.handle_request(now, packet),
+            PacketKind::Atomic => {
+                self.context.counters.stale_answers += 1;
                 Ok(())
             }
-            Operation::ReadResponse | Operation::Ack if !self.state.sends() => {
-                self.core.counters.wrong_state += 1;
+            PacketKind::ReadResponse | PacketKind::Ack if !self.state.sends() => {
+                self.context.counters.wrong_state += 1;
                 Ok(())
             }
-            Operation::ReadResponse => self.requester.handle_response(&mut self.core, now, packet),
-            Operation::Ack => self.requester.handle_ack(&mut self.core, now, packet),
-            Operation::Datagram => {
-                self.core.counters.wrong_opcode += 1;
+            PacketKind::ReadResponse => {
+                self.requester
+                    .handle_response(&mut self.context, now, packet)
+            }
+            PacketKind::Ack => self.requester.handle_ack(&mut self.context, now, packet),
+            PacketKind::Datagram => {
+                self.context.counters.wrong_opcode += 1;
                 Ok(())
             }
         };
@@ -278,9 +281,9 @@ impl QueuePair {
                 self.requester_first = !self.requester_first;
                 for _ in 0..TURN {
                     let result = if self.requester_first {
-                        self.requester.transmit(&mut self.core, now, sink)
+                        self.requester.transmit(&mut self.context, now, sink)
                     } else {
-                        self.responder.transmit(&mut self.core, sink)
+                        self.responder.transmit(&mut self.context, sink)
                     };
                     match self.settle(result) {
                         Some(Sent::One) => sent += 1,
@@ -324,7 +327,7 @@ impl QueuePair {
 
     /// Does what is due by `now`. Too early a call does nothing.
     pub fn handle_timeout(&mut self, now: Time) {
-        let result = self.requester.handle_timeout(&mut self.core, now);
+        let result = self.requester.handle_timeout(&mut self.context, now);
         self.settle(result);
     }
 
@@ -332,12 +335,14 @@ impl QueuePair {
         match self.state {
             QpState::Error => self.responder.handle_late(packet),
             state if state.receives() => {
-                if state == QpState::Rtr && self.core.counters.requests_received == 0 {
+                if state == QpState::Rtr && self.context.counters.requests_received == 0 {
                     self.note(QpEvent::Established);
                 }
-                return self.responder.handle_request(&mut self.core, now, packet);
+                return self
+                    .responder
+                    .handle_request(&mut self.context, now, packet);
             }
-            _ => self.core.counters.wrong_state += 1,
+            _ => self.context.counters.wrong_state += 1,
         }
         Ok(())
     }
@@ -372,8 +377,8 @@ impl QueuePair {
     /// Completes all posted work. An overrun changes nothing more: the
     /// completion queue itself reports it.
     fn flush(&mut self, failed: Option<(u32, Status)>) {
-        let sends = self.requester.flush(&self.core, failed);
-        let receives = self.responder.flush(&self.core);
+        let sends = self.requester.flush(&self.context, failed);
+        let receives = self.responder.flush(&self.context);
         if (sends.is_err() || receives.is_err()) && self.events.is_empty() {
             self.note(QpEvent::Failed(FailureCause::Overrun));
         }
@@ -381,7 +386,7 @@ impl QueuePair {
 
     /// The one place where the state changes.
     fn enter(&mut self, to: QpState) {
-        tracing::trace!(qpn = self.core.config.qpn, from = ?self.state, ?to, "queue pair");
+        tracing::trace!(qpn = self.context.config.qpn, from = ?self.state, ?to, "queue pair");
         self.state = to;
     }
 

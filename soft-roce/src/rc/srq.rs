@@ -70,12 +70,12 @@ impl ReceiveQueue {
 pub struct SharedReceiveQueue {
     pd: Pd,
     table: Arc<MrTable>,
-    inner: Mutex<Inner>,
+    posted: Mutex<Posted>,
     limit_event: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Posted {
     queue: ReceiveQueue,
     /// Armed when not 0.
     limit: usize,
@@ -89,7 +89,7 @@ impl SharedReceiveQueue {
         Self {
             pd,
             table,
-            inner: Mutex::new(Inner {
+            posted: Mutex::new(Posted {
                 queue: ReceiveQueue::new(capacity, max_sge),
                 limit: 0,
             }),
@@ -123,17 +123,17 @@ impl SharedReceiveQueue {
     }
 
     pub(crate) fn take(&self) -> Option<Receive> {
-        let mut inner = self.lock();
-        let taken = inner.queue.take();
-        if inner.queue.len() < inner.limit {
-            inner.limit = 0;
+        let mut posted = self.lock();
+        let taken = posted.queue.take();
+        if posted.queue.len() < posted.limit {
+            posted.limit = 0;
             self.limit_event.store(true, Ordering::Release);
         }
         taken
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Posted> {
+        self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,7 +27,7 @@ pub use deth::Deth;
 pub use icrc::FlowCrc;
 pub use ieth::Ieth;
 pub use immdt::ImmDt;
-pub use opcode::{Opcode, Operation, Position};
+pub use opcode::{Opcode, PacketKind, Position};
 pub use packet::{Packet, pad_of};
 pub use reth::Reth;
 

@@ -40,7 +40,7 @@ pub enum Opcode {
 
 /// What a packet is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub enum PacketKind {
     /// SEND, with or without immediate data or invalidation.
     Send,
     /// RDMA WRITE, with or without immediate data.
@@ -130,15 +130,15 @@ impl Opcode {
 
     /// The operation it is part of.
     #[must_use]
-    pub fn operation(self) -> Operation {
+    pub fn packet_kind(self) -> PacketKind {
         match self as u8 {
-            0x00..=0x05 | 0x16 | 0x17 => Operation::Send,
-            0x06..=0x0b => Operation::Write,
-            0x0c => Operation::ReadRequest,
-            0x0d..=0x10 => Operation::ReadResponse,
-            0x11 => Operation::Ack,
-            0x12..=0x14 => Operation::Atomic,
-            _ => Operation::Datagram,
+            0x00..=0x05 | 0x16 | 0x17 => PacketKind::Send,
+            0x06..=0x0b => PacketKind::Write,
+            0x0c => PacketKind::ReadRequest,
+            0x0d..=0x10 => PacketKind::ReadResponse,
+            0x11 => PacketKind::Ack,
+            0x12..=0x14 => PacketKind::Atomic,
+            _ => PacketKind::Datagram,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BinaryHeap;
 
 use soft_roce::time::Time;
-use soft_roce::wire::{Opcode, Operation};
+use soft_roce::wire::{Opcode, PacketKind};
 
 use crate::rng::Rng;
 
@@ -206,5 +206,5 @@ impl Net {
 /// Whether it is an ACK, a NAK or a part of a READ's response.
 fn is_answer(datagram: &[u8]) -> bool {
     Opcode::from_byte(datagram[0])
-        .is_ok_and(|o| matches!(o.operation(), Operation::ReadResponse | Operation::Ack))
+        .is_ok_and(|o| matches!(o.packet_kind(), PacketKind::ReadResponse | PacketKind::Ack))
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use soft_roce::wire::{Operation, Packet, Syndrome};
+use soft_roce::wire::{Packet, PacketKind, Syndrome};
 
 /// What a PSN was used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,22 +36,24 @@ impl Witness {
     /// `host` sends this on connection `number`.
     pub fn sees(&mut self, host: usize, number: u32, packet: &Packet<'_>) {
         let psn = packet.bth.psn;
-        match packet.bth.opcode.operation() {
-            Operation::Send | Operation::Write => self.request((host, number), psn, Request::Data),
-            Operation::ReadRequest => {
+        match packet.bth.opcode.packet_kind() {
+            PacketKind::Send | PacketKind::Write => {
+                self.request((host, number), psn, Request::Data)
+            }
+            PacketKind::ReadRequest => {
                 let len = packet.reth.unwrap().len;
                 for i in 0..len.div_ceil(self.mtus[&number]).max(1) {
                     self.request((host, number), (psn + i) & 0xff_ffff, Request::Read);
                 }
             }
-            Operation::ReadResponse => self.answer((1 - host, number), psn, Request::Read),
-            Operation::Ack => match packet.aeth.unwrap().syndrome {
+            PacketKind::ReadResponse => self.answer((1 - host, number), psn, Request::Read),
+            PacketKind::Ack => match packet.aeth.unwrap().syndrome {
                 Syndrome::Ack(_) | Syndrome::Rnr(_) => {
                     self.answer((1 - host, number), psn, Request::Data);
                 }
                 Syndrome::Nak(_) => {}
             },
-            Operation::Atomic | Operation::Datagram => panic!("{packet:?}"),
+            PacketKind::Atomic | PacketKind::Datagram => panic!("{packet:?}"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Answers: acknowledgements and RDMA READ responses.
 
 use super::{Active, Requester, completion};
-use crate::rc::core::{Core, Failure};
+use crate::rc::context::{Failure, QpContext};
 use crate::rc::cq::Status;
 use crate::rc::psn::{self, Seq};
 use crate::rc::sack;
@@ -15,19 +15,19 @@ impl Requester {
     /// (IBTA 9.7.5.1.3: ghosts and duplicates).
     pub(crate) fn handle_ack(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         packet: &Packet<'_>,
     ) -> Result<(), Failure> {
         let (Some(active), Some(aeth)) = (&mut self.active, packet.aeth) else {
-            core.counters.stale_answers += 1;
+            context.counters.stale_answers += 1;
             return Ok(());
         };
         let seq = psn::extend(packet.bth.psn, active.window.una());
         let fatal = match aeth.syndrome {
             Syndrome::Ack(_) => {
                 if !active.window.contains(seq) {
-                    core.counters.stale_answers += 1;
+                    context.counters.stale_answers += 1;
                     return Ok(());
                 }
                 active.window.acknowledge(seq);
@@ -35,35 +35,35 @@ impl Requester {
             }
             Syndrome::Nak(NakCode::SequenceError) => {
                 if !active.window.contains(seq) {
-                    core.counters.stale_answers += 1;
+                    context.counters.stale_answers += 1;
                     return Ok(());
                 }
-                core.counters.sequence_naks += 1;
+                context.counters.sequence_naks += 1;
                 active.handle_gap(now, seq, packet.payload);
                 None
             }
             Syndrome::Rnr(code) => {
                 if !active.window.contains(seq) {
-                    core.counters.stale_answers += 1;
+                    context.counters.stale_answers += 1;
                     return Ok(());
                 }
-                core.counters.rnr_naks += 1;
+                context.counters.rnr_naks += 1;
                 active.window.acknowledge(seq - 1);
                 active.handle_not_ready(now, seq, code)
             }
             Syndrome::Nak(code) => {
                 if !active.window.contains(seq) {
-                    core.counters.stale_answers += 1;
+                    context.counters.stale_answers += 1;
                     return Ok(());
                 }
                 active.window.acknowledge(seq - 1);
                 Some(fatal_status(code))
             }
         };
-        core.counters.acks_received += 1;
+        context.counters.acks_received += 1;
         // Before progress, which may complete and forget the request.
         let failed = fatal.map(|status| (active.window.wqe(seq), status));
-        self.progress(core, now)?;
+        self.progress(context, now)?;
         match failed {
             Some((wqe, status)) => Err(Failure::Request { wqe, status }),
             None => Ok(()),
@@ -74,12 +74,12 @@ impl Requester {
     /// bytes belong.
     pub(crate) fn handle_response(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         packet: &Packet<'_>,
     ) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
-            core.counters.stale_answers += 1;
+            context.counters.stale_answers += 1;
             return Ok(());
         };
         let seq = psn::extend(packet.bth.psn, active.window.una());
@@ -88,7 +88,7 @@ impl Requester {
             || !active.window.awaits_response(seq)
             || packet.aeth.is_some_and(is_nak)
         {
-            core.counters.stale_answers += 1;
+            context.counters.stale_answers += 1;
             return Ok(());
         }
         let number = active.window.wqe(seq);
@@ -96,8 +96,8 @@ impl Requester {
             return Ok(());
         };
         // Less than the packets of the request.
-        let offset = (seq - wqe.first) as u32 * core.peer.mtu;
-        let expected = (wqe.len - offset).min(core.peer.mtu);
+        let offset = (seq - wqe.first) as u32 * context.peer.mtu;
+        let expected = (wqe.len - offset).min(context.peer.mtu);
         if packet.payload.len() != expected as usize {
             return Err(Failure::Request {
                 wqe: number,
@@ -112,13 +112,13 @@ impl Requester {
                 status: Status::LocalProtection,
             });
         }
-        core.counters.responses_received += 1;
+        context.counters.responses_received += 1;
         active.window.respond(seq);
-        self.progress(core, now)
+        self.progress(context, now)
     }
 
     /// Draws the conclusions from what the window was told.
-    fn progress(&mut self, core: &mut Core, now: Time) -> Result<(), Failure> {
+    fn progress(&mut self, context: &mut QpContext, now: Time) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
@@ -147,11 +147,11 @@ impl Requester {
         } else if news > 0 || active.timers.retransmit.is_none() {
             active.arm_retransmit(now);
         }
-        self.complete(core, una)
+        self.complete(context, una)
     }
 
     /// Completes the requests that end before `una`, in order.
-    fn complete(&mut self, core: &Core, una: Seq) -> Result<(), Failure> {
+    fn complete(&mut self, context: &QpContext, una: Seq) -> Result<(), Failure> {
         while let Some(wqe) = self.queue.front() {
             if wqe.sent < wqe.packets || wqe.first + u64::from(wqe.packets) > una {
                 break;
@@ -159,7 +159,7 @@ impl Requester {
             let done = wqe.signaled.then(|| completion(wqe, Status::Success));
             self.queue.pop();
             if let Some(done) = done {
-                core.complete_send(done)?;
+                context.complete_send(done)?;
             }
         }
         Ok(())

@@ -33,7 +33,7 @@ use self::pace::{Congestion, RoundTrip, Timers, expired};
 use self::queue::{SendQueue, Source, Wqe};
 use self::window::Window;
 use super::attr::{RtsAttr, SendWindow};
-use super::core::{Core, Failure};
+use super::context::{Failure, QpContext};
 use super::cq::{Completion, Overrun, Status, WorkKind};
 use super::mr::Access;
 use super::psn::{self, Seq};
@@ -98,8 +98,8 @@ impl Requester {
     }
 
     /// Ready to send.
-    pub(crate) fn start(&mut self, core: &Core, attr: &RtsAttr) {
-        let ours = core.peer.ours;
+    pub(crate) fn start(&mut self, context: &QpContext, attr: &RtsAttr) {
+        let ours = context.peer.ours;
         let default = if ours {
             SendWindow::OURS
         } else {
@@ -160,8 +160,12 @@ impl Requester {
         self.queue.len()
     }
 
-    pub(crate) fn post(&mut self, core: &Core, request: &SendRequest<'_>) -> Result<(), PostError> {
-        let config = &core.config;
+    pub(crate) fn post(
+        &mut self,
+        context: &QpContext,
+        request: &SendRequest<'_>,
+    ) -> Result<(), PostError> {
+        let config = &context.config;
         if self.queue.len() >= config.send_wr as usize {
             return Err(PostError::QueueFull);
         }
@@ -180,7 +184,7 @@ impl Requester {
                 } else {
                     Access::NONE
                 };
-                let table = &core.links.regions;
+                let table = &context.links.regions;
                 let pieces = Pieces::resolve(table, config.pd, sges, config.send_sge, right)?;
                 let len = pieces.len();
                 (Source::Pieces(pieces), len)
@@ -196,7 +200,7 @@ impl Requester {
             solicited: request.solicited,
             internal: false,
             first: 0,
-            packets: psn::packets(len, core.peer.mtu),
+            packets: psn::packets(len, context.peer.mtu),
             sent: 0,
         });
         Ok(())
@@ -243,7 +247,11 @@ impl Requester {
         self.active.as_ref()?.timers.next()
     }
 
-    pub(crate) fn handle_timeout(&mut self, core: &mut Core, now: Time) -> Result<(), Failure> {
+    pub(crate) fn handle_timeout(
+        &mut self,
+        context: &mut QpContext,
+        now: Time,
+    ) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
@@ -260,7 +268,7 @@ impl Requester {
                     status: Status::RetryExceeded,
                 });
             }
-            core.counters.timeouts += 1;
+            context.counters.timeouts += 1;
             active.window.time_out();
             active.congestion.timed_out();
             active.slowed_until = active.window.next();
@@ -275,7 +283,7 @@ impl Requester {
     /// as flushed.
     pub(crate) fn flush(
         &mut self,
-        core: &Core,
+        context: &QpContext,
         failed: Option<(u32, Status)>,
     ) -> Result<(), Overrun> {
         self.active = None;
@@ -290,7 +298,7 @@ impl Requester {
                 _ => Status::WrFlush,
             };
             if !wqe.internal {
-                result = result.and(core.complete_send(completion(&wqe, status)));
+                result = result.and(context.complete_send(completion(&wqe, status)));
             }
         }
     }

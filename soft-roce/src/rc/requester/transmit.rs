@@ -2,7 +2,7 @@
 
 use super::queue::Wqe;
 use super::{Active, Requester};
-use crate::rc::core::{Core, Failure};
+use crate::rc::context::{Failure, QpContext};
 use crate::rc::cq::Status;
 use crate::rc::psn::{self, Seq};
 use crate::rc::wr::SendOp;
@@ -41,7 +41,7 @@ impl Requester {
     /// Sends one packet.
     pub(crate) fn transmit(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         sink: &mut impl PacketSink,
     ) -> Result<Sent, Failure> {
@@ -55,12 +55,12 @@ impl Requester {
             if !active.has_room() {
                 return Ok(Sent::Nothing);
             }
-            return self.retransmit(core, now, seq, sink);
+            return self.retransmit(context, now, seq, sink);
         }
         match self.fresh() {
             Fresh::Nothing => Ok(Sent::Nothing),
-            Fresh::Packet => self.send_packet(core, now, sink),
-            Fresh::Read(n) => self.send_read(core, now, n, sink),
+            Fresh::Packet => self.send_packet(context, now, sink),
+            Fresh::Read(n) => self.send_read(context, now, n, sink),
             Fresh::Unusable => self.refuse(),
         }
     }
@@ -122,7 +122,7 @@ impl Requester {
 
     fn send_packet(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         sink: &mut impl PacketSink,
     ) -> Result<Sent, Failure> {
@@ -131,7 +131,7 @@ impl Requester {
             return Ok(Sent::Nothing);
         };
         let seq = active.window.next();
-        let mut draft = Draft::data(core, wqe, wqe.sent, seq);
+        let mut draft = Draft::data(context, wqe, wqe.sent, seq);
         let Some(out) = sink.packet(draft.wire_len()) else {
             return Ok(Sent::Full);
         };
@@ -140,14 +140,14 @@ impl Requester {
         active.window.sent(number, 1, false);
         active.on_sent(now);
         self.queue.sent(seq, 1);
-        core.counters.requests_sent += 1;
+        context.counters.requests_sent += 1;
         self.finish(now, draft, copied.is_ok(), out)?;
         Ok(Sent::One)
     }
 
     fn send_read(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         n: u32,
         sink: &mut impl PacketSink,
@@ -157,7 +157,7 @@ impl Requester {
             return Ok(Sent::Nothing);
         };
         let seq = active.window.next();
-        let draft = Draft::read(core, wqe, wqe.sent, n, seq);
+        let draft = Draft::read(context, wqe, wqe.sent, n, seq);
         let Some(out) = sink.packet(draft.wire_len()) else {
             return Ok(Sent::Full);
         };
@@ -172,13 +172,13 @@ impl Requester {
         }
         draft.packet.emit_headers(out, 0);
         self.queue.sent(seq, n);
-        core.counters.requests_sent += 1;
+        context.counters.requests_sent += 1;
         Ok(Sent::One)
     }
 
     fn retransmit(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         seq: Seq,
         sink: &mut impl PacketSink,
@@ -194,9 +194,9 @@ impl Requester {
         // Less than the packets of the request.
         let index = (seq - wqe.first) as u32;
         let mut draft = if wqe.is_read() {
-            Draft::read(core, wqe, index, n, seq)
+            Draft::read(context, wqe, index, n, seq)
         } else {
-            Draft::data(core, wqe, index, seq)
+            Draft::data(context, wqe, index, seq)
         };
         let Some(out) = sink.packet(draft.wire_len()) else {
             return Ok(Sent::Full);
@@ -211,7 +211,7 @@ impl Requester {
         // Which of the two an answer answers cannot be told (Karn).
         active.timed = None;
         active.on_sent(now);
-        core.counters.retransmitted += 1;
+        context.counters.retransmitted += 1;
         self.finish(now, draft, copied.is_ok(), out)?;
         Ok(Sent::One)
     }
@@ -285,13 +285,13 @@ struct Draft {
 
 impl Draft {
     /// Packet `index` of a SEND or an RDMA WRITE.
-    fn data(core: &Core, wqe: &Wqe, index: u32, seq: Seq) -> Self {
-        let mtu = core.peer.mtu;
+    fn data(context: &QpContext, wqe: &Wqe, index: u32, seq: Seq) -> Self {
+        let mtu = context.peer.mtu;
         let offset = index * mtu;
         let len = (wqe.len - offset).min(mtu);
         let (first, last) = (index == 0, index + 1 == wqe.packets);
         let opcode = opcode(wqe.op, first, last);
-        let mut packet = Packet::new(Bth::new(opcode, core.peer.qpn, psn::to_wire(seq)));
+        let mut packet = Packet::new(Bth::new(opcode, context.peer.qpn, psn::to_wire(seq)));
         packet.bth.solicited = last && wqe.solicited;
         match wqe.op {
             SendOp::SendImm(imm) | SendOp::WriteImm(_, imm) if last => {
@@ -316,12 +316,12 @@ impl Draft {
     }
 
     /// A request for `n` packets of an RDMA READ's response from `index` on.
-    fn read(core: &Core, wqe: &Wqe, index: u32, n: u32, seq: Seq) -> Self {
-        let mtu = core.peer.mtu;
+    fn read(context: &QpContext, wqe: &Wqe, index: u32, n: u32, seq: Seq) -> Self {
+        let mtu = context.peer.mtu;
         let offset = index * mtu;
         let mut packet = Packet::new(Bth::new(
             Opcode::ReadRequest,
-            core.peer.qpn,
+            context.peer.qpn,
             psn::to_wire(seq),
         ));
         if let SendOp::Read(remote) = wqe.op {

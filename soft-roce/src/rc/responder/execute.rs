@@ -8,14 +8,14 @@
 
 use super::out::{Answer, ReadJob};
 use super::{Active, Missing, Responder, away, complete_failed, read_span};
-use crate::rc::core::{Core, Failure};
+use crate::rc::context::{Failure, QpContext};
 use crate::rc::cq::{Completion, Status, WorkKind};
 use crate::rc::mr::{Access, Span};
 use crate::rc::psn;
 use crate::rc::srq::Receive;
 use crate::rc::wr::MAX_MESSAGE;
 use crate::time::Time;
-use crate::wire::{NakCode, Operation, Packet, Position, Syndrome};
+use crate::wire::{NakCode, Packet, PacketKind, Position, Syndrome};
 
 /// The message that is being received.
 #[derive(Debug, Default)]
@@ -41,69 +41,74 @@ impl Responder {
     /// is told to come again.
     pub(super) fn execute(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         packet: &Packet<'_>,
     ) -> Result<bool, Failure> {
-        let done = match packet.bth.opcode.operation() {
-            Operation::Send => self.send(core, now, packet)?,
-            Operation::Write => self.write(core, now, packet)?,
-            Operation::ReadRequest => {
-                self.read(core, packet)?;
+        let done = match packet.bth.opcode.packet_kind() {
+            PacketKind::Send => self.send(context, now, packet)?,
+            PacketKind::Write => self.write(context, now, packet)?,
+            PacketKind::ReadRequest => {
+                self.read(context, packet)?;
                 return Ok(true);
             }
-            _ => return self.refuse(core, NakCode::InvalidRequest),
+            _ => return self.refuse(context, NakCode::InvalidRequest),
         };
         if !done {
             return Ok(false);
         }
-        core.counters.requests_received += 1;
+        context.counters.requests_received += 1;
         if let Some(active) = &mut self.active {
             active.expected += 1;
             if packet.bth.opcode.position().ends() {
                 active.msn = active.msn.wrapping_add(1);
             }
             if packet.bth.ack_req {
-                active.tell(core);
+                active.tell(context);
             }
         }
         Ok(true)
     }
 
-    fn send(&mut self, core: &mut Core, now: Time, packet: &Packet<'_>) -> Result<bool, Failure> {
+    fn send(
+        &mut self,
+        context: &mut QpContext,
+        now: Time,
+        packet: &Packet<'_>,
+    ) -> Result<bool, Failure> {
         let position = packet.bth.opcode.position();
         let Some(active) = &mut self.active else {
             return Ok(false);
         };
-        let mtu = core.peer.mtu as usize;
+        let mtu = context.peer.mtu as usize;
         if !fits_position(position, packet.payload.len(), mtu) {
-            return self.refuse(core, NakCode::InvalidRequest);
+            return self.refuse(context, NakCode::InvalidRequest);
         }
         let (receive, at) = match std::mem::take(&mut active.current) {
-            Current::None if position.starts() => match self.take_receive(core) {
+            Current::None if position.starts() => match self.take_receive(context) {
                 Some(receive) => (receive, 0),
-                None => return Ok(self.not_ready(core, now)),
+                None => return Ok(self.not_ready(context, now)),
             },
             Current::Send { receive, at } if !position.starts() => (receive, at),
             other => {
                 active.current = other;
-                return self.refuse(core, NakCode::InvalidRequest);
+                return self.refuse(context, NakCode::InvalidRequest);
             }
         };
-        let fail = |status| complete_failed(core, &receive, status);
+        let fail = |status| complete_failed(context, &receive, status);
         if !receive.pieces.is_usable() {
             fail(Status::LocalProtection)?;
-            return self.refuse(core, NakCode::RemoteOperation);
+            return self.refuse(context, NakCode::RemoteOperation);
         }
         // At most 2^31 before, and a packet more.
         let end = at + packet.payload.len() as u32;
         if end > receive.pieces.len() {
             fail(Status::LocalLength)?;
-            return self.refuse(core, NakCode::InvalidRequest);
+            return self.refuse(context, NakCode::InvalidRequest);
         }
         if receive.pieces.scatter(at, packet.payload).is_err() {
             fail(Status::LocalProtection)?;
-            return self.refuse(core, NakCode::RemoteOperation);
+            return self.refuse(context, NakCode::RemoteOperation);
         }
         if !position.ends() {
             if let Some(active) = &mut self.active {
@@ -113,10 +118,10 @@ impl Responder {
         }
         let invalidated = packet.ieth.map(|ieth| ieth.0);
         if let Some(key) = invalidated {
-            let (table, config) = (&core.links.regions, &core.config);
+            let (table, config) = (&context.links.regions, &context.config);
             if table.invalidate_remote(key, config.pd, config.qpn).is_err() {
                 fail(Status::LocalQpOperation)?;
-                return self.refuse(core, NakCode::RemoteAccess);
+                return self.refuse(context, NakCode::RemoteAccess);
             }
         }
         let completion = Completion {
@@ -128,21 +133,26 @@ impl Responder {
             invalidated,
             ..Completion::default()
         };
-        core.complete_receive(completion, packet.bth.solicited)?;
+        context.complete_receive(completion, packet.bth.solicited)?;
         Ok(true)
     }
 
-    fn write(&mut self, core: &mut Core, now: Time, packet: &Packet<'_>) -> Result<bool, Failure> {
+    fn write(
+        &mut self,
+        context: &mut QpContext,
+        now: Time,
+        packet: &Packet<'_>,
+    ) -> Result<bool, Failure> {
         let position = packet.bth.opcode.position();
         let Some(active) = &mut self.active else {
             return Ok(false);
         };
-        let mtu = core.peer.mtu as usize;
+        let mtu = context.peer.mtu as usize;
         // IBTA 9.7.4.1.2: the right of the queue pair comes before the key's.
-        if !core.access.allows(Access::REMOTE_WRITE)
+        if !context.access.allows(Access::REMOTE_WRITE)
             || !fits_position(position, packet.payload.len(), mtu)
         {
-            return self.refuse(core, NakCode::InvalidRequest);
+            return self.refuse(context, NakCode::InvalidRequest);
         }
         let fresh;
         let (span, at, len) = match (&active.current, packet.reth) {
@@ -150,8 +160,8 @@ impl Responder {
                 fresh = if reth.len == 0 {
                     None
                 } else {
-                    let config = &core.config;
-                    let span = core.links.regions.remote(
+                    let config = &context.config;
+                    let span = context.links.regions.remote(
                         reth.rkey,
                         config.pd,
                         config.qpn,
@@ -160,24 +170,24 @@ impl Responder {
                     );
                     match span {
                         Ok(span) => Some(span),
-                        Err(_) => return self.refuse(core, NakCode::RemoteAccess),
+                        Err(_) => return self.refuse(context, NakCode::RemoteAccess),
                     }
                 };
                 (&fresh, 0, reth.len)
             }
             (Current::Write { span, at, len }, None) if !position.starts() => (span, *at, *len),
-            _ => return self.refuse(core, NakCode::InvalidRequest),
+            _ => return self.refuse(context, NakCode::InvalidRequest),
         };
         // The last packet fills it exactly, no other one does.
         let end = at as usize + packet.payload.len();
         if end > len as usize || (end == len as usize) != position.ends() {
-            return self.refuse(core, NakCode::InvalidRequest);
+            return self.refuse(context, NakCode::InvalidRequest);
         }
         let span = span.clone();
         let receive = match packet.imm {
-            Some(imm) => match self.take_receive(core) {
+            Some(imm) => match self.take_receive(context) {
                 Some(receive) => Some((receive, imm)),
-                None => return Ok(self.not_ready(core, now)),
+                None => return Ok(self.not_ready(context, now)),
             },
             None => None,
         };
@@ -188,9 +198,9 @@ impl Responder {
                 .is_err()
         {
             if let Some((receive, _)) = receive {
-                complete_failed(core, &receive, Status::WrFlush)?;
+                complete_failed(context, &receive, Status::WrFlush)?;
             }
-            return self.refuse(core, NakCode::RemoteAccess);
+            return self.refuse(context, NakCode::RemoteAccess);
         }
         if !position.ends() {
             if let Some(active) = &mut self.active {
@@ -211,7 +221,7 @@ impl Responder {
                 imm: Some(imm.0),
                 ..Completion::default()
             };
-            core.complete_receive(completion, packet.bth.solicited)?;
+            context.complete_receive(completion, packet.bth.solicited)?;
         }
         if let Some(active) = &mut self.active {
             active.current = Current::None;
@@ -219,22 +229,22 @@ impl Responder {
         Ok(true)
     }
 
-    fn read(&mut self, core: &mut Core, packet: &Packet<'_>) -> Result<(), Failure> {
+    fn read(&mut self, context: &mut QpContext, packet: &Packet<'_>) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
-        let acceptable = core.access.allows(Access::REMOTE_READ)
+        let acceptable = context.access.allows(Access::REMOTE_READ)
             && matches!(active.current, Current::None)
             && packet.payload.is_empty()
             && active.out.reads() < active.resources;
         let reth = match packet.reth {
             Some(reth) if acceptable && reth.len <= MAX_MESSAGE => reth,
-            _ => return self.refuse(core, NakCode::InvalidRequest).map(|_| ()),
+            _ => return self.refuse(context, NakCode::InvalidRequest).map(|_| ()),
         };
-        let Ok(span) = read_span(core, reth.va, reth.rkey, reth.len) else {
-            return self.refuse(core, NakCode::RemoteAccess).map(|_| ());
+        let Ok(span) = read_span(context, reth.va, reth.rkey, reth.len) else {
+            return self.refuse(context, NakCode::RemoteAccess).map(|_| ());
         };
-        let packets = psn::packets(reth.len, core.peer.mtu);
+        let packets = psn::packets(reth.len, context.peer.mtu);
         active.msn = active.msn.wrapping_add(1);
         active.out.read(ReadJob::new(
             span,
@@ -246,23 +256,23 @@ impl Responder {
         ));
         active
             .reads
-            .remember((active.expected, packets), reth, core.peer.mtu);
+            .remember((active.expected, packets), reth, context.peer.mtu);
         active.expected += u64::from(packets);
-        core.counters.requests_received += 1;
+        context.counters.requests_received += 1;
         Ok(())
     }
 
-    fn take_receive(&mut self, core: &Core) -> Option<Receive> {
-        match &core.links.srq {
+    fn take_receive(&mut self, context: &QpContext) -> Option<Receive> {
+        match &context.links.srq {
             Some(srq) => srq.take(),
             None => self.receives.take(),
         }
     }
 
     /// Tells the peer to come again when a receive may be posted.
-    fn not_ready(&mut self, core: &mut Core, now: Time) -> bool {
+    fn not_ready(&mut self, context: &mut QpContext, now: Time) -> bool {
         if let Some(active) = &mut self.active {
-            core.counters.rnr_naks_sent += 1;
+            context.counters.rnr_naks_sent += 1;
             active.missing = Missing::Receive(away(active.rnr_timer, now));
             active.out.answer(Answer {
                 seq: active.expected,
@@ -274,10 +284,10 @@ impl Responder {
     }
 
     /// Ends the connection over the packet expected, and says why.
-    fn refuse(&mut self, core: &mut Core, code: NakCode) -> Result<bool, Failure> {
+    fn refuse(&mut self, context: &mut QpContext, code: NakCode) -> Result<bool, Failure> {
         match code {
-            NakCode::RemoteAccess => core.counters.access_denied += 1,
-            _ => core.counters.invalid_requests += 1,
+            NakCode::RemoteAccess => context.counters.access_denied += 1,
+            _ => context.counters.invalid_requests += 1,
         }
         if let Some(active) = &mut self.active {
             active.end(active.expected, code);

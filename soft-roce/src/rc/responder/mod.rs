@@ -27,7 +27,7 @@ use self::out::{Answer, OutQueue, ReadJob};
 use self::reads::Reads;
 use self::reorder::Reorder;
 use super::attr::RtrAttr;
-use super::core::{Core, Failure};
+use super::context::{Failure, QpContext};
 use super::cq::{Completion, Overrun, Status, WorkKind};
 use super::mr::{Access, Span};
 use super::psn::{self, Seq};
@@ -35,7 +35,7 @@ use super::requester::Sent;
 use super::srq::{Receive, ReceiveQueue};
 use crate::sink::PacketSink;
 use crate::time::Time;
-use crate::wire::{NakCode, Operation, Packet, Syndrome, aeth};
+use crate::wire::{NakCode, Packet, PacketKind, Syndrome, aeth};
 
 /// Repeated RDMA READs that wait for their response at the same time.
 const MAX_REPEATED_READS: usize = 32;
@@ -101,7 +101,7 @@ impl Responder {
     }
 
     /// Ready to receive.
-    pub(crate) fn start(&mut self, core: &Core, attr: &RtrAttr) {
+    pub(crate) fn start(&mut self, context: &QpContext, attr: &RtrAttr) {
         let expected = psn::start(attr.rq_psn);
         let resources = granted(attr.responder_resources);
         self.active = Some(Active {
@@ -113,7 +113,7 @@ impl Responder {
             current: Current::None,
             missing: Missing::No,
             untold: 0,
-            reorder: Reorder::new(core.links.reorder.clone()),
+            reorder: Reorder::new(context.links.reorder.clone()),
             out: OutQueue::default(),
             ended: None,
         });
@@ -122,28 +122,28 @@ impl Responder {
     /// Takes a packet of a request.
     pub(crate) fn handle_request(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         now: Time,
         packet: &Packet<'_>,
     ) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
-            core.counters.wrong_state += 1;
+            context.counters.wrong_state += 1;
             return Ok(());
         };
         let seq = psn::extend(packet.bth.psn, active.expected);
         if seq < active.expected {
-            core.counters.duplicates += 1;
-            active.repeat(core, seq, packet);
+            context.counters.duplicates += 1;
+            active.repeat(context, seq, packet);
             return Ok(());
         }
         if seq > active.expected {
-            active.ahead(core, now, seq, packet);
+            active.ahead(context, now, seq, packet);
             return Ok(());
         }
-        if !self.execute(core, now, packet)? {
+        if !self.execute(context, now, packet)? {
             return Ok(());
         }
-        self.catch_up(core, now)
+        self.catch_up(context, now)
     }
 
     /// Takes a packet in state Error. The peer that has not heard why the
@@ -175,22 +175,22 @@ impl Responder {
     /// Sends one packet.
     pub(crate) fn transmit(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         sink: &mut impl PacketSink,
     ) -> Result<Sent, Failure> {
         match &mut self.active {
-            Some(active) => active.transmit(core, sink),
+            Some(active) => active.transmit(context, sink),
             None => Ok(Sent::Nothing),
         }
     }
 
     /// Completes all receives as flushed. Answers stay if they end the
     /// connection.
-    pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Overrun> {
+    pub(crate) fn flush(&mut self, context: &QpContext) -> Result<(), Overrun> {
         let mut result = Ok(());
         if let Some(active) = &mut self.active {
             if let Current::Send { receive, .. } = std::mem::take(&mut active.current) {
-                result = result.and(complete_failed(core, &receive, Status::WrFlush));
+                result = result.and(complete_failed(context, &receive, Status::WrFlush));
             }
             active.reorder.clear();
             if active.ended.is_none() {
@@ -198,7 +198,7 @@ impl Responder {
             }
         }
         while let Some(receive) = self.receives.take() {
-            result = result.and(complete_failed(core, &receive, Status::WrFlush));
+            result = result.and(complete_failed(context, &receive, Status::WrFlush));
         }
         result
     }
@@ -210,7 +210,7 @@ impl Responder {
     }
 
     /// After a packet was carried out: carries out those that waited for it.
-    fn catch_up(&mut self, core: &mut Core, now: Time) -> Result<(), Failure> {
+    fn catch_up(&mut self, context: &mut QpContext, now: Time) -> Result<(), Failure> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
@@ -224,10 +224,10 @@ impl Responder {
             };
             let Some(waiting) = active.reorder.take(active.expected) else {
                 // Say at once how far it is: the peer's window stands still.
-                active.tell(core);
+                active.tell(context);
                 return Ok(());
             };
-            if !self.execute(core, now, &waiting.packet())? {
+            if !self.execute(context, now, &waiting.packet())? {
                 return Ok(());
             }
         }
@@ -236,11 +236,11 @@ impl Responder {
 
 impl Active {
     /// A packet that was carried out before.
-    fn repeat(&mut self, core: &Core, seq: Seq, packet: &Packet<'_>) {
-        match packet.bth.opcode.operation() {
-            Operation::ReadRequest => self.repeat_read(core, seq, packet),
-            Operation::Send | Operation::Write if self.keeps_some(core) => self.tell(core),
-            Operation::Send | Operation::Write => {
+    fn repeat(&mut self, context: &QpContext, seq: Seq, packet: &Packet<'_>) {
+        match packet.bth.opcode.packet_kind() {
+            PacketKind::ReadRequest => self.repeat_read(context, seq, packet),
+            PacketKind::Send | PacketKind::Write if self.keeps_some(context) => self.tell(context),
+            PacketKind::Send | PacketKind::Write => {
                 if let Some(end) = self.reads.run_end(seq, self.expected) {
                     self.acknowledge(end);
                 }
@@ -250,23 +250,23 @@ impl Active {
         }
     }
 
-    fn repeat_read(&mut self, core: &Core, seq: Seq, packet: &Packet<'_>) {
+    fn repeat_read(&mut self, context: &QpContext, seq: Seq, packet: &Packet<'_>) {
         let Some(reth) = packet.reth else {
             return;
         };
-        let packets = psn::packets(reth.len, core.peer.mtu);
+        let packets = psn::packets(reth.len, context.peer.mtu);
         // If it opens no memory any more it is a late copy of a READ long
         // complete: no reason to break off.
-        if !self.reads.repeats((seq, packets), reth, core.peer.mtu)
-            || !core.access.allows(Access::REMOTE_READ)
+        if !self.reads.repeats((seq, packets), reth, context.peer.mtu)
+            || !context.access.allows(Access::REMOTE_READ)
         {
             return;
         }
-        let Ok(span) = read_span(core, reth.va, reth.rkey, reth.len) else {
+        let Ok(span) = read_span(context, reth.va, reth.rkey, reth.len) else {
             return;
         };
         let job = ReadJob::new(span, seq, reth.len, packets, self.msn, false);
-        if core.peer.ours {
+        if context.peer.ours {
             self.out.repeat_read(job, MAX_REPEATED_READS, true);
             return;
         }
@@ -291,18 +291,18 @@ impl Active {
     }
 
     /// A packet ahead of the one expected.
-    fn ahead(&mut self, core: &mut Core, now: Time, seq: Seq, packet: &Packet<'_>) {
-        let kept = core.peer.ours && {
-            let takes = match (packet.bth.opcode.operation(), packet.reth) {
-                (Operation::ReadRequest, Some(reth)) => psn::packets(reth.len, core.peer.mtu),
+    fn ahead(&mut self, context: &mut QpContext, now: Time, seq: Seq, packet: &Packet<'_>) {
+        let kept = context.peer.ours && {
+            let takes = match (packet.bth.opcode.packet_kind(), packet.reth) {
+                (PacketKind::ReadRequest, Some(reth)) => psn::packets(reth.len, context.peer.mtu),
                 _ => 1,
             };
             self.reorder.keep(self.expected, seq, takes, packet)
         };
         if kept {
-            core.counters.reordered += 1;
+            context.counters.reordered += 1;
         } else {
-            core.counters.out_of_order += 1;
+            context.counters.out_of_order += 1;
         }
         if let Missing::Receive(until) = self.missing
             && now < until
@@ -312,16 +312,16 @@ impl Active {
         let first = self.missing != Missing::Packet;
         self.missing = Missing::Packet;
         self.untold += 1;
-        if first || core.peer.ours && (packet.bth.ack_req || self.untold >= TELL_EVERY) {
-            core.counters.sequence_naks_sent += 1;
+        if first || context.peer.ours && (packet.bth.ack_req || self.untold >= TELL_EVERY) {
+            context.counters.sequence_naks_sent += 1;
             self.untold = 0;
             self.out.answer(self.gap());
         }
     }
 
     /// Answers with where the connection stands.
-    fn tell(&mut self, core: &Core) {
-        if self.keeps_some(core) {
+    fn tell(&mut self, context: &QpContext) {
+        if self.keeps_some(context) {
             self.missing = Missing::Packet;
             self.out.answer(self.gap());
         } else if self.reads.last_before(self.expected) == Some(self.expected - 1) {
@@ -341,8 +341,8 @@ impl Active {
 
     /// Whether packets wait for a missing one, of which a peer of our kind is to
     /// be told.
-    fn keeps_some(&self, core: &Core) -> bool {
-        core.peer.ours && !self.reorder.is_empty()
+    fn keeps_some(&self, context: &QpContext) -> bool {
+        context.peer.ours && !self.reorder.is_empty()
     }
 
     fn gap(&self) -> Answer {
@@ -363,12 +363,12 @@ fn granted(resources: u8) -> usize {
     }
 }
 
-fn read_span(core: &Core, va: u64, rkey: u32, len: u32) -> Result<Option<Span>, ()> {
+fn read_span(context: &QpContext, va: u64, rkey: u32, len: u32) -> Result<Option<Span>, ()> {
     // No bytes, no key (IBTA 9.7.4.1.1).
     if len == 0 {
         return Ok(None);
     }
-    let (table, config) = (&core.links.regions, &core.config);
+    let (table, config) = (&context.links.regions, &context.config);
     table
         .remote(
             rkey,
@@ -381,14 +381,14 @@ fn read_span(core: &Core, va: u64, rkey: u32, len: u32) -> Result<Option<Span>, 
         .map_err(|_| ())
 }
 
-fn complete_failed(core: &Core, receive: &Receive, status: Status) -> Result<(), Overrun> {
+fn complete_failed(context: &QpContext, receive: &Receive, status: Status) -> Result<(), Overrun> {
     let completion = Completion {
         wr_id: receive.wr_id,
         status,
         kind: WorkKind::Receive,
         ..Completion::default()
     };
-    core.complete_receive(completion, true)
+    context.complete_receive(completion, true)
 }
 
 /// How long the peer stays away when told that no receive is posted.

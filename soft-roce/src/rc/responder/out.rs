@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Active;
-use crate::rc::core::{Core, Failure};
+use crate::rc::context::{Failure, QpContext};
 use crate::rc::mr::Span;
 use crate::rc::psn::{self, Seq};
 use crate::rc::requester::Sent;
@@ -200,7 +200,7 @@ impl Active {
     /// Sends one packet.
     pub(super) fn transmit(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         sink: &mut impl PacketSink,
     ) -> Result<Sent, Failure> {
         loop {
@@ -212,7 +212,7 @@ impl Active {
                         self.out.queue.pop_front();
                         continue;
                     };
-                    let sent = self.transmit_answer(core, answer, sink);
+                    let sent = self.transmit_answer(context, answer, sink);
                     if sent == Sent::One {
                         self.out.queue.pop_front();
                     }
@@ -220,7 +220,7 @@ impl Active {
                 }
                 Some(Out::Read(job)) => {
                     let seq = job.first + u64::from(job.next);
-                    match job.transmit(core, seq, sink) {
+                    match job.transmit(context, seq, sink) {
                         Ok(Sent::One) if job.next < job.end => {}
                         Ok(Sent::One) => self.out.pop_read(),
                         Ok(other) => return Ok(other),
@@ -228,7 +228,7 @@ impl Active {
                         // copy, or else the peer hears of it by nothing.
                         Err(()) if !job.original => self.out.pop_read(),
                         Err(()) => {
-                            core.counters.access_denied += 1;
+                            context.counters.access_denied += 1;
                             self.out.clear();
                             self.end(seq, NakCode::RemoteAccess);
                             return Err(Failure::Responder(NakCode::RemoteAccess));
@@ -250,10 +250,15 @@ impl Active {
         Some(answer)
     }
 
-    fn transmit_answer(&self, core: &mut Core, answer: Answer, sink: &mut impl PacketSink) -> Sent {
+    fn transmit_answer(
+        &self,
+        context: &mut QpContext,
+        answer: Answer,
+        sink: &mut impl PacketSink,
+    ) -> Sent {
         let kept = match answer.syndrome {
             Syndrome::Nak(NakCode::SequenceError) => {
-                let room = core.peer.mtu as usize;
+                let room = context.peer.mtu as usize;
                 self.reorder.bitmap_len(answer.seq, room)
             }
             _ => 0,
@@ -265,7 +270,7 @@ impl Active {
             }),
             ..Packet::new(Bth::new(
                 Opcode::Ack,
-                core.peer.qpn,
+                context.peer.qpn,
                 psn::to_wire(answer.seq),
             ))
         };
@@ -276,7 +281,7 @@ impl Active {
         if kept > 0 {
             self.reorder.write_bitmap(answer.seq, payload);
         }
-        core.counters.acks_sent += 1;
+        context.counters.acks_sent += 1;
         Sent::One
     }
 }
@@ -285,7 +290,7 @@ impl ReadJob {
     /// Sends the next packet. An error: the memory was withdrawn.
     fn transmit(
         &mut self,
-        core: &mut Core,
+        context: &mut QpContext,
         seq: Seq,
         sink: &mut impl PacketSink,
     ) -> Result<Sent, ()> {
@@ -296,10 +301,10 @@ impl ReadJob {
             (false, false) => Opcode::ReadResponseMiddle,
             (false, true) => Opcode::ReadResponseLast,
         };
-        let mtu = core.peer.mtu;
+        let mtu = context.peer.mtu;
         let offset = self.next * mtu;
         let len = (self.len - offset).min(mtu) as usize;
-        let mut packet = Packet::new(Bth::new(opcode, core.peer.qpn, psn::to_wire(seq)));
+        let mut packet = Packet::new(Bth::new(opcode, context.peer.qpn, psn::to_wire(seq)));
         packet.aeth = (first || last).then_some(Aeth {
             syndrome: Syndrome::Ack(Syndrome::NO_CREDITS),
             msn: self.msn,
@@ -319,7 +324,7 @@ impl ReadJob {
             return Err(());
         }
         self.next += 1;
-        core.counters.responses_sent += 1;
+        context.counters.responses_sent += 1;
         Ok(Sent::One)
     }
 }

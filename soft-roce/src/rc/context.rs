@@ -11,7 +11,7 @@ use crate::wire::NakCode;
 
 /// The part of a queue pair that is neither requester nor responder.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct QpContext {
     pub(crate) config: QpConfig,
     pub(crate) links: QpLinks,
     pub(crate) peer: Peer,
@@ -49,7 +49,7 @@ impl From<Overrun> for Failure {
     }
 }
 
-impl Core {
+impl QpContext {
     pub(crate) fn complete_send(&self, completion: Completion) -> Result<(), Overrun> {
         let completion = Completion {
             qpn: self.config.qpn,
