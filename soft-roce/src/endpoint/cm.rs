@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::device::Device;
-use super::shared::cm::{CmState, Id, Phase};
+use super::shared::cm::{CmState, Id, Phase, Requested};
 use super::shared::events::{PrivateData, Queued, QueuedKind, Unclaimed};
 use super::shared::schedule::NEVER;
 use crate::cm::{ConnKey, Event, ListenKey, Peer, Request, Transmit};
@@ -158,7 +158,11 @@ impl Device {
         }
         let token = cm.new_id(queue.clone());
         if let Some(id) = cm.ids.get_mut(&token) {
-            id.phase = Phase::Requested(*peer, *request, route);
+            id.phase = Phase::Requested(Box::new(Requested {
+                peer: *peer,
+                request: *request,
+                route,
+            }));
             id.local = Some(request.dst);
             id.peer = Some(request.src);
             id.conn = Some(conn);

@@ -154,7 +154,7 @@ impl Device {
         check(params, ACCEPT_DATA)?;
         // A peer that has withdrawn is not accepted.
         let peer = match self.lock_cm().id(token).map(|id| &id.phase) {
-            Some(Phase::Requested(peer, ..)) => Some(peer.path.local),
+            Some(Phase::Requested(asked)) => Some(asked.peer.path.local),
             _ => None,
         };
         if let Some(local) = peer {
@@ -164,7 +164,7 @@ impl Device {
         let cm = &mut *guard;
         let id = cm.ids.get_mut(&token).ok_or(Errno::INVAL)?;
         let (peer, request, route) = match &id.phase {
-            Phase::Requested(peer, request, route) => (*peer, *request, *route),
+            Phase::Requested(asked) => (asked.peer, asked.request, asked.route),
             Phase::Ended => return Err(Errno::NOTCONN.into()),
             _ => return Err(Errno::INVAL.into()),
         };

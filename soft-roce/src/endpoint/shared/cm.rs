@@ -94,7 +94,6 @@ pub(crate) struct Id {
 
 /// How far an id has come.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "an id is large anyway")]
 pub(crate) enum Phase {
     Idle,
     Listening(Listener),
@@ -102,13 +101,22 @@ pub(crate) enum Phase {
     RouteResolved(Route, Arc<Port>),
     /// Active, the peer's answer is awaited.
     Connecting(Attempt),
-    /// Passive, the user's answer is awaited. The way to the peer, if there is one.
-    Requested(Peer, Request, Option<Route>),
+    /// Passive, the user's answer is awaited.
+    Requested(Box<Requested>),
     /// Passive, the peer's RTU is awaited.
     Accepted,
     Connected,
     /// Nothing can be done any more but let go.
     Ended,
+}
+
+/// What a request says. Apart, since an id keeps the room of its largest phase.
+#[derive(Debug)]
+pub(crate) struct Requested {
+    pub(crate) peer: Peer,
+    pub(crate) request: Request,
+    /// The way to the peer, if there is one.
+    pub(crate) route: Option<Route>,
 }
 
 #[derive(Debug)]

@@ -113,7 +113,7 @@ impl Requester {
         self.active = Some(Active {
             selective: ours,
             limits,
-            window: Window::new(limits.psns, first),
+            window: Window::new(first),
             congestion: Congestion::new(limits.packets),
             trip: RoundTrip::new(timeout, attr.on_host),
             timers: Timers::default(),

@@ -21,6 +21,9 @@ use crate::rc::psn::Seq;
 /// How many later packets must have arrived before one counts as lost.
 const REORDER: u64 = 3;
 
+/// Slots of a window that has not been used yet; a power of two.
+const FIRST_SLOTS: usize = 8;
+
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -74,10 +77,10 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// For at most `size` sequence numbers from `start` on.
-    pub(super) fn new(size: u32, start: Seq) -> Self {
+    /// From `start` on. Memory grows with use.
+    pub(super) fn new(start: Seq) -> Self {
         Self {
-            slots: vec![Slot::default(); size.next_power_of_two() as usize].into_boxed_slice(),
+            slots: vec![Slot::default(); FIRST_SLOTS].into_boxed_slice(),
             una: start,
             next: start,
             acked: start,
@@ -136,8 +139,9 @@ impl Window {
     }
 
     /// The next `n` numbers are sent, as one request. The caller sees to it
-    /// that there is room.
+    /// that no more are under way than may be.
     pub(super) fn sent(&mut self, wqe: u32, n: u32, read: bool) {
+        self.make_room((self.len() + n) as usize);
         for i in 0..u64::from(n) {
             let order = self.orders;
             *self.slot_mut(self.next + i) = Slot {
@@ -357,6 +361,18 @@ impl Window {
         if seq > self.executed.0 {
             self.executed = (seq, self.slot(seq).order);
         }
+    }
+
+    /// Room for `len` sequence numbers.
+    fn make_room(&mut self, len: usize) {
+        if len <= self.slots.len() {
+            return;
+        }
+        let mut slots = vec![Slot::default(); len.next_power_of_two()].into_boxed_slice();
+        for seq in self.una..self.next {
+            slots[seq as usize & (slots.len() - 1)] = *self.slot(seq);
+        }
+        self.slots = slots;
     }
 
     fn slot(&self, seq: Seq) -> &Slot {
