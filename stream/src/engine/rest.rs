@@ -87,6 +87,10 @@ impl std::error::Error for BadRested {}
 /// No stream gets there.
 const MOST: u64 = 1 << 62;
 
+/// So far behind what was read no piece ends: before it there may be a window of messages, and what was
+/// held; and the piece itself may be the beginning of an offer that was not read.
+const FARTHEST: u64 = 8 * RING;
+
 impl Rested {
     /// Whether it is of a stream that can be.
     ///
@@ -105,7 +109,7 @@ impl Rested {
         }
         let mut end = self.received;
         for (from, to) in &self.landed {
-            if *from < end || to <= from || to - self.received > RING || self.eof {
+            if *from < end || to <= from || to - self.received > FARTHEST || self.eof {
                 return bad("what has landed");
             }
             end = *to;

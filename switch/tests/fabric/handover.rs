@@ -226,16 +226,22 @@ fn wsd_053_one_process_at_a_time_and_requests_in_their_order() {
             let (moves, peer) = pair(&switch, &listener, is_san);
             let offers = [&one, &other].map(|child| moves.duplicate(child.0.pid()).unwrap());
             // Control moves between operations: a receive that waits has it wait.
+            let (about_to, told) = std::sync::mpsc::channel();
             let reader = std::thread::spawn({
                 let moves = Arc::clone(&moves);
-                move || read_exactly(&moves, 0, 10)
+                move || {
+                    let mut got = [0; 10];
+                    about_to.send(()).unwrap();
+                    moves.receive(&mut got).map(|came| got[..came].to_vec())
+                }
             });
-            std::thread::sleep(Duration::from_millis(100));
+            told.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(500));
             one.begins(&format!("take {}", hex(offers[0].as_bytes())));
             std::thread::sleep(Duration::from_millis(300));
             assert!(!reader.is_finished());
             write_all(&peer, 0, 10);
-            reader.join().unwrap();
+            assert_eq!(reader.join().unwrap().unwrap(), bytes(0, 10));
             let names = format!("{} {}", moves.local_addr(), moves.peer_addr());
             let kind = if is_san { "san" } else { "tcp" };
             assert_eq!(one.says(), format!("{kind} {names}"));
@@ -535,7 +541,7 @@ fn wsd_058_a_listener_goes_when_no_accept_waits() {
             let listener = Arc::clone(&listener);
             move || listener.accept_timeout(PATIENCE).unwrap()
         });
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(500));
         child.begins(&format!("listener {}", hex(duplicate.as_bytes())));
         std::thread::sleep(Duration::from_millis(300));
         let first = san_client(&switch, &listener);

@@ -280,6 +280,13 @@ fn only_what_can_be_is_taken_up() {
         mark: None,
     };
     assert_eq!(good.check(), Ok(()));
+    // All that may be held has landed, and the beginning of another offer came.
+    let mut full = good.clone();
+    full.landed = vec![
+        (10, crate::RING + 10),
+        (crate::RING + 10, crate::RING + 4094),
+    ];
+    assert_eq!(full.check(), Ok(()));
     let bad = |change: fn(&mut Rested)| {
         let mut rested = good.clone();
         change(&mut rested);
@@ -292,7 +299,7 @@ fn only_what_can_be_is_taken_up() {
     bad(|rested| rested.eof = true);
     bad(|rested| rested.landed[1].0 = 19);
     bad(|rested| rested.landed[1].1 = 20);
-    bad(|rested| rested.landed[1].1 = crate::RING + 11);
+    bad(|rested| rested.landed[1].1 = 8 * crate::RING + 11);
     bad(|rested| rested.landed[0].0 = 9);
     bad(|rested| rested.has_sent_end = true);
     bad(|rested| rested.urgent = Some(9));
