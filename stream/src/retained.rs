@@ -100,6 +100,11 @@ impl<P: AsRef<[u8]>> Retained<P> {
     }
 
     #[inline]
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.sent.len() >= MOST / 2
+    }
+
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.sent.is_empty()
     }

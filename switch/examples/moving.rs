@@ -5,7 +5,7 @@
 //! $ ci/soft cargo run --release -p san-switch --example moving [speed|connect|moves|memory]...
 //! ```
 //!
-//! `rounds-direct`, `rounds-moved`, `bulk-direct` and `bulk-moved` do one of the things once, for strace(1).
+//! `moving one-way|bulk direct|moved BYTES` takes one figure alone, for a look by strace(1).
 //!
 //! Two threads, each with a switch of its own, at SAN_TEST_ADDR_A and SAN_TEST_ADDR_B. What is compared takes
 //! turns in one run; the figure is the median.
@@ -281,6 +281,21 @@ fn memory() -> Outcome<()> {
 
 fn main() -> Outcome<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let [what, route, size] = wanted.as_slice()
+        && let Ok(size) = size.parse()
+    {
+        // One figure alone, for a look by strace(1) or perf(1).
+        let place = match route.as_str() {
+            "direct" => Place::new(RouteChoice::Direct, 1)?,
+            _ => Place::new(RouteChoice::Upgrade, 1024)?,
+        };
+        let figure = match what.as_str() {
+            "bulk" => bulk(&place, size)?,
+            _ => one_way(&place, size)?,
+        };
+        println!("{figure:.1}");
+        return Ok(());
+    }
     if wanted.is_empty() {
         wanted = ["speed", "connect", "moves", "memory"]
             .map(str::to_owned)
@@ -289,16 +304,6 @@ fn main() -> Outcome<()> {
     for one in &wanted {
         match one.as_str() {
             "speed" => speed()?,
-            // For a look at one of them alone, as by strace(1).
-            "rounds-direct" => println!("{}", one_way(&Place::new(RouteChoice::Direct, 1)?, 64)?),
-            "rounds-moved" => {
-                println!("{}", one_way(&Place::new(RouteChoice::Upgrade, 1024)?, 64)?);
-            }
-            "bulk-direct" => println!("{}", bulk(&Place::new(RouteChoice::Direct, 1)?, 65_536)?),
-            "bulk-moved" => println!(
-                "{}",
-                bulk(&Place::new(RouteChoice::Upgrade, 1024)?, 65_536)?
-            ),
             "connect" => connect()?,
             "moves" => moves()?,
             "memory" => memory()?,

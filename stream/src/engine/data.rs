@@ -303,6 +303,19 @@ impl<P: Payloads> Engine<P> {
         !self.retained.is_empty()
     }
 
+    /// Whether it is time for that, where the shell has to take trouble for it: soon there is no room for
+    /// what is kept, or the stream ends.
+    #[inline]
+    pub fn needs_acknowledgements(&self) -> bool {
+        if self.retained.is_empty() {
+            return false;
+        }
+        let used = || self.outgoing.accepted - self.retained.ring_low(self.outgoing.sent);
+        self.retained.is_half_full()
+            || self.outgoing.closed
+            || self.retained.offered() == 0 && used() * 2 > self.config.send_buffer
+    }
+
     /// Whether bytes may be offered to the peer of the queue pair that comes
     /// ([`Config::may_offer`](crate::Config::may_offer)).
     pub fn set_may_offer(&mut self, may_offer: bool) {

@@ -404,6 +404,15 @@ impl Connection {
         self.carrier().set_watcher(watcher);
     }
 
+    /// As [`Connection::set_watcher`], for one that polls the lane when there is one, also if the connection
+    /// moves to the SAN only later.
+    pub(crate) fn set_polling_watcher(&self, watcher: Arc<dyn Watcher>) {
+        if let Some(moving) = self.moving() {
+            moving.watcher_polls();
+        }
+        self.carrier().set_watcher(Some((watcher, 0)));
+    }
+
     /// The lane that an event loop polls for the connection, and whose descriptors it sleeps on; `None`
     /// over TCP, where the descriptor tells.
     pub fn lane(&self) -> Option<LaneHandle> {

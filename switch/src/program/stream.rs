@@ -180,7 +180,7 @@ impl Inner {
         let _ = connection.set_receive_timeout(of_connection(timeouts.receive));
         let _ = connection.set_send_timeout(of_connection(timeouts.send));
         let ears: Arc<dyn Watcher> = Arc::new(Ears(Arc::downgrade(self)));
-        connection.set_watcher(Some((ears, 0)));
+        connection.set_polling_watcher(ears);
     }
 
     /// The connect has failed.

@@ -22,7 +22,7 @@ impl Watched {
             connection: Arc::downgrade(connection),
             hub: Hub::default(),
         });
-        connection.set_watcher(Some((Arc::clone(&watched) as Arc<dyn Watcher>, 0)));
+        connection.set_polling_watcher(Arc::clone(&watched) as Arc<dyn Watcher>);
         watched
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use san_provider::{DataPath, Operation, Readiness, ReadySink, Socket as SpiSocket, TransferError};
@@ -15,6 +16,9 @@ use crate::san::socket::ProviderSocket;
 
 /// Control messages that may wait. No peer of this protocol comes near it.
 const MOST_CONTROL: usize = 256;
+
+/// Messages of so many bytes go without a buffer, on most devices.
+const INLINE: usize = 64;
 
 /// A connected queue pair.
 pub(super) struct QueuePair {
@@ -44,23 +48,30 @@ impl QueuePair {
     /// `None`: it is over already.
     pub(super) fn new(socket: ProviderSocket, feed: &Arc<Feed>) -> Option<Self> {
         let data = socket.data().data_path().ok()?;
-        data.set_sink(Some((Arc::clone(feed) as Arc<dyn ReadySink>, 0)));
         // An edge is a message that came, though others wait.
         data.tell_each(feed.is_watched.load(Ordering::Acquire));
-        Some(Self {
+        let pair = Self {
             socket,
             data,
             pending_control: None,
             pending: None,
             wants_looks: false,
-        })
+        };
+        pair.listen(feed);
+        Some(pair)
     }
 
-    /// Whoever polls the lane tells from now on. The thread `san-progress` need not, as long as
-    /// [`QueuePair::want_looks`] does not ask for it.
-    pub(super) fn is_polled(&self, feed: &Arc<Feed>) {
-        self.data
-            .set_polled_sink(Some((Arc::clone(feed) as Arc<dyn ReadySink>, 0)));
+    /// Has the feed hear. Whoever waits for the stream polls the lane: its calls, event loops, and while the
+    /// carrier changes the thread `san-stream`. The thread `san-progress` does it only for a watcher that
+    /// knows of no lane: it needs the lane's descriptors, which cost the soft fabric two calls of the system
+    /// a message from then on.
+    pub(super) fn listen(&self, feed: &Arc<Feed>) {
+        let sink = Some((Arc::clone(feed) as Arc<dyn ReadySink>, 0));
+        let is_watched = feed.is_watched.load(Ordering::Acquire);
+        match is_watched && !feed.watcher_polls.load(Ordering::Acquire) {
+            true => self.data.set_sink(sink),
+            false => self.data.set_polled_sink(sink),
+        }
     }
 
     /// Whether the peer takes offers on a stream that moves.
@@ -108,6 +119,13 @@ impl QueuePair {
         let Some(staged) = post.staged else {
             return self.data.try_send(head, number);
         };
+        if head.is_empty() && staged.length <= INLINE {
+            // It travels in the work request itself, and asks for no completion.
+            let mut bytes = [0; INLINE];
+            let bytes = &mut bytes[..staged.length];
+            bulk.take(staged.position, bytes);
+            return self.data.try_send(bytes, number);
+        }
         self.data
             .try_send_filled(head.len() + staged.length, number, |place| {
                 let (front, bytes) = place.split_at_mut(head.len());
@@ -215,6 +233,8 @@ pub(super) struct Feed {
     pub(super) wants_room: AtomicBool,
     /// Somebody wants to hear that bytes came.
     pub(super) is_watched: AtomicBool,
+    /// He, or the loop that he tells, polls the lane.
+    pub(super) watcher_polls: AtomicBool,
     /// Something happened on TCP that nobody has looked at.
     tcp_stirs: AtomicBool,
     /// It became readable or writable.
@@ -237,6 +257,7 @@ impl Feed {
             is_over: AtomicBool::new(false),
             wants_room: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            watcher_polls: AtomicBool::new(false),
             tcp_stirs: AtomicBool::new(true),
             is_ready: AtomicBool::new(false),
         }
@@ -264,6 +285,11 @@ impl Feed {
     pub(super) fn has_mail(&self) -> bool {
         fence(Ordering::SeqCst);
         self.has_mail.load(Ordering::Relaxed)
+    }
+
+    /// Polls the lane until there is mail, or this time is over.
+    pub(super) fn wait(&self, data: &DataPath, time: Duration) {
+        let _ = data.wait_for(&self.has_mail, time);
     }
 
     /// Whether it became readable or writable since this was last asked.

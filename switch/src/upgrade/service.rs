@@ -40,6 +40,12 @@ pub(crate) trait Member: Send + Sync {
     /// Something happened on TCP; [`Member::attend`] follows.
     fn tcp_stirred(&self);
 
+    /// Whether it has a queue pair that does not carry yet.
+    fn is_changing(&self) -> bool;
+
+    /// Polls for that queue pair until it has told something, or this time is over.
+    fn wait_for_change(&self, time: Duration);
+
     /// When it wants to be attended to, whatever comes.
     fn next_timeout(&self) -> Option<Instant>;
 

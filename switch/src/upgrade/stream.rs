@@ -201,6 +201,14 @@ impl MovingStream {
         self.with(|mover, around| mover.passed(around, past));
     }
 
+    /// The watcher that comes polls the lane, or has a loop do it.
+    pub(crate) fn watcher_polls(&self) {
+        self.around
+            .feed
+            .watcher_polls
+            .store(true, Ordering::Release);
+    }
+
     /// Whether it will never move again.
     pub(crate) fn is_for_good(&self) -> bool {
         self.look_at(|mover| mover.engine.state()) == State::TcpForGood
@@ -646,6 +654,7 @@ impl Carrier for MovingStream {
         self.look_at(|mover| {
             if let Some(pair) = &mover.pair {
                 pair.data.tell_each(is_watched);
+                pair.listen(&self.around.feed);
             }
         });
         self.tell_watcher();

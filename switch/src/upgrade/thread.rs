@@ -3,7 +3,7 @@
 //!
 //! It holds no lock of its own while it calls a stream or the provider.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -48,6 +48,8 @@ const ROOM: u32 = 4;
 const MOST_INVITATIONS: usize = 1024;
 /// How long a closed stream may take to send what is left.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a queue pair is waited for that does not carry yet, before the others have their turn.
+const CHANGE: Duration = Duration::from_millis(1);
 /// The longest sleep.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -81,6 +83,8 @@ pub(crate) fn start(service: Arc<Service>) -> io::Result<JoinHandle<()>> {
 struct Worker {
     service: Arc<Service>,
     served: HashMap<u64, Served>,
+    /// Those that have a queue pair which does not carry yet.
+    changing: HashSet<u64>,
     dials: Dials,
     silent: SilentPeers,
 }
@@ -90,6 +94,7 @@ impl Worker {
         Self {
             service,
             served: HashMap::new(),
+            changing: HashSet::new(),
             dials: Dials::new(Instant::now()),
             silent: SilentPeers::default(),
         }
@@ -122,6 +127,23 @@ impl Worker {
                 self.command(token, command);
             }
             self.timers();
+            self.help_changes();
+        }
+    }
+
+    /// Polls for the queue pairs that do not carry yet: their applications may be asleep on TCP. One wait
+    /// polls for all that share the lane.
+    fn help_changes(&mut self) {
+        let Some(token) = self.changing.iter().next().copied() else {
+            return;
+        };
+        match self.member(token) {
+            Some(member) => member.wait_for_change(CHANGE),
+            None => drop(self.changing.remove(&token)),
+        }
+        let changing: Vec<u64> = self.changing.iter().copied().collect();
+        for token in changing {
+            self.command(token, Command::Attend);
         }
     }
 
@@ -129,7 +151,10 @@ impl Worker {
         let now = Instant::now();
         let until = |served: &Served| [served.timeout, served.waits].into_iter().flatten().min();
         let next = self.served.values().filter_map(until).min();
-        let time = next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE));
+        let time = match self.changing.is_empty() {
+            true => next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE)),
+            false => Duration::ZERO,
+        };
         events.clear();
         match epoll::wait(
             &self.service.epoll,
@@ -186,6 +211,11 @@ impl Worker {
     /// Notes the next deadline, and lets a closed stream go that is through.
     fn after(&mut self, token: u64, member: &dyn Member) {
         let timeout = member.next_timeout();
+        if member.is_changing() {
+            self.changing.insert(token);
+        } else {
+            self.changing.remove(&token);
+        }
         match self.served.get_mut(&token) {
             Some(served) => served.timeout = timeout,
             None if timeout.is_some() => {
@@ -483,5 +513,6 @@ impl Worker {
     fn forget(&mut self, token: u64) {
         self.stop_connecting(token);
         self.served.remove(&token);
+        self.changing.remove(&token);
     }
 }

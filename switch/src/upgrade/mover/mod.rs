@@ -372,14 +372,7 @@ impl Mover {
                 self.is_ended = true;
                 around.tcp.reset();
             }
-            Action::Changed(state) => {
-                self.changed = Some(state);
-                if state == State::San
-                    && let Some(pair) = &self.pair
-                {
-                    pair.is_polled(&around.feed);
-                }
-            }
+            Action::Changed(state) => self.changed = Some(state),
             Action::Decline(reason) => {
                 tracing::debug!(?reason, "a second carrier is declined");
                 if let Some(pair) = &self.pair {
@@ -403,6 +396,9 @@ impl Mover {
     pub(in crate::upgrade) fn progress(&mut self, around: &Around) {
         if self.is_released || self.is_held {
             return;
+        }
+        if let Some(data) = self.changing() {
+            data.poll();
         }
         self.take_mail(around);
         if self.pair.is_some() && !self.drains && around.feed.is_over() {
@@ -441,6 +437,13 @@ impl Mover {
     /// Whether the queue pair carries, with nothing of a change under way.
     pub(in crate::upgrade) fn is_on_san(&self) -> bool {
         self.engine.state() == State::San && !self.drains && self.pair.is_some()
+    }
+
+    /// The queue pair that is there and does not carry yet.
+    pub(in crate::upgrade) fn changing(&self) -> Option<DataPath> {
+        let is_changing = matches!(self.engine.state(), State::Proving | State::Cutting);
+        let pair = self.pair.as_ref().filter(|_| is_changing && !self.drains)?;
+        Some(pair.data.clone())
     }
 
     /// Before the lock is let go: what is to be told then.

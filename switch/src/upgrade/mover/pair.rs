@@ -192,7 +192,7 @@ impl Mover {
         &mut self,
         around: &Around,
     ) -> (Option<(Rings, Option<SpiSocket>)>, bool) {
-        self.post(around);
+        self.acknowledge(around);
         let is_in_use =
             self.engine.has_bulk() || self.opens_ring || self.drains || !self.left.is_empty();
         if !self.bulk.is_idle() || is_in_use || !self.engine.close_ring() {
@@ -236,12 +236,10 @@ impl Mover {
         if self.drains {
             return;
         }
-        let Some(pair) = &self.pair else {
-            return;
-        };
-        if self.engine.awaits_acknowledgements() {
-            let unacknowledged = pair.unacknowledged();
-            self.tell(around, Event::QpUnacknowledged(unacknowledged));
+        // To ask polls the lane, and an acknowledgement that could have travelled with the next message goes
+        // alone.
+        if self.engine.needs_acknowledgements() {
+            self.acknowledge(around);
         }
         while let Some(pair) = &mut self.pair
             && !(ring_is_wanted && self.opens_ring)
@@ -254,6 +252,14 @@ impl Mover {
         }
         self.act(around);
         self.tell_wishes(around);
+    }
+
+    /// Tells the engine what has arrived.
+    fn acknowledge(&mut self, around: &Around) {
+        if let Some(pair) = self.pair.as_ref().filter(|_| !self.drains) {
+            let unacknowledged = pair.unacknowledged();
+            self.tell(around, Event::QpUnacknowledged(unacknowledged));
+        }
     }
 
     /// What is to be done for the stream while its application is away.

@@ -44,6 +44,16 @@ impl Member for MovingStream {
         self.around.feed.set_tcp_stirs(true);
     }
 
+    fn is_changing(&self) -> bool {
+        self.look_at(|mover| mover.changing().is_some())
+    }
+
+    fn wait_for_change(&self, time: Duration) {
+        if let Some(data) = self.look_at(Mover::changing) {
+            self.around.feed.wait(&data, time);
+        }
+    }
+
     fn next_timeout(&self) -> Option<Instant> {
         let (timeout, is_kernels) = self.look_at(|mover| {
             let state = mover.engine.state();

@@ -12,9 +12,9 @@
 //!   flag after it.
 //! - A watcher is told after each change that it may see, also after one by the thread `san-stream`. It
 //!   then asks for what holds now, so one telling serves many changes, and one too many does no harm.
-//! - Until the queue pair carries, the thread `san-progress` polls for the stream, and the thread
-//!   `san-stream` is told of all that comes. When it carries, the provider gets its sink anew: it tells again
-//!   what holds then. So what came in between is told twice, and not never.
+//! - Until the queue pair carries, the thread `san-stream` polls for the stream, and is told of all that
+//!   comes. Whoever follows the stream in an event loop has the lane there from the beginning
+//!   (`Follower::followed` comes before the first message), so what comes once it carries is polled for.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
