@@ -68,13 +68,18 @@ soft_check_list() {
 stage_programs() {
     local word name rest
     [ -z "$filter" ] || return 0
-    SAN_PROFILE=debug "$top/ci/programs" >"$results/programs-run.log" 2>&1 || true
-    while read -r word name rest; do
-        case $word in
-            ok) passed=$((passed + 1)) && printf '%s with san run: ok\n' "$name" ;;
-            skipped) result_skipped "$name with san run" "$rest" ;;
-            FAILED) result_failed "$name with san run" "ci/programs $name" ;;
-        esac
-    done <"$results/programs-run.log"
-    grep -q ' passed, ' "$results/programs-run.log" || result_failed "ci/programs" "ci/programs"
+    local route log
+    for route in upgrade direct; do
+        log=$results/programs-$route.log
+        SAN_PROFILE=debug "$top/ci/programs" --route "$route" >"$log" 2>&1 || true
+        while read -r word name rest; do
+            name="$name with san run --route $route"
+            case $word in
+                ok) passed=$((passed + 1)) && printf '%s: ok\n' "$name" ;;
+                skipped) result_skipped "$name" "$rest" ;;
+                FAILED) result_failed "$name" "ci/programs --route $route ${name%% *}" ;;
+            esac
+        done <"$log"
+        grep -q ' passed, ' "$log" || result_failed "ci/programs --route $route" "ci/programs --route $route"
+    done
 }

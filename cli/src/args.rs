@@ -101,7 +101,7 @@ pub(crate) enum Command {
 pub(crate) struct RunArguments {
     /// Which way its connections go: direct tries the SAN first, upgrade begins on TCP and moves what
     /// carries enough, off is TCP.
-    #[arg(long, value_name = "ROUTE", value_parser = ["direct", "upgrade", "off"], default_value = "direct")]
+    #[arg(long, value_name = "ROUTE", value_parser = ["upgrade", "direct", "off"], default_value = "upgrade")]
     pub(crate) route: String,
     /// Each of its processes says at its end how many connections and bytes went which way.
     #[arg(long)]
