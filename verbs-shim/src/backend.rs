@@ -37,6 +37,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 use crate::address::InterfaceAddress;
 use crate::error::{Result, VerbsError};
 use crate::types::{
@@ -149,6 +151,23 @@ pub(crate) trait SharedReceiveQueue: Downcast {
     fn max_wr(&self) -> u32;
     /// Posts the chain in order; on failure says how many of them were taken. It may link them.
     fn post_recv(&self, wrs: &mut [RecvWr]) -> PostResult;
+    /// Posts a chain that is linked already.
+    ///
+    /// # Safety
+    /// `first` begins a chain of `count` receives, [`MAX_CHAIN`] at most, whose last one has no next one;
+    /// each has its own piece. Nobody else touches them during the call.
+    #[allow(unsafe_code)]
+    unsafe fn post_linked(&self, first: *mut RecvWr, count: usize) -> PostResult {
+        let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
+        let mut next = first;
+        while wrs.len() < count.min(MAX_CHAIN) && !next.is_null() {
+            // SAFETY: by the contract it is one of the chain.
+            let wr = unsafe { *next };
+            next = wr.next;
+            wrs.push(RecvWr::new(wr.wr_id, wr.sge));
+        }
+        self.post_recv(&mut wrs)
+    }
     fn destroy(&self) -> Result<()>;
 }
 
@@ -289,6 +308,10 @@ impl RecvWr {
         }
     }
 }
+
+// SAFETY: what its pointers point at is looked at by the call alone for which they were set.
+#[allow(unsafe_code)]
+unsafe impl Send for RecvWr {}
 
 /// Of posting. Its failure is a box, so that success costs one register.
 pub(crate) type PostResult = std::result::Result<(), Box<PostFailure>>;

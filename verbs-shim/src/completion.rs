@@ -174,19 +174,36 @@ impl CompletionQueue {
     ///
     /// # Errors
     /// When the queue is broken (it overflowed, or the device is gone).
-    #[inline]
     pub fn poll(&self, batch: &mut CompletionBatch) -> Result<usize> {
+        let mut failure = None;
+        match self.poll_or(batch, |error| failure = Some(error)) {
+            0 => failure.map_or(Ok(0), Err),
+            found => Ok(found),
+        }
+    }
+
+    /// As [`CompletionQueue::poll`], the shortest way: a failure goes to `failed`, and nothing was found.
+    #[inline]
+    pub fn poll_or(&self, batch: &mut CompletionBatch, failed: impl FnOnce(VerbsError)) -> usize {
         let cq = &*self.shared;
-        batch.clear();
         let polled = match cq.has_retired.load(Ordering::Acquire) {
             false => cq.backend.poll(batch.entries()),
             true => self.poll_and_forget(batch),
         };
-        match polled {
-            0 => Ok(0),
-            1.. => Ok(batch.open(polled as usize, cq.serial)),
-            _ => Err(cq.backend.queue().poll_error()),
+        if polled > 0 {
+            return batch.open(polled as usize, cq.serial);
         }
+        batch.clear();
+        if polled < 0 {
+            failed(self.poll_failure());
+        }
+        0
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn poll_failure(&self) -> VerbsError {
+        self.shared.backend.queue().poll_error()
     }
 
     /// Polls when queue pairs have been retired.

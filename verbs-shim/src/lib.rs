@@ -133,7 +133,7 @@ pub use memory::{
 };
 pub use qp::{Binding, Claim, MemoryWindow, PreparedQp, QueuePair};
 pub use soft::SoftConfig;
-pub use srq::{ReadReceive, SharedReceiveQueue};
+pub use srq::SharedReceiveQueue;
 pub use types::{
     Access, BATCH, Completion, CompletionBatch, ConnParams, ConnectionDetails, DeviceLimits,
     FabricKind, Gid, LinkLayer, MAX_PIECES, PortAttr, PortState, PrivateData, QpCaps, RejectReason,

@@ -18,7 +18,7 @@ use crate::backend::{self, MAX_CHAIN};
 use crate::error::{Result, VerbsError};
 use crate::memory::{ProtectionDomain, RegisteredBuffer};
 use crate::types::{Completion, Epoch, Generation, Kind, MAX_SLOTS, QueueId};
-use crate::work::{BufferPostError, Came, ReadInPlace, ReceiveQueue};
+use crate::work::{BufferPostError, ReadInPlace, ReceiveQueue};
 
 /// A shared receive queue. Cheap to clone; any thread may post and claim.
 #[derive(Clone)]
@@ -34,15 +34,6 @@ struct SrqShared {
     unknown: AtomicU64,
     generation: LiveGeneration,
     _pd: ProtectionDomain,
-}
-
-/// What [`SharedReceiveQueue::read`] has done with a message.
-#[derive(Debug)]
-pub enum ReadReceive {
-    /// It was read in its place, and had so many bytes.
-    InPlace(usize),
-    /// It lies in this buffer, whose length is set to what came.
-    Claimed(RegisteredBuffer),
 }
 
 impl ProtectionDomain {
@@ -126,10 +117,9 @@ impl SharedReceiveQueue {
     #[inline]
     pub fn post_spent(&self, token: u32, n: u32) -> std::result::Result<u32, (u32, VerbsError)> {
         let srq = &*self.shared;
-        let post = |wrs: &mut [backend::RecvWr]| srq.backend.post_recv(wrs);
         let posted = srq
             .receives
-            .post_spent(token, (n as usize).min(MAX_CHAIN), post);
+            .post_spent(token, (n as usize).min(MAX_CHAIN), &*srq.backend);
         match posted {
             Ok(posted) => Ok(posted as u32),
             Err(failure) => Err((failure.taken as u32, failure.error)),
@@ -190,31 +180,21 @@ impl SharedReceiveQueue {
         }
     }
 
-    /// As [`SharedReceiveQueue::claim`]; but if the message has 512 bytes at most, `reader` is shown it in
-    /// its place first. If that does not need it any more, its buffer stays here, and
-    /// [`SharedReceiveQueue::post_from`] posts it again.
+    /// Shows `reader` a message of 4,096 bytes at most where it lies. If that does not need it any more, its
+    /// buffer stays here, and [`SharedReceiveQueue::post_from`] posts it again: how many bytes it had.
+    /// `None`: nothing was done, and [`SharedReceiveQueue::claim`] says more.
     ///
     /// The queue is locked while `reader` reads: it must not post to this queue, nor claim.
     // Always where it is called: a call more would cost a third of it.
     #[inline(always)]
-    pub fn read(
-        &self,
-        completion: &Completion,
-        reader: &mut impl ReadInPlace,
-    ) -> Option<ReadReceive> {
+    pub fn read(&self, completion: &Completion, reader: &mut impl ReadInPlace) -> Option<usize> {
         let srq = &*self.shared;
-        if completion.queue() == srq.receives.id()
-            && completion.is_since(srq.epoch)
-            && let Some(came) = srq.receives.read(completion, reader)
-        {
-            completion.set_claimed();
-            return Some(match came {
-                Came::Read(length) => ReadReceive::InPlace(length),
-                Came::Kept(buffer) => ReadReceive::Claimed(buffer),
-            });
+        if completion.queue() != srq.receives.id() || !completion.is_since(srq.epoch) {
+            return None;
         }
-        srq.refuse();
-        None
+        let length = srq.receives.read(completion, reader)?;
+        completion.set_claimed();
+        Some(length)
     }
 
     /// How many claims were refused.

@@ -149,10 +149,14 @@ impl RegisteredBuffer {
         self.len = len as u32;
     }
 
-    /// As [`RegisteredBuffer::set_len`], with as much as fits.
+    /// As [`RegisteredBuffer::set_len`], if that fits; else nothing is changed. Whether it does.
     #[inline]
-    pub(crate) fn set_filled(&mut self, len: usize) {
-        self.len = len.min(self.capacity()) as u32;
+    pub(crate) fn set_filled(&mut self, len: usize) -> bool {
+        let fits = len <= self.capacity();
+        if fits {
+            self.len = len as u32;
+        }
+        fits
     }
 
     /// Makes `bytes` its content.

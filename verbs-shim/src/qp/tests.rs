@@ -5,7 +5,6 @@ use arrayvec::ArrayVec;
 
 use super::*;
 use crate::memory::BufferPool;
-use crate::srq::ReadReceive;
 use crate::testing::{Bench, bench};
 use crate::types::{Access, Verb, WcStatus};
 use crate::work::{Payload, ReadInPlace};
@@ -351,20 +350,19 @@ fn what_was_read_in_its_place_is_posted_before_what_is_spare() {
     };
     let first = came.next().unwrap();
     let read = srq.read(first, &mut lengths);
-    assert!(matches!(read, Some(ReadReceive::InPlace(3))));
+    assert_eq!(read, Some(3));
     assert!(srq.read(first, &mut lengths).is_none(), "it is claimed");
     assert!(srq.claim(first).is_none());
     lengths.wanted = false;
-    let read = srq.read(came.next().unwrap(), &mut lengths);
-    let Some(ReadReceive::Claimed(second)) = read else {
-        panic!("it was not wanted");
-    };
+    let second = came.next().unwrap();
+    assert_eq!(srq.read(second, &mut lengths), None);
+    let second = srq.claim(second).unwrap();
     lengths.wanted = true;
     let read = srq.read(came.next().unwrap(), &mut lengths);
-    assert!(matches!(read, Some(ReadReceive::InPlace(3))));
+    assert_eq!(read, Some(3));
     assert_eq!(lengths.seen, [3, 3, 3]);
     assert_eq!((second.len(), srq.room(), pool.free()), (3, 4, 5));
-    assert_eq!(srq.unknown_claims(), 2);
+    assert_eq!(srq.unknown_claims(), 1);
     // One's own buffers first, then the spent ones, then others.
     let mut own = Some(second);
     srq.post_from(1, 4, || own.take(), || pool.take(), &mut posted)
@@ -378,9 +376,41 @@ fn what_was_read_in_its_place_is_posted_before_what_is_spare() {
 }
 
 #[test]
+fn what_was_read_in_its_place_and_is_not_posted_again_is_free() {
+    let bench = bench();
+    let pool = pool(&bench);
+    let srq = bench.pd.create_srq(4).unwrap();
+    let mut posted = 0;
+    srq.post_from(1, 4, || None, || pool.take(), &mut posted)
+        .unwrap();
+    let _qp = bench.qp(1, Some(&srq));
+    (0..4).for_each(|n| bench.notes.complete(n, 1, 0));
+    let batch = bench.poll();
+    let mut lengths = Lengths {
+        seen: Vec::new(),
+        wanted: true,
+    };
+    for completion in &batch {
+        assert_eq!(srq.read(completion, &mut lengths), Some(3));
+    }
+    assert_eq!((srq.room(), pool.free()), (4, 4));
+    assert_eq!(srq.post_spent(7, 2).unwrap(), 2);
+    *bench.notes.fail_post_after.lock().unwrap() = Some(1);
+    let (taken, _) = srq.post_spent(7, 5).unwrap_err();
+    assert_eq!((taken, srq.room(), pool.free()), (1, 1, 5));
+    // In each chain the one that was spent last is the last.
+    let numbers = bench.notes.posted.lock().unwrap()[4..].to_vec();
+    let parts: Vec<_> = numbers.iter().map(|n| (n >> 32, *n as u16)).collect();
+    assert_eq!(parts, [(7, 2), (7, 3), (7, 0)]);
+    assert_eq!(srq.post_spent(7, 5).unwrap(), 0);
+    drop((batch, srq, _qp));
+    assert_eq!(pool.free(), 8);
+}
+
+#[test]
 fn a_long_message_is_not_read_in_its_place() {
     let bench = bench();
-    let long = BufferPool::new(&bench.pd, 4096, 1, Access::LOCAL_WRITE).unwrap();
+    let long = BufferPool::new(&bench.pd, 8192, 1, Access::LOCAL_WRITE).unwrap();
     let srq = bench.pd.create_srq(1).unwrap();
     srq.post(1, long.take().unwrap()).unwrap();
     let wr_id = bench.notes.posted.lock().unwrap()[0];
@@ -391,7 +421,7 @@ fn a_long_message_is_not_read_in_its_place() {
         .unwrap()
         .push_back(Completion {
             wr_id,
-            byte_len: 4096,
+            byte_len: 4097,
             qp_num: 1,
             ..Completion::none()
         });
@@ -400,8 +430,9 @@ fn a_long_message_is_not_read_in_its_place() {
         seen: Vec::new(),
         wanted: true,
     };
-    let read = srq.read(batch.iter().next().unwrap(), &mut lengths);
-    assert!(matches!(read, Some(ReadReceive::Claimed(buffer)) if buffer.len() == 4096));
+    let completion = batch.iter().next().unwrap();
+    assert_eq!(srq.read(completion, &mut lengths), None);
+    assert_eq!(srq.claim(completion).unwrap().len(), 4097);
     assert!(lengths.seen.is_empty());
 }
 

@@ -182,6 +182,13 @@ impl backend::CompletionChannel for RdmaCompletionChannel {
 
 const CHANNEL: u64 = 0;
 const OTHER: u64 = 1;
+const NOTHING: u64 = 2;
+
+#[cold]
+#[inline(never)]
+fn sleep_failed(error: Errno) -> VerbsError {
+    VerbsError::from_errno("epoll_wait", error.raw_os_error())
+}
 
 /// One epoll set for both descriptors: unlike poll(2) it does not enter and leave the wait queues
 /// of all of them with every call.
@@ -196,23 +203,23 @@ impl backend::Sleeper for RdmaSleeper {
     fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
         let none = epoll::Event {
             flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(OTHER),
+            data: epoll::EventData::new_u64(NOTHING),
         };
         // One at a time: the other source comes with the next call.
         let mut found = [none];
         let timeout = timeout.and_then(whole_milliseconds);
-        let count = match epoll::wait(&self.epoll, &mut found, timeout.as_ref()) {
-            Ok(count) => count,
-            Err(Errno::INTR) => 0,
-            Err(error) => return Err(VerbsError::from_errno("epoll_wait", error.raw_os_error())),
-        };
-        let source = (count > 0).then(|| found[0].data.u64());
+        if let Err(error) = epoll::wait(&self.epoll, &mut found, timeout.as_ref())
+            && error != Errno::INTR
+        {
+            return Err(sleep_failed(error));
+        }
+        let source = found[0].data.u64();
         Ok(Woken {
             events: match source {
-                Some(CHANNEL) => self.channel.read_events()?,
+                CHANNEL => self.channel.read_events()?,
                 _ => 0,
             },
-            other: source == Some(OTHER),
+            other: source == OTHER,
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::device::RdmaDevice;
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use super::post::post_receives;
+use super::post::{post_linked, post_receives};
 use crate::backend::{self, PostResult, RecvWr};
 use crate::error::{Result, VerbsError, check_ibv, check_ptr};
 use crate::live::{Alive, Kind};
@@ -207,6 +207,15 @@ impl backend::SharedReceiveQueue for RdmaSrq {
             // until they complete or the queue is destroyed.
             unsafe { (self.post)(self.srq.as_ptr(), first, bad) }
         })
+    }
+
+    unsafe fn post_linked(&self, first: *mut RecvWr, count: usize) -> PostResult {
+        let post = |first, bad| {
+            // SAFETY: as above.
+            unsafe { (self.post)(self.srq.as_ptr(), first, bad) }
+        };
+        // SAFETY: as the caller promises.
+        unsafe { post_linked("ibv_post_srq_recv", first, count, post) }
     }
 
     fn destroy(&self) -> Result<()> {

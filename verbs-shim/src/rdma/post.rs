@@ -184,6 +184,47 @@ pub(super) fn post_receives(
     }
 }
 
+/// Posts a chain by `post` that is linked already.
+///
+/// # Safety
+/// As [`crate::backend::SharedReceiveQueue::post_linked`] asks.
+#[inline]
+pub(super) unsafe fn post_linked(
+    call: &'static str,
+    first: *mut RecvWr,
+    count: usize,
+    post: impl FnOnce(*mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
+) -> PostResult {
+    let mut bad = std::ptr::null_mut();
+    match post(first.cast(), &raw mut bad) {
+        0 => Ok(()),
+        // SAFETY: as the caller promises.
+        ret => Err(unsafe { linked_failure(call, ret, (first, count), bad.cast()) }),
+    }
+}
+
+/// As [`failure`], of a chain whose links do not lie beside each other.
+///
+/// # Safety
+/// As with [`post_linked`].
+#[cold]
+unsafe fn linked_failure(
+    call: &'static str,
+    ret: c_int,
+    (first, count): (*mut RecvWr, usize),
+    bad: *mut RecvWr,
+) -> Box<PostFailure> {
+    let mut next = first;
+    for taken in 0..count {
+        if next == bad {
+            return refused(call, ret, taken);
+        }
+        // SAFETY: the chain has `count` of them.
+        next = unsafe { (*next).next };
+    }
+    refused(call, ret, count)
+}
+
 /// The place of inline bytes; of no meaning for others.
 #[inline]
 fn inline_sge(data: WrData<'_>) -> Sge {
@@ -274,11 +315,16 @@ fn failure<T>(
     let taken = (0..count)
         .find(|&n| first.wrapping_add(n) == bad)
         .unwrap_or(count);
-    match check_ibv(call, ret) {
-        Err(error) => PostFailure::new(taken, error),
-        // It is not called for success.
-        Ok(()) => PostFailure::new(count, VerbsError::from_errno(call, libc::EIO)),
-    }
+    refused(call, ret, taken)
+}
+
+fn refused(call: &'static str, ret: c_int, taken: usize) -> Box<PostFailure> {
+    // It is not called for success.
+    let error = check_ibv(call, ret).err();
+    PostFailure::new(
+        taken,
+        error.unwrap_or_else(|| VerbsError::from_errno(call, libc::EIO)),
+    )
 }
 
 #[cfg(test)]
@@ -393,6 +439,31 @@ mod tests {
         assert_eq!(seen, [(0, 0), (1, 1), (2, 2)]);
         let failure = result.unwrap_err();
         assert_eq!((failure.taken, failure.error.errno()), (2, libc::ENOMEM));
+    }
+
+    /// Its links lie where they may, and a failure says where all the same.
+    #[test]
+    fn a_chain_that_is_linked_already_is_posted_as_it_is() {
+        let mut wrs: Vec<RecvWr> = (0..3).map(|n| RecvWr::new(n, Sge::default())).collect();
+        wrs[2].next = &raw mut wrs[0];
+        wrs[0].next = &raw mut wrs[1];
+        let first = &raw mut wrs[2];
+        let post = |bad_one: *mut RecvWr| {
+            let fail = |given: *mut ibv_recv_wr, bad: *mut *mut ibv_recv_wr| {
+                assert_eq!(given.cast(), first);
+                // SAFETY: the caller's pointer.
+                unsafe { *bad = bad_one.cast() };
+                libc::ENOMEM
+            };
+            // SAFETY: the chain was linked above, and nobody else has it.
+            let result = unsafe { post_linked("x", first, 3, fail) };
+            let failure = result.unwrap_err();
+            (failure.taken, failure.error.errno())
+        };
+        let bad = [first, &raw mut wrs[0], &raw mut wrs[1]];
+        assert_eq!(bad.map(post), [0, 1, 2].map(|n| (n, libc::ENOMEM)));
+        // Nobody knows what it has.
+        assert_eq!(post(std::ptr::null_mut()).0, 3);
     }
 
     /// Nobody knows what such a driver has: the memory must not come back.

@@ -166,6 +166,14 @@ impl Completion {
         self.polled.set(Epoch::BEFORE_ALL);
     }
 
+    /// How many bytes of the receive buffer are filled, if it is a message that has come: as many as the
+    /// sender sent.
+    #[inline]
+    pub(crate) fn received(&self) -> Option<usize> {
+        let is_message = self.is_success() && self.opcode != RECEIVED_BY_WRITE;
+        is_message.then_some(self.byte_len as usize)
+    }
+
     /// How much of the receive buffer is filled.
     #[inline]
     pub(crate) fn filled(&self, capacity: usize) -> usize {
@@ -249,12 +257,20 @@ impl CompletionBatch {
     /// look as if it were not.
     #[inline]
     pub(crate) fn open(&mut self, polled: usize, cq: u32) -> usize {
+        // One is what a poll finds mostly, and then no loop is needed.
+        if polled == 1 {
+            self.len = 1;
+            self.entries[0].stamp(cq, Epoch::now());
+            return 1;
+        }
+        self.open_more(polled, cq)
+    }
+
+    #[inline(never)]
+    fn open_more(&mut self, polled: usize, cq: u32) -> usize {
         let now = Epoch::now();
         self.len = polled.min(BATCH);
-        let (first, others) = self.entries.split_at_mut(1);
-        // One is what a poll finds mostly, and then no loop is needed.
-        first[0].stamp(cq, now);
-        for entry in others.iter_mut().take(self.len - 1) {
+        for entry in self.entries.iter_mut().take(self.len) {
             entry.stamp(cq, now);
         }
         self.len

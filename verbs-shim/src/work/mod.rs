@@ -7,8 +7,8 @@ mod sends;
 mod tests;
 
 pub use self::receives::ReadInPlace;
+pub(crate) use self::receives::ReceiveQueue;
 #[cfg(test)]
 use self::receives::RecvTable;
-pub(crate) use self::receives::{Came, ReceiveQueue};
 pub use self::request::{BufferPostError, Payload, Piece, Pieces, PostError, SendRequest};
 pub(crate) use self::sends::SendTable;

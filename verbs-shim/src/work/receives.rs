@@ -8,27 +8,19 @@
 use arrayvec::ArrayVec;
 use parking_lot::Mutex;
 
-use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr, Sge};
+use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr, Sge, SharedReceiveQueue};
 use crate::error::{Result, VerbsError};
 use crate::memory::RegisteredBuffer;
 use crate::types::{Access, Completion, QueueId};
 use crate::work::BufferPostError;
 
 /// Messages up to this length are read in their place: the table is locked meanwhile.
-const MOST_IN_PLACE: usize = 512;
+const MOST_IN_PLACE: usize = 4096;
 
 /// Who may read a message where it lies.
 pub trait ReadInPlace {
     /// Looks at the bytes of a message. `true`: it is not needed any more.
     fn read(&mut self, bytes: &[u8]) -> bool;
-}
-
-/// A message that came.
-pub(crate) enum Came {
-    /// It was read in its place, and had so many bytes.
-    Read(usize),
-    /// It lies in this buffer.
-    Kept(RegisteredBuffer),
 }
 
 /// The receives that are posted to one queue.
@@ -111,29 +103,26 @@ impl ReceiveQueue {
         }
     }
 
-    /// Posts up to `n` receives that are spent, [`MAX_CHAIN`] at most, by `post`; how many. What was not
+    /// Posts up to `n` receives that are spent, [`MAX_CHAIN`] at most, to `queue`; how many. What was not
     /// posted is freed.
     #[inline]
+    #[allow(unsafe_code)]
     pub(crate) fn post_spent(
         &self,
         token: u32,
         n: usize,
-        post: impl FnOnce(&mut [RecvWr]) -> PostResult,
+        queue: &dyn SharedReceiveQueue,
     ) -> std::result::Result<usize, Box<PostFailure>> {
-        let mut wrs = ArrayVec::<RecvWr, MAX_CHAIN>::new();
         let mut table = self.table.lock();
-        while wrs.len() < n
-            && let Some((slot, sge)) = table.post_spent()
-            && wrs
-                .try_push(RecvWr::new(self.id.wr_id(token, slot), sge))
-                .is_ok()
-        {}
-        if wrs.is_empty() {
+        let last = table.spent;
+        let (first, count) = table.link_spent(self.id.wr_id(token, 0), n);
+        if count == 0 {
             return Ok(0);
         }
-        match post(&mut wrs) {
-            Ok(()) => Ok(wrs.len()),
-            Err(failure) => Err(free_rest(&mut table, &wrs, failure)),
+        // SAFETY: `link_spent` has linked them, and the table is locked.
+        match unsafe { queue.post_linked(first, count) } {
+            Ok(()) => Ok(count),
+            Err(failure) => Err(table.free_last(last, count, failure)),
         }
     }
 
@@ -241,19 +230,25 @@ impl ReceiveQueue {
     #[inline]
     pub(crate) fn claim(&self, completion: &Completion) -> Option<RegisteredBuffer> {
         let mut buffer = self.table.lock().take(completion.slot())?;
-        buffer.set_filled(completion.filled(buffer.capacity()));
+        let filled = completion.filled(buffer.capacity());
+        buffer.set_filled(filled);
         Some(buffer)
     }
 
-    /// As [`ReceiveQueue::claim`]; but `reader` is shown the message in its place first, if it is short.
+    /// Shows `reader` the message of such a completion in its place, if it is short: how many bytes it had.
+    /// `None`: it is not short, or `reader` still needs it.
     #[inline(always)]
     pub(crate) fn read(
         &self,
         completion: &Completion,
         reader: &mut impl ReadInPlace,
-    ) -> Option<Came> {
-        let mut table = self.table.lock();
+    ) -> Option<usize> {
+        let length = completion.received()?;
+        if length > MOST_IN_PLACE {
+            return None;
+        }
         let slot = completion.slot();
+        let mut table = self.table.lock();
         let RecvTable {
             slots,
             spent,
@@ -265,13 +260,11 @@ impl ReceiveQueue {
             return None;
         }
         let buffer = place.buffer.as_mut()?;
-        let length = completion.filled(buffer.capacity());
-        buffer.set_filled(length);
-        if length <= MOST_IN_PLACE && reader.read(buffer) {
-            place.spend(slot, spent, count_spent);
-            return Some(Came::Read(length));
+        if !buffer.set_filled(length) || !reader.read(buffer) {
+            return None;
         }
-        table.take(slot).map(Came::Kept)
+        place.spend(slot, spent, count_spent);
+        Some(length)
     }
 
     /// Takes all that is posted, for the end: to be dropped when the device has let go of it, to be
@@ -310,6 +303,8 @@ pub(crate) struct RecvTable {
 struct Slot {
     /// None: it is free.
     buffer: Option<RegisteredBuffer>,
+    /// Of the buffer, if there is one. What else is in it counts while a chain is posted.
+    wr: RecvWr,
     /// The next free or the next spent one, if this is not the last.
     next: u32,
     is_posted: bool,
@@ -333,6 +328,7 @@ impl RecvTable {
     pub(crate) fn new(capacity: u32) -> Self {
         let free = |next| Slot {
             buffer: None,
+            wr: RecvWr::new(0, Sge::default()),
             next,
             is_posted: false,
         };
@@ -363,6 +359,7 @@ impl RecvTable {
         let slot = self.free;
         match self.slots.get_mut(slot as usize) {
             Some(place) if self.room > 0 && place.buffer.is_none() => {
+                place.wr.sge = buffer.receive_sge();
                 place.buffer = Some(buffer);
                 place.is_posted = true;
                 self.free = place.next;
@@ -404,10 +401,53 @@ impl RecvTable {
     pub(crate) fn post_spent(&mut self) -> Option<(u16, Sge)> {
         let slot = self.spent;
         let place = self.slots.get_mut(slot as usize)?;
-        let sge = place.buffer.as_ref()?.receive_sge();
         place.is_posted = true;
         self.spent = place.next;
         self.count_spent -= 1;
-        Some((slot as u16, sge))
+        Some((slot as u16, place.wr.sge))
+    }
+
+    /// The same for up to `n` of them, which it links where they lie: the first of the chain, and how many
+    /// there are. The one that was spent last is the last of them. `wr_id` is that of the first slot.
+    #[inline]
+    fn link_spent(&mut self, wr_id: u64, n: usize) -> (*mut RecvWr, usize) {
+        let (mut first, mut count, mut slot) = (std::ptr::null_mut(), 0, self.spent);
+        while count < n
+            && let Some(place) = self.slots.get_mut(slot as usize)
+        {
+            place.is_posted = true;
+            place.wr.wr_id = wr_id | u64::from(slot);
+            place.wr.next = first;
+            place.wr.pieces = &raw mut place.wr.sge;
+            first = &raw mut place.wr;
+            slot = place.next;
+            count += 1;
+        }
+        self.spent = slot;
+        self.count_spent -= count;
+        (first, count)
+    }
+
+    /// Frees the buffers of such a chain of `count` that the device did not take; `last` is the slot of its
+    /// last one.
+    #[cold]
+    #[inline(never)]
+    fn free_last(
+        &mut self,
+        last: u32,
+        count: usize,
+        mut failure: Box<PostFailure>,
+    ) -> Box<PostFailure> {
+        failure.taken = failure.taken.min(count);
+        let mut slot = last;
+        for _ in failure.taken..count {
+            let Some(place) = self.slots.get(slot as usize) else {
+                break;
+            };
+            let next = place.next;
+            drop(self.take(slot as u16));
+            slot = next;
+        }
+        failure
     }
 }

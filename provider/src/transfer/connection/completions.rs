@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use verbs_shim::{
-    Completion, QueuePair, ReadInPlace, ReadReceive, RegisteredBuffer, RemoteMemory, SendFlags,
-    SendRequest, SharedReceiveQueue, Verb, WcStatus,
+    Completion, QueuePair, ReadInPlace, RegisteredBuffer, RemoteMemory, SendFlags, SendRequest,
+    SharedReceiveQueue, Verb, WcStatus,
 };
 
 use super::{Connection, Parts, Qp, State};
@@ -23,14 +23,6 @@ struct Waiting<'a, S> {
     see: &'a mut S,
     member: &'a Connection,
     kind: u8,
-}
-
-impl<S: See<Connection, State>> Waiting<'_, S> {
-    /// Reads a message that is too long to be read in its place, or that was not wanted there.
-    #[inline(never)]
-    fn read_long(&mut self, bytes: &[u8]) -> bool {
-        self.see.take(self.member, self.kind, bytes)
-    }
 }
 
 impl<S: See<Connection, State>> ReadInPlace for Waiting<'_, S> {
@@ -53,46 +45,33 @@ impl Member for Connection {
 
     // Always: it is the middle of what a message passes through, and called in one place.
     #[inline(always)]
-    fn received_alone<'a>(
-        self: &'a Arc<Self>,
-        mut guard: MutexGuard<'a, State>,
+    fn received_alone(
+        &self,
         completion: &Completion,
         srq: &SharedReceiveQueue,
         see: &mut impl See<Self, State>,
-    ) -> Option<MutexGuard<'a, State>> {
+    ) -> bool {
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.plain
             && completion.qp_num() == self.number()
             && let Some((credits, kind)) = state.engine.plain_data(completion.imm())
+            && let Some(bytes) = srq.read(
+                completion,
+                &mut Waiting {
+                    see,
+                    member: self,
+                    kind,
+                },
+            )
         {
-            let mut waiting = Waiting {
-                see,
-                member: self,
-                kind,
-            };
-            match srq.read(completion, &mut waiting) {
-                Some(ReadReceive::InPlace(bytes)) => {
-                    state.engine.data_was_read(credits, bytes);
-                    self.count_received(bytes);
-                    self.grow_window(state);
-                    if state.engine.must_return_credits() {
-                        self.return_credits(guard);
-                    }
-                    return None;
-                }
-                Some(ReadReceive::Claimed(buffer)) => {
-                    let read = waiting.read_long(&buffer);
-                    return self.received_claimed(guard, completion, (credits, buffer), read);
-                }
-                None => self.lane.counted().stray_completions.raise(),
+            self.count_received(bytes);
+            if !state.engine.data_was_read(credits, bytes) {
+                self.look_after_credits(guard);
             }
-            return Some(guard);
+            return true;
         }
-        match srq.claim(completion) {
-            Some(buffer) => self.received(state, completion, buffer),
-            None => self.lane.counted().stray_completions.raise(),
-        }
-        Some(guard)
+        false
     }
 
     fn received(&self, state: &mut State, completion: &Completion, buffer: RegisteredBuffer) {
@@ -175,38 +154,20 @@ impl Member for Connection {
 }
 
 impl Connection {
-    /// A data message that came alone, with its credits and in its buffer; whether it was read there. As
-    /// [`Member::received_alone`].
+    /// Something may follow from a message that was read: a larger window, or credits that have to go out by
+    /// themselves.
     #[inline(never)]
-    fn received_claimed<'a>(
-        &'a self,
-        mut guard: MutexGuard<'a, State>,
-        completion: &Completion,
-        (credits, buffer): (u16, RegisteredBuffer),
-        read: bool,
-    ) -> Option<MutexGuard<'a, State>> {
-        let state = &mut *guard;
-        if !read {
-            self.received(state, completion, buffer);
-            return Some(guard);
+    fn look_after_credits(&self, mut state: MutexGuard<'_, State>) {
+        // Where more may come, nothing follows from what came.
+        if state.engine.look_ahead() {
+            return;
         }
-        let bytes = buffer.len();
-        state.engine.data_was_read(credits, bytes);
-        state.engine.keep_spent(buffer);
-        self.count_received(bytes);
-        self.grow_window(state);
+        self.grow_window(&mut state);
         if state.engine.must_return_credits() {
-            self.return_credits(guard);
+            state.plain = false;
+            self.pump(&mut state);
+            self.settle(state);
         }
-        None
-    }
-
-    /// Credits have to go out by themselves.
-    #[inline(never)]
-    fn return_credits(&self, mut state: MutexGuard<'_, State>) {
-        state.plain = false;
-        self.pump(&mut state);
-        self.settle(state);
     }
 
     #[inline]

@@ -14,7 +14,7 @@ use super::{Connection, Qp, State, queue_pair};
 use crate::error::DuplicateError;
 use crate::transfer::Lane;
 use crate::transfer::engine::{Answer, Carried, Departure, Ending};
-use crate::transfer::lane::{Change, Wanted};
+use crate::transfer::lane::{Change, See, Wanted};
 use crate::wire::{Hello, Resumption};
 
 impl Connection {
@@ -177,12 +177,14 @@ struct Departed<'a> {
     seen: bool,
 }
 
-impl Wanted<Lane> for Departed<'_> {
-    type Found = Result<Departure, DuplicateError>;
-
+impl See<Connection, State> for Departed<'_> {
     fn see(&mut self, member: &Connection, _: &mut State) {
         self.seen |= std::ptr::eq(member, self.connection);
     }
+}
+
+impl Wanted<Lane> for Departed<'_> {
+    type Found = Result<Departure, DuplicateError>;
 
     fn seen(&mut self) -> Option<Self::Found> {
         std::mem::take(&mut self.seen)

@@ -15,7 +15,7 @@ use crate::transfer::Lane;
 use crate::transfer::engine::{
     Arrived, Direction, Inbox, Look, Notification, Operation, Outcome, Received,
 };
-use crate::transfer::lane::Wanted;
+use crate::transfer::lane::{See, Wanted};
 use crate::transfer::message::{Message, OverlappedResult};
 
 type Taken = Result<Arrived<RegisteredBuffer>, TransferError>;
@@ -65,16 +65,25 @@ impl Connection {
             connection: self,
             buffers,
             found: None,
+            is_over: false,
             called_off,
-            failed: None,
         };
-        if wanted.check(None).is_none() {
+        // Who waits looks at first, too.
+        if !self.may_have_something() || wanted.check_under_lock(None).is_none() {
             let _ = self.lane.wait(wait, &mut wanted);
         }
         match wanted.found {
             Some(received) => Ok(received),
-            None => Err(wanted.failed.unwrap_or(TransferError::WouldBlock)),
+            None => Err(self.why_nothing_came(wanted.is_over)),
         }
+    }
+
+    /// Nothing was received: since the connection `is_over`, or nothing came in time.
+    #[cold]
+    #[inline(never)]
+    fn why_nothing_came(&self, is_over: bool) -> TransferError {
+        let over = is_over.then(|| self.check_going_on().err()).flatten();
+        over.unwrap_or(TransferError::WouldBlock)
     }
 
     /// Waits until `flag` is set and [`Connection::wake`] was called after that; at most `wait`. What is
@@ -170,14 +179,16 @@ impl<'a> NextMessage<'a> {
     }
 }
 
-impl Wanted<Lane> for NextMessage<'_> {
-    type Found = Taken;
-
+impl See<Connection, State> for NextMessage<'_> {
     fn see(&mut self, member: &Connection, state: &mut State) {
         if std::ptr::eq(member, self.connection) && self.found.is_none() {
             self.found = state.engine.take_message();
         }
     }
+}
+
+impl Wanted<Lane> for NextMessage<'_> {
+    type Found = Taken;
 
     fn seen(&mut self) -> Option<Taken> {
         self.found.take()
@@ -201,20 +212,19 @@ struct NextBytes<'a, 'b> {
     connection: &'a Connection,
     buffers: &'a mut [IoSliceMut<'b>],
     found: Option<Received>,
-    failed: Option<TransferError>,
+    /// It is found, or nothing comes any more.
+    is_over: bool,
     /// It waits no longer.
     called_off: &'a AtomicBool,
 }
 
-impl Wanted<Lane> for NextBytes<'_, '_> {
-    type Found = ();
-
+impl See<Connection, State> for NextBytes<'_, '_> {
     #[inline(always)]
     fn take(&mut self, member: &Connection, kind: u8, bytes: &[u8]) -> bool {
         if let [buffer] = &mut *self.buffers
             && let Some(place) = buffer.get_mut(..bytes.len())
             && std::ptr::eq(member, self.connection)
-            && self.found.is_none()
+            && !self.is_over
             && !self.called_off.load(Ordering::Acquire)
         {
             place.copy_from_slice(bytes);
@@ -223,6 +233,7 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
                 kind,
                 whole: true,
             });
+            self.is_over = true;
             return true;
         }
         false
@@ -234,11 +245,14 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
             self.read(state);
         }
     }
+}
+
+impl Wanted<Lane> for NextBytes<'_, '_> {
+    type Found = ();
 
     #[inline]
     fn seen(&mut self) -> Option<()> {
-        let is_over = self.found.is_some() || self.failed.is_some();
-        (is_over || self.called_off.load(Ordering::Acquire)).then_some(())
+        (self.is_over || self.called_off.load(Ordering::Acquire)).then_some(())
     }
 
     #[inline]
@@ -260,16 +274,18 @@ impl NextBytes<'_, '_> {
         }
         match state.engine.read_into(self.buffers) {
             Some(Ok(received)) => self.found = Some(received),
-            Some(Err(error)) => self.failed = Some(error),
-            None => {}
+            // It stays so.
+            Some(Err(_)) => {}
+            None => return,
         }
+        self.is_over = true;
     }
 
     #[inline(never)]
     fn check_under_lock(&mut self, waker: Option<&Unparker>) -> Option<()> {
         let mut state = self.connection.lock_state();
         self.read(&mut state);
-        state.wait_for_arrival(self.found.is_none() && self.failed.is_none(), waker);
+        state.wait_for_arrival(!self.is_over, waker);
         self.connection.work_and_settle(state);
         self.seen()
     }
@@ -290,10 +306,12 @@ struct Flagged<'a> {
     flag: &'a AtomicBool,
 }
 
+impl See<Connection, State> for Flagged<'_> {
+    fn see(&mut self, _: &Connection, _: &mut State) {}
+}
+
 impl Wanted<Lane> for Flagged<'_> {
     type Found = ();
-
-    fn see(&mut self, _: &Connection, _: &mut State) {}
 
     fn seen(&mut self) -> Option<()> {
         self.flag.load(Ordering::Acquire).then_some(())
@@ -331,14 +349,16 @@ impl Ended<'_> {
     }
 }
 
-impl Wanted<Lane> for Ended<'_> {
-    type Found = Option<Outcome<RegisteredBuffer>>;
-
+impl See<Connection, State> for Ended<'_> {
     fn see(&mut self, member: &Connection, state: &mut State) {
         if std::ptr::eq(member, self.connection) && self.found.is_none() {
             self.found = self.look(state, None);
         }
     }
+}
+
+impl Wanted<Lane> for Ended<'_> {
+    type Found = Option<Outcome<RegisteredBuffer>>;
 
     fn seen(&mut self) -> Option<Self::Found> {
         self.found.take()

@@ -23,6 +23,9 @@ const MOST: u64 = 0xffff;
 /// Messages after which a window has grown, if it can.
 const YOUNG: u64 = 16;
 
+/// A window of so many receives is not small.
+const LARGE: u32 = 8;
+
 /// Receives that one call of the driver posts.
 const MOST_CHAINED: u32 = 16;
 
@@ -57,6 +60,9 @@ pub(crate) struct Credits {
     /// One of those that are owed or untold was a message past the inbox: the peer may need the credit
     /// for the next one, whatever waits here.
     owes_control: bool,
+    /// So many messages may come and be let go at once before any of the questions about the window and
+    /// about giving credits back has another answer than no; 0: that is not known.
+    calm: u32,
 }
 
 impl Credits {
@@ -77,6 +83,7 @@ impl Credits {
             untold: 0,
             before_our_last: None,
             owes_control: false,
+            calm: 0,
         }
     }
 
@@ -160,6 +167,7 @@ impl Credits {
         if self.received >= self.given {
             return Err(Violation::NoCredit);
         }
+        self.calm = 0;
         self.received += 1;
         Ok(())
     }
@@ -167,27 +175,61 @@ impl Credits {
     /// Whether a data message with `n` credits keeps to the protocol.
     #[inline]
     pub(crate) fn admits(&self, n: u16) -> bool {
-        let given = self.given_by_peer + u64::from(n);
-        given.saturating_sub(self.sent) <= MOST && self.received < self.given
+        // What was sent was sent for credits that were given.
+        let unspent = self.given_by_peer.wrapping_sub(self.sent);
+        unspent.wrapping_add(n.into()) <= MOST && (self.calm > 0 || self.received < self.given)
     }
 
-    /// A data message that [`Credits::admits`] has said yes to came with `n` credits.
+    /// A data message that [`Credits::admits`] has said yes to came with `n` credits, and its receive is
+    /// free again. `true`: nothing follows from that, neither a larger window nor credits that have to go
+    /// back.
     #[inline]
-    pub(crate) fn admitted(&mut self, n: u16) {
+    pub(crate) fn passed(&mut self, n: u16) -> bool {
         self.given_by_peer += u64::from(n);
         self.received += 1;
+        self.owed += 1;
+        if self.calm == 0 {
+            return false;
+        }
+        self.calm -= 1;
+        true
+    }
+
+    /// Finds out for how many messages nothing more than to count is to be done; whether for one at least,
+    /// and so for those that came already.
+    #[inline]
+    pub(crate) fn look_ahead(&mut self) -> bool {
+        let outstanding = self.outstanding();
+        // None of these, and fewer than half used up: as `must_return` and `wanted_growth` ask.
+        let until_growth = match self.window < self.most_window {
+            true => (outstanding * 2 + self.large()).saturating_sub(u64::from(self.window) + 1) / 2,
+            false => u64::MAX,
+        };
+        let until_stuck = outstanding.saturating_sub(1);
+        let back = self.owed + self.untold;
+        let until_enough = self.enough.saturating_sub(back + 1);
+        let least = until_growth.min(until_stuck).min(until_enough.into());
+        self.calm = u32::try_from(least).unwrap_or(u32::MAX);
+        self.calm > 0
+    }
+
+    /// 1 for a window that is posted again by halves, so that to have used half of it up is not much.
+    #[inline]
+    fn large(&self) -> u64 {
+        u64::from(self.window >= LARGE)
     }
 
     /// A receive is free again.
     #[inline]
     pub(crate) fn freed(&mut self) {
+        self.calm = 0;
         self.owed += 1;
     }
 
-    /// By how much the window should grow: the peer has used half of it up.
+    /// By how much the window should grow: the peer has used half of it up, or more than that of a large one.
     #[inline(always)]
     pub(crate) fn wanted_growth(&self) -> u32 {
-        if self.outstanding() * 2 <= u64::from(self.window) {
+        if self.outstanding() * 2 + self.large() <= u64::from(self.window) {
             self.window.min(self.most_window - self.window)
         } else {
             0
@@ -196,6 +238,7 @@ impl Credits {
 
     /// `n` more receives were set aside.
     pub(crate) fn grown(&mut self, n: u32) {
+        self.calm = 0;
         self.window += n;
         self.chain = chain(self.window);
         self.enough = enough(self.window);
@@ -206,10 +249,9 @@ impl Credits {
     /// to go out by themselves.
     #[inline(always)]
     pub(crate) fn receives_due(&self, drained: bool) -> u32 {
-        if self.owed == 0 || (self.owed < self.chain && !self.must_return(drained)) {
-            return 0;
-        }
-        self.owed
+        let is_due = self.owed >= self.chain
+            || (self.calm == 0 && self.owed > 0 && self.must_return(drained));
+        if is_due { self.owed } else { 0 }
     }
 
     /// `n` of the receives that were due are posted.
@@ -249,19 +291,26 @@ impl Credits {
     /// message if `alone`: how many it gives.
     #[inline]
     pub(crate) fn tell(&mut self, alone: bool) -> u16 {
-        // No more than 16 bits.
-        let n = self.untold.min(Immediate::MAX_CREDITS.into()) as u16;
         if alone {
             self.before_our_last = Some(self.given);
         }
+        // What is below changes nothing then.
+        if self.untold == 0 {
+            return 0;
+        }
+        // No more than 16 bits.
+        let n = self.untold.min(Immediate::MAX_CREDITS.into()) as u16;
         self.untold -= u32::from(n);
         self.given += u64::from(n);
-        self.owes_control &= self.owed + self.untold > 0;
+        if self.owes_control {
+            self.owes_control = self.owed + self.untold > 0;
+        }
         n
     }
 
     /// A data message with `n` credits did not go out after all.
     pub(crate) fn untell(&mut self, n: u16) {
+        self.calm = 0;
         self.untold += u32::from(n);
         self.given -= u64::from(n);
         self.sent -= 1;
@@ -301,13 +350,13 @@ impl Credits {
     }
 }
 
-/// So many receives are worth a call of the driver: three eighths of the window, at most
-/// [`MOST_CHAINED`]. With more, an exchange of single messages would make the window grow.
+/// So many receives are worth a call of the driver: half of the window, at most [`MOST_CHAINED`]; less of a
+/// small one. With more, an exchange of single messages would make the window grow.
 const fn chain(window: u32) -> u32 {
     match window {
         0..4 => 1,
-        4..8 => 2,
-        8..43 => window * 3 / 8,
+        4..LARGE => 2,
+        LARGE..32 => window / 2,
         _ => MOST_CHAINED,
     }
 }

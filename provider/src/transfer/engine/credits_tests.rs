@@ -109,20 +109,20 @@ fn request_and_answer_need_no_credit_messages() {
 #[test]
 fn receives_are_posted_in_chains() {
     let mut credits = Credits::new(16, 16);
-    for _ in 0..6 {
+    for _ in 0..8 {
         credits.data_came().unwrap();
         assert_eq!(credits.receives_due(true), 0);
         credits.freed();
     }
-    assert_eq!(credits.receives_due(true), 6);
-    credits.posted(6);
-    assert_eq!((credits.untold(), credits.outstanding()), (6, 10));
-    assert_eq!((credits.tell(false), credits.outstanding()), (6, 16));
+    assert_eq!(credits.receives_due(true), 8);
+    credits.posted(8);
+    assert_eq!((credits.untold(), credits.outstanding()), (8, 8));
+    assert_eq!((credits.tell(false), credits.outstanding()), (8, 16));
     // A message that did not go out gives nothing.
     credits.credits_came(1).unwrap();
     credits.data_sent();
-    credits.untell(6);
-    assert_eq!((credits.untold(), credits.outstanding()), (6, 10));
+    credits.untell(8);
+    assert_eq!((credits.untold(), credits.outstanding()), (8, 8));
     assert!(credits.may_send());
 }
 

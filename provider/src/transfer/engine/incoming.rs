@@ -66,12 +66,19 @@ impl<P: Payloads> Engine<P> {
         (is_nobody_elses && self.credits.admits(credits)).then_some((credits, kind))
     }
 
-    /// Such a message of `bytes` was read, and its receive is free.
+    /// Such a message of `bytes` was read, and its receive is free. `true`: nothing follows from that. Else
+    /// [`Engine::look_ahead`] is to be asked.
     #[inline]
-    pub(crate) fn data_was_read(&mut self, credits: u16, bytes: usize) {
-        self.credits.admitted(credits);
-        self.credits.freed();
+    pub(crate) fn data_was_read(&mut self, credits: u16, bytes: usize) -> bool {
         self.totals.bytes_received += bytes as u64;
+        self.credits.passed(credits)
+    }
+
+    /// Finds out how many messages may come before anything follows from one that was read. `false`: none;
+    /// [`Engine::wanted_growth`] and [`Engine::must_return_credits`] are to be asked about the last one.
+    #[inline]
+    pub(crate) fn look_ahead(&mut self) -> bool {
+        self.credits.look_ahead()
     }
 
     /// A message came, with its immediate data in host order. `None`: its bytes are kept, or were given

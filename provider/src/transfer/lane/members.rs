@@ -29,16 +29,15 @@ pub(crate) trait Member: Sized {
     /// A receive completed.
     fn received(&self, state: &mut Self::State, completion: &Completion, buffer: RegisteredBuffer);
 
-    /// A receive of `srq` completed, and nothing else came. `see` may take the message in, by its kind
-    /// and bytes, if no other comes before it; `srq` is locked then. If it does, all that follows is
-    /// done and the lock let go; otherwise the lock comes back, and [`Member::release`] is to follow.
-    fn received_alone<'a>(
-        self: &'a Arc<Self>,
-        state: MutexGuard<'a, Self::State>,
+    /// Something completed on a queue pair that it had when it was last asked, and nothing else came. If it
+    /// is a message in `srq` that `see` takes by its kind and bytes, and no other comes before it, all that
+    /// follows is done. `srq` is locked while `see` reads. `false`: nothing was done.
+    fn received_alone(
+        &self,
         completion: &Completion,
         srq: &SharedReceiveQueue,
         see: &mut impl See<Self, Self::State>,
-    ) -> Option<MutexGuard<'a, Self::State>>;
+    ) -> bool;
 
     /// A send completed.
     fn sent(&self, state: &mut Self::State, completion: &Completion);
@@ -115,34 +114,27 @@ impl<M: Member> Members<M> {
         self.table.drain().map(|(_, member)| member).collect()
     }
 
-    /// Hands the batch out: to each connection all of its completions that follow each other, under
-    /// one lock. `srq` gives the buffers of receives; what belongs to nobody goes to `stray`. Mostly it is
-    /// one message, for who waits: always where it is called.
+    /// What mostly has come is one message, for who waits: hands that out. `false`: it is something else.
     #[inline(always)]
-    pub(super) fn hand_out(
-        &mut self,
+    pub(super) fn hand_out_one(
+        &self,
         srq: &SharedReceiveQueue,
-        stray: impl Fn(Option<RegisteredBuffer>),
         see: &mut impl See<M, M::State>,
-    ) {
+    ) -> bool {
         // Of several, who waits takes all that fit when they are there.
         if let [only] = self.batch.iter().as_slice()
-            && only.is_shared_recv()
             && only.qp_num() == self.last_number
             && let Some(member) = &self.last
         {
-            let state = member.received_alone(member.lock(), only, srq, see);
-            if let Some(mut state) = state {
-                see.see(member, &mut state);
-                member.release(state);
-            }
-            return;
+            return member.received_alone(only, srq, see);
         }
-        self.hand_out_all(srq, stray, see);
+        false
     }
 
+    /// Hands the batch out: to each connection all of its completions that follow each other, under
+    /// one lock. `srq` gives the buffers of receives; what belongs to nobody goes to `stray`.
     #[inline(never)]
-    fn hand_out_all(
+    pub(super) fn hand_out_all(
         &mut self,
         srq: &SharedReceiveQueue,
         stray: impl Fn(Option<RegisteredBuffer>),

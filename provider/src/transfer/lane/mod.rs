@@ -297,14 +297,20 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         }
     }
 
-    /// Asks the send queue for notification, too, unless the other one refused.
+    /// Asks the send queue for notification, too.
     #[inline(never)]
-    fn arm_both(&self, receives: Result<(), VerbsError>) -> bool {
-        let result = receives.and_then(|()| self.send_cq.request_notify());
-        if let Err(error) = &result {
-            self.break_down(error);
+    fn arm_sends(&self) -> bool {
+        match self.send_cq.request_notify() {
+            Ok(()) => true,
+            Err(error) => self.not_armed(&error),
         }
-        result.is_ok()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn not_armed(&self, error: &VerbsError) -> bool {
+        self.break_down(error);
+        false
     }
 
     /// The queues cannot be used any more: all connections of the lane are over.
@@ -412,34 +418,32 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         queue: &CompletionQueue,
         see: &mut impl See<M, M::State>,
     ) -> usize {
-        match queue.poll(&mut members.batch) {
-            Ok(0) => 0,
-            Ok(found) => {
-                self.hand_out(members, see);
-                found
-            }
-            Err(error) => self.not_polled(&error),
+        let found = queue.poll_or(&mut members.batch, |error| self.break_down(&error));
+        if found > 0 {
+            self.hand_out(members, see);
         }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn not_polled(&self, error: &VerbsError) -> usize {
-        self.break_down(error);
-        0
+        found
     }
 
     /// Hands out what a poll has found. A function of its own: the thread that polls has its registers
     /// full, and this needs them.
     #[inline(never)]
     fn hand_out(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
+        // Who has a queue pair knows its number, whatever the mail says.
+        if !members.hand_out_one(self.receives.srq(), see) {
+            self.hand_out_all(members, see);
+        }
+    }
+
+    #[inline(never)]
+    fn hand_out_all(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) {
         // A queue pair is announced before anything can complete on it; and its number may be that of
         // one before it.
         if self.mail.is_some() {
             self.read_changes(members);
         }
         let stray = |buffer| self.take_stray(buffer);
-        members.hand_out(self.receives.srq(), stray, see);
+        members.hand_out_all(self.receives.srq(), stray, see);
     }
 
     /// Something completed for nobody: what a queue pair that is gone had posted was freed with it.
@@ -481,11 +485,10 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
 
     #[inline]
     fn arm(&self, queues: Queues) -> bool {
-        let result = self.recv_cq.request_notify();
-        if queues == Queues::Receives && result.is_ok() {
-            return true;
+        match self.recv_cq.request_notify() {
+            Ok(()) => queues == Queues::Receives || self.arm_sends(),
+            Err(error) => self.not_armed(&error),
         }
-        self.arm_both(result)
     }
 
     fn sleep(&self, timeout: Option<Duration>) {

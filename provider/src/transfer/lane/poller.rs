@@ -13,7 +13,6 @@
 //! very file on a source of its own, with loom's primitives in place of the system's.
 
 use std::collections::VecDeque;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::primitives::{
@@ -23,9 +22,10 @@ use super::primitives::{
 use super::spin::Learner;
 use crate::time::Patience;
 
-/// A leader that waits for messages looks at the sends, too, at least every 32nd time: nobody may be
-/// waiting for them, but they hold buffers, and a failed one ends its connection.
-const LOOKS_PER_SENDS: u32 = 32;
+/// A leader that waits for messages looks at the sends, too, at least at every 10th wait or look while it
+/// spins: nobody may be waiting for them, but they hold buffers, and a failed one ends its connection. So
+/// that the answers to messages that are waited for are no more than a send queue has places for.
+const LOOKS_PER_SENDS: u32 = 10;
 
 /// Full batches that the progress thread takes before it lets others have the role.
 const POLLS_AT_A_TIME: usize = 64;
@@ -76,8 +76,12 @@ pub(crate) enum Queues {
 
 /// Who is shown what a poll hands out.
 pub(crate) trait See<M, S> {
-    /// The only message that came, before it is kept for a member. `true`: it is not needed any more.
-    fn take(&mut self, member: &M, kind: u8, bytes: &[u8]) -> bool;
+    /// The only message that came, before it is kept for a member: takes its bytes, if they are all that
+    /// is wanted. `true`: it has, and the message is not needed any more.
+    #[inline]
+    fn take(&mut self, _member: &M, _kind: u8, _bytes: &[u8]) -> bool {
+        false
+    }
 
     /// A member to which something was just handed.
     fn see(&mut self, member: &M, state: &mut S);
@@ -88,43 +92,14 @@ struct Unseen;
 
 impl<M, S> See<M, S> for Unseen {
     #[inline]
-    fn take(&mut self, _: &M, _: u8, _: &[u8]) -> bool {
-        false
-    }
-
-    #[inline]
     fn see(&mut self, _: &M, _: &mut S) {}
 }
 
-/// Somebody who waits.
-struct Seeing<'a, S, W>(&'a mut W, PhantomData<S>);
-
-impl<S: Source, W: Wanted<S>> See<S::Member, S::State> for Seeing<'_, S, W> {
-    #[inline(always)]
-    fn take(&mut self, member: &S::Member, kind: u8, bytes: &[u8]) -> bool {
-        self.0.take(member, kind, bytes)
-    }
-
-    #[inline]
-    fn see(&mut self, member: &S::Member, state: &mut S::State) {
-        self.0.see(member, state);
-    }
-}
-
-/// What a thread waits for.
-pub(crate) trait Wanted<S: Source> {
+/// What a thread waits for, which is shown what it polls.
+pub(crate) trait Wanted<S: Source>: See<S::Member, S::State> {
     type Found;
 
-    /// Takes the bytes of a message that just came, if they are all that is wanted. `true`: it has.
-    #[inline]
-    fn take(&mut self, _: &S::Member, _kind: u8, _bytes: &[u8]) -> bool {
-        false
-    }
-
-    /// Looks at a member to which something was just handed.
-    fn see(&mut self, member: &S::Member, state: &mut S::State);
-
-    /// What [`Wanted::see`] has found.
+    /// What it has seen.
     fn seen(&mut self) -> Option<Self::Found>;
 
     /// Looks whether it is there; if not, `waker` is to be woken when it is.
@@ -310,6 +285,21 @@ impl<R> Poller<R> {
         length: Duration,
         wanted: &mut W,
     ) -> Option<W::Found> {
+        match try_lock(&self.role) {
+            Some(role) => self.lead(source, role, &mut Patience::new(length), wanted),
+            None => self.wait_behind(source, length, wanted),
+        }
+    }
+
+    /// The same where another thread polls.
+    #[cold]
+    #[inline(never)]
+    fn wait_behind<S: Source<Role = R>, W: Wanted<S>>(
+        &self,
+        source: &S,
+        length: Duration,
+        wanted: &mut W,
+    ) -> Option<W::Found> {
         let mut patience = Patience::new(length);
         loop {
             if let Some(role) = try_lock(&self.role) {
@@ -323,7 +313,8 @@ impl<R> Poller<R> {
         }
     }
 
-    #[inline]
+    // Always: it is what a wait is made of.
+    #[inline(always)]
     fn lead<S: Source<Role = R>, W: Wanted<S>>(
         &self,
         source: &S,
@@ -334,48 +325,69 @@ impl<R> Poller<R> {
         let mut spin = role.spin.begin();
         // What ends an operation without a completion is followed by a kick. So is what others did
         // before the role was taken, as far as we know: hence the first check.
-        let mut checked_at = None;
-        let mut slept = false;
-        // Where the last wait had to sleep, nothing is likely to be here: asking for notification polls
-        // as well.
-        let mut came = match role.spin.sleeps_likely(&spin) {
-            true => 0,
-            false => self.look(source, &mut role, wanted),
-        };
-        let found = loop {
-            let kicks = self.kicks.load(Ordering::Acquire);
-            if let Some(found) = wanted.seen() {
-                break Some(found);
+        let mut kicks = self.kicks.load(Ordering::Acquire);
+        let found = 'led: {
+            if let Some(found) = wanted.check(None) {
+                break 'led Some(found);
             }
-            if checked_at != Some(kicks) {
-                if let Some(found) = wanted.check(None) {
-                    break Some(found);
+            let mut came = 0;
+            // Where the last wait had to sleep, nothing is likely to be here: asking for notification
+            // polls as well.
+            if !role.spin.sleeps_likely(&spin) {
+                came = self.look(source, &mut role, wanted);
+                if let Some(found) = self.has_come(wanted, &mut kicks) {
+                    role.spin.found_awake(&spin);
+                    break 'led Some(found);
                 }
-                checked_at = Some(kicks);
             }
-            if came == 0 {
-                let spins = role.spin.goes_on(&mut spin);
+            loop {
+                if came > 0 || spin.is_some() && role.spin.goes_on(&mut spin) {
+                    if came == 0 && patience.is_over() {
+                        break None;
+                    }
+                    came = self.look(source, &mut role, wanted);
+                    if let Some(found) = self.has_come(wanted, &mut kicks) {
+                        role.spin.found_awake(&spin);
+                        break Some(found);
+                    }
+                    continue;
+                }
                 let left = patience.left();
                 if left.is_some_and(|left| left.is_zero()) {
                     break None;
                 }
-                if !spins {
-                    came = self.sleep(source, &mut role, left, kicks, wanted);
-                    slept = came > 0;
-                    continue;
+                came = self.sleep(source, &mut role, left, kicks, wanted);
+                if let Some(found) = self.has_come(wanted, &mut kicks) {
+                    role.spin.found_asleep();
+                    break Some(found);
                 }
             }
-            came = self.look(source, &mut role, wanted);
         };
-        if found.is_some() {
-            role.spin.found(&spin, slept);
-        }
         self.let_go(source, role);
         found
     }
 
+    /// What is wanted, if it was seen or somebody has kicked and it is there; `kicks` were known before.
+    #[inline(always)]
+    fn has_come<S: Source<Role = R>, W: Wanted<S>>(
+        &self,
+        wanted: &mut W,
+        kicks: &mut usize,
+    ) -> Option<W::Found> {
+        if let Some(found) = wanted.seen() {
+            return Some(found);
+        }
+        let now = self.kicks.load(Ordering::Acquire);
+        if now == *kicks {
+            return None;
+        }
+        *kicks = now;
+        wanted.check(None)
+    }
+
     /// Sleeps on the completion channel until there is something to poll, or somebody kicks; then
     /// polls, and says how much came. `kicks`: how many there were before the last check.
+    #[inline(always)]
     fn sleep<S: Source<Role = R>>(
         &self,
         source: &S,
@@ -390,21 +402,26 @@ impl<R> Poller<R> {
         fence(Ordering::SeqCst);
         let armed = self.arm(source);
         let came = self.look(source, role, wanted);
-        let sleeps = armed && came == 0 && self.kicks.load(Ordering::Acquire) == kicks;
-        if sleeps {
-            // Only the leader writes it.
-            self.sleeps.store(self.sleeps() + 1, Ordering::Relaxed);
-            source.sleep(timeout);
-        }
-        self.asleep.store(false, Ordering::Relaxed);
-        if !sleeps {
+        if came > 0 || self.kicks.load(Ordering::Acquire) != kicks || !armed {
+            self.asleep.store(false, Ordering::Relaxed);
             return came;
         }
-        if self.sends_unseen.load(Ordering::Relaxed) {
+        // Only the leader writes it.
+        self.sleeps.store(self.sleeps() + 1, Ordering::Relaxed);
+        source.sleep(timeout);
+        self.asleep.store(false, Ordering::Relaxed);
+        // Who wants to hear of sends was there before the sleep, or has kicked.
+        if self.sends_unseen.load(Ordering::Relaxed) || self.hears_of_sends() {
             self.sends_unseen.store(false, Ordering::Relaxed);
-            role.looks_left = 1;
+            return poll(source, role, wanted);
         }
-        self.look(source, role, wanted)
+        source.poll(&mut role.source, Queues::Receives, wanted)
+    }
+
+    /// Whether somebody wants to hear of send completions.
+    #[inline(always)]
+    fn hears_of_sends(&self) -> bool {
+        self.send_interest.load(Ordering::SeqCst) > 0
     }
 
     /// Polls as a thread does that waits. Always where it is called: mostly nothing is there, and to save
@@ -416,20 +433,19 @@ impl<R> Poller<R> {
         role: &mut Role<R>,
         wanted: &mut impl Wanted<S>,
     ) -> usize {
-        let see = &mut Seeing(wanted, PhantomData);
         role.looks_left -= 1;
-        if role.looks_left == 0 || self.send_interest.load(Ordering::SeqCst) > 0 {
-            return poll(source, role, see);
+        if role.looks_left == 0 || self.hears_of_sends() {
+            return poll(source, role, wanted);
         }
-        source.poll(&mut role.source, Queues::Receives, see)
+        source.poll(&mut role.source, Queues::Receives, wanted)
     }
 
     /// Asks for notification. `false`: nothing would come.
     #[inline]
     pub(super) fn arm<S: Source<Role = R>>(&self, source: &S) -> bool {
-        let queues = match self.send_interest.load(Ordering::SeqCst) {
-            0 => Queues::Receives,
-            _ => Queues::Both,
+        let queues = match self.hears_of_sends() {
+            false => Queues::Receives,
+            true => Queues::Both,
         };
         source.arm(queues)
     }

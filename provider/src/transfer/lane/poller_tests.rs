@@ -228,10 +228,12 @@ impl Flag {
 
 struct Until<'a>(&'a Flag);
 
+impl See<(), ()> for Until<'_> {
+    fn see(&mut self, (): &(), (): &mut ()) {}
+}
+
 impl Wanted<Lane> for Until<'_> {
     type Found = ();
-
-    fn see(&mut self, (): &(), (): &mut ()) {}
 
     fn seen(&mut self) -> Option<()> {
         None
@@ -250,10 +252,12 @@ impl Wanted<Lane> for Until<'_> {
 /// Until so much mail was read.
 struct Read<'a>(&'a Lane, usize);
 
+impl See<(), ()> for Read<'_> {
+    fn see(&mut self, (): &(), (): &mut ()) {}
+}
+
 impl Wanted<Lane> for Read<'_> {
     type Found = ();
-
-    fn see(&mut self, (): &(), (): &mut ()) {}
 
     fn seen(&mut self) -> Option<()> {
         None

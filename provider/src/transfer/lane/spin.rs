@@ -14,10 +14,20 @@ const GAIN: u8 = 2;
 /// One wait in so many spins while spinning does not pay.
 const PROBE_EVERY: u8 = 16;
 
+impl Spin {
+    /// Whether it spins, or is about to.
+    #[inline]
+    pub(super) fn is_some(&self) -> bool {
+        !matches!(self, Self::No)
+    }
+}
+
 /// What one polling role has learnt.
 #[derive(Debug)]
 pub(super) struct Learner {
     limit: Duration,
+    /// The limit is not zero.
+    spins: bool,
     score: u8,
     /// Waits that did not spin since the last that did.
     skipped: u8,
@@ -40,6 +50,7 @@ impl Learner {
     pub(super) fn new(limit: Duration) -> Self {
         Self {
             limit,
+            spins: !limit.is_zero(),
             score: MOST / 2,
             skipped: 0,
             slept: false,
@@ -48,7 +59,7 @@ impl Learner {
 
     /// A thread begins to wait.
     pub(super) fn begin(&mut self) -> Spin {
-        if self.limit.is_zero() {
+        if !self.spins {
             return Spin::No;
         }
         if self.score > 0 {
@@ -63,6 +74,7 @@ impl Learner {
     }
 
     /// Whether to poll once more rather than sleep.
+    #[inline(never)]
     pub(super) fn goes_on(&mut self, spin: &mut Spin) -> bool {
         match *spin {
             Spin::No => false,
@@ -84,12 +96,18 @@ impl Learner {
 
     /// Whether a wait that does not spin will have to sleep, as far as the last one tells.
     pub(super) fn sleeps_likely(&self, spin: &Spin) -> bool {
-        self.slept && matches!(spin, Spin::No)
+        self.slept && !spin.is_some()
     }
 
-    /// What was waited for has come, in a sleep or not.
-    pub(super) fn found(&mut self, spin: &Spin, slept: bool) {
-        self.slept = slept;
+    /// What was waited for has come, and the last thing that was done was to sleep.
+    #[inline]
+    pub(super) fn found_asleep(&mut self) {
+        self.slept = true;
+    }
+
+    /// What was waited for has come, and the last thing that was done was to look.
+    pub(super) fn found_awake(&mut self, spin: &Spin) {
+        self.slept = false;
         if matches!(spin, Spin::Until(_)) {
             self.score = (self.score + GAIN).min(MOST);
         }
@@ -128,7 +146,7 @@ mod tests {
             }
         };
         assert!(learner.goes_on(&mut spin));
-        learner.found(&spin, false);
+        learner.found_awake(&spin);
         assert!(matches!(learner.begin(), Spin::Ready));
     }
 
@@ -137,7 +155,7 @@ mod tests {
         let mut learner = Learner::new(LIMIT);
         let score = learner.score;
         let spin = learner.begin();
-        learner.found(&spin, false);
+        learner.found_awake(&spin);
         assert_eq!(learner.score, score);
     }
 

@@ -248,7 +248,7 @@ impl End {
         let is_awaited = self.received.len() % 3 == 2;
         if is_awaited && self.read_plainly(Some(packet.immediate), &packet.bytes) {
             self.note(&packet.bytes);
-            return self.grow();
+            return;
         }
         match self
             .engine
@@ -272,7 +272,12 @@ impl End {
             false => None,
         };
         if let Some((credits, _)) = data {
-            self.engine.data_was_read(credits, bytes.len());
+            if self.engine.data_was_read(credits, bytes.len()) || self.engine.look_ahead() {
+                assert_eq!(self.engine.wanted_growth(), 0, "something follows");
+                assert!(!self.engine.must_return_credits(), "something follows");
+            } else {
+                self.grow();
+            }
         }
         data.is_some()
     }
