@@ -153,10 +153,10 @@ pub(crate) enum Unusable {
 /// What the system said, kept inside an error. Cheap to clone, so that a result which is recorded
 /// can be reported.
 #[derive(Debug, Clone)]
-pub struct SystemError(Arc<Inner>);
+pub struct SystemError(Arc<Cause>);
 
 #[derive(Debug)]
-struct Inner {
+struct Cause {
     error: VerbsError,
     /// Bytes that may be locked in memory, where that may be why.
     memlock: Option<u64>,
@@ -173,7 +173,7 @@ impl SystemError {
 impl From<VerbsError> for SystemError {
     fn from(error: VerbsError) -> Self {
         let memlock = memlock::limit_behind(&error);
-        Self(Arc::new(Inner { error, memlock }))
+        Self(Arc::new(Cause { error, memlock }))
     }
 }
 

@@ -157,7 +157,7 @@ impl<R: Clone> RegistrationStore<R> {
             }
             Looked::Reserved(id) => {
                 self.counters.misses.raise();
-                Some(Place { store: self, id })
+                Some(Claimed { store: self, id })
             }
             Looked::Bypass => {
                 self.counters.bypasses.raise();
@@ -333,12 +333,12 @@ impl<R: Clone> Drop for Registered<R> {
 }
 
 /// A place that is given up unless it is filled.
-struct Place<'a, R: Clone> {
+struct Claimed<'a, R: Clone> {
     store: &'a RegistrationStore<R>,
     id: EntryId,
 }
 
-impl<R: Clone> Place<'_, R> {
+impl<R: Clone> Claimed<'_, R> {
     fn fill(self, registration: &R) -> Option<EntryId> {
         let kept = lock(&self.store.cache).cache.fill(self.id, registration);
         let id = self.id;
@@ -347,7 +347,7 @@ impl<R: Clone> Place<'_, R> {
     }
 }
 
-impl<R: Clone> Drop for Place<'_, R> {
+impl<R: Clone> Drop for Claimed<'_, R> {
     fn drop(&mut self) {
         let mut removed = Removed::default();
         let mut kept = lock(&self.store.cache);

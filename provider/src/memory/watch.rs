@@ -3,7 +3,7 @@
 //! A thread that unmaps watched memory waits in the kernel until the event was read, and it may
 //! hold a lock of the allocator's meanwhile. So nothing that the reading needs may ever allocate or
 //! free: the thread allocates nothing from its first look to its last, and neither does anybody
-//! who holds the lock `inner`, which guards reading and a list of fixed size. What was read is
+//! who holds the lock `watched`, which guards reading and a list of fixed size. What was read is
 //! acted on elsewhere, by whoever uses the cache next, or by the thread that `notify` wakes.
 //!
 //! Not done here: the cache, and which memory is watched.
@@ -31,14 +31,14 @@ pub(super) type Changes = ArrayVec<MappingChange, KEPT>;
 const START: Duration = Duration::from_secs(5);
 
 pub(super) struct Watch {
-    inner: Arc<Mutex<Inner>>,
+    watched: Arc<Mutex<Watched>>,
     stop: EventObject,
     thread: Mutex<Thread>,
     notify: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// Never locked while memory is allocated or freed.
-struct Inner {
+struct Watched {
     /// The thread has it too, and lets it go last.
     mappings: Option<Arc<MappingWatch>>,
     changes: Changes,
@@ -66,7 +66,7 @@ impl Watch {
     /// `notify` is called when something changed. It must not allocate, free, or wait.
     pub(super) fn new(notify: Arc<dyn Fn() + Send + Sync>) -> std::io::Result<Self> {
         Ok(Self {
-            inner: Arc::new(Mutex::new(Inner {
+            watched: Arc::new(Mutex::new(Watched {
                 mappings: None,
                 changes: Changes::new(),
             })),
@@ -109,7 +109,7 @@ impl Watch {
             before: false,
             behind: false,
         };
-        match &lock(&self.inner).mappings {
+        match &lock(&self.watched).mappings {
             Some(mappings) if at_rims => mappings.watch(range),
             Some(mappings) => mappings.watch_inside(range).map(|()| NOWHERE),
             None => Err(WatchError::Kind),
@@ -117,26 +117,26 @@ impl Watch {
     }
 
     pub(super) fn unwatch(&self, pages: &Range<usize>) {
-        if let Some(mappings) = &lock(&self.inner).mappings {
+        if let Some(mappings) = &lock(&self.watched).mappings {
             mappings.unwatch(pages);
         }
     }
 
     /// Whether two mappings meet at this address that could be one.
     pub(super) fn is_seam(&self, at: usize) -> bool {
-        let inner = lock(&self.inner);
-        let mappings = inner.mappings.as_ref();
+        let watched = lock(&self.watched);
+        let mappings = watched.mappings.as_ref();
         mappings.is_some_and(|mappings| mappings.is_seam(at))
     }
 
     /// Takes what changed since the last call.
     pub(super) fn take(&self) -> (Notice, Changes) {
-        let mut inner = lock(&self.inner);
-        let notice = inner.look();
+        let mut watched = lock(&self.watched);
+        let notice = watched.look();
         // An empty list is made, not copied.
-        let changes = match inner.changes.is_empty() {
+        let changes = match watched.changes.is_empty() {
             true => Changes::new(),
-            false => std::mem::take(&mut inner.changes),
+            false => std::mem::take(&mut watched.changes),
         };
         (notice, changes)
     }
@@ -144,15 +144,15 @@ impl Watch {
     fn spawn(&self) -> Result<JoinHandle<()>, String> {
         let mappings = Arc::new(MappingWatch::new().map_err(|e| e.to_string())?);
         let ready = EventObject::new().map_err(|e| e.to_string())?;
-        let (inner, stop) = (Arc::clone(&self.inner), self.stop.clone());
+        let (watched, stop) = (Arc::clone(&self.watched), self.stop.clone());
         let (seen, running) = (Arc::clone(&mappings), ready.clone());
         let notify = Arc::clone(&self.notify);
         let handle = std::thread::Builder::new()
             .name("san-memory".into())
             .spawn(move || {
                 running.set();
-                read(&inner, &seen, &stop, &*notify);
-                lock(&inner).mappings = None;
+                read(&watched, &seen, &stop, &*notify);
+                lock(&watched).mappings = None;
                 // This closes it, and only then is memory freed.
                 drop(seen);
             })
@@ -162,7 +162,7 @@ impl Watch {
             self.stop.set();
             return Err("the thread san-memory does not start".to_owned());
         }
-        lock(&self.inner).mappings = Some(mappings);
+        lock(&self.watched).mappings = Some(mappings);
         Ok(handle)
     }
 }
@@ -173,7 +173,7 @@ impl Drop for Watch {
     }
 }
 
-impl Inner {
+impl Watched {
     /// Reads what there is; whether that is all.
     fn look(&mut self) -> Notice {
         let Some(mappings) = &self.mappings else {
@@ -203,8 +203,8 @@ fn note(changes: &mut Changes, change: MappingChange) {
     }
 }
 
-/// The thread's work. It must not allocate, free, log, or wait for any lock but `inner`.
-fn read(inner: &Mutex<Inner>, seen: &MappingWatch, stop: &EventObject, notify: &dyn Fn()) {
+/// The thread's work. It must not allocate, free, log, or wait for any lock but `watched`.
+fn read(watched: &Mutex<Watched>, seen: &MappingWatch, stop: &EventObject, notify: &dyn Fn()) {
     loop {
         let mut fds = [
             PollFd::from_borrowed_fd(seen.as_fd(), PollFlags::IN),
@@ -215,10 +215,10 @@ fn read(inner: &Mutex<Inner>, seen: &MappingWatch, stop: &EventObject, notify: &
         if !fds[1].revents().is_empty() {
             return;
         }
-        let mut inner = lock(inner);
-        let changes = &mut inner.changes;
+        let mut watched = lock(watched);
+        let changes = &mut watched.changes;
         let read = seen.read(|change| note(changes, change));
-        drop(inner);
+        drop(watched);
         match read {
             Ok(true) => notify(),
             Ok(false) => {}

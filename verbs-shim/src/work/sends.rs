@@ -9,7 +9,7 @@ use crate::work::{Piece, Pieces};
 
 /// The requests of one send queue.
 pub(crate) struct SendTable {
-    places: Box<[Place]>,
+    slots: Box<[Slot]>,
     /// Of the place with the same number; empty but for [`State::Memory`].
     memory: Box<[Pieces]>,
     /// How many requests there may be.
@@ -23,7 +23,7 @@ pub(crate) struct SendTable {
 }
 
 #[derive(Clone, Copy)]
-struct Place {
+struct Slot {
     state: State,
     /// Whether success makes a completion.
     signaled: bool,
@@ -40,7 +40,7 @@ enum State {
     Memory,
 }
 
-impl Place {
+impl Slot {
     const FREE: Self = Self {
         state: State::Free,
         signaled: false,
@@ -53,7 +53,7 @@ impl SendTable {
         // A power of two, so that a place is found without a division or a comparison.
         let places = capacity.next_power_of_two();
         Self {
-            places: (0..places).map(|_| Place::FREE).collect(),
+            slots: (0..places).map(|_| Slot::FREE).collect(),
             memory: (0..places).map(|_| Pieces::new()).collect(),
             capacity,
             head: 0,
@@ -64,7 +64,7 @@ impl SendTable {
 
     #[inline]
     fn index(&self, nth: u32) -> usize {
-        (self.head + nth) as usize & (self.places.len() - 1)
+        (self.head + nth) as usize & (self.slots.len() - 1)
     }
 
     pub(crate) fn room(&self) -> u32 {
@@ -107,7 +107,7 @@ impl SendTable {
             return None;
         }
         let index = self.index(self.len);
-        self.places[index] = Place {
+        self.slots[index] = Slot {
             state,
             signaled,
             quiet_before: self.quiet,
@@ -124,7 +124,7 @@ impl SendTable {
     pub(crate) fn pop(&mut self) -> Option<Pieces> {
         let newest = self.index(self.len.checked_sub(1)?);
         self.len -= 1;
-        let place = std::mem::replace(&mut self.places[newest], Place::FREE);
+        let place = std::mem::replace(&mut self.slots[newest], Slot::FREE);
         self.quiet = place.quiet_before;
         (place.state != State::Free).then(|| std::mem::take(&mut self.memory[newest]))
     }
@@ -148,13 +148,13 @@ impl SendTable {
     fn free(&mut self, slot: u16, success: bool) -> Option<u32> {
         let before = self.len;
         let slot = usize::from(slot);
-        let mask = self.places.len() - 1;
-        let place = self.places.get_mut(slot)?;
+        let mask = self.slots.len() - 1;
+        let place = self.slots.get_mut(slot)?;
         let nth = (slot.wrapping_sub(self.head as usize) & mask) as u32;
         if nth >= self.len {
             return None;
         }
-        let was = std::mem::replace(place, Place::FREE);
+        let was = std::mem::replace(place, Slot::FREE);
         if was.state == State::Free {
             return None;
         }
@@ -166,7 +166,7 @@ impl SendTable {
                 self.free_unsignaled(self.index(earlier));
             }
         }
-        while self.len > 0 && self.places[self.head as usize].state == State::Free {
+        while self.len > 0 && self.slots[self.head as usize].state == State::Free {
             self.skip(1);
         }
         Some(before - self.len)
@@ -179,13 +179,13 @@ impl SendTable {
     }
 
     fn free_unsignaled(&mut self, index: usize) {
-        let place = &mut self.places[index];
+        let place = &mut self.slots[index];
         if place.signaled {
             return;
         }
         if place.state == State::Memory {
             self.memory[index].clear();
         }
-        *place = Place::FREE;
+        *place = Slot::FREE;
     }
 }

@@ -10,7 +10,7 @@
 //! otherwise, because the other end was faster to go than to acknowledge, are undecided until then.
 
 use super::post::{Answer, Post};
-use super::{Arrived, Body, Ending, Engine, Link, Operation, Outcome, PROBE, Payloads, Pending};
+use super::{Arrived, Body, Ending, Engine, Link, Operation, Outcome, PROBE, Payloads, Unfinished};
 use crate::error::DuplicateError;
 use crate::wire::{Immediate, Resumption, Violation};
 
@@ -182,7 +182,7 @@ impl<P: Payloads> Engine<P> {
 
     /// Everything that was posted has arrived.
     pub(crate) fn end_posted(&mut self) {
-        for operation in self.operations.pending(Pending::All) {
+        for operation in self.operations.pending(Unfinished::All) {
             if let Some(bytes) = self.operations.posted_bytes(operation) {
                 self.end_operation(operation, Outcome::Sent(bytes));
             }

@@ -28,7 +28,7 @@ use self::handover::Handover;
 pub(crate) use self::handover::{Carried, Departure};
 pub(crate) use self::incoming::{Came, FIRST_CONTROL_KIND};
 pub use self::incoming::{Inbox, Received};
-pub(crate) use self::operation::{Direction, Look, Outcome, Pending};
+pub(crate) use self::operation::{Direction, Look, Outcome, Unfinished};
 pub use self::operation::{Notification, Operation};
 use self::operation::{OperationTable, Told};
 pub(crate) use self::post::{Answer, MessagePlan, Post};
@@ -329,7 +329,7 @@ impl<P: Payloads> Engine<P> {
             self.ending = Some(ending);
             // Also if messages wait.
             self.effects.arrived = self.control_aside;
-            self.fail(Pending::NotPosted, ending);
+            self.fail(Unfinished::NotPosted, ending);
         }
     }
 
@@ -358,10 +358,10 @@ impl<P: Payloads> Engine<P> {
 
     /// All memory is free: what is pending ends.
     pub(crate) fn end_close(&mut self) {
-        self.fail(Pending::All, Ending::Aborted);
+        self.fail(Unfinished::All, Ending::Aborted);
     }
 
-    fn fail(&mut self, which: Pending, ending: Ending) {
+    fn fail(&mut self, which: Unfinished, ending: Ending) {
         for operation in self.operations.pending(which) {
             self.end_operation(operation, Outcome::Failed(ending));
         }

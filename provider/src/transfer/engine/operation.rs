@@ -320,10 +320,10 @@ impl<P: Payloads> OperationTable<P> {
     }
 
     /// Every operation that has not ended, and that `which` picks.
-    pub(crate) fn pending(&self, which: Pending) -> Vec<Operation> {
+    pub(crate) fn pending(&self, which: Unfinished) -> Vec<Operation> {
         let picked = |record: &Record<P>| match record.state {
             State::Queued(_) | State::QueuedRdma(..) | State::Waiting => true,
-            State::Posted(_) => which == Pending::All,
+            State::Posted(_) => which == Unfinished::All,
             State::Free | State::Done(_) => false,
         };
         self.records
@@ -355,7 +355,7 @@ impl<P: Payloads> OperationTable<P> {
 
 /// Which operations that have not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pending {
+pub(crate) enum Unfinished {
     /// Those of which the device has nothing.
     NotPosted,
     All,
@@ -430,8 +430,8 @@ mod tests {
         let mut table = OperationTable::new(4);
         let posted = table.post_send(1, Notification::Poll);
         let waiting = table.wait_receive(Notification::Poll);
-        assert_eq!(table.pending(Pending::NotPosted), [waiting]);
-        assert_eq!(table.pending(Pending::All), [posted, waiting]);
+        assert_eq!(table.pending(Unfinished::NotPosted), [waiting]);
+        assert_eq!(table.pending(Unfinished::All), [posted, waiting]);
     }
 
     #[test]
