@@ -12,11 +12,11 @@ use crate::address_list::{self, SanAddress};
 use crate::cm::thread;
 use crate::config::{ConfigError, ProviderConfig};
 use crate::control::Control;
-use crate::core::Core;
 use crate::counters::Counters;
 use crate::error::{QueryError, SocketError, StartupError, TakeUpError};
 use crate::memory::store::RegistrationStore;
 use crate::progress::Progress;
+use crate::runtime::Runtime;
 use crate::socket::duplicate::{self, Duplicate};
 use crate::socket::{AddressFamily, Protocol, Socket, SocketType};
 use crate::statistics::SocketStats;
@@ -57,7 +57,7 @@ struct Started {
 }
 
 struct Running {
-    core: Arc<Core>,
+    runtime: Arc<Runtime>,
     data: ProviderData,
     threads: Vec<JoinHandle<()>>,
 }
@@ -171,8 +171,8 @@ impl Provider {
         socket_type: SocketType,
         protocol: Protocol,
     ) -> Result<Socket, SocketError> {
-        let core = self.core().ok_or(SocketError::NotInitialised)?;
-        Socket::open(&core, family, socket_type, protocol)
+        let runtime = self.runtime().ok_or(SocketError::NotInitialised)?;
+        Socket::open(&runtime, family, socket_type, protocol)
     }
 
     /// Takes up a connection that another process handed to this one by [`Socket::duplicate`]
@@ -185,8 +185,8 @@ impl Provider {
     /// `WSANOTINITIALISED`.
     #[doc(alias = "WSPSocket")]
     pub fn socket_from(&self, duplicate: &Duplicate) -> Result<Socket, TakeUpError> {
-        let core = self.core().ok_or(TakeUpError::NotInitialised)?;
-        duplicate::socket_from(&core, duplicate)
+        let runtime = self.runtime().ok_or(TakeUpError::NotInitialised)?;
+        duplicate::socket_from(&runtime, duplicate)
     }
 
     /// The provider's local addresses (duties 6, 99), read anew.
@@ -195,8 +195,8 @@ impl Provider {
     /// `WSANOTINITIALISED`.
     #[doc(alias = "SIO_ADDRESS_LIST_QUERY")]
     pub fn address_list(&self) -> Result<Vec<SanAddress>, QueryError> {
-        let core = self.core().ok_or(QueryError::NotInitialised)?;
-        Ok(core.refresh_addresses())
+        let runtime = self.runtime().ok_or(QueryError::NotInitialised)?;
+        Ok(runtime.refresh_addresses())
     }
 
     /// Whether the wildcard address stands for the provider's devices alone. If not, there is a device
@@ -206,8 +206,8 @@ impl Provider {
     /// # Errors
     /// `WSANOTINITIALISED`.
     pub fn is_wildcard_ours(&self) -> Result<bool, QueryError> {
-        let core = self.core().ok_or(QueryError::NotInitialised)?;
-        Ok(!address_list::has_unusable(&core.fabric))
+        let runtime = self.runtime().ok_or(QueryError::NotInitialised)?;
+        Ok(!address_list::has_unusable(&runtime.fabric))
     }
 
     /// The mapping of this memory is about to change, or has: registrations of it that were kept end
@@ -223,8 +223,9 @@ impl Provider {
         address: usize,
         length: usize,
     ) -> Result<(), QueryError> {
-        let core = self.core().ok_or(QueryError::NotInitialised)?;
-        core.memory
+        let runtime = self.runtime().ok_or(QueryError::NotInitialised)?;
+        runtime
+            .memory
             .invalidate(&(address..address.saturating_add(length)));
         Ok(())
     }
@@ -232,14 +233,18 @@ impl Provider {
     /// The counters since the first startup; all 0 before it.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.core().map(|core| core.counters()).unwrap_or_default()
+        self.runtime()
+            .map(|runtime| runtime.counters())
+            .unwrap_or_default()
     }
 
     /// What a device itself has counted, by names of its own: [`verbs_shim::Device::counters`]. Empty if it is not
     /// there.
     #[must_use]
     pub fn device_counters(&self, device: &str) -> Vec<(String, u64)> {
-        let devices = self.core().and_then(|core| core.fabric.devices().ok());
+        let devices = self
+            .runtime()
+            .and_then(|runtime| runtime.fabric.devices().ok());
         let named = devices.and_then(|all| all.into_iter().find(|one| one.name() == device));
         named.map(|device| device.counters()).unwrap_or_default()
     }
@@ -248,7 +253,10 @@ impl Provider {
     /// for it: each socket's own locks are held for a moment, one socket at a time.
     #[must_use]
     pub fn socket_stats(&self) -> Vec<SocketStats> {
-        let sockets = self.core().map(|core| core.sockets()).unwrap_or_default();
+        let sockets = self
+            .runtime()
+            .map(|runtime| runtime.sockets())
+            .unwrap_or_default();
         let mut stats: Vec<SocketStats> = sockets.iter().map(|socket| socket.stats()).collect();
         stats.sort_unstable_by_key(|socket| socket.number);
         stats
@@ -271,14 +279,14 @@ impl Provider {
         ForkGuard::is_inherited(&self.shared)
     }
 
-    fn core(&self) -> Option<Arc<Core>> {
+    fn runtime(&self) -> Option<Arc<Runtime>> {
         if self.is_inherited() {
             return None;
         }
         lock(&self.shared.started)
             .running
             .as_ref()
-            .map(|r| Arc::clone(&r.core))
+            .map(|r| Arc::clone(&r.runtime))
     }
 }
 
@@ -303,7 +311,7 @@ impl Shared {
         let notify = Arc::new(move || changed.mappings_changed());
         let memory = RegistrationStore::new(self.config.cache_limits(), notify)
             .map_err(|e| not_ready(&e))?;
-        let core = Core::new(
+        let runtime = Runtime::new(
             self.config.clone(),
             fabric,
             channel,
@@ -311,7 +319,7 @@ impl Shared {
             control,
             memory,
         );
-        core.read_addresses();
+        runtime.read_addresses();
         let watch = match AddressWatch::new() {
             Ok(watch) => Some(watch),
             Err(error) => {
@@ -320,7 +328,7 @@ impl Shared {
             }
         };
         let mut running = Running {
-            core: Arc::new(core),
+            runtime: Arc::new(runtime),
             data: ProviderData {
                 version: version.min(SpiVersion::CURRENT),
                 highest_version: SpiVersion::CURRENT,
@@ -329,10 +337,10 @@ impl Shared {
             },
             threads: Vec::new(),
         };
-        let core = Arc::clone(&running.core);
+        let runtime = Arc::clone(&running.runtime);
         let cm = std::thread::Builder::new().name("san-cm".into());
-        let cm = cm.spawn(move || thread::run(&core, watch.as_ref()));
-        let progress = Arc::clone(&running.core.progress);
+        let cm = cm.spawn(move || thread::run(&runtime, watch.as_ref()));
+        let progress = Arc::clone(&running.runtime.progress);
         let san_progress = std::thread::Builder::new().name("san-progress".into());
         let san_progress = san_progress.spawn(move || progress.run());
         let mut failed = None;
@@ -354,13 +362,15 @@ impl Shared {
 
 impl Running {
     fn stop(self) {
-        let Self { core, threads, .. } = self;
-        core.stop();
-        for socket in core.sockets() {
+        let Self {
+            runtime, threads, ..
+        } = self;
+        runtime.stop();
+        for socket in runtime.sockets() {
             socket.shut();
         }
-        core.control.stop();
-        core.progress.stop();
+        runtime.control.stop();
+        runtime.progress.stop();
         for thread in threads {
             // Cleanup may be called in an upcall: that thread ends by itself.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
@@ -368,8 +378,8 @@ impl Running {
             }
         }
         // Their devices' protection domains go next.
-        core.memory.close();
-        core.devices.clear();
+        runtime.memory.close();
+        runtime.devices.clear();
         tracing::debug!("provider stopped");
     }
 }

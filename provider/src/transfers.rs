@@ -135,7 +135,7 @@ impl Socket {
         operation: Operation,
         wait: Option<Duration>,
     ) -> Result<OverlappedResult, ResultError> {
-        if self.shared.core.is_inherited() {
+        if self.shared.runtime.is_inherited() {
             return Err(ResultError::NotSocket);
         }
         let connection = match self.shared.connection() {
@@ -167,7 +167,7 @@ impl Socket {
 
 impl SocketShared {
     pub(crate) fn connected(&self) -> Result<Arc<Connection>, TransferError> {
-        self.core.usable()?;
+        self.runtime.usable()?;
         match self.connection() {
             Some(connection) => Ok(connection),
             None if self.is_closed() => Err(TransferError::NotSocket),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use verbs_shim::{CmId, ConnParams, VerbsError};
 
 use crate::config::ProviderConfig;
-use crate::core::Core;
+use crate::runtime::Runtime;
 use crate::transfer::{Connection, Ingredients};
 use crate::wire::{Features, Hello, Session};
 
@@ -33,22 +33,22 @@ pub(crate) fn own_hello(
 
 /// The data path of a connection on `id`, in a lane of this hint.
 pub(crate) fn prepare(
-    core: &Core,
+    runtime: &Runtime,
     id: &CmId,
     hint: Option<u32>,
 ) -> Result<Arc<Connection>, VerbsError> {
     let no_device =
         || VerbsError::from_errno("rdma_create_qp", rustix::io::Errno::NODEV.raw_os_error());
     let device = id.device().ok_or_else(no_device)?;
-    let lane = core
+    let lane = runtime
         .devices
-        .lane(&device, &core.config, &core.progress, hint)?;
+        .lane(&device, &runtime.config, &runtime.progress, hint)?;
     let parts = Ingredients {
         lane,
-        progress: &core.progress,
-        control: &core.control,
-        config: &core.config,
-        memory: &core.memory,
+        progress: &runtime.progress,
+        control: &runtime.control,
+        config: &runtime.config,
+        memory: &runtime.memory,
         id,
     };
     let no_receives = || {

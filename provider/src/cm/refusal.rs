@@ -2,8 +2,8 @@
 
 use verbs_shim::{CmId, RejectReason, Request};
 
-use crate::core::Core;
 use crate::error::ConnectFailure;
+use crate::runtime::Runtime;
 use crate::statistics::ListenCounters;
 use crate::wire::{Hello, HelloKind, Malformed, Refusal, RefusalReason};
 
@@ -11,13 +11,13 @@ use crate::wire::{Hello, HelloKind, Malformed, Refusal, RefusalReason};
 /// where there is one. `false`: the peer had given up, so
 /// nobody was told.
 pub(crate) fn refuse(
-    core: &Core,
+    runtime: &Runtime,
     listener: Option<&ListenCounters>,
     id: CmId,
     reason: RefusalReason,
     backlog: u32,
 ) -> bool {
-    let counters = &core.counters;
+    let counters = &runtime.counters;
     if !reject(id, reason, backlog) {
         counters.withdrawn.raise();
         return false;
@@ -54,13 +54,13 @@ pub(crate) fn reject(id: CmId, reason: RefusalReason, backlog: u32) -> bool {
 }
 
 /// A request arrived where nobody listens any more.
-pub(crate) fn refuse_for_nobody(core: &Core, request: Request) {
-    core.counters.requests.raise();
+pub(crate) fn refuse_for_nobody(runtime: &Runtime, request: Request) {
+    runtime.counters.requests.raise();
     let reason = match Hello::parse(HelloKind::Request, &request.private_data) {
         Ok(_) => RefusalReason::Closing,
         Err(malformed) => reason_for(malformed, &request.id),
     };
-    refuse(core, None, request.id, reason, 0);
+    refuse(runtime, None, request.id, reason, 0);
 }
 
 /// Why a request is refused that is not one of this protocol.

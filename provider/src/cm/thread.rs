@@ -13,22 +13,22 @@ use verbs_shim::{AddressWatch, Event, EventChannel};
 
 use super::refusal;
 use crate::control::Command;
-use crate::core::Core;
 use crate::owners::{CmHandler, Role};
+use crate::runtime::Runtime;
 
 /// Events that are handled before deadlines and commands are looked at again.
 const EVENTS_AT_A_TIME: usize = 64;
 
 /// The thread.
-pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
-    let Some(channel) = core.channel() else {
+pub(crate) fn run(runtime: &Arc<Runtime>, watch: Option<&AddressWatch>) {
+    let Some(channel) = runtime.channel() else {
         return;
     };
-    while !core.control.is_stopping() {
-        wait(core, &channel, watch);
+    while !runtime.control.is_stopping() {
+        wait(runtime, &channel, watch);
         for _ in 0..EVENTS_AT_A_TIME {
             match channel.next() {
-                Ok(Some(event)) => handle(core, event),
+                Ok(Some(event)) => handle(runtime, event),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, "the RDMA CM event channel failed");
@@ -38,23 +38,23 @@ pub(crate) fn run(core: &Arc<Core>, watch: Option<&AddressWatch>) {
                 }
             }
         }
-        while let Some(command) = core.control.next_command() {
-            carry_out(core, &command);
+        while let Some(command) = runtime.control.next_command() {
+            carry_out(runtime, &command);
         }
-        while let Some(token) = core.control.take_expired() {
-            expired(core, token);
+        while let Some(token) = runtime.control.take_expired() {
+            expired(runtime, token);
         }
-        if core.control.take_mappings_changed() {
-            core.memory.tidy();
+        if runtime.control.take_mappings_changed() {
+            runtime.memory.tidy();
         }
         if watch.is_some_and(AddressWatch::drain) {
-            core.refresh_addresses();
+            runtime.refresh_addresses();
         }
     }
 }
 
-fn wait(core: &Core, channel: &EventChannel, watch: Option<&AddressWatch>) {
-    let control = &core.control;
+fn wait(runtime: &Runtime, channel: &EventChannel, watch: Option<&AddressWatch>) {
+    let control = &runtime.control;
     let mut fds = [
         PollFd::new(channel, PollFlags::IN),
         PollFd::new(&control.wake, PollFlags::IN),
@@ -71,15 +71,15 @@ fn wait(core: &Core, channel: &EventChannel, watch: Option<&AddressWatch>) {
     }
 }
 
-fn carry_out(core: &Core, command: &Command) {
+fn carry_out(runtime: &Runtime, command: &Command) {
     match *command {
         Command::Break(token, ending) => {
-            if let Some(socket) = connection_of(core, token) {
+            if let Some(socket) = connection_of(runtime, token) {
                 socket.broke(ending);
             }
         }
         Command::PeerMoves(token) => {
-            if let Some(socket) = connection_of(core, token) {
+            if let Some(socket) = connection_of(runtime, token) {
                 socket.peer_moves();
             }
         }
@@ -87,34 +87,34 @@ fn carry_out(core: &Core, command: &Command) {
 }
 
 /// The deadline of this CM id is over.
-fn expired(core: &Core, token: u64) {
-    if let Some((role, owner)) = core.owners.owner(token) {
+fn expired(runtime: &Runtime, token: u64) {
+    if let Some((role, owner)) = runtime.owners.owner(token) {
         owner.deadline_over(role, token);
     }
 }
 
-fn connection_of(core: &Core, token: u64) -> Option<Arc<dyn CmHandler>> {
-    match core.owners.owner(token)? {
+fn connection_of(runtime: &Runtime, token: u64) -> Option<Arc<dyn CmHandler>> {
+    match runtime.owners.owner(token)? {
         (Role::Own, owner) => Some(owner),
         (Role::Queued | Role::Move, _) => None,
     }
 }
 
-fn handle(core: &Core, event: Event) {
+fn handle(runtime: &Runtime, event: Event) {
     if let Event::ConnectRequest(request) = event {
-        match core.owners.owner(request.listener) {
+        match runtime.owners.owner(request.listener) {
             Some((Role::Move, owner)) => owner.peer_arrived(request),
             Some((_, listener)) => listener.request_arrived(request),
-            None => refusal::refuse_for_nobody(core, request),
+            None => refusal::refuse_for_nobody(runtime, request),
         }
         return;
     }
     let token = event.id();
-    match core.owners.owner(token) {
+    match runtime.owners.owner(token) {
         Some((Role::Own, owner)) => owner.cm_event(&event),
         Some((Role::Queued, listener)) if is_over(&event) => {
             tracing::debug!(token, ?event, "a queued request was withdrawn");
-            core.owners.remove(token);
+            runtime.owners.remove(token);
             listener.request_withdrawn(token);
         }
         Some(_) => tracing::trace!(?event, "an event of no consequence"),

@@ -142,7 +142,7 @@ impl Socket {
         F: FnOnce(&ConnectionRequest) -> Decision,
     {
         let socket = &*self.shared;
-        socket.core.usable()?;
+        socket.runtime.usable()?;
         match lock(&socket.state).phase {
             Phase::Closed => return Err(AcceptError::NotSocket),
             Phase::Listening => {}
@@ -217,14 +217,14 @@ impl PendingAccept<'_> {
                 false
             }
             _ => refuse(
-                &self.socket.core,
+                &self.socket.runtime,
                 Some(&self.socket.listened),
                 pending.id,
                 reason,
                 backlog,
             ),
         };
-        self.socket.core.owners.remove(token);
+        self.socket.runtime.owners.remove(token);
         self.answered(ticket);
         told
     }
@@ -240,14 +240,14 @@ impl PendingAccept<'_> {
         };
         let token = pending.id.token();
         let deferred = lock(self.backlog).defer(ticket, pending);
-        self.socket.core.counters.deferred.raise();
+        self.socket.runtime.counters.deferred.raise();
         let result = match deferred {
             Ok(()) => Err(AcceptError::Deferred),
             Err((Standing::Closed, pending)) => {
-                self.socket.core.owners.remove(token);
+                self.socket.runtime.owners.remove(token);
                 let reason = RefusalReason::Closing;
                 refuse(
-                    &self.socket.core,
+                    &self.socket.runtime,
                     Some(&self.socket.listened),
                     pending.id,
                     reason,
@@ -307,14 +307,14 @@ impl PendingAccept<'_> {
         let (peer, token) = (pending.peer, pending.id.token());
         let answer = self.answer(&socket, pending, &reply);
         if answer.is_err() {
-            self.socket.core.counters.withdrawn.raise();
+            self.socket.runtime.counters.withdrawn.raise();
             self.socket.listened.withdrawn.raise();
-            self.socket.core.owners.remove(token);
+            self.socket.runtime.owners.remove(token);
             socket.shared.shut();
         }
         self.answered(ticket);
         answer?;
-        self.socket.core.counters.accepted.raise();
+        self.socket.runtime.counters.accepted.raise();
         self.socket.listened.accepted.raise();
         Ok(Accepted { socket, peer })
     }
@@ -325,13 +325,15 @@ impl PendingAccept<'_> {
         pending: &QueuedRequest,
         options: &AcceptOptions,
     ) -> Result<(Socket, Hello), AcceptError> {
-        let core = &self.socket.core;
-        let config = &core.config;
+        let runtime = &self.socket.runtime;
+        let config = &runtime.config;
         let limit = config.max_sockets;
-        let place = core.socket_place().ok_or(AcceptError::TooMany { limit })?;
-        let connection = prepare(core, &pending.id, options.lane)?;
+        let place = runtime
+            .socket_place()
+            .ok_or(AcceptError::TooMany { limit })?;
+        let connection = prepare(runtime, &pending.id, options.lane)?;
         connection.negotiated(&pending.hello);
-        let socket = Socket::new(core, self.socket.family, place);
+        let socket = Socket::new(runtime, self.socket.family, place);
         let hello = own_hello(config, &connection, options.session);
         *lock(&socket.shared.connection) = Some(connection);
         Ok((socket, hello))
@@ -345,7 +347,7 @@ impl PendingAccept<'_> {
         reply: &Hello,
     ) -> Result<(), AcceptError> {
         let shared = &socket.shared;
-        let config = &shared.core.config;
+        let config = &shared.runtime.config;
         let mut state = lock(&shared.state);
         shared
             .step(&mut state, Input::Accept)
@@ -354,7 +356,7 @@ impl PendingAccept<'_> {
         state.peer = pending.peer;
         state.peer_session = Some(pending.hello.session);
         let token = pending.id.token();
-        shared.core.owners.set(token, Role::Own, shared);
+        shared.runtime.owners.set(token, Role::Own, shared);
         set_ack_timeout(&pending.id, config.ack_timeout);
         let private_data = reply.emit(HelloKind::Reply);
         let accepted = pending.id.accept(&transport(config, &private_data));

@@ -23,7 +23,7 @@ impl Socket {
     /// `WSAENOTSOCK`: closed already.
     #[doc(alias = "WSPCloseSocket")]
     pub fn close(&self) -> Result<(), CloseError> {
-        if self.shared.core.is_inherited() {
+        if self.shared.runtime.is_inherited() {
             return Err(CloseError::NotSocket);
         }
         match self.shared.shut() {
@@ -44,23 +44,23 @@ impl SocketShared {
             self.cancel_deadline(&mut state);
             (state.id.take(), state.place.take(), state.awaited.take())
         };
-        await_no_longer(&self.core, awaited);
+        await_no_longer(&self.runtime, awaited);
         if let Some(backlog) = self.backlog.get() {
             // Whatever arrives from now on finds the backlog closed, or no listener.
             let queued = lock(backlog).close();
-            let deadline = Deadline::after(self.core.config.close_deadline);
+            let deadline = Deadline::after(self.runtime.config.close_deadline);
             for (token, pending) in queued {
-                self.core.owners.remove(token);
+                self.runtime.owners.remove(token);
                 // Past the deadline the kernel rejects by itself, without our data: the same to
                 // the peers.
                 if !deadline.is_over() {
                     let reason = RefusalReason::Closing;
-                    refuse(&self.core, Some(&self.listened), pending.id, reason, 0);
+                    refuse(&self.runtime, Some(&self.listened), pending.id, reason, 0);
                 }
             }
         }
         if let Some(id) = &id {
-            self.core.owners.remove(id.token());
+            self.runtime.owners.remove(id.token());
         }
         let connection = lock(&self.connection).take();
         if let Some(connection) = connection {
@@ -74,11 +74,11 @@ impl SocketShared {
         }
         drop(id);
         *lock(&self.events) = EventRecorder::default();
-        self.core.remove_socket(self.number);
-        self.core.counters.sockets_closed.raise();
+        self.runtime.remove_socket(self.number);
+        self.runtime.counters.sockets_closed.raise();
         drop(place);
         if let Some(handle) = self.handle.get() {
-            self.core.progress.push(Upcall::CloseHandle(*handle));
+            self.runtime.progress.push(Upcall::CloseHandle(*handle));
         }
         true
     }

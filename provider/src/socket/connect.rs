@@ -45,8 +45,8 @@ impl Socket {
     #[doc(alias = "WSPConnect")]
     pub fn connect(&self, addr: SocketAddr, options: ConnectOptions) -> Result<(), ConnectError> {
         let socket = &self.shared;
-        let core = &socket.core;
-        core.usable()?;
+        let runtime = &socket.runtime;
+        runtime.usable()?;
         let mut state = lock(&socket.state);
         state
             .phase
@@ -65,22 +65,22 @@ impl Socket {
         }
         let id = match state.id.take() {
             Some(id) => id,
-            None => core.new_id().map_err(ConnectError::of_resources)?,
+            None => runtime.new_id().map_err(ConnectError::of_resources)?,
         };
         let token = id.token();
-        let patience = options.deadline.unwrap_or(core.config.connect_deadline);
+        let patience = options.deadline.unwrap_or(runtime.config.connect_deadline);
         let deadline = Instant::now().checked_add(patience);
-        set_ack_timeout(&id, core.config.ack_timeout);
+        set_ack_timeout(&id, runtime.config.ack_timeout);
         if let Some(tos) = state.options.tos
             && let Err(error) = id.set_tos(tos)
         {
             tracing::debug!(%error, "the type of service stays as it is");
         }
-        core.counters.connects.raise();
-        core.owners.set(token, Role::Own, socket);
+        runtime.counters.connects.raise();
+        runtime.owners.set(token, Role::Own, socket);
         if let Err(error) = id.resolve_addr(None, addr, patience) {
-            core.owners.remove(token);
-            core.counters.connects_failed.raise();
+            runtime.owners.remove(token);
+            runtime.counters.connects_failed.raise();
             state.id = Some(id);
             return Err(resolve_error(error));
         }
@@ -92,7 +92,7 @@ impl Socket {
         let _ = socket.step(&mut state, Input::Connect);
         drop(state);
         if let Some(when) = deadline {
-            core.control.set_deadline(when, token);
+            runtime.control.set_deadline(when, token);
         }
         Err(ConnectFailure::InProgress.into())
     }

@@ -22,7 +22,7 @@ impl Socket {
     #[doc(alias = "WSPSendDisconnect")]
     pub fn disconnect(&self) -> Result<(), TransferError> {
         let socket = &self.shared;
-        socket.core.usable()?;
+        socket.runtime.usable()?;
         let phase = lock(&socket.state).phase;
         match phase {
             Phase::Accepted | Phase::Connected => {

@@ -85,17 +85,18 @@ impl SocketShared {
         let Some(id) = &state.id else {
             return Err(ConnectFailure::System.into());
         };
-        let connection = prepare(&self.core, id, state.lane).map_err(ConnectError::of_resources)?;
+        let connection =
+            prepare(&self.runtime, id, state.lane).map_err(ConnectError::of_resources)?;
         if let Some(handle) = self.handle.get() {
             connection.set_handle(*handle);
         }
-        let mut hello = own_hello(&self.core.config, &connection, state.session);
+        let mut hello = own_hello(&self.runtime.config, &connection, state.session);
         if let Some(arrival) = arrival {
             arrival.into_request(&mut hello, &connection);
         }
         let private_data = hello.emit(HelloKind::Request);
         *lock(&self.connection) = Some(connection);
-        let config = &self.core.config;
+        let config = &self.runtime.config;
         id.connect(&transport(config, &private_data))
             .map_err(|error| ConnectError::with_source(ConnectFailure::System, error))?;
         state.local = id.local_addr().or(state.local);
@@ -137,7 +138,7 @@ impl SocketShared {
         drop(state);
         connection.negotiated(&hello);
         connection.established();
-        self.core.counters.connects_succeeded.raise();
+        self.runtime.counters.connects_succeeded.raise();
         self.signal_connect(Ok(()));
     }
 
@@ -166,9 +167,9 @@ impl SocketShared {
             self.ended(Ending::Reset);
             return;
         }
-        let failure = failure_of(reason, private_data, self.core.config.strict);
+        let failure = failure_of(reason, private_data, self.runtime.config.strict);
         if ConnectError::from(failure).code() == WsaCode::ConnRefused {
-            self.core.counters.connects_refused.raise();
+            self.runtime.counters.connects_refused.raise();
         }
         self.connect_failed(failure.into());
     }
@@ -184,8 +185,8 @@ impl SocketShared {
                 socket = self.number,
                 "device removed"
             );
-            self.core.devices.forget(&device);
-            self.core.memory.shed();
+            self.runtime.devices.forget(&device);
+            self.runtime.memory.shed();
         }
         if phase.is_connecting() {
             self.connect_failed(ConnectFailure::NetDown.into());
@@ -206,10 +207,10 @@ impl SocketShared {
             state.id.take()
         };
         if error.code() != WsaCode::ConnRefused {
-            self.core.counters.connects_failed.raise();
+            self.runtime.counters.connects_failed.raise();
         }
         if let Some(id) = &id {
-            self.core.owners.remove(id.token());
+            self.runtime.owners.remove(id.token());
             if error.failure() == ConnectFailure::ForeignReply {
                 // They believe that they are connected.
                 let _ = id.disconnect();
@@ -231,14 +232,14 @@ impl SocketShared {
         }
         // Once: messages behind the one that broke it are found to be wrong, too.
         if let Ending::Protocol(violation) = ending {
-            self.core.counters.protocol_violations.raise();
+            self.runtime.counters.protocol_violations.raise();
             tracing::warn!(socket = self.number, peer = ?state.peer, %violation, "connection broken");
         }
         self.disconnect(&state);
         let awaited = state.awaited.take();
         drop(state);
-        await_no_longer(&self.core, awaited);
-        self.core.counters.connections_ended.raise();
+        await_no_longer(&self.runtime, awaited);
+        self.runtime.counters.connections_ended.raise();
         if let Some(connection) = self.connection() {
             connection.end(ending);
         }
@@ -254,13 +255,13 @@ impl SocketShared {
 
     pub(crate) fn cancel_deadline(&self, state: &mut SocketState) {
         if let (Some(when), Some(id)) = (state.deadline.take(), &state.id) {
-            self.core.control.cancel_deadline(when, id.token());
+            self.runtime.control.cancel_deadline(when, id.token());
         }
     }
 
     fn signal_connect(&self, result: Result<(), ConnectError>) {
         if lock(&self.events).connect_ended(result) {
-            self.core.counters.events_signalled.raise();
+            self.runtime.counters.events_signalled.raise();
         }
     }
 }

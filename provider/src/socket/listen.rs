@@ -29,7 +29,7 @@ impl Socket {
     #[doc(alias = "WSPListen")]
     pub fn listen(&self, backlog: u32) -> Result<(), ListenError> {
         let socket = &self.shared;
-        socket.core.usable()?;
+        socket.runtime.usable()?;
         let asked = backlog;
         let limit = backlog::granted(asked);
         let mut state = lock(&socket.state);
@@ -56,15 +56,15 @@ impl Socket {
         let Some(id) = &state.id else {
             return Err(ListenError::NetDown);
         };
-        memlock::check(&socket.core.fabric, id.device(), &socket.core.config)?;
+        memlock::check(&socket.runtime.fabric, id.device(), &socket.runtime.config)?;
         let token = id.token();
         // Before the first request can come.
         socket
             .backlog
             .get_or_init(|| Mutex::new(Backlog::new(limit)));
-        socket.core.owners.set(token, Role::Own, socket);
+        socket.runtime.owners.set(token, Role::Own, socket);
         if let Err(error) = id.listen(KERNEL_BACKLOG) {
-            socket.core.owners.remove(token);
+            socket.runtime.owners.remove(token);
             return Err(error.into());
         }
         socket

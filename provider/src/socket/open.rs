@@ -12,16 +12,16 @@ use super::settings::Options;
 use super::shared::{Socket, SocketShared, SocketState};
 use super::state::{Input, InvalidTransition, Phase};
 use super::types::{AddressFamily, Protocol, SocketType};
-use crate::core::{Core, SocketPlace};
 use crate::error::{BindError, QueryError, SelectError, SocketError};
 use crate::event::EventObject;
+use crate::runtime::{Runtime, SocketPlace};
 use crate::statistics::ListenCounters;
 use crate::sync::lock;
 use crate::wire::Session;
 
 impl Socket {
     pub(crate) fn open(
-        core: &Arc<Core>,
+        runtime: &Arc<Runtime>,
         family: AddressFamily,
         socket_type: SocketType,
         protocol: Protocol,
@@ -35,12 +35,14 @@ impl Socket {
         if protocol != Protocol::Tcp {
             return Err(SocketError::Protocol);
         }
-        if core.usable().is_err() {
+        if runtime.usable().is_err() {
             return Err(SocketError::NotInitialised);
         }
-        let limit = core.config.max_sockets;
-        let place = core.socket_place().ok_or(SocketError::TooMany { limit })?;
-        let socket = Self::new(core, family, place);
+        let limit = runtime.config.max_sockets;
+        let place = runtime
+            .socket_place()
+            .ok_or(SocketError::TooMany { limit })?;
+        let socket = Self::new(runtime, family, place);
         // Duty 67: the socket first, then the switch's handle.
         socket
             .ask_for_handle()
@@ -49,10 +51,10 @@ impl Socket {
     }
 
     /// A socket that the switch does not know of yet.
-    pub(crate) fn new(core: &Arc<Core>, family: AddressFamily, place: SocketPlace) -> Self {
-        let number = core.next_number();
+    pub(crate) fn new(runtime: &Arc<Runtime>, family: AddressFamily, place: SocketPlace) -> Self {
+        let number = runtime.next_number();
         let shared = Arc::new(SocketShared {
-            core: Arc::clone(core),
+            runtime: Arc::clone(runtime),
             number,
             family,
             handle: OnceLock::new(),
@@ -75,8 +77,8 @@ impl Socket {
             listened: ListenCounters::default(),
             connection: Mutex::new(None),
         });
-        core.add_socket(number, &shared);
-        core.counters.sockets_opened.raise();
+        runtime.add_socket(number, &shared);
+        runtime.counters.sockets_opened.raise();
         tracing::debug!(socket = number, ?family, "socket opened");
         Self {
             shared: ForkGuard::new(shared),
@@ -87,7 +89,7 @@ impl Socket {
     pub(crate) fn ask_for_handle(&self) -> Result<(), String> {
         match self
             .shared
-            .core
+            .runtime
             .progress
             .table()
             .create_socket_handle(self.number())
@@ -116,12 +118,12 @@ impl Socket {
     #[doc(alias = "WSPBind")]
     pub fn bind(&self, addr: SocketAddr) -> Result<(), BindError> {
         let socket = &*self.shared;
-        socket.core.usable()?;
+        socket.runtime.usable()?;
         if AddressFamily::of(&addr) != socket.family {
             return Err(BindError::Family);
         }
         // The kernel would take 127.0.0.1, on which there is no device.
-        let is_local = is_wildcard(addr.ip()) || socket.core.is_local(addr.ip());
+        let is_local = is_wildcard(addr.ip()) || socket.runtime.is_local(addr.ip());
         let mut state = lock(&socket.state);
         state
             .phase
@@ -133,7 +135,7 @@ impl Socket {
         if !is_local {
             return Err(BindError::NotLocal);
         }
-        let id = socket.core.new_id()?;
+        let id = socket.runtime.new_id()?;
         if socket.family == AddressFamily::V6 {
             id.set_v6_only(state.options.v6_only)?;
         }
@@ -210,7 +212,7 @@ impl Socket {
     }
 
     fn check_select(&self) -> Result<(), SelectError> {
-        self.shared.core.usable()?;
+        self.shared.runtime.usable()?;
         match lock(&self.shared.state).phase {
             Phase::Closed => Err(SelectError::NotSocket),
             _ => Ok(()),
@@ -218,7 +220,7 @@ impl Socket {
     }
 
     fn open_state(&self) -> Result<MutexGuard<'_, SocketState>, QueryError> {
-        self.shared.core.usable()?;
+        self.shared.runtime.usable()?;
         let state = lock(&self.shared.state);
         match state.phase {
             Phase::Closed => Err(QueryError::NotSocket),

@@ -44,7 +44,7 @@ impl Socket {
     #[doc(alias = "WSPGetSockOpt")]
     pub fn option(&self, option: SocketOption) -> Result<u32, OptionError> {
         let socket = &*self.shared;
-        let config = &socket.core.config;
+        let config = &socket.runtime.config;
         let options = self.options()?;
         Ok(match option {
             SocketOption::MaxMessageSize => match socket.connection().map(|c| c.send_limit()) {
@@ -89,7 +89,7 @@ impl Socket {
                 return Err(OptionError::ReadOnly);
             }
             SocketOption::RdmaThresholdSize => {
-                if value > self.shared.core.config.max_rdma_size {
+                if value > self.shared.runtime.config.max_rdma_size {
                     return Err(OptionError::Value { value });
                 }
                 state.options.rdma_threshold = Some(value);
@@ -114,7 +114,7 @@ impl Socket {
     }
 
     fn options(&self) -> Result<Options, OptionError> {
-        self.shared.core.usable()?;
+        self.shared.runtime.usable()?;
         let state = lock(&self.shared.state);
         match state.phase {
             Phase::Closed => Err(OptionError::NotSocket),

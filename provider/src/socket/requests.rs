@@ -22,18 +22,18 @@ const PROBES: usize = 2;
 impl SocketShared {
     /// A request arrived.
     pub(super) fn take_request(self: &Arc<Self>, request: Request) {
-        self.core.counters.requests.raise();
+        self.runtime.counters.requests.raise();
         self.listened.requests.raise();
         let hello = match Hello::parse(HelloKind::Request, &request.private_data) {
             Ok(hello) => hello,
             Err(malformed) => {
                 let reason = reason_for(malformed, &request.id);
-                refuse(&self.core, Some(&self.listened), request.id, reason, 0);
+                refuse(&self.runtime, Some(&self.listened), request.id, reason, 0);
                 return;
             }
         };
         let Some(backlog) = self.backlog.get() else {
-            refuse(&self.core, None, request.id, RefusalReason::Closing, 0);
+            refuse(&self.runtime, None, request.id, RefusalReason::Closing, 0);
             return;
         };
         // Asked first, so that a request without a place costs its reject and nothing else. Only
@@ -49,12 +49,12 @@ impl SocketShared {
             .is_some_and(|device| !is_usable(&device))
         {
             let reason = RefusalReason::NotOurProtocol;
-            refuse(&self.core, Some(&self.listened), request.id, reason, 0);
+            refuse(&self.runtime, Some(&self.listened), request.id, reason, 0);
             return;
         }
         if !takes_path(&request.id) {
             let reason = RefusalReason::PathMtu;
-            refuse(&self.core, Some(&self.listened), request.id, reason, 0);
+            refuse(&self.runtime, Some(&self.listened), request.id, reason, 0);
             return;
         }
         let pending = QueuedRequest {
@@ -79,23 +79,23 @@ impl SocketShared {
         };
         if let Some((token, pending)) = gone {
             tracing::debug!(token, peer = ?pending.peer, "a queued request's peer has gone");
-            self.core.counters.withdrawn.raise();
+            self.runtime.counters.withdrawn.raise();
             self.listened.withdrawn.raise();
-            self.core.owners.remove(token);
+            self.runtime.owners.remove(token);
         }
         place
     }
 
     fn queue(self: &Arc<Self>, backlog: &Mutex<Backlog<QueuedRequest>>, pending: QueuedRequest) {
         let (token, peer) = (pending.id.token(), pending.peer);
-        self.core.owners.set(token, Role::Queued, self);
+        self.runtime.owners.set(token, Role::Queued, self);
         let queued = {
             let mut backlog = lock(backlog);
             let queued = backlog.arrive(token, pending);
             if queued.is_ok() {
-                self.core.counters.queued.raise();
+                self.runtime.counters.queued.raise();
                 if lock(&self.events).request_queued() {
-                    self.core.counters.events_signalled.raise();
+                    self.runtime.counters.events_signalled.raise();
                 }
             }
             queued
@@ -103,7 +103,7 @@ impl SocketShared {
         match queued {
             Ok(()) => tracing::debug!(socket = self.number, token, ?peer, "request queued"),
             Err((reason, pending)) => {
-                self.core.owners.remove(token);
+                self.runtime.owners.remove(token);
                 self.refuse_for(pending.id, reason);
             }
         }
@@ -111,7 +111,7 @@ impl SocketShared {
 
     /// The peer of a queued request is gone: its place is free.
     pub(super) fn withdraw(&self, token: u64) {
-        self.core.counters.withdrawn.raise();
+        self.runtime.counters.withdrawn.raise();
         self.listened.withdrawn.raise();
         if let Some(backlog) = self.backlog.get() {
             let withdrawn = lock(backlog).withdraw(token);
@@ -133,6 +133,6 @@ impl SocketShared {
             ),
             NoPlace::Closed => (RefusalReason::Closing, 0),
         };
-        refuse(&self.core, Some(&self.listened), id, reason, backlog);
+        refuse(&self.runtime, Some(&self.listened), id, reason, backlog);
     }
 }

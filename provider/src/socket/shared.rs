@@ -18,8 +18,8 @@ use super::network_events::EventRecorder;
 use super::settings::Options;
 use super::state::{Input, InvalidTransition, Phase};
 use super::types::AddressFamily;
-use crate::core::{Core, SocketPlace};
 use crate::handles::SwitchHandle;
+use crate::runtime::{Runtime, SocketPlace};
 use crate::statistics::ListenCounters;
 use crate::sync::lock;
 use crate::transfer::Connection;
@@ -32,7 +32,7 @@ pub struct Socket {
 }
 
 pub(crate) struct SocketShared {
-    pub(crate) core: Arc<Core>,
+    pub(crate) runtime: Arc<Runtime>,
     pub(crate) number: u64,
     pub(crate) family: AddressFamily,
     pub(crate) handle: OnceLock<SwitchHandle>,
@@ -138,7 +138,7 @@ impl fmt::Debug for Socket {
 
 impl fmt::Debug for SocketShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.core.is_inherited() {
+        if self.runtime.is_inherited() {
             return f.write_str("Socket(another process's)");
         }
         let state = lock(&self.state);

@@ -2,8 +2,8 @@
 
 use super::shared::{Socket, SocketShared};
 use super::state::Phase;
-use crate::core::OpenSocket;
 use crate::error::QueryError;
+use crate::runtime::OpenSocket;
 use crate::statistics::{ListenStats, SocketStats};
 use crate::sync::lock;
 
@@ -13,7 +13,7 @@ impl Socket {
     /// # Errors
     /// `WSAENOTSOCK`, `WSANOTINITIALISED`.
     pub fn stats(&self) -> Result<SocketStats, QueryError> {
-        self.shared.core.usable()?;
+        self.shared.runtime.usable()?;
         if lock(&self.shared.state).phase == Phase::Closed {
             return Err(QueryError::NotSocket);
         }

@@ -14,32 +14,37 @@ use super::super::shared::Socket;
 use super::super::types::AddressFamily;
 use super::arrival::Arrival;
 use super::form::Duplicate;
-use crate::core::Core;
 use crate::error::{ConnectError, ConnectFailure, TakeUpError};
 use crate::event::EventObject;
+use crate::runtime::Runtime;
 use crate::sync::lock;
 
 /// Takes the connection up; waits for it as long as a connect may take.
-pub(crate) fn socket_from(core: &Arc<Core>, duplicate: &Duplicate) -> Result<Socket, TakeUpError> {
+pub(crate) fn socket_from(
+    runtime: &Arc<Runtime>,
+    duplicate: &Duplicate,
+) -> Result<Socket, TakeUpError> {
     let contents = duplicate.contents();
-    if core.usable().is_err() {
+    if runtime.usable().is_err() {
         return Err(TakeUpError::NotInitialised);
     }
     let pid = contents.target.pid;
     if Process::this() != Some(contents.target) {
         return Err(TakeUpError::OtherProcess { pid });
     }
-    let limit = core.config.max_sockets;
-    let place = core.socket_place().ok_or(TakeUpError::TooMany { limit })?;
+    let limit = runtime.config.max_sockets;
+    let place = runtime
+        .socket_place()
+        .ok_or(TakeUpError::TooMany { limit })?;
     let family = AddressFamily::of(&contents.local);
-    let socket = Socket::new(core, family, place);
+    let socket = Socket::new(runtime, family, place);
     lock(&socket.shared.state).options = contents.options;
     socket
         .ask_for_handle()
         .map_err(|why| TakeUpError::Handle { why })?;
     match connect(&socket, duplicate) {
         Ok(()) => {
-            core.counters.sockets_taken_up.raise();
+            runtime.counters.sockets_taken_up.raise();
             Ok(socket)
         }
         Err(error) => {
@@ -73,7 +78,7 @@ fn connect(socket: &Socket, duplicate: &Duplicate) -> Result<(), TakeUpError> {
         Ok(()) => {}
     }
     // The connect has its own deadline, by which it ends.
-    let patience = shared.core.config.connect_deadline;
+    let patience = shared.runtime.config.connect_deadline;
     let is_over = event.wait(patience.saturating_mul(2));
     let ended = lock(&shared.events).take(Some(&event)).connect;
     *lock(&shared.events) = EventRecorder::default();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use verbs_shim::CmId;
 
-use crate::core::Core;
+use crate::runtime::Runtime;
 use crate::wire::Resumption;
 
 /// A peer that is awaited. Whoever drops it lets it go first.
@@ -16,13 +16,13 @@ pub(crate) struct Awaited {
 }
 
 /// Nobody is awaited any more.
-pub(crate) fn await_no_longer(core: &Core, awaited: Option<Box<Awaited>>) {
+pub(crate) fn await_no_longer(runtime: &Runtime, awaited: Option<Box<Awaited>>) {
     let Some(awaited) = awaited else {
         return;
     };
     let token = awaited.id.token();
-    core.owners.remove(token);
+    runtime.owners.remove(token);
     if let Some(when) = awaited.deadline {
-        core.control.cancel_deadline(when, token);
+        runtime.control.cancel_deadline(when, token);
     }
 }

@@ -35,8 +35,8 @@ impl Socket {
     #[doc(alias = "WSPDuplicateSocket")]
     pub fn duplicate(&self, target: u32) -> Result<Duplicate, DuplicateError> {
         let socket = &*self.shared;
-        let core = &socket.core;
-        core.usable()?;
+        let runtime = &socket.runtime;
+        runtime.usable()?;
         let (local, peer, options) = {
             let state = lock(&socket.state);
             match state.phase {
@@ -54,7 +54,7 @@ impl Socket {
         let source = Process::with_pid(this).ok_or(no_process(this))?;
         let target = Process::with_pid(target).ok_or(no_process(target))?;
         let connection = socket.connection().ok_or(DuplicateError::NotConnected)?;
-        let departure = connection.depart(core.config.connect_deadline)?;
+        let departure = connection.depart(runtime.config.connect_deadline)?;
         socket.left();
         tracing::debug!(
             socket = socket.number,
@@ -78,7 +78,7 @@ impl Socket {
 impl SocketShared {
     /// The connection is another process's: the old one has ended here.
     fn left(&self) {
-        self.core.counters.sockets_duplicated.raise();
+        self.runtime.counters.sockets_duplicated.raise();
         let mut state = lock(&self.state);
         if self.step(&mut state, Input::PeerEnded).is_err() {
             // Closed, or the peer was fast.

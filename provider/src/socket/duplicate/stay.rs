@@ -17,8 +17,8 @@ use super::super::state::{Input, Phase};
 use super::awaited::{Awaited, await_no_longer};
 use crate::cm::negotiation::{own_hello, set_ack_timeout, takes_path, transport};
 use crate::cm::refusal::{reason_for, reject};
-use crate::core::Core;
 use crate::owners::Role;
+use crate::runtime::Runtime;
 use crate::sync::lock;
 use crate::transfer::Ending;
 use crate::wire::{Hello, HelloKind, RefusalReason, Resumption, Session};
@@ -41,20 +41,20 @@ impl SocketShared {
 
     /// Waits where the answer says.
     fn await_peer(self: &Arc<Self>) -> Result<Resumption, VerbsError> {
-        let core = &self.core;
+        let runtime = &self.runtime;
         let not_connected = || VerbsError::from_errno("move", Errno::NOTCONN.raw_os_error());
         let local = lock(&self.state).local.ok_or_else(not_connected)?;
-        let id = core.new_id()?;
+        let id = runtime.new_id()?;
         let token = id.token();
         if local.is_ipv6() {
             id.set_v6_only(true)?;
         }
         id.bind(with_any_port(local))?;
-        core.owners.set(token, Role::Move, self);
+        runtime.owners.set(token, Role::Move, self);
         let listening = id.listen(KERNEL_BACKLOG);
         let resumption = listening.and_then(|()| resumption(&id));
-        let resumption = resumption.inspect_err(|_| core.owners.remove(token))?;
-        let deadline = Instant::now().checked_add(core.config.move_deadline);
+        let resumption = resumption.inspect_err(|_| runtime.owners.remove(token))?;
+        let deadline = Instant::now().checked_add(runtime.config.move_deadline);
         let awaited = Awaited {
             id,
             resumption,
@@ -64,15 +64,15 @@ impl SocketShared {
             let mut state = lock(&self.state);
             if !matches!(state.phase, Phase::Accepted | Phase::Connected) {
                 drop(state);
-                core.owners.remove(token);
+                runtime.owners.remove(token);
                 return Err(not_connected());
             }
             state.awaited.replace(Box::new(awaited))
         };
         if let Some(when) = deadline {
-            core.control.set_deadline(when, token);
+            runtime.control.set_deadline(when, token);
         }
-        await_no_longer(core, before);
+        await_no_longer(runtime, before);
         tracing::debug!(socket = self.number, ?local, "the peer moves");
         Ok(resumption)
     }
@@ -94,7 +94,7 @@ impl SocketShared {
             .as_ref()
             .is_some_and(|awaited| awaited.id.token() == token);
         if is_awaited {
-            self.core.counters.resumes_timed_out.raise();
+            self.runtime.counters.resumes_timed_out.raise();
             tracing::debug!(socket = self.number, "the peer did not come back in time");
             self.ended(Ending::Reset);
         }
@@ -107,69 +107,69 @@ impl SocketShared {
             Ok(hello) => self.peer_arrived(id, &hello),
             Err(malformed) => {
                 let reason = reason_for(malformed, &id);
-                refuse(&self.core, id, reason);
+                refuse(&self.runtime, id, reason);
             }
         }
     }
 
     fn peer_arrived(self: &Arc<Self>, id: CmId, hello: &Hello) {
-        let core = &self.core;
+        let runtime = &self.runtime;
         let is_expected = lock(&self.state)
             .awaited
             .as_ref()
             .is_some_and(|awaited| awaited.resumption.admits(&hello.session));
         if !is_expected {
             tracing::warn!(socket = self.number, peer = ?id.peer_addr(), "not the peer that moves");
-            return refuse(core, id, RefusalReason::Condition);
+            return refuse(runtime, id, RefusalReason::Condition);
         }
         let Some(connection) = self.connection() else {
-            return refuse(core, id, RefusalReason::Closing);
+            return refuse(runtime, id, RefusalReason::Closing);
         };
         if !takes_path(&id) {
-            return refuse(core, id, RefusalReason::PathMtu);
+            return refuse(runtime, id, RefusalReason::PathMtu);
         }
-        set_ack_timeout(&id, core.config.ack_timeout);
-        let credits = match connection.renew(&id, hello, core.config.inline_size) {
+        set_ack_timeout(&id, runtime.config.ack_timeout);
+        let credits = match connection.renew(&id, hello, runtime.config.inline_size) {
             Ok(Some(credits)) => credits,
-            Ok(None) => return refuse(core, id, RefusalReason::NoResources),
+            Ok(None) => return refuse(runtime, id, RefusalReason::NoResources),
             Err(error) => {
                 tracing::debug!(%error, "no queue pair for a peer that has moved");
-                return refuse(core, id, RefusalReason::NoResources);
+                return refuse(runtime, id, RefusalReason::NoResources);
             }
         };
         connection.negotiated(hello);
         let reply = Hello {
             credits,
             session: Session::with_id(hello.session.id),
-            ..own_hello(&core.config, &connection, Session::NONE)
+            ..own_hello(&runtime.config, &connection, Session::NONE)
         };
         self.take_back(id, &reply);
     }
 
     /// The connection goes on with `id`.
     fn take_back(self: &Arc<Self>, id: CmId, reply: &Hello) {
-        let core = &self.core;
+        let runtime = &self.runtime;
         let mut state = lock(&self.state);
         let awaited = state.awaited.take();
         if awaited.is_none() || self.step(&mut state, Input::Resume).is_err() {
             // Closed at this moment; the kernel refuses the request.
             drop(state);
-            await_no_longer(core, awaited);
+            await_no_longer(runtime, awaited);
             return;
         }
-        core.owners.set(id.token(), Role::Own, self);
+        runtime.owners.set(id.token(), Role::Own, self);
         let private_data = reply.emit(HelloKind::Reply);
-        let accepted = id.accept(&transport(&core.config, &private_data));
+        let accepted = id.accept(&transport(&runtime.config, &private_data));
         let old = state.id.replace(id);
         drop(state);
         if let Some(old) = &old {
-            core.owners.remove(old.token());
+            runtime.owners.remove(old.token());
         }
         drop(old);
-        await_no_longer(core, awaited);
+        await_no_longer(runtime, awaited);
         match accepted {
             Ok(()) => {
-                core.counters.resumes_accepted.raise();
+                runtime.counters.resumes_accepted.raise();
                 tracing::debug!(socket = self.number, "the peer is back");
             }
             Err(error) => {
@@ -180,8 +180,8 @@ impl SocketShared {
     }
 }
 
-fn refuse(core: &Core, id: CmId, reason: RefusalReason) {
-    core.counters.resumes_refused.raise();
+fn refuse(runtime: &Runtime, id: CmId, reason: RefusalReason) {
+    runtime.counters.resumes_refused.raise();
     reject(id, reason, 0);
 }
 

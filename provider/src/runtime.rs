@@ -24,7 +24,7 @@ use crate::progress::{Progress, Upcall};
 use crate::statistics::SocketStats;
 use crate::sync::lock;
 
-pub(crate) struct Core {
+pub(crate) struct Runtime {
     pub(crate) config: ProviderConfig,
     pub(crate) fabric: Fabric,
     /// `None` once the provider went down: sockets that were not let go keep nothing open.
@@ -54,7 +54,7 @@ pub(crate) trait OpenSocket: Send + Sync {
 
 /// A place among the sockets, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct SocketPlace(Arc<Core>);
+pub(crate) struct SocketPlace(Arc<Runtime>);
 
 impl Drop for SocketPlace {
     fn drop(&mut self) {
@@ -62,7 +62,7 @@ impl Drop for SocketPlace {
     }
 }
 
-impl Core {
+impl Runtime {
     pub(crate) fn new(
         config: ProviderConfig,
         fabric: Fabric,
@@ -200,9 +200,9 @@ impl Core {
     }
 }
 
-impl std::fmt::Debug for Core {
+impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core")
+        f.debug_struct("Runtime")
             .field("fabric", &self.fabric)
             .finish_non_exhaustive()
     }
