@@ -70,7 +70,12 @@ pub(crate) struct Retained<P> {
     acknowledged: u64,
     /// Offered bytes that are not done.
     offered: u64,
+    /// Bytes of DATA that lie in the ring.
+    staged: u64,
 }
+
+/// So many bytes of DATA in the ring are many: what waits for their acknowledgements fills it.
+const MANY: u64 = 64 * 1024;
 
 impl<P> Default for Retained<P> {
     fn default() -> Self {
@@ -79,6 +84,7 @@ impl<P> Default for Retained<P> {
             posted: 0,
             acknowledged: 0,
             offered: 0,
+            staged: 0,
         }
     }
 }
@@ -99,9 +105,16 @@ impl<P: AsRef<[u8]>> Retained<P> {
         self.sent.len() < MOST
     }
 
+    /// Whether much is kept, as far as is known.
     #[inline]
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.sent.len() >= MOST / 2
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.sent.len() >= MOST / 2 || self.staged >= MANY
+    }
+
+    /// Whether an acknowledgement would let something go.
+    pub(crate) fn waits_for_acknowledgement(&self) -> bool {
+        let first = self.sent.front();
+        first.is_some_and(|first| !matches!(first.bytes, Bytes::Offered { .. }))
     }
 
     #[inline]
@@ -126,6 +139,7 @@ impl<P: AsRef<[u8]>> Retained<P> {
     }
 
     pub(crate) fn staged(&mut self, from: u64, len: u32) {
+        self.staged += u64::from(len);
         self.push(from, len, Bytes::Staged);
     }
 
@@ -213,7 +227,15 @@ impl<P: AsRef<[u8]>> Retained<P> {
             if !is_gone {
                 break;
             }
-            self.sent.pop_front();
+            self.pop();
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(first) = self.sent.pop_front()
+            && matches!(first.bytes, Bytes::Staged)
+        {
+            self.staged -= u64::from(first.len);
         }
     }
 
@@ -237,7 +259,7 @@ impl<P: AsRef<[u8]>> Retained<P> {
             .front()
             .is_some_and(|first| first.to() <= position)
         {
-            self.sent.pop_front();
+            self.pop();
         }
     }
 

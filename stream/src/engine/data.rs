@@ -196,7 +196,11 @@ impl<P: Payloads> Engine<P> {
             .map_or(u64::MAX, |urgent| urgent - position);
         let in_ring = RING - position % RING;
         let most = unsent.min(in_ring).min(before_urgent);
-        let is_bulk = most >= OFFER_FROM || is_offering && most == in_ring && most < unsent;
+        // Nobody announces acknowledgements, but DONE comes by itself.
+        let is_crowded = self.has_tcp() && self.retained.is_crowded();
+        let is_bulk = most >= OFFER_FROM
+            || is_offering && most == in_ring && most < unsent
+            || is_crowded && self.config.may_offer;
         if is_offering && !is_bulk {
             return None;
         }
@@ -307,13 +311,11 @@ impl<P: Payloads> Engine<P> {
     /// what is kept, or the stream ends.
     #[inline]
     pub fn needs_acknowledgements(&self) -> bool {
-        if self.retained.is_empty() {
+        if !self.retained.waits_for_acknowledgement() {
             return false;
         }
         let used = || self.outgoing.accepted - self.retained.ring_low(self.outgoing.sent);
-        self.retained.is_half_full()
-            || self.outgoing.closed
-            || self.retained.offered() == 0 && used() * 2 > self.config.send_buffer
+        self.retained.is_crowded() || self.outgoing.closed || used() * 2 > self.config.send_buffer
     }
 
     /// Whether bytes may be offered to the peer of the queue pair that comes
