@@ -379,7 +379,7 @@ fn main() {
             });
         }
     }
-    table.line(Kind::Rate, "connects tcp", |time| tcp_connects(time));
+    table.line(Kind::Rate, "connects tcp", tcp_connects);
     table.line(Kind::Rate, "connects soft", |time| {
         connects(&server, &client, dst, time)
     });

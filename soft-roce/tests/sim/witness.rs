@@ -38,7 +38,7 @@ impl Witness {
         let psn = packet.bth.psn;
         match packet.bth.opcode.packet_kind() {
             PacketKind::Send | PacketKind::Write => {
-                self.request((host, number), psn, Request::Data)
+                self.request((host, number), psn, Request::Data);
             }
             PacketKind::ReadRequest => {
                 let len = packet.reth.unwrap().len;
