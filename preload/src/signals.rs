@@ -44,6 +44,9 @@ fn restarts(signal: c_int) -> bool {
         || action.sa_flags & libc::SA_RESTART != 0
 }
 
+/// Bytes of a mask, as the kernel counts.
+const MASK: usize = 8;
+
 /// Signals are blocked in this thread; the mask that was there comes back.
 struct HeldBack(sigset_t);
 
@@ -59,7 +62,7 @@ impl HeldBack {
         Self(unsafe { before.assume_init() })
     }
 
-    /// ppoll(2), with the mask that was there before.
+    /// ppoll(2) of the kernel, with the mask that was there before.
     fn sleep(
         &self,
         fds: &[(BorrowedFd<'_>, PollFlags)],
@@ -71,15 +74,19 @@ impl HeldBack {
             revents: 0,
         });
         let mut list: Vec<_> = list.collect();
-        let timeout = timeout.map(to_timespec);
-        let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: the list, the time and the mask are there.
+        let mut timeout = timeout.map(to_timespec);
+        let timeout = timeout.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+        // libc's function would be a point where another thread may cancel this one, which must not leave
+        // the switch on the way.
+        // SAFETY: the list, the time and the mask are there, and the mask has the size that the kernel asks for.
         let ready = unsafe {
-            next::ppoll(
+            libc::syscall(
+                libc::SYS_ppoll,
                 list.as_mut_ptr(),
                 list.len() as nfds_t,
                 timeout,
                 &raw const self.0,
+                MASK,
             )
         };
         match ready < 0 {
