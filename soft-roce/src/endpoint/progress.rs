@@ -45,6 +45,10 @@ impl Device {
         let count = self.progress();
         if count == 0 {
             self.sleepers.activity.note_empty();
+        } else if !self.sleepers.thread_stands_back() {
+            // Nobody else looks at what was put off: the thread sleeps until a packet comes, and this user
+            // may not come back soon.
+            self.send_put_off();
         }
         self.fire_timers();
         count
