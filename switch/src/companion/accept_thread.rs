@@ -131,7 +131,7 @@ impl Worker {
             }
         }
         for _ in 0..BATCH {
-            match accept_one(listener, companion) {
+            match accept_one(&self.keeper, listener, companion) {
                 Answer::Answered => {}
                 Answer::NothingWaits => return,
                 Answer::CannotNow => {
@@ -176,7 +176,7 @@ enum Answer {
     Gone,
 }
 
-fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
+fn accept_one(keeper: &Keeper, listener: &ListenerShared, companion: &Companion) -> Answer {
     let mut descriptor = None;
     let outcome = companion.socket.accept(|request| {
         if !listener.has_room() {
@@ -214,6 +214,7 @@ fn accept_one(listener: &ListenerShared, companion: &Companion) -> Answer {
     match (outcome, descriptor) {
         (Ok(accepted), Some(tcp)) => {
             let ready = ReadySan::new(companion, accepted, tcp);
+            keeper.stamp_arrivals(listener);
             // Room cannot have gone: only this thread fills the queue. A listener that was closed
             // meanwhile gives the connection back, and dropping it closes it (duty 32).
             if listener.push_san(ready).is_ok() {

@@ -76,17 +76,19 @@ impl Keeper {
         self.watch.listeners()
     }
 
-    /// Takes a listener in: its arrivals are watched, and it gets its companions.
-    ///
-    /// # Errors
-    /// What the system says to watching its TCP socket.
-    pub(crate) fn add(&self, listener: &Arc<ListenerShared>) -> io::Result<()> {
-        if let Err(error) = self.watch.add_listener(listener) {
-            self.forget(listener);
-            return Err(error);
-        }
+    /// Takes a listener in: it gets its companions.
+    pub(crate) fn add(&self, listener: &Arc<ListenerShared>) {
+        self.watch.add_listener(listener);
         self.ensure(listener, false);
-        Ok(())
+    }
+
+    /// A SAN connection is about to be queued: from the first one on, arrivals on TCP are stamped.
+    pub(super) fn stamp_arrivals(&self, listener: &ListenerShared) {
+        if listener.begin_to_stamp()
+            && let Err(error) = self.watch.hear_tcp(listener)
+        {
+            tracing::warn!(%error, "connections over TCP come in no order with those over the SAN");
+        }
     }
 
     /// Another process listens on: the companions here are closed, so that it can have them.

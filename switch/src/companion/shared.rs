@@ -43,6 +43,9 @@ pub(crate) struct ListenerShared {
     has_left: AtomicBool,
     /// It has no companions, whatever the table says.
     pub(super) is_tcp_alone: bool,
+    /// TCP's arrivals are stamped: from the first SAN connection on. Before that there is nothing to put
+    /// in order, and the accept thread need not wake up for each of them.
+    is_stamping: AtomicBool,
     /// Set while a SAN connection waits, and for good once closed.
     ready: Signal,
     /// The TCP socket and `ready` in one.
@@ -96,6 +99,7 @@ impl ListenerShared {
             is_adopted: false,
             has_left: AtomicBool::new(false),
             is_tcp_alone: false,
+            is_stamping: AtomicBool::new(false),
             ready,
             readiness,
         })
@@ -162,6 +166,18 @@ impl ListenerShared {
         Ok(())
     }
 
+    /// The first SAN connection is about to be queued: what waits on TCP came before it. `true`: the
+    /// caller has later arrivals told from now on.
+    pub(super) fn begin_to_stamp(&self) -> bool {
+        if self.is_stamping.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        if tcp::has_waiting(&self.tcp) {
+            self.tcp_arrived();
+        }
+        true
+    }
+
     pub(crate) fn tcp_arrived(&self) {
         lock(&self.queue).tcp_arrived();
     }
@@ -178,7 +194,8 @@ impl ListenerShared {
 
     /// TCP's accept gave a connection.
     pub(crate) fn tcp_taken(&self, turn: TcpTurn) {
-        let more = tcp::has_waiting(&self.tcp);
+        // Without stamps nobody asks.
+        let more = self.is_stamping.load(Ordering::Acquire) && tcp::has_waiting(&self.tcp);
         lock(&self.queue).tcp_taken(turn, more);
     }
 

@@ -85,9 +85,13 @@ impl Watch {
             .collect()
     }
 
-    /// Watches a listener's TCP socket for arrivals, edge-triggered: each gives one stamp.
-    pub(super) fn add_listener(&self, listener: &Arc<ListenerShared>) -> io::Result<()> {
+    /// Takes a listener in.
+    pub(super) fn add_listener(&self, listener: &Arc<ListenerShared>) {
         lock(&self.watched).insert(listener.token, Watched::Tcp(Arc::clone(listener)));
+    }
+
+    /// Watches a listener's TCP socket for arrivals, edge-triggered: each gives one stamp.
+    pub(super) fn hear_tcp(&self, listener: &ListenerShared) -> io::Result<()> {
         let data = epoll::EventData::new_u64(listener.token);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&self.epoll, listener.tcp.as_fd(), data, flags)?;

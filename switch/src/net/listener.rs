@@ -182,7 +182,7 @@ impl Listener {
             RouteChoice::Off => shared.tcp_alone(),
             _ => shared,
         });
-        lease.companions.add(&shared)?;
+        lease.companions.add(&shared);
         Ok(Self {
             shared,
             lease,
