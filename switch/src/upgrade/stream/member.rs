@@ -16,6 +16,9 @@ use crate::upgrade::service::Member;
 /// How often it is asked whether another process wants the stream.
 const ASK: Duration = Duration::from_millis(20);
 
+/// How often a stream is looked at whose switch shuts down, until its queue pair is empty.
+const LEAVES: u32 = 100;
+
 impl Member for MovingStream {
     fn attend(&self) {
         if self.follower().is_some_and(|one| one.wants_tcp()) {
@@ -23,14 +26,10 @@ impl Member for MovingStream {
         }
         self.with(Mover::progress);
         let drains = self.look_at(|mover| mover.drains);
-        // A read that waits does it itself.
+        // A read that waits does it itself. What is not here yet is looked for in a millisecond
+        // (`next_timeout`): all streams wait for this thread, and many may break at once.
         if drains && let Some(_reading) = self.reading.try_lock() {
-            for _ in 0..100 {
-                if self.with(Mover::drain) {
-                    break;
-                }
-                std::thread::sleep(DRAIN);
-            }
+            self.with(Mover::drain);
         }
         let left = self.with(|mover, _| std::mem::take(&mut mover.left));
         for one in left {
@@ -160,7 +159,13 @@ impl Member for MovingStream {
 
     fn leave(&self) {
         self.move_to_tcp(true);
-        self.attend();
+        for _ in 0..LEAVES {
+            self.attend();
+            if !self.look_at(|mover| mover.drains) {
+                break;
+            }
+            std::thread::sleep(DRAIN);
+        }
     }
 
     fn is_through(&self) -> bool {
