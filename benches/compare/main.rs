@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod connects;
 mod flood;
 mod messages;
@@ -88,7 +89,7 @@ struct Site {
 
 type Measurement = fn(&Site, &mut Record) -> Result<()>;
 
-const MEASUREMENTS: [(&str, Measurement); 14] = [
+const MEASUREMENTS: [(&str, Measurement); 15] = [
     ("send-latency", tools::send_latency),
     ("rstream", tools::rstream),
     ("messages-raw", messages::raw),
@@ -96,6 +97,7 @@ const MEASUREMENTS: [(&str, Measurement); 14] = [
     ("messages-switch", messages::switch),
     ("stream-perftest", tools::streams),
     ("stream-provider", rate::provider),
+    ("bulk", bulk::all),
     ("rdma-perftest", tools::rdma),
     ("rdma-raw", rdma::raw),
     ("rdma-provider", rdma::provider),
@@ -138,6 +140,7 @@ fn serve(kind: &str, address: IpAddr, number: u32) -> Result<()> {
         "switch" => switch::server(address),
         "switch-deaf" => switch::deaf_server(address, number),
         "switch-echo" => switch::echo(address, number),
+        "switch-drain" => switch::drain(address, number),
         "tcp" => tcp::server(address),
         other => Err(format!("no server of the kind {other}").into()),
     }
@@ -174,6 +177,7 @@ fn compare(args: &Args) -> Result<bool> {
     }
     ratios(&mut record);
     rdma_ratios(&mut record);
+    bulk_ratios(&mut record);
     println!("{}", record.tables());
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&record)? + "\n")?;
@@ -232,6 +236,37 @@ fn ratios(record: &mut Record) {
     ] {
         let what = format!("refusal: {what} / raw CM, nobody listens");
         record.ratio(&what, &format!("refusal.{who}"), nobody, goal);
+    }
+}
+
+/// Bulk beside SENDs of the same size and of the best one, and beside RDMA WRITEs; more is better.
+fn bulk_ratios(record: &mut Record) {
+    for size in bulk::WRITES {
+        let goals = match size {
+            4096 => [Some(Goal::AtLeast(1.0)), None],
+            65_536 => [None, Some(Goal::AtLeast(0.9))],
+            1_048_576 => [None, Some(Goal::AtLeast(0.95))],
+            _ => [None, None],
+        };
+        for (who, goals) in [
+            ("switch", goals),
+            ("rsockets", [None; 2]),
+            ("tcp", [None; 2]),
+        ] {
+            let of = format!("bulk.{size}.{who}");
+            let what = format!("bulk by writes of {size} B: {who} /");
+            let same = format!("stream.{size}.perftest");
+            record.ratio(
+                &format!("{what} ib_send_bw -e, {size} B"),
+                &of,
+                &same,
+                goals[0],
+            );
+            let (best, name) = ("stream.best.perftest", "ib_send_bw -e at its best size");
+            record.ratio(&format!("{what} {name}"), &of, best, goals[1]);
+            let write = format!("rdma-rate.WRITE.{size}.perftest");
+            record.ratio(&format!("{what} ib_write_bw, {size} B"), &of, &write, None);
+        }
     }
 }
 

@@ -97,6 +97,31 @@ pub(crate) fn echo(address: IpAddr, size: u32) -> Result<()> {
     Ok(())
 }
 
+/// A server that takes in what comes, and says so by one byte after each so many.
+pub(crate) fn drain(address: IpAddr, bytes: u32) -> Result<()> {
+    let switch = switch()?;
+    let listener = listen(&switch, address, 1)?;
+    std::thread::spawn(|| {
+        commands().for_each(drop);
+        std::process::exit(0);
+    });
+    let connection = listener.accept()?;
+    over_san(&connection)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut left = bytes as usize;
+    loop {
+        let most = left.min(buffer.len());
+        match connection.receive(&mut buffer[..most])? {
+            0 => return Ok(()),
+            n => left -= n,
+        }
+        if left == 0 {
+            send_all(&connection, &[1])?;
+            left = bytes as usize;
+        }
+    }
+}
+
 /// Samples of half a round trip.
 pub(crate) fn round_trips(server: IpAddr, size: usize) -> Result<Samples> {
     let args = [
@@ -144,7 +169,7 @@ fn over_san(connection: &Connection) -> Result<()> {
     }
 }
 
-fn send_all(connection: &Connection, mut bytes: &[u8]) -> Result<()> {
+pub(crate) fn send_all(connection: &Connection, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         let sent = connection.send(bytes)?;
         bytes = &bytes[sent..];
@@ -153,7 +178,7 @@ fn send_all(connection: &Connection, mut bytes: &[u8]) -> Result<()> {
 }
 
 /// Fills `bytes`; `false`: the stream ended first.
-fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Result<bool> {
+pub(crate) fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Result<bool> {
     let mut filled = 0;
     while filled < bytes.len() {
         match connection.receive(&mut bytes[filled..])? {

@@ -152,6 +152,24 @@ fn rstream_latency(server: IpAddr, size: usize, option: Option<&str>) -> Result<
     Ok(parse_rstream(&output)?.micros_per_transfer)
 }
 
+/// `rstream`, many transfers one way and then the other, blocking: MiB a second.
+pub(crate) fn rstream_rate(
+    server: IpAddr,
+    size: usize,
+    transfers: usize,
+    option: Option<&str>,
+) -> Result<f64> {
+    let (address, size, transfers) = (server.to_string(), size.to_string(), transfers.to_string());
+    let mut args = vec!["-T", "b"];
+    args.extend(option.iter().flat_map(|option| ["-T", option]));
+    args.extend(["-S", &size, "-I", "2", "-C", &transfers]);
+    let server = [&args[..], &["-b", &address]].concat();
+    let client = [&args[..], &["-s", &address]].concat();
+    let output = pair("rstream", &server, &client)?;
+    let megabytes = parse_rstream(&output)?.megabytes_per_second;
+    Ok(megabytes * 1e6 / f64::from(1 << 20))
+}
+
 /// Runs a server and a client of one program; what the client printed.
 fn pair(program: &str, server: &[&str], client: &[&str]) -> Result<String> {
     let mut why = String::new();
