@@ -413,6 +413,19 @@ impl Connection {
         self.carrier().set_watcher(Some((watcher, 0)));
     }
 
+    /// A connection that may move stays on TCP from now on, where its descriptor tells what it is ready
+    /// for. Others are left as they are.
+    ///
+    /// # Errors
+    /// ETIMEDOUT: two seconds were not enough, or bytes that came over the SAN are not read.
+    pub(crate) fn keep_descriptor(&self) -> io::Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        match self.moving() {
+            Some(moving) => moving.stay_on_tcp(Deadline::after(PATIENCE)),
+            None => Ok(()),
+        }
+    }
+
     /// The lane that an event loop polls for the connection, and whose descriptors it sleeps on; `None`
     /// over TCP, where the descriptor tells.
     pub fn lane(&self) -> Option<LaneHandle> {

@@ -139,8 +139,12 @@ impl Poller {
     /// Adds a connection. It is in one poller at a time, and goes with its last handle; its token may
     /// be used again after [`Poller::remove`].
     ///
+    /// A connection that may move (`RouteChoice::Upgrade`) stays on TCP from then on, or goes back there
+    /// first: the poller does not follow it from one to the other.
+    ///
     /// # Errors
-    /// EEXIST for a token that is in use, EINVAL for `u64::MAX`; over TCP what epoll_ctl(2) says.
+    /// EEXIST for a token that is in use, EINVAL for `u64::MAX`; over TCP what epoll_ctl(2) says; ETIMEDOUT
+    /// for one that has moved, where two seconds were not enough or bytes wait to be read.
     pub fn add(
         &self,
         connection: &Arc<Connection>,
@@ -148,6 +152,7 @@ impl Poller {
         interest: Interest,
     ) -> io::Result<()> {
         check(token)?;
+        connection.keep_descriptor()?;
         if connection.lane().is_none() {
             return self.add_fd(&connection.companion_fd(), token, interest);
         }

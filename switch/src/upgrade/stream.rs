@@ -327,11 +327,26 @@ impl MovingStream {
     /// # Errors
     /// ETIMEDOUT: bytes of a change are left.
     pub(crate) fn leave(&self, deadline: Deadline) -> io::Result<Vec<u8>> {
+        self.go_to_tcp(deadline, || self.with(|mover, _| mover.leave()))
+    }
+
+    /// Goes to TCP for good, so that what the socket is ready for is what the stream is ready for.
+    ///
+    /// # Errors
+    /// ETIMEDOUT: bytes of a change are left, or bytes that came over the SAN and nobody has read.
+    pub(crate) fn stay_on_tcp(&self, deadline: Deadline) -> io::Result<()> {
+        self.go_to_tcp(deadline, || {
+            let is_there = self.is_for_good() && self.phase() == Phase::Kernel;
+            is_there.then_some(())
+        })
+    }
+
+    fn go_to_tcp<T>(&self, deadline: Deadline, arrived: impl Fn() -> Option<T>) -> io::Result<T> {
         const LOOK: Duration = Duration::from_millis(1);
         loop {
             self.move_to_tcp(true);
-            if let Some(ahead) = self.with(|mover, _| mover.leave()) {
-                return Ok(ahead);
+            if let Some(outcome) = arrived() {
+                return Ok(outcome);
             }
             if deadline.is_over() {
                 return Err(Errno::TIMEDOUT.into());
