@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use san_benches::Result;
 use san_benches::server::{Server, commands, say_ready};
 use san_benches::stats::Samples;
-use san_provider::Provider;
+use san_provider::{Provider, ProviderConfig};
 use san_switch::{
     CompanionState, CompanionStatus, ConnectError, ConnectOptions, Connection, ListenOptions,
-    Listener, Switch, SwitchConfig,
+    Listener, Switch, SwitchBuilder, SwitchConfig,
 };
 
 use crate::messages::ping;
@@ -146,8 +146,13 @@ pub(crate) fn round_trips(server: IpAddr, size: usize) -> Result<Samples> {
 
 /// A switch whose one provider does not spin.
 fn switch() -> Result<Switch> {
-    let builder = Switch::builder().config(SwitchConfig::default());
-    Ok(builder.provider("rdma", Provider::new(config())?).build()?)
+    let settings = SwitchConfig::default();
+    let own = ProviderConfig {
+        spin: config().spin,
+        ..SwitchBuilder::provider_config(&settings)
+    };
+    let builder = Switch::builder().config(settings);
+    Ok(builder.provider("rdma", Provider::new(own)?).build()?)
 }
 
 fn listen(switch: &Switch, address: IpAddr, backlog: u32) -> Result<Listener> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use san_base::{Deadline, lock};
-use san_provider::{Counters, Provider, WsaCode};
+use san_provider::{Counters, Provider, ProviderConfig, WsaCode};
 use san_stream::Role;
 use socket2::Socket;
 
@@ -23,7 +23,7 @@ use crate::net::handover::Duplicate;
 use crate::net::listener::{ListenOptions, Listener};
 use crate::net::rooms::{Lease, Rooms};
 use crate::route::table::{SanEntry, SanTable};
-use crate::san::provider::StartedProvider;
+use crate::san::provider::{StartedProvider, settings};
 use crate::stat::{Report, StatThread};
 
 /// How long closed streams may take for their last bytes when the switch shuts down.
@@ -281,6 +281,13 @@ impl SwitchBuilder {
     pub fn config(mut self, config: SwitchConfig) -> Self {
         self.config = config;
         self
+    }
+
+    /// What the switch starts its own providers with. A provider that is registered
+    /// ([`SwitchBuilder::provider`]) without these settings carries streams by messages alone, without bulk
+    /// and urgent data.
+    pub fn provider_config(config: &SwitchConfig) -> ProviderConfig {
+        settings(config)
     }
 
     /// Registers a provider. The first one registered is preferred where two serve a subnet.

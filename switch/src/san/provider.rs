@@ -105,7 +105,8 @@ pub(crate) const MOVES: u8 = 4;
 /// are offered some.
 pub(crate) const MOVING_BULK: u8 = 8;
 
-fn settings(config: &SwitchConfig) -> ProviderConfig {
+/// What a provider of the switch is started with.
+pub(crate) fn settings(config: &SwitchConfig) -> ProviderConfig {
     ProviderConfig {
         layer_features: STREAMS | MARKS | MOVES | MOVING_BULK,
         // Rings for bulk, which are used again (`carrier/bulk.rs`), and nothing else so far.
