@@ -252,8 +252,9 @@ fn rdma_sys_layout() -> Layout {
 fn rdma_sys_numbers() -> BTreeMap<&'static str, i64> {
     use rdma_sys::{
         ibv_access_flags, ibv_device_cap_flags, ibv_mtu, ibv_mw_type, ibv_port_state,
-        ibv_qp_attr_mask, ibv_qp_state, ibv_qp_type, ibv_send_flags, ibv_wc_flags, ibv_wc_opcode,
-        ibv_wc_status, ibv_wr_opcode, rdma_cm_event_type, rdma_port_space,
+        ibv_qp_attr_mask, ibv_qp_state, ibv_qp_type, ibv_send_flags, ibv_transport_type,
+        ibv_wc_flags, ibv_wc_opcode, ibv_wc_status, ibv_wr_opcode, rdma_cm_event_type,
+        rdma_port_space,
     };
     macro_rules! numbers {
         (plain { $($module:ident: $($name:ident)*;)* } flags { $($flags:ident: $($flag:ident)*;)* }) => {
@@ -280,6 +281,7 @@ fn rdma_sys_numbers() -> BTreeMap<&'static str, i64> {
         ibv_wc_opcode: IBV_WC_RECV_RDMA_WITH_IMM;
         ibv_port_state: IBV_PORT_DOWN IBV_PORT_INIT IBV_PORT_ARMED IBV_PORT_ACTIVE IBV_PORT_ACTIVE_DEFER;
         ibv_mtu: IBV_MTU_256 IBV_MTU_4096;
+        ibv_transport_type: IBV_TRANSPORT_IB IBV_TRANSPORT_IWARP;
         rdma_sys: IBV_GID_TYPE_IB IBV_GID_TYPE_ROCE_V1 IBV_GID_TYPE_ROCE_V2;
         } flags {
         ibv_qp_attr_mask: IBV_QP_STATE;
