@@ -104,62 +104,43 @@ impl Settings {
             }
             None => {}
         }
-        for (name, allowed) in SwitchConfig::settings() {
-            let found = environment.iter().find(|(given, _)| given == name);
+        for known in SwitchConfig::settings() {
+            let found = environment.iter().find(|(name, _)| name == known.name());
             if let Some((_, value)) = found {
-                settings.take(name, allowed, value, Source::Environment, &mut given);
+                settings.take(known, value, Source::Environment, &mut given);
             }
         }
-        let text: String = given
-            .iter()
-            .map(|(name, value, _)| format!("{name} = {value}\n"))
-            .collect();
-        // Each was good alone, and none depends on another.
-        settings.config = SwitchConfig::from_text(&text).unwrap_or_default();
-        for (name, allowed) in SwitchConfig::settings() {
-            let last = given.iter().rfind(|(given, ..)| *given == name);
-            let value = match (is_secret(name), last) {
-                (true, Some(_)) => HIDDEN.to_owned(),
-                (true, None) => "(none)".to_owned(),
-                (false, last) => value_of(&settings.config, name)
-                    .or_else(|| last.map(|(_, value, _)| value.clone()))
-                    .unwrap_or_else(|| "(none)".to_owned()),
-            };
+        for known in SwitchConfig::settings() {
+            let last = given.iter().rfind(|(name, ..)| *name == known.name());
+            let as_given = || last.map(|(_, value, _)| value.clone());
+            let shown = known.shown(&settings.config).or_else(as_given);
             settings.in_force.push(Setting {
-                name,
-                value,
+                name: known.name(),
+                value: shown.unwrap_or_else(|| "(none)".to_owned()),
                 source: last.map_or(Source::Default, |(_, _, source)| source.clone()),
-                allowed,
+                allowed: known.allowed(),
             });
         }
         settings
     }
 
-    /// A file of `NAME = value` lines; `#` starts a comment.
+    /// Takes each line of the file.
     fn read_file(
         &mut self,
         path: &Path,
         text: &str,
         given: &mut Vec<(&'static str, String, Source)>,
     ) {
-        for (index, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if line.is_empty() {
-                continue;
-            }
+        for line in SwitchConfig::lines(text) {
             let source = Source::File {
                 path: path.to_owned(),
-                line: index + 1,
+                line: line.number,
             };
-            let known = line.split_once('=').and_then(|(name, value)| {
-                let (name, allowed) = SwitchConfig::settings().find(|(n, _)| *n == name.trim())?;
-                Some((name, allowed, value.trim()))
-            });
-            match known {
-                Some((name, allowed, value)) => self.take(name, allowed, value, source, given),
+            match line.setting {
+                Some((known, value)) => self.take(known, value, source, given),
                 None => self.bad.push(BadSetting {
                     name: String::new(),
-                    value: line.to_owned(),
+                    value: line.text.to_owned(),
                     allowed: "NAME = value; see the names: san config".to_owned(),
                     source,
                 }),
@@ -167,36 +148,29 @@ impl Settings {
         }
     }
 
+    /// Takes one value that `source` gave: good or bad.
     fn take(
         &mut self,
-        name: &'static str,
-        allowed: &'static str,
+        known: &san_switch::Setting,
         value: &str,
         source: Source,
         given: &mut Vec<(&'static str, String, Source)>,
     ) {
-        // No setting's value has either; both mean something in a file.
-        let is_plain = !value.contains(['#', '\n']) && value.trim() == value;
-        let mut allowed = allowed.to_owned();
-        if is_plain {
-            match SwitchConfig::from_text(&format!("{name} = {value}")) {
-                Ok(_) => {
-                    given.push((name, value.to_owned(), source));
-                    return;
-                }
-                // It knows the line.
-                Err(ConfigError::Rules { source, .. }) => {
-                    allowed = format!("a file of rules: {source}");
-                }
-                Err(_) => {}
-            }
-        }
+        let name = known.name();
+        let kept = match known.is_secret() {
+            true => HIDDEN,
+            false => value,
+        };
+        let allowed = match known.apply(&mut self.config, value) {
+            Ok(()) => return given.push((name, kept.to_owned(), source)),
+            // It knows the line.
+            Err(ConfigError::Rules { source, .. }) => format!("a file of rules: {source}"),
+            Err(ConfigError::Key { source, .. }) => format!("{}: {source}", known.allowed()),
+            Err(_) => known.allowed().to_owned(),
+        };
         self.bad.push(BadSetting {
             name: name.to_owned(),
-            value: match is_secret(name) {
-                true => HIDDEN.to_owned(),
-                false => value.to_owned(),
-            },
+            value: kept.to_owned(),
             allowed,
             source,
         });
@@ -233,18 +207,11 @@ impl fmt::Display for BadSetting {
     }
 }
 
-/// Whether nobody may see the value.
-fn is_secret(name: &str) -> bool {
-    ["_KEY", "_SECRET", "_TOKEN", "_PASSWORD"]
-        .iter()
-        .any(|end| name.ends_with(end))
-}
-
 fn unknown(environment: &[(String, String)]) -> Vec<String> {
     let is_known = |name: &str| {
         OTHERS.contains(&name)
             || OF_SCRIPTS.iter().any(|start| name.starts_with(start))
-            || SwitchConfig::settings().any(|(known, _)| known == name)
+            || SwitchConfig::settings().any(|known| known.name() == name)
     };
     let mut unknown: Vec<String> = environment
         .iter()
@@ -253,49 +220,6 @@ fn unknown(environment: &[(String, String)]) -> Vec<String> {
         .collect();
     unknown.sort();
     unknown
-}
-
-/// A setting's value as it would be written; `None` for one that is not known here.
-fn value_of(config: &SwitchConfig, name: &str) -> Option<String> {
-    let truth = |on: bool| if on { "1" } else { "0" }.to_owned();
-    Some(match name {
-        "SAN_FABRIC" => config.fabric.to_string(),
-        "SAN_CONNECT_TIMEOUT_MS" => config.connect_timeout.as_millis().to_string(),
-        "SAN_FABRIC_CONNECT_TIMEOUT_MS" => config.fabric_connect_timeout.as_millis().to_string(),
-        "SAN_STRICT" => truth(config.strict),
-        "SAN_BACKLOG" => config.backlog.to_string(),
-        "SAN_NEGATIVE_CACHE_ENTRIES" => config.negative_cache.entries.to_string(),
-        "SAN_NEGATIVE_CACHE_MS" => config.negative_cache.lifetime.as_millis().to_string(),
-        "SAN_LOOPBACK" => truth(config.loopback),
-        "SAN_SOFT_ADDRESSES" => match config.soft_addresses.is_empty() {
-            true => "(all)".to_owned(),
-            false => {
-                let all = config.soft_addresses.iter().map(ToString::to_string);
-                all.collect::<Vec<_>>().join(",")
-            }
-        },
-        "SAN_IO_TIMEOUT_MS" => {
-            let timeout = config.io_timeout.map_or(0, |timeout| timeout.as_millis());
-            timeout.to_string()
-        }
-        "SAN_SHUTDOWN_TIMEOUT_MS" => config.shutdown_timeout.as_millis().to_string(),
-        "SAN_ROUTE" => config.route.to_string(),
-        "SAN_RULES" => match config.rules.is_empty() {
-            true => "(none)".to_owned(),
-            // The file's name is what was given.
-            false => return None,
-        },
-        "SAN_SUBNETS" => match config.subnets.is_empty() {
-            true => "(none)".to_owned(),
-            false => {
-                let all = config.subnets.iter().map(ToString::to_string);
-                all.collect::<Vec<_>>().join(",")
-            }
-        },
-        "SAN_UPGRADE_BYTES" => config.upgrade_bytes.to_string(),
-        "SAN_STAT" => if config.stat { "on" } else { "off" }.to_owned(),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -371,37 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_can_be_written_and_means_the_same() {
-        let all = "SAN_FABRIC=off\nSAN_CONNECT_TIMEOUT_MS=1\nSAN_FABRIC_CONNECT_TIMEOUT_MS=2\n\
-                   SAN_STRICT=1\nSAN_BACKLOG=3\nSAN_NEGATIVE_CACHE_ENTRIES=4\n\
-                   SAN_NEGATIVE_CACHE_MS=5\nSAN_LOOPBACK=true\nSAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
-                   SAN_IO_TIMEOUT_MS=6\nSAN_SHUTDOWN_TIMEOUT_MS=7\nSAN_STAT=off\n\
-                   SAN_ROUTE=upgrade\nSAN_UPGRADE_BYTES=8\n";
-        let settings = of(&[], Some(all));
-        let known = settings.in_force.iter();
-        let known = known.filter(|setting| setting.source != Source::Default);
-        let text: String = known
-            .map(|setting| format!("{}={}\n", setting.name, setting.value))
-            .collect();
-        assert_eq!(text.lines().count(), 14);
-        assert_eq!(SwitchConfig::from_text(&text).unwrap(), settings.config);
-        assert_ne!(settings.config, SwitchConfig::default());
-    }
-
-    /// A new setting needs a line in `value_of`, or `san config` cannot show its default.
-    #[test]
-    fn every_setting_has_a_value_to_show() {
-        for (name, _) in SwitchConfig::settings() {
-            let shown = value_of(&SwitchConfig::default(), name);
-            // What is in a key's file is not kept either.
-            let is_hidden = is_secret(name) || name == "SAN_KEY_FILE";
-            assert!(shown.is_some() || is_hidden, "{name}");
-        }
-    }
-
-    #[test]
-    fn keys_are_secrets_and_their_files_are_not() {
-        assert!(is_secret("SAN_KEY") && is_secret("SAN_PEER_TOKEN"));
-        assert!(!is_secret("SAN_KEY_FILE") && !is_secret("SAN_BACKLOG"));
+    fn keys_are_hidden_and_their_files_are_not() {
+        let key = "000102030405060708090a0b0c0d0e0f";
+        let environment = [("SAN_KEY", key), ("SAN_KEY_FILE", "/no/such/file")];
+        let settings = of(&environment, Some("SAN_KEY = \"0102\"\n"));
+        assert_eq!(one(&settings, "SAN_KEY").0, HIDDEN);
+        assert!(!format!("{settings:?}").contains("0102"));
+        assert_eq!(settings.bad.len(), 2);
+        assert!(settings.bad[1].to_string().contains("/no/such/file"));
     }
 }

@@ -85,7 +85,8 @@ pub use carrier::info::{StreamInfo, StreamState};
 pub use companion::condition::{Condition, Decision, IncomingRequest, Side};
 pub use companion::plan::{CompanionState, CompanionStatus};
 pub use config::{
-    ConfigError, FabricChoice, NegativeCacheConfig, RouteChoice, SOMAXCONN, SwitchConfig,
+    ConfigError, ConfigLine, FabricChoice, NegativeCacheConfig, RouteChoice, SOMAXCONN, Setting,
+    SwitchConfig, UnknownFabric,
 };
 pub use counters::{ListenerStats, SwitchStats};
 pub use error::{AcceptError, ConnectError, ListenError, OpenError};

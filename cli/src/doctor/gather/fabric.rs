@@ -5,7 +5,7 @@ use crate::doctor::facts::{
     SoftPortState, TransportFacts,
 };
 use rustix::fs::{FlockOperation, flock};
-use san_switch::{FabricChoice, Switch, SwitchConfig};
+use san_switch::{FabricChoice, NegativeCacheConfig, Switch, SwitchConfig};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(super) fn gather(config: &SwitchConfig) -> (FabricFacts, Option<Switch>) {
     let own = config
         .clone()
         .stat(false)
-        .negative_cache(0, Duration::ZERO)
+        .negative_cache(NegativeCacheConfig::new(0, Duration::ZERO))
         .fabric_connect_timeout(patience);
     match Switch::new(own) {
         Ok(switch) => {
