@@ -68,7 +68,16 @@ impl Wire {
     }
 
     /// Sets it down: both ends hear of it.
+    ///
+    /// In the guest each end has a queue then. Without one, as a veth link is made, the kernel's soft-RoCE (Linux 6.1)
+    /// may hang for good: to send fails while the link is going down, `rxe_requester` tries again within the system
+    /// call that posts, without an end, and the link waits for that call.
     pub fn set_down(&self) {
+        if matches!(self, Self::Guest) {
+            for link in ["v0", "v1"] {
+                run("tc", &format!("qdisc replace dev {link} root pfifo limit 1000"));
+            }
+        }
         run("ip", &format!("link set {} down", self.link()));
     }
 
