@@ -21,14 +21,13 @@
 mod blocking;
 mod bytes;
 mod epolls;
-mod fdinfo;
 mod inherited;
 mod listening;
 mod moving;
 mod opening;
 mod options;
-mod places;
 mod shared;
+mod sites;
 mod stream;
 mod take_over;
 mod tally;

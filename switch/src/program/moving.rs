@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::event::epoll::EventFlags;
 
 use super::epolls::Operation;
+use super::sites::Site;
 use super::stream::Stream;
 use super::upgrading::{Host, Upgrading, Whose};
 
@@ -94,9 +95,13 @@ impl Stream {
         let Some(upgrading) = &self.inner().upgrading else {
             return Ok(None);
         };
-        let at = (epoll, operation, fd);
         let places = &self.inner().places;
-        places.control(upgrading.kernel(), &self.source(), at, interest)?;
+        let site = Site::new(upgrading.kernel(), epoll, fd);
+        match operation {
+            Operation::Add => places.add(&self.source(), site, interest)?,
+            Operation::Modify => places.modify(&site, interest)?,
+            Operation::Delete => places.delete(&site)?,
+        }
         Ok(Some(()))
     }
 }

@@ -16,7 +16,7 @@ use verbs_shim::fork::{ForkGuard, Generation};
 
 use super::epolls::{Epoll, Operation};
 use super::inherited::carry_over;
-use super::places::Places;
+use super::sites::Site;
 use super::timeouts::{Timeouts, Wanted, of_connection};
 use super::upgrading::{Host, Moving, Upgrading};
 use super::{key, leave};
@@ -25,6 +25,7 @@ use crate::readiness::{Events, Watcher};
 use crate::ready::event_loop::EventLoop;
 use crate::ready::hub::{Hub, Source};
 use crate::ready::interest::Interest;
+use crate::ready::places::Places;
 use crate::ready::watched::flags;
 use crate::upgrade::stream::Follower;
 
@@ -39,7 +40,7 @@ pub(super) struct Inner {
     /// It began on TCP, and may move.
     pub(super) upgrading: Option<Upgrading>,
     /// Its places in epoll sets then; `loops` is for the others.
-    pub(super) places: Places,
+    pub(super) places: Places<Site>,
     made: Generation,
     connection: OnceLock<ForkGuard<Arc<Connection>>>,
     is_nonblocking: AtomicBool,
@@ -100,9 +101,7 @@ impl Follower for Inner {
             return;
         };
         let source: Arc<dyn Source> = Arc::clone(&self) as Arc<dyn Source>;
-        let is_whole = self
-            .places
-            .follow(upgrading.kernel(), &source, || upgrading.is_away());
+        let is_whole = self.places.follow(&source, || upgrading.is_away());
         if !is_whole && let Some(moving) = upgrading.moving().as_ref() {
             tracing::debug!("a connection comes back to TCP: one of its epoll sets cannot follow");
             moving.connection.move_to_tcp(true);
@@ -164,10 +163,9 @@ impl Inner {
         // Who puts it into a loop holds the lock, too: it sees the lane either here or there.
         let loops = self.loops.lock();
         let _ = self.connection.set(ForkGuard::new(connection));
-        let source: Arc<dyn Source> = Arc::clone(self) as Arc<dyn Source>;
-        for (looped, _) in loops.iter() {
+        for (looped, fd) in loops.iter() {
             if let Some(looped) = looped.upgrade() {
-                looped.see_lane(&source);
+                looped.see_lane(key(*fd));
             }
         }
         drop(loops);
@@ -473,7 +471,7 @@ impl Stream {
     pub fn number_closed(&self, fd: RawFd) {
         if let Some(upgrading) = &self.inner.upgrading {
             let places = &self.inner.places;
-            return places.closed(upgrading.kernel(), fd, upgrading.has_aside());
+            return places.close(|site| site.has(fd), upgrading.has_aside());
         }
         self.inner.loops.lock().retain(|(looped, number)| {
             if *number == fd

@@ -4,8 +4,8 @@ use std::os::fd::RawFd;
 
 use super::Held;
 use super::epolls::{Kernel, Operation};
-use super::fdinfo::registered;
 use super::stream::Stream;
+use crate::ready::fdinfo::registered;
 
 /// A program may put a socket into an epoll set before it connects it: the kernel's places for this
 /// number become ours.

@@ -74,7 +74,7 @@ struct Member {
     shared: Weak<Shared>,
     source: Weak<dyn Source>,
     interest: Mutex<Interest>,
-    /// The lane that it had when it came.
+    /// The lane that it had when the loop last looked: the loop polls that one for it.
     lane: Mutex<Option<LaneHandle>>,
     /// It is on the list.
     is_queued: AtomicBool,
@@ -158,7 +158,7 @@ impl EventLoop {
             shared: Arc::downgrade(&self.shared),
             source: Arc::downgrade(source),
             interest: Mutex::new(interest),
-            lane: Mutex::new(source.lane()),
+            lane: Mutex::new(None),
             is_queued: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
         });
@@ -168,8 +168,7 @@ impl EventLoop {
         }
         members.insert(key, Arc::clone(&member));
         drop(members);
-        let lane = member.lane.lock().clone();
-        self.add_lane(lane);
+        self.look_at_lane(&member);
         let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
         source.hub().add(told);
         // What is the case already is the first edge.
@@ -177,18 +176,38 @@ impl EventLoop {
         Ok(())
     }
 
-    /// The source has a lane, which it may not have had when it was added.
-    pub(crate) fn see_lane(&self, source: &Arc<dyn Source>) {
-        self.add_lane(source.lane());
+    /// The source may have another lane than when it was added, or when this was called last. Who sleeps is
+    /// woken, and arms it.
+    pub(crate) fn see_lane(&self, key: u64) {
+        let member = self.members.lock().get(&key).map(Arc::clone);
+        if let Some(member) = member
+            && self.look_at_lane(&member)
+        {
+            member.ready();
+        }
     }
 
-    fn add_lane(&self, lane: Option<LaneHandle>) {
-        if let Some(lane) = lane
-            && let Err(error) = self.lanes.lock().add(lane, &self.shared.epoll, tag())
-        {
+    /// Has the loop poll the lane that the source has now. Whether that is another one.
+    fn look_at_lane(&self, member: &Member) -> bool {
+        let Some(now) = member.source.upgrade().and_then(|source| source.lane()) else {
+            return false;
+        };
+        let mut lane = member.lane.lock();
+        let is_known = lane.as_ref().is_some_and(|lane| lane.same_as(&now));
+        // Who takes the member out marks it before he looks for its lane.
+        if is_known || member.is_gone.load(Ordering::Acquire) {
+            return false;
+        }
+        let before = lane.replace(now.clone());
+        let mut lanes = self.lanes.lock();
+        if let Err(error) = lanes.add(now, &self.shared.epoll, tag()) {
             // Without a descriptor to spare the loop is late: it polls when it has something else to do.
             tracing::error!(%error, "a lane cannot wake its loop");
         }
+        if let Some(before) = before {
+            lanes.remove(&before, &self.shared.epoll);
+        }
+        true
     }
 
     /// Changes what is told of a source, and tells it anew.
@@ -215,10 +234,9 @@ impl EventLoop {
         if let Some(source) = member.source.upgrade() {
             let told: Weak<dyn Told> = Arc::downgrade(&member) as Weak<dyn Told>;
             source.hub().remove(&told);
-            let lane = member.lane.lock().take().or_else(|| source.lane());
-            if let Some(lane) = lane {
-                self.lanes.lock().remove(&lane, &self.shared.epoll);
-            }
+        }
+        if let Some(lane) = member.lane.lock().take() {
+            self.lanes.lock().remove(&lane, &self.shared.epoll);
         }
         let interest = *member.interest.lock();
         Ok(interest)

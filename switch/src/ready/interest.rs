@@ -38,6 +38,14 @@ impl Interest {
         }
     }
 
+    /// One shot that has been fired.
+    pub(crate) fn spent(flags: EventFlags, data: u64) -> Self {
+        Self {
+            spent: true,
+            ..Self::new(flags, data)
+        }
+    }
+
     /// The program's own data.
     pub(crate) fn data(&self) -> u64 {
         self.data

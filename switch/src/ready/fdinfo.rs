@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use rustix::event::epoll::EventFlags;
 
 /// What the kernel has for `fd` in the epoll set of this number.
-pub(super) fn registered(epoll: RawFd, fd: RawFd) -> Option<(EventFlags, u64)> {
+pub(crate) fn registered(epoll: RawFd, fd: RawFd) -> Option<(EventFlags, u64)> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).ok()?;
     text.lines().find_map(|line| parse(line, fd))
 }
