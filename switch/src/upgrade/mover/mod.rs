@@ -314,16 +314,8 @@ impl Mover {
         while let Some(action) = self.engine.poll_action() {
             self.do_it(around, action);
         }
+        self.watch(around);
         let state = self.engine.state();
-        let is_moving = matches!(
-            state,
-            State::Proving | State::Cutting | State::San | State::Leaving
-        );
-        let watch = is_moving || state == State::Ended && self.is_watched;
-        if watch != self.is_watched {
-            self.is_watched = watch;
-            around.service.command(around.token, Command::Watch(watch));
-        }
         // On TCP the application's own calls look at the clock.
         let timeout = self.engine.next_timeout();
         if timeout != self.timeout {
@@ -331,6 +323,21 @@ impl Mover {
             if state != State::Tcp && timeout.is_some() {
                 around.service.attend(around.token);
             }
+        }
+    }
+
+    /// Has the TCP socket watched while the application does not hear of it from the kernel.
+    pub(in crate::upgrade) fn watch(&mut self, around: &Around) {
+        let watch = match self.engine.state() {
+            State::Proving | State::Cutting | State::San | State::Leaving => true,
+            State::Ended => self.is_watched,
+            // It has come back, and bytes that came over the queue pair are not read yet.
+            State::Tcp | State::TcpForGood => self.pairs > 0 && self.phase() == Phase::Away,
+            _ => false,
+        };
+        if watch != self.is_watched {
+            self.is_watched = watch;
+            around.service.command(around.token, Command::Watch(watch));
         }
     }
 

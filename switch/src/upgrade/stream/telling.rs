@@ -58,6 +58,9 @@ impl MovingStream {
         let phase = mover.phase() as u8;
         let has_turned = self.phase.load(Ordering::Relaxed) != phase
             && self.phase.swap(phase, Ordering::AcqRel) != phase;
+        if has_turned {
+            mover.watch(&self.around);
+        }
         let data = mover.pair.as_ref().filter(|_| news.reader || news.writer);
         let data = data.map(|pair| pair.data.clone());
         let is_on_san = mover.is_on_san();
