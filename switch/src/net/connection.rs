@@ -245,6 +245,12 @@ impl Connection {
         matches!(self.info.route(), Route::San { .. })
     }
 
+    /// Whether it began on TCP ([`RouteChoice::Upgrade`](crate::RouteChoice::Upgrade)) and may change to the
+    /// SAN and back: what tells that it is ready changes with it, and a [`Poller`](crate::Poller) follows.
+    pub fn may_move(&self) -> bool {
+        self.moving().is_some()
+    }
+
     /// Our end.
     pub fn local_addr(&self) -> SocketAddr {
         self.info.local
@@ -399,8 +405,11 @@ impl Connection {
     /// Has `watcher` hear, with this token, when the connection becomes ready for something; `None` ends
     /// that, but for a call that is under way in another thread. It hears nothing of what held before:
     /// look at [`Connection::events`] afterwards. Over TCP it is never called, since the descriptor
-    /// tells.
+    /// tells. A connection in a [`Poller`](crate::Poller) has the poller's watcher, which this would replace.
     pub fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {
+        if let Some(moving) = self.moving() {
+            moving.watcher_polls(false);
+        }
         self.carrier().set_watcher(watcher);
     }
 
@@ -408,22 +417,9 @@ impl Connection {
     /// moves to the SAN only later.
     pub(crate) fn set_polling_watcher(&self, watcher: Arc<dyn Watcher>) {
         if let Some(moving) = self.moving() {
-            moving.watcher_polls();
+            moving.watcher_polls(true);
         }
         self.carrier().set_watcher(Some((watcher, 0)));
-    }
-
-    /// A connection that may move stays on TCP from now on, where its descriptor tells what it is ready
-    /// for. Others are left as they are.
-    ///
-    /// # Errors
-    /// ETIMEDOUT: two seconds were not enough, or bytes that came over the SAN are not read.
-    pub(crate) fn keep_descriptor(&self) -> io::Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        match self.moving() {
-            Some(moving) => moving.stay_on_tcp(Deadline::after(PATIENCE)),
-            None => Ok(()),
-        }
     }
 
     /// The lane that an event loop polls for the connection, and whose descriptors it sleeps on; `None`

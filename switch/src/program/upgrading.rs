@@ -360,7 +360,7 @@ impl Upgrading {
                 let connection = adopted.ok().flatten().ok_or("the SAN has no way there")?;
                 let stream = Arc::clone(connection.moving().ok_or("it cannot move")?);
                 let follower: Weak<dyn Follower> = Arc::downgrade(host) as Weak<dyn Follower>;
-                stream.follow(follower);
+                stream.follow(Some(follower));
                 Arc::new(ForkGuard::new(Moving { connection, stream }))
             }
         };

@@ -144,6 +144,11 @@ impl EventLoop {
         self.shared.epoll.as_raw_fd()
     }
 
+    /// Its epoll set, by another descriptor than the program's.
+    pub(crate) fn epoll(&self) -> BorrowedFd<'_> {
+        self.shared.epoll.as_fd()
+    }
+
     /// Adds a source under a key of the caller's.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! An event loop for Rust programs: connections over the SAN and over TCP, listeners, and any other
 //! descriptors, in one wait.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use san_base::{Signal, timespec};
@@ -14,10 +16,11 @@ use san_base::{Signal, timespec};
 use super::event_loop::{self, EventLoop};
 use super::hub::Source;
 use super::interest::Interest as Told;
-use super::watched::{Watched, events, flags};
+use super::watched::{Site, Watched, events, flags};
 use crate::net::connection::Connection;
 use crate::net::listener::Listener;
 use crate::readiness::Events;
+use crate::upgrade::stream::MovingStream;
 
 /// Events that one wait asks the kernel for at most.
 const ROOM: usize = 256;
@@ -45,8 +48,17 @@ const ROOM: usize = 256;
 /// ```
 pub struct Poller {
     epoll: OwnedFd,
-    looped: EventLoop,
+    looped: Arc<EventLoop>,
+    moving: Mutex<Moving>,
     waker: Arc<Signal>,
+}
+
+/// The connections of a poller that may move, by their tokens.
+#[derive(Default)]
+struct Moving {
+    all: HashMap<u64, Arc<Watched>>,
+    /// With so many, those that are gone are looked for.
+    most: usize,
 }
 
 /// A sleep on a poller's descriptor: see [`Poller::stand_by`]. Dropping it ends the sleep.
@@ -125,13 +137,14 @@ impl Poller {
     /// EMFILE, ENFILE or ENOMEM.
     pub fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let looped = EventLoop::new(epoll.as_fd())?;
+        let looped = Arc::new(EventLoop::new(epoll.as_fd())?);
         let waker = Arc::new(Signal::new()?);
         let data = EventData::new_u64(WAKER);
         epoll::add(&epoll, waker.as_fd(), data, EventFlags::IN)?;
         Ok(Self {
             epoll,
             looped,
+            moving: Mutex::default(),
             waker,
         })
     }
@@ -139,12 +152,12 @@ impl Poller {
     /// Adds a connection. It is in one poller at a time, and goes with its last handle; its token may
     /// be used again after [`Poller::remove`].
     ///
-    /// A connection that may move (`RouteChoice::Upgrade`) stays on TCP from then on, or goes back there
-    /// first: the poller does not follow it from one to the other.
+    /// A connection that may move ([`RouteChoice::Upgrade`](crate::RouteChoice::Upgrade)) is followed from TCP
+    /// to the SAN and back, with its token and its interest. What holds after a move is told anew, an edge
+    /// too; one shot that was told is not told again.
     ///
     /// # Errors
-    /// EEXIST for a token that is in use, EINVAL for `u64::MAX`; over TCP what epoll_ctl(2) says; ETIMEDOUT
-    /// for one that has moved, where two seconds were not enough or bytes wait to be read.
+    /// EEXIST for a token that is in use, EINVAL for `u64::MAX`; over TCP what epoll_ctl(2) says.
     pub fn add(
         &self,
         connection: &Arc<Connection>,
@@ -152,11 +165,26 @@ impl Poller {
         interest: Interest,
     ) -> io::Result<()> {
         check(token)?;
-        connection.keep_descriptor()?;
+        if let Some(stream) = connection.moving() {
+            let mut moving = self.moving.lock();
+            if self.looped.has(token) || moving.has(token) {
+                return Err(Errno::EXIST.into());
+            }
+            let watched = Watched::follow(connection, stream);
+            moving.insert(token, &watched);
+            drop(moving);
+            let added = watched.add(self.site(stream, token), interest.flags());
+            if added.is_err() {
+                self.moving.lock().all.remove(&token);
+                stream.follow(None);
+                connection.set_watcher(None);
+            }
+            return added;
+        }
         if connection.lane().is_none() {
             return self.add_fd(&connection.companion_fd(), token, interest);
         }
-        if self.looped.has(token) {
+        if self.looped.has(token) || self.moving.lock().has(token) {
             return Err(Errno::EXIST.into());
         }
         let watched: Arc<dyn Source> = Watched::start(connection);
@@ -192,6 +220,10 @@ impl Poller {
         token: u64,
         interest: Interest,
     ) -> io::Result<()> {
+        if let Some(stream) = connection.moving() {
+            let watched = self.moving.lock().watched(token)?;
+            return watched.modify(&self.site(stream, token), interest.flags());
+        }
         if connection.lane().is_some() {
             return self
                 .looped
@@ -215,11 +247,24 @@ impl Poller {
     /// # Errors
     /// ENOENT; over TCP what epoll_ctl(2) says.
     pub fn remove(&self, connection: &Connection, token: u64) -> io::Result<()> {
+        if let Some(stream) = connection.moving() {
+            let mut moving = self.moving.lock();
+            let watched = moving.watched(token)?;
+            moving.all.remove(&token);
+            drop(moving);
+            stream.follow(None);
+            connection.set_watcher(None);
+            return watched.delete(&self.site(stream, token));
+        }
         if connection.lane().is_none() {
             return self.remove_fd(&connection.companion_fd());
         }
         connection.set_watcher(None);
         self.looped.remove(token).map(drop)
+    }
+
+    fn site(&self, stream: &Arc<MovingStream>, token: u64) -> Site {
+        Site::new(&self.looped, stream, token)
     }
 
     /// Tells nothing of a descriptor any more; for a listener that of [`Listener::readiness`].
@@ -266,6 +311,27 @@ impl Poller {
     /// What ends a wait of this poller from another thread.
     pub fn waker(&self) -> Waker {
         Waker(Arc::clone(&self.waker))
+    }
+}
+
+impl Moving {
+    /// # Errors
+    /// ENOENT.
+    fn watched(&self, token: u64) -> io::Result<Arc<Watched>> {
+        let watched = self.all.get(&token).filter(|one| !one.is_gone());
+        Ok(watched.map(Arc::clone).ok_or(Errno::NOENT)?)
+    }
+
+    fn has(&self, token: u64) -> bool {
+        self.watched(token).is_ok()
+    }
+
+    fn insert(&mut self, token: u64, watched: &Arc<Watched>) {
+        if self.all.len() >= self.most {
+            self.all.retain(|_, one| !one.is_gone());
+            self.most = (2 * self.all.len()).max(64);
+        }
+        self.all.insert(token, Arc::clone(watched));
     }
 }
 

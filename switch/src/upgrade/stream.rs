@@ -67,12 +67,19 @@ pub(crate) trait Follower: Send + Sync {
     /// The phase may be another one. No lock is held.
     fn followed(self: Arc<Self>);
 
+    /// The application has closed the stream. Its descriptor may stay open for a while.
+    fn closed(self: Arc<Self>) {}
+
     /// Whether other processes have the descriptor, too. Then [`Follower::wants_tcp`] is asked from time
     /// to time.
-    fn is_shared(&self) -> bool;
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Whether one of those is about to use it.
-    fn wants_tcp(&self) -> bool;
+    fn wants_tcp(&self) -> bool {
+        false
+    }
 }
 
 /// A stream that may move between TCP and a queue pair.
@@ -102,7 +109,7 @@ pub(crate) struct MovingStream {
     watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
     /// A [`Phase`].
     phase: AtomicU8,
-    follower: OnceLock<Weak<dyn Follower>>,
+    follower: Mutex<Option<Weak<dyn Follower>>>,
 }
 
 impl MovingStream {
@@ -158,18 +165,26 @@ impl MovingStream {
                 }),
                 watcher: Mutex::new(None),
                 phase: AtomicU8::new(Phase::Kernel as u8),
-                follower: OnceLock::new(),
+                follower: Mutex::new(None),
             })
         })
     }
 
-    /// Has this one follow the stream.
-    pub(crate) fn follow(&self, follower: Weak<dyn Follower>) {
-        let _ = self.follower.set(follower);
+    /// Has this one follow the stream from now on, and gives back who did before. What the phase is already
+    /// the new one has to look for afterwards.
+    pub(crate) fn follow(&self, follower: Option<Weak<dyn Follower>>) -> Option<Arc<dyn Follower>> {
+        let before = std::mem::replace(&mut *self.follower.lock(), follower);
+        before.and_then(|before| before.upgrade())
     }
 
     fn follower(&self) -> Option<Arc<dyn Follower>> {
-        self.follower.get().and_then(Weak::upgrade)
+        self.follower.lock().as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Whether what the kernel's socket is ready for says nothing of the stream.
+    pub(crate) fn is_away(&self) -> bool {
+        // The kernel knows nothing of a reading half that is shut.
+        self.phase() == Phase::Away || self.receives_over.load(Ordering::SeqCst)
     }
 
     /// Who serves the application's calls now.
@@ -193,12 +208,10 @@ impl MovingStream {
         self.with(|mover, around| mover.passed(around, past));
     }
 
-    /// The watcher that comes polls the lane, or has a loop do it.
-    pub(crate) fn watcher_polls(&self) {
-        self.around
-            .feed
-            .watcher_polls
-            .store(true, Ordering::Release);
+    /// Whether the watcher that comes polls the lane, or has a loop do it.
+    pub(crate) fn watcher_polls(&self, polls: bool) {
+        let feed = &self.around.feed;
+        feed.watcher_polls.store(polls, Ordering::Release);
     }
 
     /// Whether it will never move again.
@@ -327,26 +340,11 @@ impl MovingStream {
     /// # Errors
     /// ETIMEDOUT: bytes of a change are left.
     pub(crate) fn leave(&self, deadline: Deadline) -> io::Result<Vec<u8>> {
-        self.go_to_tcp(deadline, || self.with(|mover, _| mover.leave()))
-    }
-
-    /// Goes to TCP for good, so that what the socket is ready for is what the stream is ready for.
-    ///
-    /// # Errors
-    /// ETIMEDOUT: bytes of a change are left, or bytes that came over the SAN and nobody has read.
-    pub(crate) fn stay_on_tcp(&self, deadline: Deadline) -> io::Result<()> {
-        self.go_to_tcp(deadline, || {
-            let is_there = self.is_for_good() && self.phase() == Phase::Kernel;
-            is_there.then_some(())
-        })
-    }
-
-    fn go_to_tcp<T>(&self, deadline: Deadline, arrived: impl Fn() -> Option<T>) -> io::Result<T> {
         const LOOK: Duration = Duration::from_millis(1);
         loop {
             self.move_to_tcp(true);
-            if let Some(outcome) = arrived() {
-                return Ok(outcome);
+            if let Some(ahead) = self.with(|mover, _| mover.leave()) {
+                return Ok(ahead);
             }
             if deadline.is_over() {
                 return Err(Errno::TIMEDOUT.into());
@@ -381,6 +379,9 @@ impl MovingStream {
 
     /// The application has closed it. Whether it may go at once.
     pub(crate) fn close(self: &Arc<Self>) {
+        if let Some(follower) = self.follow(None) {
+            follower.closed();
+        }
         let (is_plain, token) = self.with(|mover, around| {
             let is_reset = around.tcp.socket().linger().ok().flatten() == Some(Duration::ZERO);
             let event = if mover.owes_unread() || is_reset {
@@ -498,6 +499,10 @@ impl Carrier for MovingStream {
             self.end()?;
         }
         self.call_off();
+        if let Some(follower) = self.follower() {
+            follower.followed();
+        }
+        self.tell_watcher();
         Ok(())
     }
 

@@ -15,8 +15,8 @@ use san_provider::ConnectFailure;
 use san_provider::wire::Session;
 
 use san_switch::{
-    ConnectOptions, Connection, DeploymentKey, Events, Interest, Poller, Route, RouteChoice,
-    Switch, SwitchConfig, Watcher,
+    ConnectOptions, Connection, DeploymentKey, Events, Route, RouteChoice, Switch, SwitchConfig,
+    Watcher,
 };
 use san_tests::net::{addr_a, addr_b};
 use san_tests::san::San;
@@ -470,47 +470,6 @@ fn a_watcher_hears_of_a_stream_that_has_moved() {
             ends.server.events().contains(Events::READ_CLOSED)
         });
         assert_eq!(ends.server.receive(&mut [0; 9]).unwrap(), 0);
-    });
-}
-
-/// The poller does not follow a stream from one carrier to the other. So it keeps those that it has on TCP.
-#[test]
-#[ignore = "needs two RDMA devices: ci/rxe"]
-fn a_poller_hears_of_all_that_comes_on_a_stream_that_may_move() {
-    bounded(|| {
-        for moves_before in [false, true] {
-            let (ends, mut at) = match moves_before {
-                true => up(),
-                false => (ends_of(moving(), moving()), 0),
-            };
-            let Ends {
-                client,
-                server,
-                here: _here,
-                there: _there,
-            } = ends;
-            let (poller, server) = (Poller::new().unwrap(), Arc::new(server));
-            poller.add(&server, 7, Interest::READABLE).unwrap();
-            assert!(!server.is_san());
-            let mut events = Vec::new();
-            // Far more than a stream has carried that moves.
-            for _ in 0..100 {
-                write(&client, at, 1000, 1);
-                let mut came = 0;
-                while came < 1000 {
-                    poller.wait(&mut events, Some(PATIENCE)).unwrap();
-                    assert_eq!(events.len(), 1, "after {at} and {came} bytes");
-                    let mut bytes = [0; 1000];
-                    let n = server.receive(&mut bytes).unwrap() as u64;
-                    let right = |(i, one): (u64, &u8)| *one == byte(at + came + i, 1);
-                    assert!((0..).zip(&bytes[..n as usize]).all(right));
-                    came += n;
-                }
-                at += 1000;
-            }
-            assert!(!server.is_san());
-            poller.remove(&server, 7).unwrap();
-        }
     });
 }
 

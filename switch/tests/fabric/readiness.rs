@@ -4,6 +4,9 @@
 #[allow(dead_code, reason = "each test program uses some of it")]
 mod support;
 
+#[path = "following.rs"]
+mod following;
+
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
