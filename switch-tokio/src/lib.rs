@@ -33,7 +33,8 @@
 //! # Tasks and threads
 //! The first stream of a runtime over the SAN starts one task in that runtime, the *driver*. It polls
 //! the lanes of the runtime's streams and wakes the tasks that wait for them. The runtime's reactor
-//! watches one descriptor for all of these streams, not one for each. A stream over TCP is registered
+//! watches one descriptor for all of these streams, not one for each. A stream that may move to the SAN
+//! (`RouteChoice::Upgrade`) is the driver's on either carrier. One that stays on TCP is registered
 //! with the reactor by itself, as tokio's own are.
 //!
 //! The first call starts the switch of the process ([`san_switch::net::process_switch`]), on a thread

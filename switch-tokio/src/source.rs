@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use san_switch::{Connection, Watcher};
+use san_switch::Connection;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop;
@@ -16,6 +16,10 @@ use crate::watched::{Watched, watch};
 /// A connection, and how its runtime hears of it.
 pub(crate) struct Source {
     // The first two go before the connection: they take it out of what watches it.
+    #[expect(
+        dead_code,
+        reason = "it takes the stream out of its driver when it is dropped"
+    )]
     place: Option<Place>,
     descriptor: Option<AsyncFd<Watched<Arc<Connection>>>>,
     waiters: Arc<Waiters>,
@@ -33,14 +37,12 @@ impl Source {
         let connection = Arc::new(connection);
         let waiters = Arc::<Waiters>::default();
         let (mut place, mut descriptor) = (None, None);
-        if connection.lane().is_some() {
+        if connection.may_move() || connection.lane().is_some() {
             place = Some(Driver::current()?.add(&connection, &waiters)?);
         } else {
-            // On TCP the descriptor tells. One that moves to the SAN later has the watcher called then.
+            // It is on TCP for good, where the descriptor tells.
             let both = Interest::READABLE | Interest::WRITABLE;
             descriptor = Some(watch(Arc::clone(&connection), both)?);
-            let watcher = Arc::clone(&waiters) as Arc<dyn Watcher>;
-            connection.set_watcher(Some((watcher, 0)));
         }
         Ok(Self {
             place,
@@ -87,12 +89,5 @@ impl Source {
             };
             ready!(ready)?.clear_ready();
         }
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.connection.set_watcher(None);
-        self.place = None;
     }
 }

@@ -3,7 +3,7 @@
 use std::task::Context;
 
 use atomic_waker::AtomicWaker;
-use san_switch::{Events, Watcher};
+use san_switch::Events;
 
 /// Who waits for a connection: one task that reads, and one that writes.
 #[derive(Default)]
@@ -35,11 +35,5 @@ impl Waiters {
             Way::Read => self.read.register(context.waker()),
             Way::Write => self.write.register(context.waker()),
         }
-    }
-}
-
-impl Watcher for Waiters {
-    fn changed(&self, _token: u64, events: Events) {
-        self.wake(events);
     }
 }
