@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use san_base::Deadline;
 
 use super::handover::Duplicate;
-use super::handover::offers::{Gone, Leaves};
+use super::handover::offers::Leaves;
+use super::handover::package::Gone;
 use super::listener::{ListenOptions, Listener};
 use super::process::{Open, process_switch};
 use super::std_stream::{TcpStream, each_address};
@@ -58,7 +59,7 @@ impl TcpListener {
     /// As [`Listener::duplicate`].
     pub fn duplicate(&self, target: u32) -> io::Result<Duplicate> {
         let what = Arc::clone(&self.shared) as Arc<dyn Leaves>;
-        self.shared.listener.offer(target, what)
+        self.shared.listener.lease.offers.offer(target, what)
     }
 
     /// Takes up a listener that another process has offered.
@@ -127,6 +128,10 @@ impl TcpListener {
 }
 
 impl Leaves for Shared {
+    fn may_leave(&self) -> io::Result<()> {
+        self.listener.may_leave()
+    }
+
     fn leave(&self, target: u32, deadline: Deadline) -> io::Result<Gone> {
         self.listener.leave(target, deadline)
     }

@@ -12,7 +12,8 @@ use socket2::SockRef;
 use super::connect::ConnectOptions;
 use super::connection::Connection;
 use super::handover::Duplicate;
-use super::handover::offers::{Gone, Leaves};
+use super::handover::offers::Leaves;
+use super::handover::package::Gone;
 use super::process::{Open, process_switch};
 use crate::route::fallback::Route;
 
@@ -71,7 +72,7 @@ impl TcpStream {
     /// As [`Connection::duplicate`].
     pub fn duplicate(&self, target: u32) -> io::Result<Duplicate> {
         let what = Arc::clone(&self.shared) as Arc<dyn Leaves>;
-        self.shared.connection.offer(target, what)
+        self.shared.connection.lease.offers.offer(target, what)
     }
 
     /// Takes up a stream that another process has offered.
@@ -232,6 +233,10 @@ impl From<Connection> for TcpStream {
 }
 
 impl Leaves for Shared {
+    fn may_leave(&self) -> io::Result<()> {
+        self.connection.may_leave()
+    }
+
     fn leave(&self, target: u32, deadline: Deadline) -> io::Result<Gone> {
         self.connection.leave(target, deadline)
     }

@@ -8,18 +8,14 @@ use rustix::io::Errno;
 use san_base::Deadline;
 
 use super::offers::Leaves;
-use super::package::{Head, Package, WaitTimes, What};
+use super::package::{Gone, Head, Package, WaitTimes, What};
 use super::ticket::Duplicate;
 use crate::carrier::Carrier;
+use crate::carrier::gate::Gate;
 use crate::carrier::san::moves::RecordBytes;
 use crate::net::connection::{Carried, Connection};
 use crate::net::listener::Listener;
 use crate::route::fallback::Route;
-
-/// What has left: it is on its way to the other process.
-pub(crate) struct Gone {
-    pub(super) package: Package,
-}
 
 impl Connection {
     /// Offers the connection to another process, or to this one. Until that uses the offer the connection goes
@@ -36,30 +32,12 @@ impl Connection {
     /// peer's version cannot wait for it. ENOBUFS: too many offers are open.
     #[doc(alias = "WSADuplicateSocket")]
     pub fn duplicate(self: &Arc<Self>, target: u32) -> io::Result<Duplicate> {
-        self.offer(target, Arc::clone(self) as Arc<dyn Leaves>)
-    }
-
-    /// As [`Connection::duplicate`], of what has the connection.
-    pub(in crate::net) fn offer(
-        &self,
-        target: u32,
-        what: Arc<dyn Leaves>,
-    ) -> io::Result<Duplicate> {
-        if let Carried::San(carrier) = &self.carrier {
-            carrier.check_depart()?;
-        } else if self.gate.is_shut() {
-            return Err(Errno::NOTCONN.into());
-        }
+        let what = Arc::clone(self) as Arc<dyn Leaves>;
         self.lease.offers.offer(target, what)
     }
 
     fn leave_tcp(&self, deadline: Deadline) -> io::Result<Package> {
-        if !self.gate.shut(deadline) {
-            return Err(match self.gate.is_shut() {
-                true => Errno::NOTCONN.into(),
-                false => Errno::TIMEDOUT.into(),
-            });
-        }
+        shut(&self.gate, deadline)?;
         self.package_tcp(deadline).inspect_err(|_| self.gate.open())
     }
 
@@ -97,6 +75,14 @@ impl Connection {
 }
 
 impl Leaves for Connection {
+    fn may_leave(&self) -> io::Result<()> {
+        match &self.carrier {
+            Carried::San(carrier) => carrier.check_depart(),
+            _ if self.gate.is_shut() => Err(Errno::NOTCONN.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn leave(&self, target: u32, deadline: Deadline) -> io::Result<Gone> {
         let Carried::San(carrier) = &self.carrier else {
             let package = self.leave_tcp(deadline)?;
@@ -133,32 +119,22 @@ impl Listener {
     /// open.
     #[doc(alias = "WSADuplicateSocket")]
     pub fn duplicate(self: &Arc<Self>, target: u32) -> io::Result<Duplicate> {
-        self.offer(target, Arc::clone(self) as Arc<dyn Leaves>)
-    }
-
-    pub(in crate::net) fn offer(
-        &self,
-        target: u32,
-        what: Arc<dyn Leaves>,
-    ) -> io::Result<Duplicate> {
-        if self.shared.is_closed() || self.gate.is_shut() {
-            return Err(Errno::NOTCONN.into());
-        }
+        let what = Arc::clone(self) as Arc<dyn Leaves>;
         self.lease.offers.offer(target, what)
     }
 }
 
 impl Leaves for Listener {
+    fn may_leave(&self) -> io::Result<()> {
+        match self.shared.is_closed() || self.gate.is_shut() {
+            true => Err(Errno::NOTCONN.into()),
+            false => Ok(()),
+        }
+    }
+
     fn leave(&self, _target: u32, deadline: Deadline) -> io::Result<Gone> {
-        if self.shared.is_closed() {
-            return Err(Errno::NOTCONN.into());
-        }
-        if !self.gate.shut(deadline) {
-            return Err(match self.gate.is_shut() {
-                true => Errno::NOTCONN.into(),
-                false => Errno::TIMEDOUT.into(),
-            });
-        }
+        self.may_leave()?;
+        shut(&self.gate, deadline)?;
         let fd = self
             .shared
             .tcp
@@ -180,4 +156,15 @@ impl Leaves for Listener {
         let package = Package { head, bytes, fd };
         Ok(Gone { package })
     }
+}
+
+/// Waits for the calls that are under way, and lets no other one begin.
+fn shut(gate: &Gate, deadline: Deadline) -> io::Result<()> {
+    if gate.shut(deadline) {
+        return Ok(());
+    }
+    Err(match gate.is_shut() {
+        true => Errno::NOTCONN.into(),
+        false => Errno::TIMEDOUT.into(),
+    })
 }

@@ -9,7 +9,7 @@
 pub(crate) mod arrive;
 mod leave;
 pub(crate) mod offers;
-mod package;
+pub(super) mod package;
 mod ticket;
 
 pub use ticket::Duplicate;

@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use san_base::{Deadline, Process, Signal, lock, runtime_dir};
 
-pub(crate) use super::leave::Gone;
-use super::package::{self, Package};
+use super::package::{self, Gone, Package};
 use super::ticket::{Duplicate, Token, token};
 use crate::wait::wait_readable;
 
@@ -43,6 +42,12 @@ static SOCKETS: AtomicU32 = AtomicU32::new(0);
 
 /// What can be handed over. While it is offered it stays open.
 pub(crate) trait Leaves: Send + Sync {
+    /// Whether it can be offered now.
+    ///
+    /// # Errors
+    /// ENOTCONN: it is over, or another process's. What else keeps it here.
+    fn may_leave(&self) -> io::Result<()>;
+
     /// Hands it to the process `target`: nothing of it is of use here after that.
     fn leave(&self, target: u32, deadline: Deadline) -> io::Result<Gone>;
 }
@@ -78,9 +83,10 @@ impl Offers {
     /// Offers this to the process `target`.
     ///
     /// # Errors
-    /// ESRCH: there is no such process; ENOBUFS: too many offers are open; what the system says to a
+    /// Those of [`Leaves::may_leave`]. ESRCH: there is no such process; ENOBUFS: too many offers are open; what the system says to a
     /// socket in the runtime directory.
     pub(crate) fn offer(&self, target: u32, what: Arc<dyn Leaves>) -> io::Result<Duplicate> {
+        what.may_leave()?;
         let target = Process::with_pid(target).ok_or(Errno::SRCH)?;
         let token = token()?;
         let mut state = lock(&self.state);

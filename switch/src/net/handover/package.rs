@@ -31,6 +31,11 @@ const FRONT: usize = 28;
 const LONGEST_HEAD: usize = 1 << 16;
 const LONGEST_PIECE: usize = 1 << 24;
 
+/// What has left: it is on its way to the other process.
+pub(crate) struct Gone {
+    pub(super) package: Package,
+}
+
 /// What goes.
 #[derive(Debug)]
 pub(super) struct Package {
