@@ -196,9 +196,12 @@ impl Shell {
                 });
                 self.has_qp = matches!(self.engine.state(), State::Proving | State::Cutting);
             }
-            8 => self.tell(Event::Refused(
-                input.pick(&[Refusal::NotNow, Refusal::Never]),
-            )),
+            8 => match input.flag() {
+                true => self.tell(Event::Dialled),
+                false => self.tell(Event::Refused(
+                    input.pick(&[Refusal::NotNow, Refusal::Never]),
+                )),
+            },
             9 => self.tell(Event::QpBroken),
             10 => {
                 if self.is_draining {

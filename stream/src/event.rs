@@ -222,6 +222,9 @@ pub enum Event<'a, K> {
         /// What the kernel counts, if it was asked.
         counts: Option<Counts>,
     },
+    /// The dial that was asked for begins now: it had to wait for its turn. From the first on, so much time is
+    /// waited for the queue pair as a dial may take.
+    Dialled,
     /// The dial failed.
     Refused(Refusal),
     /// A message. Kinds from 16 on are told as they come, the others in their order, when

@@ -28,6 +28,13 @@ impl Timers {
         }
     }
 
+    /// Not later than this.
+    pub(crate) fn sooner(&mut self, timer: Timer, at: Instant) {
+        if let Some(slot) = self.0.get_mut(timer as usize) {
+            *slot = slot.map(|set| set.min(at));
+        }
+    }
+
     pub(crate) fn stop(&mut self, timer: Timer) {
         if let Some(slot) = self.0.get_mut(timer as usize) {
             *slot = None;
@@ -170,5 +177,12 @@ mod tests {
         assert_eq!(timers.next(), Some(now));
         assert_eq!(timers.expired(now), Some(Timer::Change));
         assert_eq!(timers.expired(now), None);
+        let later = now + Duration::from_secs(2);
+        timers.sooner(Timer::Age, later);
+        assert_eq!(timers.next(), Some(now + Duration::from_secs(1)));
+        timers.sooner(Timer::Age, now);
+        timers.sooner(Timer::Dial, now);
+        assert_eq!(timers.expired(now), Some(Timer::Age));
+        assert_eq!(timers.next(), None, "one that is not set stays so");
     }
 }

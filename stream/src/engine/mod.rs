@@ -23,6 +23,9 @@ use crate::pull::Landing;
 use crate::retained::Retained;
 use crate::timers::{Passed, Thresholds, Timer, Timers, Traffic};
 
+/// A dial has its turn in this time, or is given up.
+const TURN: Duration = Duration::from_secs(60);
+
 /// A dial is answered in this time, or given up.
 const DIAL: Duration = Duration::from_secs(1);
 
@@ -204,6 +207,7 @@ impl<P: Payloads> Engine<P> {
             } => {
                 self.qp_up(Boundary::new(key, generation), counts, now);
             }
+            Event::Dialled => self.dialled(now),
             Event::Refused(refusal) => self.refused(refusal),
             Event::QpMessage { kind, bytes } => self.qp_message(kind, bytes),
             Event::QpUnacknowledged(count) => self.retained.unacknowledged(count),

@@ -9,7 +9,7 @@
 use super::Mutation;
 use super::{
     Action, Boundary, CHANGE, Counts, DIAL, DIALS, Decline, Engine, Instant, Link, Message,
-    Payloads, Refusal, Role, State, Thresholds, Timer, Tx, Violation, What,
+    Payloads, Refusal, Role, State, TURN, Thresholds, Timer, Tx, Violation, What,
 };
 use crate::message::Kind;
 
@@ -35,11 +35,17 @@ impl<P: Payloads> Engine<P> {
                 let is_old = self.is_old && self.dials == 0;
                 if self.traffic.is_enough(&wanted.times(*factor), is_old) {
                     self.dials += 1;
-                    self.timers.set(Timer::Dial, now + DIAL);
+                    self.timers.set(Timer::Dial, now + TURN);
                     self.actions.push_back(Action::Dial);
                     self.set_state(State::Dialling);
                 }
             }
+        }
+    }
+
+    pub(super) fn dialled(&mut self, now: Instant) {
+        if self.state == State::Dialling {
+            self.timers.sooner(Timer::Dial, now + DIAL);
         }
     }
 

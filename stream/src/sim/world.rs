@@ -256,6 +256,7 @@ impl World {
         if !acceptor.dials || acceptor.is_dead || connector.is_dead {
             return Ok(false);
         }
+        acceptor.tell(Event::Dialled, to_acceptor, &mut self.qp)?;
         if !connector.listens {
             acceptor.dials = false;
             return acceptor.tell(Event::Refused(Refusal::NotNow), to_acceptor, &mut self.qp);

@@ -10,6 +10,9 @@ pub(crate) const AT_A_TIME: usize = 4;
 /// Dials a second, and how many of them may come together after a pause.
 pub(crate) const A_SECOND: u32 = 64;
 
+/// The time from one of them to the next.
+const EVERY: Duration = Duration::from_nanos(1_000_000_000 / A_SECOND as u64);
+
 /// The dials of one process.
 #[derive(Debug)]
 pub(crate) struct Dials {
@@ -28,17 +31,29 @@ impl Dials {
         }
     }
 
+    /// How long it takes until a dial may start. `None`: as long as one of those takes that are under way.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        if self.under_way == AT_A_TIME {
+            return None;
+        }
+        let next = if self.left > 0 {
+            now
+        } else {
+            self.counted + EVERY
+        };
+        Some(next.saturating_duration_since(now))
+    }
+
     /// Whether a dial may start now; it counts as started.
     pub(crate) fn start(&mut self, now: Instant) -> bool {
-        let every = Duration::from_secs(1) / A_SECOND;
         let passed = now.saturating_duration_since(self.counted);
-        let more = u32::try_from(passed.as_nanos() / every.as_nanos()).unwrap_or(A_SECOND);
+        let more = u32::try_from(passed.as_nanos() / EVERY.as_nanos()).unwrap_or(A_SECOND);
         if more >= A_SECOND - self.left {
             self.left = A_SECOND;
             self.counted = now;
         } else {
             self.left += more;
-            self.counted += every * more;
+            self.counted += EVERY * more;
         }
         if self.under_way == AT_A_TIME || self.left == 0 {
             return false;
@@ -65,8 +80,9 @@ mod tests {
         for _ in 0..AT_A_TIME {
             assert!(dials.start(now));
         }
-        assert!(!dials.start(now));
+        assert!(!dials.start(now) && dials.wait(now).is_none());
         dials.ended();
+        assert_eq!(dials.wait(now), Some(Duration::ZERO));
         assert!(dials.start(now) && !dials.start(now));
     }
 
@@ -98,5 +114,9 @@ mod tests {
             started += 1;
         }
         assert_eq!(started, A_SECOND);
+        assert_eq!(dials.wait(later), Some(EVERY));
+        let soon = later + EVERY;
+        assert_eq!(dials.wait(soon), Some(Duration::ZERO));
+        assert!(dials.start(soon) && !dials.start(soon));
     }
 }

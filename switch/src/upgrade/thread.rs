@@ -3,9 +3,9 @@
 //!
 //! It holds no lock of its own while it calls a stream or the provider.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -21,7 +21,7 @@ use san_provider::{
 use san_stream::Refusal;
 
 use super::dials::Dials;
-use super::peers::{Failed, SilentPeers};
+use super::peers::{Failed, Peers, Turn};
 use super::service::{Command, Member, Service, WAKE};
 use crate::route::table::RouteQuery;
 use crate::san::provider::StartedProvider;
@@ -36,12 +36,11 @@ const EVENT: u64 = 1;
 
 /// How long a dial may take: as long as the engine waits for it.
 const DIAL: Duration = Duration::from_secs(1);
-/// A dial that may not start yet is tried again after this.
-const LATER: Duration = Duration::from_millis(20);
-/// The peer may have carried enough a moment later than we: if nobody listens, it is asked again.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How often, and each time a little later.
-const TRIES: u32 = 2;
+/// Milliseconds after which a peer is asked again where nobody listens: it has carried as much, and may be about to
+/// listen. A port that does not belong to this protocol is asked six times in a quarter of a second.
+const AGAIN: [u64; 5] = [2, 6, 18, 54, 162];
+/// A peer that knows the protocol and cannot have the queue pair now is asked again after this.
+const NOT_NOW: Duration = Duration::from_millis(100);
 /// Requests that may wait at one of them: the peer's own, and a stranger's who comes at the same time.
 const ROOM: u32 = 4;
 /// Streams that listen at a time; the oldest gives way.
@@ -60,10 +59,18 @@ struct Served {
     connecting: Option<Connecting>,
     is_watched: bool,
     timeout: Option<Instant>,
-    /// A dial that waits for its turn, until then.
-    waits: Option<Instant>,
-    /// How often nobody has listened there: the peer may just be about to.
-    tries: u32,
+    dialling: Option<Dialling>,
+}
+
+/// A stream that wants to dial, or dials.
+struct Dialling {
+    host: IpAddr,
+    /// It is in the queue.
+    is_queued: bool,
+    /// When it comes into the queue again.
+    again: Option<Instant>,
+    /// How often nobody has listened there.
+    tries: usize,
 }
 
 struct Connecting {
@@ -86,7 +93,9 @@ struct Worker {
     /// Those that have a queue pair which does not carry yet.
     changing: HashSet<u64>,
     dials: Dials,
-    silent: SilentPeers,
+    /// Those whose dial waits for its turn, in the order in which they asked.
+    queue: VecDeque<u64>,
+    peers: Peers,
 }
 
 impl Worker {
@@ -96,7 +105,8 @@ impl Worker {
             served: HashMap::new(),
             changing: HashSet::new(),
             dials: Dials::new(Instant::now()),
-            silent: SilentPeers::default(),
+            queue: VecDeque::new(),
+            peers: Peers::default(),
         }
     }
 
@@ -127,6 +137,7 @@ impl Worker {
                 self.command(token, command);
             }
             self.timers();
+            self.start_dials();
             self.help_changes();
         }
     }
@@ -149,10 +160,20 @@ impl Worker {
 
     fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
         let now = Instant::now();
-        let until = |served: &Served| [served.timeout, served.waits].into_iter().flatten().min();
+        let again = |served: &Served| served.dialling.as_ref().and_then(|dialling| dialling.again);
+        let until = |served: &Served| [served.timeout, again(served)].into_iter().flatten().min();
         let next = self.served.values().filter_map(until).min();
+        let next = next.map(|at| at.saturating_duration_since(now));
+        let turn = match self.queue.is_empty() {
+            true => None,
+            false => self.dials.wait(now),
+        };
         let time = match self.changing.is_empty() {
-            true => next.map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE)),
+            true => [next, turn]
+                .into_iter()
+                .flatten()
+                .min()
+                .map_or(IDLE, |time| time.min(IDLE)),
             false => Duration::ZERO,
         };
         events.clear();
@@ -200,7 +221,7 @@ impl Worker {
         match command {
             Command::Attend | Command::Closed => member.attend(),
             Command::Listen => self.listen(token, &*member),
-            Command::Dial => self.dial(token, &*member),
+            Command::Dial => self.want_dial(token, &*member),
             Command::StopConnecting => self.stop_connecting(token),
             Command::Watch(on) => self.watch(token, &*member, on),
             Command::Forget => {}
@@ -236,17 +257,21 @@ impl Worker {
     fn timers(&mut self) {
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let due: Vec<(u64, Command)> = self
-            .served
-            .iter()
-            .flat_map(|(token, served)| {
-                let dial = is_due(served.waits).then_some((*token, Command::Dial));
-                let attend = is_due(served.timeout).then_some((*token, Command::Attend));
-                [dial, attend].into_iter().flatten()
-            })
-            .collect();
-        for (token, command) in due {
-            self.command(token, command);
+        let mut due = Vec::new();
+        for (token, served) in &mut self.served {
+            if let Some(dialling) = &mut served.dialling
+                && is_due(dialling.again)
+            {
+                dialling.again = None;
+                dialling.is_queued = true;
+                self.queue.push_front(*token);
+            }
+            if is_due(served.timeout) {
+                due.push(*token);
+            }
+        }
+        for token in due {
+            self.command(token, Command::Attend);
         }
         let mut state = self.service.state.lock();
         let counters = &self.service.counters;
@@ -332,6 +357,9 @@ impl Worker {
         let data = epoll::EventData::new_u64(token << 1 | EVENT);
         if let Err(error) = epoll::add(&self.service.epoll, &event, data, epoll::EventFlags::IN) {
             tracing::error!(%error, "cannot watch a socket of the SAN");
+            if is_dial {
+                self.dials.ended();
+            }
             return;
         }
         self.served.entry(token).or_default().connecting = Some(Connecting {
@@ -389,26 +417,84 @@ impl Worker {
         }
     }
 
-    /// The accepting end: dials the connecting end's address and port.
+    /// The accepting end: its dial waits for its turn.
+    fn want_dial(&mut self, token: u64, member: &dyn Member) {
+        self.end_dialling(token);
+        let dialling = Dialling {
+            host: member.ends().connector.ip(),
+            is_queued: true,
+            again: None,
+            tries: 0,
+        };
+        self.served.entry(token).or_default().dialling = Some(dialling);
+        self.queue.push_back(token);
+    }
+
+    /// Starts the dials that may start now.
+    fn start_dials(&mut self) {
+        let now = Instant::now();
+        while let Some(token) = self.queue.front().copied() {
+            let member = self.member(token);
+            let served = self.served.get_mut(&token);
+            let dialling = served.and_then(|served| served.dialling.as_mut());
+            let (Some(dialling), Some(member)) = (dialling.filter(|one| one.is_queued), member)
+            else {
+                self.queue.pop_front();
+                continue;
+            };
+            let turn = self.peers.turn(dialling.host, token, now);
+            if turn == Turn::Now && !self.dials.start(now) {
+                return;
+            }
+            dialling.is_queued = false;
+            self.queue.pop_front();
+            match turn {
+                Turn::Now => self.dial(token, &*member),
+                Turn::Behind => {}
+                Turn::Silent => self.refused(token, &*member, Refusal::NotNow),
+            }
+            self.after(token, &*member);
+        }
+    }
+
+    /// Those that waited for another stream's dial get into the queue.
+    fn release(&mut self, released: VecDeque<u64>) {
+        for token in released.into_iter().rev() {
+            let served = self.served.get_mut(&token);
+            if let Some(dialling) = served.and_then(|served| served.dialling.as_mut()) {
+                dialling.is_queued = true;
+                self.queue.push_front(token);
+            }
+        }
+    }
+
+    /// The stream does not dial any more.
+    fn end_dialling(&mut self, token: u64) {
+        let served = self.served.get_mut(&token);
+        if let Some(dialling) = served.and_then(|served| served.dialling.take()) {
+            let released = self.peers.gave_up(dialling.host, token);
+            self.release(released);
+        }
+    }
+
+    fn refused(&mut self, token: u64, member: &dyn Member, refusal: Refusal) {
+        self.end_dialling(token);
+        member.refused(refusal);
+    }
+
+    /// Dials the connecting end's address and port.
     fn dial(&mut self, token: u64, member: &dyn Member) {
         let ends = member.ends();
-        let now = Instant::now();
-        self.served.entry(token).or_default().waits = None;
-        let Some(provider) = self.provider(ends.acceptor, ends.connector) else {
-            return member.refused(Refusal::Never);
-        };
-        if !self.silent.may_dial(ends.connector.ip(), now) {
-            return member.refused(Refusal::NotNow);
-        }
-        if !self.dials.start(now) {
-            self.served.entry(token).or_default().waits = Some(now + LATER);
-            return;
-        }
-        let Some(session) = member.request() else {
-            return self.dials.ended();
-        };
         // One that is under way is given up for it.
         drop(self.take_connecting(token));
+        let Some(provider) = self.provider(ends.acceptor, ends.connector) else {
+            self.dials.ended();
+            return self.refused(token, member, Refusal::Never);
+        };
+        let Some(session) = member.request() else {
+            self.dials.ended();
+            return self.end_dialling(token);
+        };
         let made = provider.socket(ends.connector).and_then(|socket| {
             socket.bind(SocketAddr::new(ends.acceptor.ip(), 0))?;
             let event = provider.event_object()?;
@@ -420,7 +506,7 @@ impl Worker {
             Err(failure) => {
                 self.dials.ended();
                 tracing::debug!(to = %ends.connector, reason = %failure.source, "cannot dial");
-                return member.refused(Refusal::NotNow);
+                return self.refused(token, member, Refusal::NotNow);
             }
         };
         match socket.connect_with(ends.connector, DIAL, session) {
@@ -446,28 +532,38 @@ impl Worker {
                 let Some(connecting) = self.take_connecting(token) else {
                     return;
                 };
-                self.silent.answered(member.ends().connector.ip());
-                self.served.entry(token).or_default().tries = 0;
+                self.answered(token, member);
+                self.end_dialling(token);
                 let reply = connecting.socket.data().peer_session().ok().flatten();
                 member.connected(connecting.socket, reply.as_ref());
             }
             Some(Err(error)) => {
-                self.stop_connecting(token);
+                drop(self.take_connecting(token));
                 self.dial_failed(token, member, &error);
             }
         }
+    }
+
+    /// The host speaks this: the others dial it, too.
+    fn answered(&mut self, token: u64, member: &dyn Member) {
+        let released = self.peers.answered(member.ends().connector.ip(), token);
+        self.release(released);
     }
 
     fn dial_failed(&mut self, token: u64, member: &dyn Member, error: &ConnectError) {
         let host = member.ends().connector.ip();
         tracing::debug!(%host, %error, "a dial brought no second carrier");
         let now = Instant::now();
-        let served = self.served.entry(token).or_default();
-        let refusal = match error.failure() {
+        let served = self.served.get_mut(&token);
+        let Some(dialling) = served.and_then(|served| served.dialling.as_mut()) else {
+            return;
+        };
+        let (why, refusal) = match error.failure() {
             // The peer may just be about to listen.
-            ConnectFailure::NobodyListens { .. } if served.tries < TRIES => {
-                served.tries += 1;
-                served.waits = Some(now + AGAIN * served.tries);
+            ConnectFailure::NobodyListens { .. } if dialling.tries < AGAIN.len() => {
+                let wait = AGAIN.get(dialling.tries).copied().unwrap_or(0);
+                dialling.tries += 1;
+                dialling.again = Some(now + Duration::from_millis(wait));
                 return;
             }
             // It knows the protocol: it is asked again for as long as the engine waits.
@@ -476,22 +572,26 @@ impl Worker {
             | ConnectFailure::NoSuchConnection
             | ConnectFailure::PeerOutOfResources
             | ConnectFailure::ListenerClosing => {
-                served.waits = Some(now + AGAIN);
-                return;
+                dialling.again = Some(now + NOT_NOW);
+                return self.answered(token, member);
             }
             ConnectFailure::NobodyListens { .. } | ConnectFailure::ForeignReject { .. } => {
-                self.silent.failed(host, Failed::NobodyListens, now);
-                Refusal::NotNow
+                (Some(Failed::NobodyListens), Refusal::NotNow)
             }
             ConnectFailure::TimedOut | ConnectFailure::Unreachable | ConnectFailure::NoRoute => {
-                self.silent.failed(host, Failed::NoAnswer, now);
-                Refusal::Never
+                (Some(Failed::NoAnswer), Refusal::Never)
             }
-            _ => Refusal::Never,
+            _ => (None, Refusal::Never),
         };
+        if let Some(why) = why {
+            let (pause, released) = self.peers.failed(host, token, why, now);
+            if !pause.is_zero() {
+                tracing::debug!(%host, ?pause, "the host is left alone");
+            }
+            self.release(released);
+        }
         self.service.counters.moves_failed.raise();
-        served.tries = 0;
-        member.refused(refusal);
+        self.refused(token, member, refusal);
     }
 
     fn take_connecting(&mut self, token: u64) -> Option<Connecting> {
@@ -504,9 +604,7 @@ impl Worker {
     }
 
     fn stop_connecting(&mut self, token: u64) {
-        if let Some(served) = self.served.get_mut(&token) {
-            served.waits = None;
-        }
+        self.end_dialling(token);
         drop(self.take_connecting(token));
     }
 

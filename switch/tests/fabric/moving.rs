@@ -187,6 +187,44 @@ fn a_stream_that_moves_again_and_again_loses_nothing() {
     });
 }
 
+/// The peers' invitations come later than the dials: the thread that makes them has one after the other to do.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn streams_that_begin_at_once_move_all_the_same() {
+    let streams = if san_tests::net::is_soft() { 60 } else { 8 };
+    within(Duration::from_secs(60), move || {
+        let (here, there) = (
+            Switch::new(moving()).unwrap(),
+            Switch::new(moving()).unwrap(),
+        );
+        let listener = there.listen(any(), backlog(64)).unwrap();
+        let connect = |_| {
+            let client = here.connect(at(addr_b(), &listener), &from(addr_a()));
+            (client.unwrap(), accept(&listener))
+        };
+        let ends: Vec<_> = (0..streams).map(connect).collect();
+        let mut at = 0;
+        let begun = Instant::now();
+        let up = || {
+            let are_up =
+                |(client, server): &&(Connection, Connection)| client.is_san() && server.is_san();
+            ends.iter().filter(are_up).count()
+        };
+        while up() < streams && begun.elapsed() < Duration::from_secs(20) {
+            for (client, server) in &ends {
+                write_by(client, at, 2000, 1, |_| 2000);
+                read(server, at, 2000, 1);
+                write_by(server, at, 2000, 2, |_| 2000);
+                read(client, at, 2000, 2);
+            }
+            at += 2000;
+        }
+        // A machine that is busy with other things may be too late for some.
+        let up = up();
+        assert!(up * 4 >= streams * 3, "{up} of {streams} have moved");
+    });
+}
+
 const MIB: u64 = 1 << 20;
 
 /// As [`talk`], in writes of 1 MiB.

@@ -302,8 +302,7 @@ fn many_streams_lose_nothing_while_links_fall_and_peers_are_killed() {
                 let (switch, seen) = (&switch, &seen);
                 let client = move || one_stream(switch, stream, server, seen);
                 small_thread().spawn_scoped(scope, client).unwrap();
-                // A flood is not what is tried here: a host whose invitations come too late is left alone for
-                // half a minute.
+                // A flood is not what is tried here.
                 std::thread::sleep(time / 5 / streams as u32);
             }
             let pause = |part: u32| std::thread::sleep(time * part / 25);

@@ -72,7 +72,7 @@ fn after(mut bench: Bench, event: Event<'_, crate::frame::tests::Weak>) -> Bench
 
 type Do = fn(&mut Bench);
 
-const EVENTS: [(&str, Do); 45] = [
+const EVENTS: [(&str, Do); 46] = [
     ("SUSPEND 0", |b| b.hear(Message::Suspend { reached: 0 })),
     ("SUSPENDED 0", |b| b.hear(Message::Suspended { reached: 0 })),
     ("RESUMED", |b| b.hear(Message::Resumed)),
@@ -115,6 +115,7 @@ const EVENTS: [(&str, Do); 45] = [
             counts,
         });
     }),
+    ("Dialled", |b| b.tell(Event::Dialled)),
     ("Refused, not now", |b| {
         b.tell(Event::Refused(Refusal::NotNow));
     }),
@@ -291,4 +292,30 @@ fn what_passed_an_engine_by_counts() {
     // One that is about to move has to be told of each byte.
     bench.engine.passed(passed(1, 1, 1), bench.now);
     assert_eq!(bench.engine.received(), (700, false));
+}
+
+/// A dial may wait long for its turn, and then it is answered soon or given up.
+#[test]
+fn the_time_of_a_dial_begins_with_its_turn() {
+    let seconds = std::time::Duration::from_secs;
+    let dialling = || {
+        let bench = Bench::with(Role::Acceptor, Route::Upgrade, 10);
+        after(bench, Event::TcpBytes(20))
+    };
+    let mut bench = dialling();
+    let later = |bench: &mut Bench, time| {
+        bench.now += seconds(time);
+        bench.tell(Event::Timer);
+        bench.engine.state()
+    };
+    assert_eq!(later(&mut bench, 50), State::Dialling);
+    bench.tell(Event::Dialled);
+    bench.now += seconds(1) / 2;
+    // It is dialled again.
+    bench.tell(Event::Dialled);
+    assert_eq!(later(&mut bench, 0), State::Dialling);
+    assert_eq!(later(&mut bench, 1), State::Tcp);
+
+    let mut bench = dialling();
+    assert_eq!(later(&mut bench, 61), State::Tcp, "it had no turn");
 }

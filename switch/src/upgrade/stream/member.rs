@@ -91,6 +91,7 @@ impl Member for MovingStream {
                 &mover.beginnings(),
             );
             mover.dialled = Some(dialled);
+            mover.tell(around, Event::Dialled);
             Some(session)
         })
     }
