@@ -14,7 +14,7 @@ use san_provider::{
     AddressFamily, ConnectOptions, DataPath, Decision, EventObject, NetworkEvents, NoUpcalls,
     Protocol, Provider, ProviderConfig, Socket, SocketType, SpiVersion,
 };
-use san_switch::{Connection, ListenOptions, Switch, SwitchConfig};
+use san_switch::{Connection, ListenOptions, Switch, SwitchBuilder, SwitchConfig};
 
 use crate::Layer;
 
@@ -235,10 +235,15 @@ fn started() -> Result<Provider> {
     Ok(provider)
 }
 
+/// A switch whose one provider is what its own are, but does not spin.
 fn switch() -> Result<Switch> {
-    let builder = Switch::builder().config(SwitchConfig::default());
-    let provider = Provider::new(config())?;
-    Ok(builder.provider("rdma", provider).build()?)
+    let settings = SwitchConfig::default();
+    let own = ProviderConfig {
+        spin: config().spin,
+        ..SwitchBuilder::provider_config(&settings)
+    };
+    let builder = Switch::builder().config(settings);
+    Ok(builder.provider("rdma", Provider::new(own)?).build()?)
 }
 
 fn over_san(connection: Connection) -> Result<Connection> {
