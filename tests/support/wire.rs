@@ -75,7 +75,10 @@ impl Wire {
     pub fn set_down(&self) {
         if matches!(self, Self::Guest) {
             for link in ["v0", "v1"] {
-                run("tc", &format!("qdisc replace dev {link} root pfifo limit 1000"));
+                run(
+                    "tc",
+                    &format!("qdisc replace dev {link} root pfifo limit 1000"),
+                );
             }
         }
         run("ip", &format!("link set {} down", self.link()));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libc::{epoll_event, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 use rustix::event::epoll::{Event, EventFlags};
-use san_switch::program::{Held, Kernel, Operation, Poll, poll as poll_streams, without_ours};
+use san_switch::program::{EpollOp, Held, Kernel, Poll, poll as poll_streams, without_ours};
 
 use crate::held::{Called, call, held};
 use crate::inside::{Answer, inside, is_inside};
@@ -462,12 +462,12 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
         return unsafe { next::epoll_ctl(epoll, operation, fd, event) };
     };
     let ours = match operation {
-        libc::EPOLL_CTL_ADD => Some(Operation::Add),
-        libc::EPOLL_CTL_MOD => Some(Operation::Modify),
-        libc::EPOLL_CTL_DEL => Some(Operation::Delete),
+        libc::EPOLL_CTL_ADD => Some(EpollOp::Add),
+        libc::EPOLL_CTL_MOD => Some(EpollOp::Modify),
+        libc::EPOLL_CTL_DEL => Some(EpollOp::Delete),
         _ => None,
     };
-    let interest = match event.is_null() || ours == Some(Operation::Delete) {
+    let interest = match event.is_null() || ours == Some(EpollOp::Delete) {
         true => (EventFlags::empty(), 0),
         // SAFETY: the caller's own, as epoll_ctl(2) asks.
         false => unsafe {
@@ -477,7 +477,7 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
     };
     if let (Held::Stream(stream), Some(ours)) = (&*held, ours)
         && stream.is_upgrading()
-        && (!event.is_null() || ours == Operation::Delete)
+        && (!event.is_null() || ours == EpollOp::Delete)
     {
         // It may be another process's: then it comes back first.
         if let Called::Failed = call(fd, |_| Ok(Some(()))) {
@@ -490,7 +490,7 @@ pub unsafe extern "C-unwind" fn epoll_ctl(
             Answer::Pass => {}
         }
     } else if let (Held::Stream(stream), Some(ours)) = (&*held, ours) {
-        if event.is_null() && ours != Operation::Delete {
+        if event.is_null() && ours != EpollOp::Delete {
             next::set_errno(libc::EFAULT);
             return -1;
         }

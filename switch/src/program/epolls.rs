@@ -80,7 +80,7 @@ pub trait Kernel: Sync {
 
 /// What epoll_ctl(2) does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
+pub enum EpollOp {
     /// EPOLL_CTL_ADD.
     Add,
     /// EPOLL_CTL_MOD.

@@ -17,7 +17,7 @@ use socket2::Socket;
 use verbs_shim::fork::{ForkGuard, Generation};
 
 use super::blocking::goes_on_after_signal;
-use super::epolls::Operation;
+use super::epolls::EpollOp;
 use super::inherited::inherit;
 use super::stream::Stream;
 use super::timeouts::Timeouts;
@@ -153,7 +153,7 @@ impl Listening {
         &self,
         fd: BorrowedFd<'_>,
         epoll: BorrowedFd<'_>,
-        operation: Operation,
+        operation: EpollOp,
         (flags, data): (EventFlags, u64),
     ) {
         let Some(listener) = self.listener(fd) else {
@@ -162,9 +162,9 @@ impl Listening {
         let ready = listener.san_ready();
         let data = EventData::new_u64(data);
         let done = match operation {
-            Operation::Add => epoll::add(epoll, ready, data, flags),
-            Operation::Modify => epoll::modify(epoll, ready, data, flags),
-            Operation::Delete => epoll::delete(epoll, ready),
+            EpollOp::Add => epoll::add(epoll, ready, data, flags),
+            EpollOp::Modify => epoll::modify(epoll, ready, data, flags),
+            EpollOp::Delete => epoll::delete(epoll, ready),
         };
         if let Err(errno) = done {
             tracing::warn!(%errno, "an epoll set does not hear of clients on the SAN");

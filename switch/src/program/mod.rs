@@ -50,7 +50,7 @@ use crate::ready::event_loop::EventLoop;
 use crate::switch::Switch;
 
 pub use bytes::{Receiving, Sending};
-pub use epolls::{Counts, Epoll, Kernel, Operation, Sleep};
+pub use epolls::{Counts, Epoll, EpollOp, Kernel, Sleep};
 pub use listening::{Accepted, Listening};
 pub use opening::Opened;
 pub use options::{SetOption, TcpInfo};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::event::epoll::EventFlags;
 
-use super::epolls::Operation;
+use super::epolls::EpollOp;
 use super::sites::Site;
 use super::stream::Stream;
 use super::upgrading::{Host, Upgrading, Whose};
@@ -88,7 +88,7 @@ impl Stream {
     pub fn control_moving(
         &self,
         epoll: RawFd,
-        operation: Operation,
+        operation: EpollOp,
         fd: RawFd,
         interest: (EventFlags, u64),
     ) -> io::Result<Option<()>> {
@@ -98,9 +98,9 @@ impl Stream {
         let places = &self.inner().places;
         let site = Site::new(upgrading.kernel(), epoll, fd);
         match operation {
-            Operation::Add => places.add(&self.source(), site, interest)?,
-            Operation::Modify => places.modify(&site, interest)?,
-            Operation::Delete => places.delete(&site)?,
+            EpollOp::Add => places.add(&self.source(), site, interest)?,
+            EpollOp::Modify => places.modify(&site, interest)?,
+            EpollOp::Delete => places.delete(&site)?,
         }
         Ok(Some(()))
     }

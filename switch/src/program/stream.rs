@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use san_provider::LaneHandle;
 use verbs_shim::fork::{ForkGuard, Generation};
 
-use super::epolls::{Epoll, Operation};
+use super::epolls::{Epoll, EpollOp};
 use super::inherited::carry_over;
 use super::sites::Site;
 use super::timeouts::{Timeouts, Wanted, of_connection};
@@ -441,7 +441,7 @@ impl Stream {
     pub fn control(
         &self,
         epoll: &Epoll,
-        operation: Operation,
+        operation: EpollOp,
         fd: RawFd,
         interest: (EventFlags, u64),
     ) -> io::Result<Option<()>> {
@@ -452,12 +452,12 @@ impl Stream {
             return Ok(None);
         }
         match operation {
-            Operation::Add => {
+            EpollOp::Add => {
                 looped.add(key(fd), &self.source(), told)?;
                 loops.push((Arc::downgrade(looped), fd));
             }
-            Operation::Modify => looped.modify(key(fd), told)?,
-            Operation::Delete => {
+            EpollOp::Modify => looped.modify(key(fd), told)?,
+            EpollOp::Delete => {
                 looped.remove(key(fd))?;
                 loops.retain(|(one, number)| {
                     *number != fd || !std::ptr::eq(one.as_ptr(), Arc::as_ptr(looped))

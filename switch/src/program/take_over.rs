@@ -1,13 +1,13 @@
-//! A socket that was in epoll sets before it was connected: its places become a loop's.
+//! A socket that was in epoll sets before it was connected: its entries become a loop's.
 
 use std::os::fd::RawFd;
 
 use super::Held;
-use super::epolls::{Kernel, Operation};
+use super::epolls::{EpollOp, Kernel};
 use super::stream::Stream;
 use crate::ready::fdinfo::registered;
 
-/// A program may put a socket into an epoll set before it connects it: the kernel's places for this
+/// A program may put a socket into an epoll set before it connects it: the kernel's entries for this
 /// number become ours.
 pub(super) fn take_over(kernel: &dyn Kernel, fd: RawFd, stream: &Stream) {
     for number in kernel.epoll_numbers() {
@@ -19,7 +19,7 @@ pub(super) fn take_over(kernel: &dyn Kernel, fd: RawFd, stream: &Stream) {
             continue;
         }
         let added = kernel.epoll(number).and_then(|held| match &*held {
-            Held::Epoll(epoll) => stream.control(epoll, Operation::Add, fd, (flags, data)),
+            Held::Epoll(epoll) => stream.control(epoll, EpollOp::Add, fd, (flags, data)),
             _ => Ok(None),
         });
         if added.is_err() {
