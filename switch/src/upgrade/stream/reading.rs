@@ -84,11 +84,10 @@ impl MovingStream {
                     let wait = left(deadline);
                     match data.receive_into_unless(&mut [IoSliceMut::new(into)], wait, &self.look) {
                         Ok(came) => {
-                            if is_plain {
-                                reading.plain = Some(data);
-                            }
                             let taken = self.took(came.kind, &bytes[..came.bytes]);
                             if taken > 0 {
+                                // Behind the end nothing comes, and the next read says so at once.
+                                reading.plain = is_plain.then_some(data);
                                 return Ok(taken);
                             }
                         }
