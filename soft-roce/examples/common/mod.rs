@@ -86,7 +86,7 @@ impl Node {
             if Instant::now() > end {
                 return Err(format!("no {name} in time").into());
             }
-            readable(&self.events)?;
+            self.events.wait(None, Duration::from_secs(1))?;
         }
     }
 

@@ -1,8 +1,9 @@
 //! How fast two endpoints of one process talk over the loopback, beside kernel
 //! TCP with the same sizes and the same memory in use.
 //!
-//! `cargo run --release -p soft-roce --example perf [seconds [filter]]`: the filter
-//! is a part of a line's name, like `latency`, `write` or `65536`.
+//! `cargo run --release -p soft-roce --example perf [seconds [filter [plain]]]`: the filter
+//! is a part of a line's name, like `latency`, `write` or `65536`; `plain`: without bundles, as
+//! between hosts.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -337,7 +338,11 @@ fn main() {
         time: Duration::from_secs_f64(seconds),
         tcp: None,
     };
-    let node = || Node::new(Config::default()).expect("endpoint");
+    let config = Config {
+        bundles: args.next().as_deref() != Some("plain"),
+        ..Config::default()
+    };
+    let node = || Node::new(config.clone()).expect("endpoint");
     let (server, client) = (node(), node());
     let ip: IpAddr = "127.0.0.1".parse().expect("address");
     let dst = SocketAddr::new(ip, 7_471);

@@ -1,13 +1,17 @@
 //! What the host's routing says.
 //!
 //! What it does: the source address and the path MTU towards an address, whether
-//! an address is the host's own.
+//! an address is the host's own. Remembers ways for a second.
 //! What it does not do: watch for changes.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
+use san_base::lock;
 
 use super::bundle::PATH_BYTES;
 use crate::rc::PathMtu;
@@ -63,6 +67,47 @@ impl Route {
             is_local,
             takes_bundles: is_local && ip_mtu >= PATH_BYTES,
         })
+    }
+}
+
+/// For so long a way is taken for what it was.
+const REMEMBERED: Duration = Duration::from_secs(1);
+/// Ways that are remembered at a time.
+const MOST_REMEMBERED: usize = 256;
+
+/// Where to, and from which address if that is fixed.
+type Key = (SocketAddr, Option<IpAddr>);
+
+/// Ways that were asked for lately. To ask takes six calls of the system.
+#[derive(Debug, Default)]
+pub(crate) struct Routes(Mutex<HashMap<Key, (Route, Instant)>>);
+
+impl Routes {
+    /// As [`Route::to`], by memory where that was asked a moment ago.
+    pub(crate) fn to(&self, mut dst: SocketAddr, source: Option<IpAddr>) -> io::Result<Route> {
+        dst.set_port(0);
+        let now = Instant::now();
+        let is_fresh = |asked: Instant| now.saturating_duration_since(asked) < REMEMBERED;
+        if let Some((route, asked)) = lock(&self.0).get(&(dst, source))
+            && is_fresh(*asked)
+        {
+            return Ok(*route);
+        }
+        let route = Route::to(dst, source)?;
+        let mut known = lock(&self.0);
+        if known.len() >= MOST_REMEMBERED {
+            known.retain(|_, (_, asked)| is_fresh(*asked));
+            if known.len() >= MOST_REMEMBERED {
+                known.clear();
+            }
+        }
+        known.insert((dst, source), (route, now));
+        Ok(route)
+    }
+
+    /// The host's addresses have changed.
+    pub(crate) fn forget(&self) {
+        lock(&self.0).clear();
     }
 }
 

@@ -13,8 +13,8 @@ use super::shared::cm::{CmState, Id, Phase, Requested};
 use super::shared::events::{PrivateData, Queued, QueuedKind, Unclaimed};
 use super::shared::schedule::NEVER;
 use crate::cm::{ConnKey, Event, ListenKey, Peer, Request, Transmit};
-use crate::driver::route::Route;
 use crate::time::Time;
+use crate::wire::cm::RejReason;
 use crate::wire::mad::{MAD_PACKET_LEN, emit_packet};
 use crate::wire::{FlowCrc, ICRC_LEN};
 
@@ -113,6 +113,10 @@ impl Device {
                 ..
             } => {
                 self.end(cm, token, conn);
+                if *reason == RejReason::INVALID_MTU {
+                    // The way back takes less than the way there did when it was asked for.
+                    self.routes.forget();
+                }
                 let private_data = PrivateData::new(private_data);
                 QueuedKind::Rejected {
                     reason: *reason,
@@ -149,7 +153,8 @@ impl Device {
             cm.engine.destroy(now, conn);
             return;
         };
-        let route = Route::to(peer.path.remote, Some(peer.path.local.ip())).ok();
+        let source = Some(peer.path.local.ip());
+        let route = self.routes.to(peer.path.remote, source).ok();
         if route.is_some_and(|route| request.mtu > route.mtu.code()) {
             tracing::info!(peer = %request.src, mtu = request.mtu, "request for too large packets");
             // The engine has just told of the request.

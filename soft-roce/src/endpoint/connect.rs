@@ -42,7 +42,7 @@ impl Device {
             .map(|src| src.ip())
             .filter(|ip: &IpAddr| !ip.is_unspecified());
         let dst = SocketAddr::new(dst.ip().to_canonical(), dst.port());
-        let route = Route::to(dst, source.map(|ip| ip.to_canonical()))?;
+        let route = self.routes.to(dst, source.map(|ip| ip.to_canonical()))?;
         let port = self
             .sockets
             .port_to_connect(route.source, !route.is_local)?;

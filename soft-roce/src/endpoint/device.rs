@@ -19,6 +19,7 @@ use super::shared::sockets::Sockets;
 use super::shared::table::{PutOff, QpTable};
 use crate::cm;
 use crate::driver::rendezvous::Rendezvous;
+use crate::driver::route::Routes;
 use crate::rc::keys::KeySource;
 use crate::rc::{MrTable, Pd, ReorderBudget};
 
@@ -33,6 +34,7 @@ pub(super) struct Device {
     /// Who tells of changes of those, if anybody does.
     pub(super) host: Mutex<Option<Arc<dyn HostAddresses>>>,
     pub(super) sockets: Sockets,
+    pub(super) routes: Routes,
     pub(super) qps: QpTable,
     pub(super) schedule: Schedule,
     pub(super) sleepers: Sleepers,
@@ -74,6 +76,7 @@ impl Device {
             addresses: RwLock::new(config.addresses.clone()),
             host: Mutex::default(),
             sockets: Sockets::new(rendezvous, waiter.clone()),
+            routes: Routes::default(),
             qps: QpTable::default(),
             schedule: Schedule::new(config.keepalive, waiter.clone()),
             sleepers: Sleepers::new(waiter),

@@ -6,10 +6,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::device::Device;
 use super::id::CmId;
 use super::shared::events::{EventKind, EventQueue};
+use super::wait::wait;
 
 /// What happened to an id.
 pub type CmEventKind = EventKind<CmId>;
@@ -24,6 +26,10 @@ pub struct CmEvent {
 }
 
 /// Where CM ids report. The descriptor is readable while events are there.
+///
+/// Who sleeps on the descriptor needs the endpoint's thread, which works the sockets for it and wakes it.
+/// [`EventChannel::wait`] saves that hand-over: the caller works them itself. A channel is for one of the two
+/// ways, and for one thread that waits at a time.
 #[derive(Debug)]
 pub struct EventChannel {
     pub(super) queue: Arc<EventQueue>,
@@ -50,6 +56,20 @@ impl EventChannel {
             id: queued.id,
             kind,
         })
+    }
+}
+
+impl EventChannel {
+    /// Waits until [`EventChannel::next`] has an event, at most so long, working the sockets meanwhile; or
+    /// until `other` is readable, or a signal comes.
+    ///
+    /// # Errors
+    /// What `poll(2)` says.
+    pub fn wait(&self, other: Option<BorrowedFd<'_>>, timeout: Duration) -> io::Result<()> {
+        if self.queue.is_empty() {
+            wait(&self.device, &self.queue.channel, other, timeout)?;
+        }
+        Ok(())
     }
 }
 

@@ -30,6 +30,7 @@ impl Device {
             .addresses
             .write()
             .unwrap_or_else(PoisonError::into_inner) = addresses.to_vec();
+        self.routes.forget();
         let mut cm = self.lock_cm();
         let mut left = Vec::new();
         for id in cm.ids.values_mut() {

@@ -6,7 +6,7 @@
 //! queues, queue pairs, CM ids and event channels.
 //!
 //! What it does not do: block. Every call returns at once, except
-//! [`CompletionChannel::wait`], which has a deadline.
+//! [`CompletionChannel::wait`] and [`EventChannel::wait`], which have a deadline.
 //!
 //! # Who does the work
 //!
@@ -39,6 +39,7 @@ mod qp;
 mod ready;
 mod shared;
 mod thread;
+mod wait;
 mod watch;
 
 #[cfg(test)]

@@ -42,12 +42,15 @@ fn run(weak: &Weak<Device>, waiter: &Waiter) {
             return;
         };
         let led = waiter.led.load(Ordering::Acquire);
-        let others_poll = device.sleepers.activity.spins(&mut seen) || led;
+        // Who slept on the sockets a moment ago does so again soon, mostly: to wake up with it at each packet
+        // would be for nothing.
+        let done = device.sleepers.activity.since(&mut seen);
+        let others_poll = done.spins || done.led || led;
         waiter.stands_back.store(others_poll, Ordering::Release);
         // A socket may be newer than the sleep of the one who works them.
         let unwatched =
             led && device.sockets.ports().len() > waiter.watched.load(Ordering::Acquire);
-        if !others_poll || unwatched {
+        if !others_poll || unwatched || !done.spins && !led {
             device.work_off();
         } else {
             // Who put it off may do something else for long.

@@ -11,6 +11,78 @@ use soft_roce::wire::cm::RejReason;
 
 use crate::util::{Node, PATIENCE, Pair, TempDir, address, connect};
 
+/// Who waits for events works the sockets itself: a connection is made and ended, again and again, by one
+/// thread at each end, which never sleeps on the descriptor.
+#[test]
+fn events_are_waited_for_by_who_works_the_sockets() {
+    let dir = TempDir::new();
+    let mut nodes = [Node::new(dir.config()), Node::new(dir.config())];
+    nodes.iter_mut().for_each(|node| node.waits = true);
+    let [client, server] = &nodes;
+    let dst = SocketAddr::new(address(), 7471);
+    let _listener = server.listen(dst, 4);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..50 {
+                let (id, _) = server.request();
+                let side = server.queue_pair();
+                id.accept(&side.qp, &ConnParams::default()).unwrap();
+                let event = server.event();
+                assert!(
+                    matches!(event.kind, CmEventKind::Established { .. }),
+                    "{event:?}"
+                );
+                let event = server.event();
+                assert!(matches!(event.kind, CmEventKind::Disconnected), "{event:?}");
+            }
+        });
+        for _ in 0..50 {
+            let id = client.resolved(dst);
+            let side = client.queue_pair();
+            id.connect(&side.qp, &ConnParams::default()).unwrap();
+            let event = client.event();
+            assert!(
+                matches!(event.kind, CmEventKind::Established { .. }),
+                "{event:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_wait_for_events_ends_with_the_time_or_another_descriptor() {
+    let dir = TempDir::new();
+    let node = Node::new(dir.config());
+    let began = Instant::now();
+    node.events.wait(None, Duration::from_millis(30)).unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(30));
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(30));
+            rustix::io::write(&writer, b"x").unwrap();
+        });
+        let other = Some(std::os::fd::AsFd::as_fd(&reader));
+        node.events.wait(other, PATIENCE).unwrap();
+    });
+    assert!(began.elapsed() < PATIENCE, "the descriptor ended the wait");
+    assert!(node.events.next().is_none());
+    // An event that is there needs no wait, and who asks for the descriptor then is told of it there.
+    let id = node.endpoint.create_id(&node.events);
+    id.resolve_addr(None, SocketAddr::new(address(), 7471), PATIENCE)
+        .unwrap();
+    node.events.wait(None, PATIENCE).unwrap();
+    let fd = rustix::event::PollFd::new(&node.events, rustix::event::PollFlags::IN);
+    let no_time = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    assert_eq!(rustix::event::poll(&mut [fd], Some(&no_time)).unwrap(), 1);
+    assert!(matches!(node.event().kind, CmEventKind::AddrResolved));
+    let fd = rustix::event::PollFd::new(&node.events, rustix::event::PollFlags::IN);
+    assert_eq!(rustix::event::poll(&mut [fd], Some(&no_time)).unwrap(), 0);
+}
+
 #[test]
 fn a_message_each_way_and_an_end() {
     let pair = Pair::new();

@@ -58,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) endpoint: Endpoint,
     pub(crate) events: EventChannel,
     pub(crate) pd: Pd,
+    /// Events are waited for by [`EventChannel::wait`], not on the descriptor.
+    pub(crate) waits: bool,
 }
 
 impl Node {
@@ -69,6 +71,7 @@ impl Node {
             endpoint,
             events,
             pd,
+            waits: false,
         }
     }
 
@@ -82,6 +85,10 @@ impl Node {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
+            }
+            if self.waits {
+                self.events.wait(None, left).unwrap();
+                continue;
             }
             let fd = rustix::event::PollFd::new(&self.events, rustix::event::PollFlags::IN);
             let left = rustix::event::Timespec {

@@ -45,7 +45,8 @@ impl ChannelShared {
         })
     }
 
-    fn notify(&self) {
+    /// Counts an event, and has whoever sleeps look. Whether the descriptor was made readable for it.
+    pub(crate) fn notify(&self) -> bool {
         // Counted first; whoever goes to sleep looks at the count last. One of
         // the two sees the other.
         self.events.fetch_add(1, Ordering::SeqCst);
@@ -55,6 +56,7 @@ impl ChannelShared {
         if !nobody_sleeps {
             self.wake.signal();
         }
+        !nobody_sleeps
     }
 
     /// Has whoever sleeps here look around.

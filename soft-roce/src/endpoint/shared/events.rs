@@ -1,7 +1,7 @@
 //! CM events while they wait.
 //!
 //! What it does: a queue with a file descriptor that is readable while there are
-//! events.
+//! events, for who sleeps on that.
 //! What it does not do: make events (`cm`), or ids of those who ask to connect;
 //! they are made when the event is taken out.
 
@@ -11,12 +11,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use san_base::lock;
 
+use super::cq::ChannelShared;
 use crate::cm::ConnKey;
-use crate::driver::wake::Wake;
 use crate::wire::cm::RejReason;
 
 /// The most private data of any message.
@@ -170,15 +171,33 @@ pub(crate) struct Queued {
 /// A queue of events.
 #[derive(Debug)]
 pub(crate) struct EventQueue {
-    queue: Mutex<VecDeque<Queued>>,
-    wake: Wake,
+    queue: Mutex<Waiting>,
+    /// Who sleeps until there is one.
+    pub(crate) channel: Arc<ChannelShared>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<Queued>,
+    /// The descriptor was made readable for them.
+    is_signaled: bool,
+}
+
+impl Waiting {
+    /// Nothing is there to be woken for any more.
+    fn quiet(&mut self, channel: &ChannelShared) {
+        channel.take();
+        if std::mem::take(&mut self.is_signaled) {
+            channel.wake.drain();
+        }
+    }
 }
 
 impl EventQueue {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             queue: Mutex::default(),
-            wake: Wake::new()?,
+            channel: Arc::new(ChannelShared::new()?),
         })
     }
 
@@ -186,23 +205,27 @@ impl EventQueue {
     #[must_use]
     pub(crate) fn push(&self, event: Queued) -> bool {
         let mut queue = lock(&self.queue);
-        queue.push_back(event);
-        queue.len() == 1
+        queue.events.push_back(event);
+        queue.events.len() == 1
     }
 
-    /// Makes the descriptor readable, if events are still there.
+    /// Has who sleeps look, if events are still there.
     pub(crate) fn signal(&self) {
-        let queue = lock(&self.queue);
-        if !queue.is_empty() {
-            self.wake.signal();
+        let mut queue = lock(&self.queue);
+        if !queue.events.is_empty() {
+            queue.is_signaled |= self.channel.notify();
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.queue).events.is_empty()
     }
 
     pub(crate) fn pop(&self) -> Option<Queued> {
         let mut queue = lock(&self.queue);
-        let event = queue.pop_front();
-        if event.is_some() && queue.is_empty() {
-            self.wake.drain();
+        let event = queue.events.pop_front();
+        if event.is_some() && queue.events.is_empty() {
+            queue.quiet(&self.channel);
         }
         event
     }
@@ -210,12 +233,12 @@ impl EventQueue {
     /// Takes out what is about an id.
     pub(crate) fn take_all_of(&self, id: u64) -> Vec<Queued> {
         let mut queue = lock(&self.queue);
-        let (of_it, rest): (VecDeque<_>, _) = std::mem::take(&mut *queue)
+        let (of_it, rest): (VecDeque<_>, _) = std::mem::take(&mut queue.events)
             .into_iter()
             .partition(|event| event.id == id);
-        *queue = rest;
-        if queue.is_empty() {
-            self.wake.drain();
+        queue.events = rest;
+        if queue.events.is_empty() {
+            queue.quiet(&self.channel);
         }
         of_it.into()
     }
@@ -223,6 +246,10 @@ impl EventQueue {
 
 impl AsFd for EventQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        // What came while nobody had the descriptor was not told there.
+        if !self.channel.has_descriptor.swap(true, Ordering::SeqCst) {
+            self.signal();
+        }
+        self.channel.wake.as_fd()
     }
 }

@@ -87,9 +87,13 @@ impl Sleepers {
     /// Becomes the one who sleeps on the sockets, if nobody is.
     pub(crate) fn lead(&self) -> Option<Leader<'_>> {
         let led = &self.waiter.led;
-        led.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-            .then(|| Leader(&self.waiter))
+        let is_first = led
+            .compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        is_first.then(|| {
+            self.activity.note_led();
+            Leader(&self.waiter)
+        })
     }
 
     /// Waits behind the leader.
@@ -137,6 +141,8 @@ pub(crate) struct Activity {
     empty: AtomicU64,
     /// Notifications asked for by users who sleep on descriptors.
     armed: AtomicU64,
+    /// Sleeps on the sockets in the thread's place.
+    led: AtomicU64,
 }
 
 /// A look at it.
@@ -144,6 +150,16 @@ pub(crate) struct Activity {
 pub(crate) struct Seen {
     empty: u64,
     armed: u64,
+    led: u64,
+}
+
+/// What users have done since the last look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Done {
+    /// Somebody spins, and nobody went to sleep on a descriptor.
+    pub(crate) spins: bool,
+    /// Somebody has slept on the sockets, and nobody went to sleep on a descriptor.
+    pub(crate) led: bool,
 }
 
 /// Who polls in vain more often than this does not sleep.
@@ -158,13 +174,22 @@ impl Activity {
         self.armed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether somebody spins, and nobody went to sleep, since the last look.
-    pub(crate) fn spins(&self, last: &mut Seen) -> bool {
+    fn note_led(&self) {
+        self.led.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was done since the last look.
+    pub(crate) fn since(&self, last: &mut Seen) -> Done {
         let now = Seen {
             empty: self.empty.load(Ordering::Relaxed),
             armed: self.armed.load(Ordering::Relaxed),
+            led: self.led.load(Ordering::Relaxed),
         };
         let before = std::mem::replace(last, now);
-        now.armed == before.armed && now.empty > before.empty + SPINS
+        let nobody_armed = now.armed == before.armed;
+        Done {
+            spins: nobody_armed && now.empty > before.empty + SPINS,
+            led: nobody_armed && now.led != before.led,
+        }
     }
 }
