@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("SAN_LOG"))
         .with_writer(std::io::stderr)
+        .with_ansi(output::log_has_colours())
         .init();
     let outcome = match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments),

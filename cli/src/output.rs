@@ -35,6 +35,11 @@ impl Write for Output {
     }
 }
 
+/// Whether lines of the log may have colours: standard error is a terminal, and nothing forbids them.
+pub(crate) fn log_has_colours() -> bool {
+    anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
+}
+
 /// What it means when writing fails: the disk is full, or nobody reads any more.
 pub(crate) fn unwritten(error: io::Error) -> Problem {
     match error.kind() {

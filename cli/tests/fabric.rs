@@ -5,7 +5,7 @@ use san_tests::net;
 use san_tests::program::Program;
 use san_tests::time::bounded;
 use serde_json::Value;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const SAN: &str = env!("CARGO_BIN_EXE_san");
@@ -85,5 +85,35 @@ fn both_carriers_are_measured_between_two_addresses() {
                 assert!(one["count"].as_u64().unwrap() > 0, "{carrier:#}");
             }
         }
+    });
+}
+
+/// `SAN_LOG=debug` shows what belongs to which connect, and to which request.
+#[test]
+#[ignore = "needs a fabric"]
+fn the_log_names_the_connect_and_the_accept() {
+    bounded(|| {
+        let at = format!("{}:0", net::addr_b());
+        let script = "SAN_LOG=debug exec \"$0\" listen --echo -k \"$1\"";
+        let mut listener = Program::start("sh", &["-c", script, SAN, &at]);
+        let line = listener.expect("san: listening on ", LIMIT);
+        let peer = line.split(',').next().unwrap().trim();
+        let mut connect = Command::new(SAN);
+        connect.args(["connect", peer]).env("SAN_LOG", "debug");
+        let output = connect.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let is_in = |said: &str, span: &str, event: &str| {
+            let mut lines = said.lines();
+            lines.any(|line| line.contains(span) && line.contains(event))
+        };
+        assert!(output.status.success(), "{said}");
+        let span = format!("connect{{destination={peer}}}");
+        assert!(is_in(&said, &span, "connected route=SAN"), "{said}");
+        listener.expect("san: accepted: ", LIMIT);
+        listener.kill();
+        let (_, said) = listener.finish(LIMIT);
+        let span = format!("accept{{listener={peer} peer=");
+        let waits = "a connection over the SAN waits for accept";
+        assert!(is_in(&said, &span, waits), "{said}");
     });
 }

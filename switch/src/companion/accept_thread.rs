@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use san_provider::{Decision as Answers, Rejection, WsaCode};
+use tracing::field;
 
 use super::condition::{Decision, IncomingRequest, Side};
 use super::keeper::Keeper;
@@ -177,11 +178,17 @@ enum Answer {
 }
 
 fn accept_one(keeper: &Keeper, listener: &ListenerShared, companion: &Companion) -> Answer {
+    let span = tracing::debug_span!("accept", listener = %listener.address, peer = field::Empty);
+    let _entered = span.enter();
     let mut descriptor = None;
     let outcome = companion.socket.accept(|request| {
+        if let Some(peer) = request.peer {
+            span.record("peer", field::display(peer));
+        }
         if !listener.has_room() {
             listener.counters.refused_backlog.raise();
             let backlog = listener.backlog;
+            tracing::debug!(backlog, "refused: the backlog is full");
             return Answers::Reject(Rejection::BacklogFull { backlog });
         }
         let local = request.local.unwrap_or(listener.address);
@@ -192,6 +199,7 @@ fn accept_one(keeper: &Keeper, listener: &ListenerShared, companion: &Companion)
         };
         if listener.ask(&request) == Decision::Reject {
             listener.counters.refused_condition.raise();
+            tracing::debug!("refused by the condition function");
             return Answers::Reject(Rejection::Unwanted);
         }
         // Duty 10: the application's descriptor, before the peer is promised anything. Where none
@@ -214,6 +222,7 @@ fn accept_one(keeper: &Keeper, listener: &ListenerShared, companion: &Companion)
     match (outcome, descriptor) {
         (Ok(accepted), Some(tcp)) => {
             let ready = ReadySan::new(companion, accepted, tcp);
+            tracing::debug!("a connection over the SAN waits for accept");
             keeper.stamp_arrivals(listener);
             // Room cannot have gone: only this thread fills the queue. A listener that was closed
             // meanwhile gives the connection back, and dropping it closes it (duty 32).

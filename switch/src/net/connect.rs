@@ -70,6 +70,8 @@ pub struct PendingConnect {
     readiness: OwnedFd,
     /// Where the SAN gives no connection, TCP is the caller's affair.
     san_alone: bool,
+    /// What is logged meanwhile belongs to it.
+    span: tracing::Span,
 }
 
 /// How far a connect is. The TCP socket, which is the application's descriptor in the end, goes
@@ -172,6 +174,8 @@ impl PendingConnect {
         let readiness =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         let mut connect = Self::prepared(lease, destination, options, readiness);
+        let span = connect.span.clone();
+        let _entered = span.enter();
         let attempt = if connect.is_tcp_alone || connect.may_move {
             connect.not_tried = Some(match connect.may_move {
                 true => NotTried::NotMoved,
@@ -213,6 +217,8 @@ impl PendingConnect {
         if connect.is_tcp_alone {
             return Ok(None);
         }
+        let span = connect.span.clone();
+        let _entered = span.enter();
         connect.san_alone = true;
         let Some(attempt) = connect.try_san(options)? else {
             return Ok(None);
@@ -241,6 +247,7 @@ impl PendingConnect {
             buffers: options.buffers(),
             readiness,
             san_alone: false,
+            span: tracing::debug_span!("connect", %destination),
         }
     }
 
@@ -250,6 +257,8 @@ impl PendingConnect {
     /// [`ConnectError`]; the connect is over then, and another call gives
     /// [`ConnectError::Cancelled`].
     pub fn poll(&mut self) -> Result<Option<Connection>, ConnectError> {
+        let span = self.span.clone();
+        let _entered = span.enter();
         loop {
             // An error, and a connection, leave it over.
             match std::mem::replace(&mut self.stage, Stage::Over) {
@@ -444,7 +453,7 @@ impl PendingConnect {
             peer: self.destination,
             companion,
         };
-        Connection::open(established, self.lease.clone(), self.buffers)
+        self.opened(established)
     }
 
     fn connected_tcp(&mut self, socket: Socket) -> Result<Connection, ConnectError> {
@@ -465,11 +474,13 @@ impl PendingConnect {
             why,
             may_move: self.may_move.then_some(Role::Connector),
         };
-        Ok(Connection::open(
-            established,
-            self.lease.clone(),
-            self.buffers,
-        ))
+        Ok(self.opened(established))
+    }
+
+    fn opened(&self, established: Established) -> Connection {
+        let connection = Connection::open(established, self.lease.clone(), self.buffers);
+        tracing::debug!(route = %connection.route(), "connected");
+        connection
     }
 
     fn tcp_failed(&mut self, source: io::Error) -> ConnectError {
