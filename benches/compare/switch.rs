@@ -82,23 +82,36 @@ pub(crate) fn deaf_server(address: IpAddr, backlog: u32) -> Result<()> {
 
 /// A server that sends back what it gets, messages of `size` bytes.
 pub(crate) fn echo(address: IpAddr, size: u32) -> Result<()> {
-    let switch = switch()?;
-    let listener = listen(&switch, address, 1)?;
-    std::thread::spawn(|| {
-        commands().for_each(drop);
-        std::process::exit(0);
-    });
-    let connection = listener.accept()?;
-    over_san(&connection)?;
-    let mut text = vec![0; size as usize];
-    while receive_all(&connection, &mut text)? {
-        send_all(&connection, &text)?;
-    }
-    Ok(())
+    serve_one(address, |connection| {
+        let mut text = vec![0; size as usize];
+        while receive_all(connection, &mut text)? {
+            send_all(connection, &text)?;
+        }
+        Ok(())
+    })
 }
 
 /// A server that takes in what comes, and says so by one byte after each so many.
 pub(crate) fn drain(address: IpAddr, bytes: u32) -> Result<()> {
+    serve_one(address, |connection| {
+        let mut buffer = vec![0; 256 << 10];
+        let mut left = bytes as usize;
+        loop {
+            let most = left.min(buffer.len());
+            match connection.receive(&mut buffer[..most])? {
+                0 => return Ok(()),
+                n => left -= n,
+            }
+            if left == 0 {
+                send_all(connection, &[1])?;
+                left = bytes as usize;
+            }
+        }
+    })
+}
+
+/// Serves one connection, over the SAN. The process ends with it, or with its input.
+fn serve_one(address: IpAddr, serve: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
     let switch = switch()?;
     let listener = listen(&switch, address, 1)?;
     std::thread::spawn(|| {
@@ -107,19 +120,7 @@ pub(crate) fn drain(address: IpAddr, bytes: u32) -> Result<()> {
     });
     let connection = listener.accept()?;
     over_san(&connection)?;
-    let mut buffer = vec![0; 256 << 10];
-    let mut left = bytes as usize;
-    loop {
-        let most = left.min(buffer.len());
-        match connection.receive(&mut buffer[..most])? {
-            0 => return Ok(()),
-            n => left -= n,
-        }
-        if left == 0 {
-            send_all(&connection, &[1])?;
-            left = bytes as usize;
-        }
-    }
+    serve(&connection)
 }
 
 /// Samples of half a round trip.
