@@ -124,3 +124,27 @@ pub(crate) trait Carrier: Send + Sync {
     /// The TCP socket of the connection, whether it carries anything or not (duty 10).
     fn tcp_socket(&self) -> BorrowedFd<'_>;
 }
+
+/// Fills buffers, one after the other, until the end or an error. What came before an error is given first:
+/// the error comes again. `receive` is told how much has come.
+pub(crate) fn fill(
+    buffers: &mut [IoSliceMut<'_>],
+    mut receive: impl FnMut(usize, &mut [u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut all = 0;
+    for buffer in buffers {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match receive(all, &mut buffer[filled..]) {
+                Ok(0) => return Ok(all),
+                Ok(bytes) => {
+                    filled += bytes;
+                    all += bytes;
+                }
+                Err(_) if all > 0 => return Ok(all),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(all)
+}

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::blocking::Waiting;
 use super::stream::Stream;
 use super::timeouts::Wanted;
+use crate::carrier::fill;
 use crate::net::connection::Connection;
 use crate::readiness::Events;
 
@@ -69,7 +70,10 @@ impl Stream {
             };
         }
         if how.all && !how.at_once && !is_nonblocking {
-            return receive_all(&connection, buffers, &mut waiting).map(Some);
+            let all = fill(buffers, |_, bytes| {
+                waiting.until(&connection, || connection.receive(bytes))
+            });
+            return all.map(Some);
         }
         let received = match buffers {
             [buffer] => waiting.until(&connection, || connection.receive(buffer)),
@@ -276,30 +280,6 @@ fn holds(connection: &Connection, events: Events) -> bool {
         lane.poll();
     }
     connection.events().contains(events)
-}
-
-/// Receives until the buffers are full. What has come before an error is given first.
-fn receive_all(
-    connection: &Connection,
-    buffers: &mut [IoSliceMut<'_>],
-    waiting: &mut Waiting<'_>,
-) -> io::Result<usize> {
-    let mut all = 0;
-    for buffer in buffers {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match waiting.until(connection, || connection.receive(&mut buffer[filled..])) {
-                Ok(0) => return Ok(all),
-                Ok(bytes) => {
-                    filled += bytes;
-                    all += bytes;
-                }
-                Err(_) if all > 0 => return Ok(all),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(all)
 }
 
 /// Sends as much as goes without waiting.

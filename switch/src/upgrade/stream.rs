@@ -37,7 +37,7 @@ use crate::carrier::bulk::open_to_peer;
 use crate::carrier::info::{StreamInfo, StreamState};
 use crate::carrier::mark::TcpMark;
 use crate::carrier::timeout::{Timeouts, Waits, left};
-use crate::carrier::{Buffers, Carrier, IdleMemory, MemoryKeeper};
+use crate::carrier::{Buffers, Carrier, IdleMemory, MemoryKeeper, fill};
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
 
@@ -420,28 +420,14 @@ impl Carrier for MovingStream {
     }
 
     fn receive_vectored(&self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let mut all = 0;
-        for buffer in buffers {
-            let mut filled = 0;
-            while filled < buffer.len() {
-                // Only the first bytes are waited for.
-                let deadline = match all {
-                    0 => self.timeouts.receive.deadline(),
-                    _ => Deadline::passed(),
-                };
-                match self.receive_by(&mut buffer[filled..], deadline) {
-                    Ok(0) => return Ok(all),
-                    Ok(bytes) => {
-                        filled += bytes;
-                        all += bytes;
-                    }
-                    // It fails again in the next call.
-                    Err(_) if all > 0 => return Ok(all),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(all)
+        fill(buffers, |all, bytes| {
+            // Only the first bytes are waited for.
+            let deadline = match all {
+                0 => self.timeouts.receive.deadline(),
+                _ => Deadline::passed(),
+            };
+            self.receive_by(bytes, deadline)
+        })
     }
 
     fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
