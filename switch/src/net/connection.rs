@@ -350,8 +350,7 @@ impl Connection {
     /// Whether the urgent byte is next in the stream (sockatmark(3)).
     ///
     /// # Errors
-    /// On TCP EOPNOTSUPP while the byte stays in the stream: ask the kernel by
-    /// [`Connection::companion_fd`].
+    /// On TCP what the kernel says to a look at the socket.
     pub fn is_at_mark(&self) -> io::Result<bool> {
         self.carrier().is_at_mark()
     }

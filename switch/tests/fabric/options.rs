@@ -178,6 +178,10 @@ impl Urgent<'_> {
     fn take(&mut self) {
         let taken = self.to.receive_urgent().map(char::from);
         self.say("urgent", taken.map_err(|error| error.kind()));
+        self.mark();
+    }
+
+    fn mark(&mut self) {
         let is_at_mark = self.to.is_at_mark().map_err(|error| error.kind());
         self.say("at mark", is_at_mark);
     }
@@ -188,8 +192,7 @@ impl Urgent<'_> {
         let came = self.to.receive(&mut bytes).unwrap();
         let text = String::from_utf8_lossy(&bytes[..came]).into_owned();
         self.say("read", text);
-        let is_at_mark = self.to.is_at_mark().map_err(|error| error.kind());
-        self.say("at mark", is_at_mark);
+        self.mark();
     }
 
     /// As many bytes, in whatever pieces they come.
@@ -258,10 +261,23 @@ fn urgent_calls(from: &Connection, to: &Connection) -> Vec<String> {
     both.settle();
     let taken = both.to.receive_urgent().map_err(|error| error.kind());
     both.say("inline", taken);
+    both.mark();
     both.read_all(1);
+    both.mark();
     both.settle();
     both.read_all(2);
+    both.mark();
     both.settle();
+    // The first byte of all that is there; and the last.
+    both.urgent(b'7');
+    both.write(b"gh");
+    both.urgent(b'8');
+    both.settle();
+    both.mark();
+    both.read_all(3);
+    both.mark();
+    both.read_all(1);
+    both.mark();
     both.to.set_urgent_inline(false).unwrap();
     both.from.shutdown_write().unwrap();
     let late = both.from.send_urgent(b'6').map_err(|error| error.kind());
