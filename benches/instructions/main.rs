@@ -149,7 +149,7 @@ fn count(args: &Args) -> Result<bool> {
         ],
     };
     std::fs::create_dir_all(&args.out)?;
-    let mut report = report::Report::new()?;
+    let mut report = report::Counts::new()?;
     for &layer in &args.layers {
         eprintln!("counting: {}", layer.name());
         let counted = watch::layer(layer, &subjects, server, &args.out)?;

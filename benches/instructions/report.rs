@@ -6,7 +6,7 @@ use san_benches::Result;
 use san_benches::record::table;
 use san_instructions::callgrind::Profile;
 use san_instructions::ceiling::{Ceiling, Standing};
-use san_instructions::place::{Cost, Place};
+use san_instructions::component::{Component, Cost};
 use serde::Serialize;
 
 use crate::watch::Counted;
@@ -16,7 +16,7 @@ const SHOWN: usize = 40;
 
 /// All that was counted.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct Counts {
     /// The file name of our binary.
     program: String,
     rows: Vec<Row>,
@@ -36,27 +36,27 @@ struct Row {
 }
 
 impl Row {
-    /// What rsockets have in place of our binary is librdmacm.
+    /// What rsockets have in component of our binary is librdmacm.
     fn ours(&self) -> f64 {
         match self.layer.as_str() {
-            "rsockets" => self.cost.of(Place::Librdmacm),
-            _ => self.cost.sum(&Place::OURS),
+            "rsockets" => self.cost.of(Component::Librdmacm),
+            _ => self.cost.sum(&Component::OURS),
         }
     }
 
-    fn figure(&self, place: &str) -> Option<f64> {
-        match place {
+    fn figure(&self, component: &str) -> Option<f64> {
+        match component {
             "ours" => Some(self.ours()),
             "calls" => Some(self.calls),
             _ => {
-                let place = Place::ALL.into_iter().find(|p| p.name() == place)?;
-                Some(self.cost.of(place))
+                let component = Component::ALL.into_iter().find(|p| p.name() == component)?;
+                Some(self.cost.of(component))
             }
         }
     }
 }
 
-impl Report {
+impl Counts {
     pub(crate) fn new() -> Result<Self> {
         let exe = std::env::current_exe()?;
         let program = exe.file_name().ok_or("a program without a name")?;
@@ -72,7 +72,7 @@ impl Report {
                 self.rows.push(Row {
                     layer: layer.into(),
                     subject,
-                    cost: each.by_place(&self.program),
+                    cost: each.by_component(&self.program),
                     calls: each.calls(),
                 });
             };
@@ -85,13 +85,13 @@ impl Report {
 
     pub(crate) fn table(&self) -> String {
         let mut heads = vec!["Each", "Ours"];
-        heads.extend(Place::ALL.map(Place::name));
+        heads.extend(Component::ALL.map(Component::name));
         heads.extend(["All", "System calls"]);
         let rows = self.rows.iter().map(|row| {
             let mut cells = vec![format!("{}: {}", row.layer, row.subject)];
             cells.push(format!("{:.0}", row.ours()));
-            cells.extend(Place::ALL.map(|place| format!("{:.0}", row.cost.of(place))));
-            cells.push(format!("{:.0}", row.cost.sum(&Place::ALL)));
+            cells.extend(Component::ALL.map(|component| format!("{:.0}", row.cost.of(component))));
+            cells.push(format!("{:.0}", row.cost.sum(&Component::ALL)));
             cells.push(format!("{:.2}", row.calls));
             cells
         });
@@ -113,8 +113,8 @@ impl Report {
 
     fn print_top(&self, what: &str, each: &Profile) {
         println!("{what}: the functions of our binary that cost most, each itself");
-        for (place, name, cost) in each.top(&self.program, SHOWN) {
-            println!("{cost:>9.1}  {:<10}  {name}", place.name());
+        for (component, name, cost) in each.top(&self.program, SHOWN) {
+            println!("{cost:>9.1}  {:<10}  {name}", component.name());
         }
         println!();
     }
@@ -127,15 +127,15 @@ impl Report {
             let Ceiling {
                 layer,
                 subject,
-                place,
+                component,
                 most,
             } = &ceiling;
             let found = self
                 .rows
                 .iter()
                 .find(|row| row.layer == *layer && row.subject == *subject);
-            let what = format!("{layer} {subject} {place}");
-            let Some(figure) = found.and_then(|row| row.figure(place)) else {
+            let what = format!("{layer} {subject} {component}");
+            let Some(figure) = found.and_then(|row| row.figure(component)) else {
                 fits = false;
                 let _ = writeln!(said, "ceiling: {what}: was not counted");
                 continue;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::place::{Cost, Place};
+use crate::component::{Component, Cost};
 
 /// A function: the file that it was loaded from, and its demangled name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,31 +99,31 @@ impl Profile {
             .sum()
     }
 
-    /// Instructions by place; `program` is the file name of our binary.
+    /// Instructions by component; `program` is the file name of our binary.
     #[must_use]
-    pub fn by_place(&self, program: &str) -> Cost {
+    pub fn by_component(&self, program: &str) -> Cost {
         let mut sum = Cost::default();
         for (function, own) in &self.0 {
-            let place = Place::of(&function.object, &function.name, program);
-            *sum.0.entry(place).or_default() += own.instructions;
+            let component = Component::of(&function.object, &function.name, program);
+            *sum.0.entry(component).or_default() += own.instructions;
         }
         sum
     }
 
     /// The functions of our binary that cost most.
     #[must_use]
-    pub fn top(&self, program: &str, count: usize) -> Vec<(Place, &str, f64)> {
+    pub fn top(&self, program: &str, count: usize) -> Vec<(Component, &str, f64)> {
         let mut ours: Vec<_> = self
             .0
             .iter()
             .map(|(f, own)| {
                 (
-                    Place::of(&f.object, &f.name, program),
+                    Component::of(&f.object, &f.name, program),
                     f.name.as_str(),
                     own.instructions,
                 )
             })
-            .filter(|(place, _, _)| Place::OURS.contains(place))
+            .filter(|(component, _, _)| Component::OURS.contains(component))
             .collect();
         ours.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.1.cmp(b.1)));
         ours.truncate(count);
@@ -218,12 +218,12 @@ totals: 516 3 910
         assert_eq!(profile.0[&a], own(8.0, 0.0));
         let memcpy = function("/lib/libc.so.6", "memcpy");
         assert_eq!(profile.0[&memcpy], own(500.0, 0.0));
-        let cost = profile.by_place("instructions");
-        let both = (cost.of(Place::Provider), cost.of(Place::Libc));
+        let cost = profile.by_component("instructions");
+        let both = (cost.of(Component::Provider), cost.of(Component::Libc));
         assert_eq!(both, (8.0, 508.0));
-        assert_eq!(cost.sum(&Place::OURS), 8.0);
+        assert_eq!(cost.sum(&Component::OURS), 8.0);
         let top = profile.top("instructions", 5);
-        assert_eq!(top, [(Place::Provider, "san_provider::a", 8.0)]);
+        assert_eq!(top, [(Component::Provider, "san_provider::a", 8.0)]);
     }
 
     #[test]

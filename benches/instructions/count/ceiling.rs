@@ -1,6 +1,6 @@
 //! The checked-in ceilings: what may not be exceeded.
 //!
-//! A line has four words: layer, subject, place, instructions. `#` begins a comment. The place `ours` is our binary as a
+//! A line has four words: layer, subject, component, instructions. `#` begins a comment. The component `ours` is our binary as a
 //! whole, `calls` are system calls.
 
 /// One ceiling.
@@ -10,8 +10,8 @@ pub struct Ceiling {
     pub layer: String,
     /// What was done, as `message-64`.
     pub subject: String,
-    /// A place's name, `ours` or `calls`.
-    pub place: String,
+    /// A component's name, `ours` or `calls`.
+    pub component: String,
     /// As many are allowed.
     pub most: f64,
 }
@@ -44,17 +44,17 @@ impl Ceiling {
 
     fn parse(line: &str) -> Result<Self, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [layer, subject, place, most] = words[..] else {
+        let [layer, subject, component, most] = words[..] else {
             return Err(format!("not four words: {line}"));
         };
         let most = most
             .parse()
             .map_err(|_| format!("no number at the end: {line}"))?;
-        let [layer, subject, place] = [layer, subject, place].map(String::from);
+        let [layer, subject, component] = [layer, subject, component].map(String::from);
         Ok(Self {
             layer,
             subject,
-            place,
+            component,
             most,
         })
     }
@@ -76,11 +76,11 @@ mod tests {
 
     #[test]
     fn lines_are_ceilings() {
-        let text = "# layer subject place most\n\nprovider message-64 ours 400 # by law\n";
+        let text = "# layer subject component most\n\nprovider message-64 ours 400 # by law\n";
         let ceilings = Ceiling::parse_all(text).unwrap();
         assert_eq!(ceilings.len(), 1);
         assert_eq!(
-            (ceilings[0].place.as_str(), ceilings[0].most),
+            (ceilings[0].component.as_str(), ceilings[0].most),
             ("ours", 400.0)
         );
         assert!(Ceiling::parse_all("provider message-64 400").is_err());

@@ -4,4 +4,4 @@
 
 pub mod callgrind;
 pub mod ceiling;
-pub mod place;
+pub mod component;

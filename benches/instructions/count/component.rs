@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Where an instruction belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Place {
+pub enum Component {
     /// The crate `san_switch`.
     Switch,
     /// The crate `san_provider`.
@@ -26,7 +26,7 @@ pub enum Place {
     Other,
 }
 
-impl Place {
+impl Component {
     /// All of them, in the order of the table.
     pub const ALL: [Self; 8] = [
         Self::Switch,
@@ -75,34 +75,34 @@ impl Place {
     }
 
     fn of_symbol(function: &str) -> Self {
-        const CRATES: [(&str, Place); 3] = [
-            ("san_switch::", Place::Switch),
-            ("san_provider::", Place::Provider),
-            ("verbs_shim::", Place::VerbsShim),
+        const CRATES: [(&str, Component); 3] = [
+            ("san_switch::", Component::Switch),
+            ("san_provider::", Component::Provider),
+            ("verbs_shim::", Component::VerbsShim),
         ];
         // The first named counts: `<san_provider::a as core::ops::Drop>::drop`.
         let named = CRATES
             .iter()
-            .filter_map(|(name, place)| Some((function.find(name)?, *place)));
-        named.min().map_or(Self::Rest, |(_, place)| place)
+            .filter_map(|(name, component)| Some((function.find(name)?, *component)));
+        named.min().map_or(Self::Rest, |(_, component)| component)
     }
 }
 
-/// Instructions by place.
+/// Instructions by component.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cost(pub BTreeMap<Place, f64>);
+pub struct Cost(pub BTreeMap<Component, f64>);
 
 impl Cost {
-    /// Of one place.
+    /// Of one component.
     #[must_use]
-    pub fn of(&self, place: Place) -> f64 {
-        self.0.get(&place).copied().unwrap_or(0.0)
+    pub fn of(&self, component: Component) -> f64 {
+        self.0.get(&component).copied().unwrap_or(0.0)
     }
 
     /// Of several together.
     #[must_use]
-    pub fn sum(&self, places: &[Place]) -> f64 {
-        places.iter().map(|&place| self.of(place)).sum()
+    pub fn sum(&self, components: &[Component]) -> f64 {
+        components.iter().map(|&component| self.of(component)).sum()
     }
 }
 
@@ -112,29 +112,29 @@ mod tests {
 
     #[test]
     fn a_function_belongs_to_the_first_crate_in_its_name() {
-        for (function, place) in [
+        for (function, component) in [
             (
                 "san_provider::transfer::Connection::release",
-                Place::Provider,
+                Component::Provider,
             ),
             (
                 "<verbs_shim::rdma::qp::Qp as core::ops::Drop>::drop",
-                Place::VerbsShim,
+                Component::VerbsShim,
             ),
             (
                 "core::ptr::drop_in_place<san_switch::Stream>",
-                Place::Switch,
+                Component::Switch,
             ),
             (
                 "<alloc::vec::Vec<san_provider::A> as verbs_shim::B>::c",
-                Place::Provider,
+                Component::Provider,
             ),
-            ("alloc::sync::Arc<T,A>::drop_slow", Place::Rest),
-            ("instructions::ends::ping", Place::Rest),
+            ("alloc::sync::Arc<T,A>::drop_slow", Component::Rest),
+            ("instructions::ends::ping", Component::Rest),
         ] {
             assert_eq!(
-                Place::of("/x/instructions", function, "instructions"),
-                place,
+                Component::of("/x/instructions", function, "instructions"),
+                component,
                 "{function}"
             );
         }
@@ -142,27 +142,27 @@ mod tests {
 
     #[test]
     fn a_library_is_known_by_its_file() {
-        for (object, place) in [
+        for (object, component) in [
             (
                 "/lib/x86_64-linux-gnu/librdmacm.so.1.3.44.0",
-                Place::Librdmacm,
+                Component::Librdmacm,
             ),
             (
                 "/lib/x86_64-linux-gnu/libibverbs.so.1.14.44.0",
-                Place::Driver,
+                Component::Driver,
             ),
             (
                 "/usr/lib/x86_64-linux-gnu/libibverbs/librxe-rdmav34.so",
-                Place::Driver,
+                Component::Driver,
             ),
-            ("/lib/x86_64-linux-gnu/libc.so.6", Place::Libc),
-            ("/lib64/ld-linux-x86-64.so.2", Place::Libc),
-            ("/lib/x86_64-linux-gnu/libnl-3.so.200", Place::Other),
-            ("", Place::Other),
+            ("/lib/x86_64-linux-gnu/libc.so.6", Component::Libc),
+            ("/lib64/ld-linux-x86-64.so.2", Component::Libc),
+            ("/lib/x86_64-linux-gnu/libnl-3.so.200", Component::Other),
+            ("", Component::Other),
         ] {
             assert_eq!(
-                Place::of(object, "san_provider::x", "instructions"),
-                place,
+                Component::of(object, "san_provider::x", "instructions"),
+                component,
                 "{object}"
             );
         }
