@@ -6,7 +6,7 @@
 )]
 
 use crate::destination::{Destination, local_address, peer};
-use crate::exporter::Place;
+use crate::exporter::ExporterAddress;
 use crate::perf::units::parse_size;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -230,7 +230,7 @@ pub(crate) struct StatArguments {
     /// Serve OpenMetrics text of every process until killed, at a loopback port (/metrics) or a
     /// Unix socket.
     #[arg(long, value_name = "ADDR:PORT|PATH", conflicts_with_all = ["json", "watch", "openmetrics", "pid"])]
-    pub(crate) serve: Option<Place>,
+    pub(crate) serve: Option<ExporterAddress>,
     /// Again every so many seconds, until interrupted.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) watch: Option<u64>,

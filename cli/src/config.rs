@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct SettingsInForce<'a> {
     ok: bool,
     settings: &'a [Setting],
     bad: &'a [BadSetting],
@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &ConfigArguments) -> Result<ExitCode, Problem> {
     let mut out = Output::stdout();
     let shown = match arguments.json {
         true => {
-            let report = Report {
+            let report = SettingsInForce {
                 ok: settings.is_good(),
                 settings: &settings.in_force,
                 bad: &settings.bad,

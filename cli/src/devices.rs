@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use verbs_shim::{Device, Fabric, OpenError, SoftConfig, Transport};
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct DeviceList {
     devices: Vec<DeviceReport>,
     /// What is missing, when there is no device: `library`, `kernel`, `device`, `access`.
     missing: Option<&'static str>,
@@ -101,11 +101,11 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
     })
 }
 
-fn report_of(devices: &[Device]) -> Report {
+fn report_of(devices: &[Device]) -> DeviceList {
     if devices.is_empty() {
         return absent(&OpenError::NoDevice);
     }
-    Report {
+    DeviceList {
         devices: devices.iter().map(device_report).collect(),
         missing: None,
         reason: None,
@@ -165,7 +165,7 @@ fn not_used(transport: Transport) -> Option<&'static str> {
 }
 
 /// Which of library, kernel and device is missing, and what mends it.
-fn absent(error: &OpenError) -> Report {
+fn absent(error: &OpenError) -> DeviceList {
     let (missing, remedy) = match error {
         OpenError::LibraryMissing { .. } | OpenError::SymbolMissing { .. } => (
             "library",
@@ -178,7 +178,7 @@ fn absent(error: &OpenError) -> Report {
         ),
         _ => ("access", "modprobe rdma_ucm; chmod a+rw /dev/infiniband/*"),
     };
-    Report {
+    DeviceList {
         devices: Vec::new(),
         missing: Some(missing),
         reason: Some(error.to_string()),
@@ -186,7 +186,7 @@ fn absent(error: &OpenError) -> Report {
     }
 }
 
-fn print(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
+fn print(out: &mut impl Write, report: &DeviceList) -> std::io::Result<()> {
     for device in &report.devices {
         writeln!(out, "{}  guid {}", device.name, device.guid)?;
         if let Some(why) = device.not_used {

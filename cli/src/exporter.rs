@@ -31,23 +31,23 @@ const PATH: &str = "/metrics";
 
 /// Where the exporter is to be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ExporterAddress {
     Port(SocketAddr),
     Socket(PathBuf),
 }
 
-impl FromStr for Place {
+impl FromStr for ExporterAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.starts_with('/') || text.starts_with("./") {
-            return Ok(Place::Socket(text.into()));
+            return Ok(ExporterAddress::Socket(text.into()));
         }
         let address: SocketAddr = text.parse().map_err(|_| {
             format!("'{text}' is neither an address, such as 127.0.0.1:9464, nor a path, such as /run/san.sock")
         })?;
         match address.ip().is_loopback() {
-            true => Ok(Place::Port(address)),
+            true => Ok(ExporterAddress::Port(address)),
             false => Err(format!(
                 "{} can be reached from other hosts, and there is no password; give 127.0.0.1:{} \
                  and put a proxy with one in front",
@@ -58,25 +58,25 @@ impl FromStr for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ExporterAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Port(address) => write!(f, "http://{address}{PATH}"),
-            Place::Socket(path) => write!(f, "{}", path.display()),
+            ExporterAddress::Port(address) => write!(f, "http://{address}{PATH}"),
+            ExporterAddress::Socket(path) => write!(f, "{}", path.display()),
         }
     }
 }
 
 /// Serves until it is killed.
-pub(crate) fn serve(place: &Place) -> Result<Infallible, Problem> {
+pub(crate) fn serve(place: &ExporterAddress) -> Result<Infallible, Problem> {
     match place {
-        Place::Port(address) => {
+        ExporterAddress::Port(address) => {
             let listener = TcpListener::bind(address).map_err(|error| taken(place, &error))?;
             let address = listener.local_addr()?;
-            tell(&Place::Port(address));
+            tell(&ExporterAddress::Port(address));
             accept(|| listener.accept().map(|(stream, _)| stream))
         }
-        Place::Socket(path) => {
+        ExporterAddress::Socket(path) => {
             let listener = bind(path).map_err(|error| taken(place, &error))?;
             tell(place);
             accept(|| listener.accept().map(|(stream, _)| stream))
@@ -84,7 +84,7 @@ pub(crate) fn serve(place: &Place) -> Result<Infallible, Problem> {
     }
 }
 
-fn tell(place: &Place) {
+fn tell(place: &ExporterAddress) {
     eprintln!("san: metrics at {place}");
 }
 
@@ -101,14 +101,14 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn taken(place: &Place, error: &io::Error) -> Problem {
+fn taken(place: &ExporterAddress, error: &io::Error) -> Problem {
     let problem = Problem::new(format!("cannot serve metrics at {place}: {error}"));
     match (Errno::from_io_error(error), place) {
-        (Some(Errno::ADDRINUSE), Place::Port(address)) => problem.with_remedy(format!(
+        (Some(Errno::ADDRINUSE), ExporterAddress::Port(address)) => problem.with_remedy(format!(
             "another exporter, or another program, has the port; see which: ss -ltnp 'sport = :{}'",
             address.port()
         )),
-        (Some(Errno::ADDRINUSE), Place::Socket(path)) => problem.with_remedy(format!(
+        (Some(Errno::ADDRINUSE), ExporterAddress::Socket(path)) => problem.with_remedy(format!(
             "another exporter serves there, or a file of that name is there; see: ss -lxp | grep {0}; \
              ls -l {0}",
             path.display()
@@ -246,15 +246,15 @@ mod tests {
 
     #[test]
     fn only_places_of_this_host_are_served() {
-        let place = |text: &str| text.parse::<Place>();
+        let place = |text: &str| text.parse::<ExporterAddress>();
         assert_eq!(
             place("127.0.0.1:9464"),
-            Ok(Place::Port("127.0.0.1:9464".parse().unwrap()))
+            Ok(ExporterAddress::Port("127.0.0.1:9464".parse().unwrap()))
         );
-        assert!(matches!(place("[::1]:9464"), Ok(Place::Port(_))));
+        assert!(matches!(place("[::1]:9464"), Ok(ExporterAddress::Port(_))));
         assert_eq!(
             place("/run/san.sock"),
-            Ok(Place::Socket("/run/san.sock".into()))
+            Ok(ExporterAddress::Socket("/run/san.sock".into()))
         );
         for open in ["0.0.0.0:9464", "10.0.7.1:9464", "[::]:9464"] {
             let error = place(open).unwrap_err();

@@ -19,14 +19,14 @@ const LIMIT: Duration = Duration::from_secs(30);
 const DASHBOARD: &str = include_str!("../dashboard/san-direct.json");
 
 /// A runtime directory and an address of the test's own.
-struct Place(PathBuf, String);
+struct Sandbox(PathBuf, String);
 
-impl Place {
+impl Sandbox {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("san-metrics-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
-        Place(path, common::own_address())
+        Sandbox(path, common::own_address())
     }
 
     fn start(&self, fabric: &str, args: &[&str]) -> Program {
@@ -93,7 +93,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -141,7 +141,7 @@ fn get(address: &str, path: &str) -> (String, String) {
 
 #[test]
 fn what_a_connection_over_the_san_did_is_in_the_metrics() {
-    let place = Place::new("san");
+    let place = Sandbox::new("san");
     let (listener, address) = place.listener("soft");
     let client = place.client("soft", &address);
     let pids = [&listener, &client].map(|one| one.pid().to_string());
@@ -172,7 +172,7 @@ fn what_a_connection_over_the_san_did_is_in_the_metrics() {
 
 #[test]
 fn the_reason_for_tcp_is_a_label() {
-    let place = Place::new("tcp");
+    let place = Sandbox::new("tcp");
     let (_listener, address) = place.listener("off");
     let client = place.client("soft", &address);
     let scrape = parsed(&place.text());
@@ -195,7 +195,7 @@ fn the_reason_for_tcp_is_a_label() {
 
 #[test]
 fn the_text_keeps_the_rules_of_openmetrics() {
-    let place = Place::new("rules");
+    let place = Sandbox::new("rules");
     let (_listener, address) = place.listener("soft");
     let _client = place.client("soft", &address);
     let text = place.text();
@@ -228,7 +228,7 @@ fn the_text_keeps_the_rules_of_openmetrics() {
 
 #[test]
 fn the_exporter_answers_scrapers_and_tells_others_where_to_ask() {
-    let place = Place::new("exporter");
+    let place = Sandbox::new("exporter");
     let (listener, _) = place.listener("off");
     let (_exporter, address) = place.exporter();
     let (head, body) = get(&address, "/metrics");
@@ -259,7 +259,7 @@ fn the_exporter_answers_scrapers_and_tells_others_where_to_ask() {
 
 #[test]
 fn a_client_that_does_not_ask_holds_the_others_up_for_a_moment_only() {
-    let place = Place::new("silent");
+    let place = Sandbox::new("silent");
     let (_exporter, address) = place.exporter();
     let silent: Vec<TcpStream> = (0..2)
         .map(|_| TcpStream::connect(&address).unwrap())
@@ -277,7 +277,7 @@ fn a_client_that_does_not_ask_holds_the_others_up_for_a_moment_only() {
 
 #[test]
 fn two_exporters_at_one_place_are_told() {
-    let place = Place::new("two");
+    let place = Sandbox::new("two");
     let (_exporter, address) = place.exporter();
     let output = place.stat(&["--serve", &address]);
     assert_eq!(output.status.code(), Some(1));
@@ -319,7 +319,7 @@ fn two_exporters_at_one_place_are_told() {
 
 #[test]
 fn a_process_that_is_stopped_is_counted_and_hides_no_other() {
-    let place = Place::new("stopped");
+    let place = Sandbox::new("stopped");
     let (stopped, _) = place.listener("off");
     let (other, _) = place.listener("off");
     common::stop(stopped.pid());
@@ -346,7 +346,7 @@ fn names(expression: &str) -> Vec<&str> {
 
 #[test]
 fn the_dashboard_asks_for_metrics_that_there_are() {
-    let place = Place::new("dashboard");
+    let place = Sandbox::new("dashboard");
     let (_listener, address) = place.listener("soft");
     let (_plain, plain_address) = place.listener("off");
     let _client = place.client("soft", &address);

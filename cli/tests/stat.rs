@@ -16,14 +16,14 @@ const SAN: &str = env!("CARGO_BIN_EXE_san");
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A directory of this test's own for the sockets, in place of the user's, and an address of its own.
-struct Place(PathBuf, String);
+struct Sandbox(PathBuf, String);
 
-impl Place {
+impl Sandbox {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("san-stat-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
-        Place(path, common::own_address())
+        Sandbox(path, common::own_address())
     }
 
     fn runtime(&self) -> String {
@@ -73,7 +73,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -91,7 +91,7 @@ fn text_of(output: &Output) -> String {
 /// One connection that sent a line and got it back: what both ends tell.
 fn both_ends_tell(fabric: &str, route: &str) {
     let setting = format!("SAN_FABRIC={fabric}");
-    let place = Place::new(fabric);
+    let place = Sandbox::new(fabric);
     let (listener, address) = place.listener(&[&setting]);
     let mut client = place.start(&[&setting], &["connect", &address]);
     client.tell("hello");
@@ -172,7 +172,7 @@ fn both_ends_tell_of_a_connection_over_the_soft_fabric() {
 }
 
 /// The lines below the table: what an operator who sees nothing else goes by.
-fn why_tcp(place: &Place, client: &Program) -> String {
+fn why_tcp(place: &Sandbox, client: &Program) -> String {
     let text = text_of(&place.stat(&[&client.pid().to_string()]));
     let lines = text
         .lines()
@@ -182,7 +182,7 @@ fn why_tcp(place: &Place, client: &Program) -> String {
 
 #[test]
 fn each_reason_for_tcp_is_told_with_its_remedy() {
-    let place = Place::new("reasons");
+    let place = Sandbox::new("reasons");
     // Only TCP listens here, and the client's own endpoint answers for the SAN.
     let plain = TcpListener::bind((place.1.as_str(), 0)).unwrap();
     let there = plain.local_addr().unwrap().to_string();
@@ -222,7 +222,7 @@ fn each_reason_for_tcp_is_told_with_its_remedy() {
 
 #[test]
 fn who_cannot_be_asked_is_told_why() {
-    let place = Place::new("why");
+    let place = Sandbox::new("why");
     let output = place.stat(&["2147483647"]);
     assert!(!output.status.success());
     assert!(error_of(&output).contains("there is no process 2147483647"));
@@ -241,7 +241,7 @@ fn who_cannot_be_asked_is_told_why() {
 
 #[test]
 fn what_a_killed_process_leaves_is_taken_away_by_the_next() {
-    let place = Place::new("killed");
+    let place = Sandbox::new("killed");
     let (mut first, _) = place.listener(&["SAN_FABRIC=off"]);
     let left = format!("{}-1.sock", first.pid());
     first.kill();
@@ -254,7 +254,7 @@ fn what_a_killed_process_leaves_is_taken_away_by_the_next() {
 
 #[test]
 fn a_directory_that_others_can_write_is_not_used() {
-    let place = Place::new("open");
+    let place = Sandbox::new("open");
     let directory = place.0.join("san");
     std::fs::create_dir(&directory).unwrap();
     let open = std::fs::Permissions::from_mode(0o777);
@@ -274,7 +274,7 @@ fn another_user_gets_nothing() {
         // Only root can become another user.
         return;
     }
-    let place = Place::new("user");
+    let place = Sandbox::new("user");
     let (listener, _) = place.listener(&["SAN_FABRIC=off"]);
     // Where the other user can reach it.
     let copy = place.0.join("san-copy");

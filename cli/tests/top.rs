@@ -80,9 +80,9 @@ impl Drop for Window {
 }
 
 /// A runtime directory of the test's own.
-struct Place(PathBuf);
+struct Sandbox(PathBuf);
 
-impl Drop for Place {
+impl Drop for Sandbox {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -97,7 +97,7 @@ fn connections_appear_while_it_runs_and_q_ends_it() {
     let place = std::env::temp_dir().join(format!("san-top-place-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&place);
     std::fs::create_dir(&place).unwrap();
-    let place = Place(place);
+    let place = Sandbox(place);
     let ip = common::own_address();
     let runtime = format!("XDG_RUNTIME_DIR={}", place.0.display());
     let addresses = format!("SAN_SOFT_ADDRESSES={ip}");

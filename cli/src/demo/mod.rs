@@ -12,7 +12,7 @@ use crate::args::DemoArguments;
 use crate::output;
 use crate::problem::Problem;
 use addresses::Pair;
-use report::{ClientReport, Report};
+use report::{ClientReport, DemoReport};
 use san_switch::{
     ConnectOptions, Connection, Decision, FabricChoice, FallbackReason, IncomingRequest,
     ListenOptions, Listener, Route, Side, Switch, SwitchConfig,
@@ -80,12 +80,12 @@ struct Demo {
     listener: Listener,
     pair: Pair,
     reject: Arc<AtomicBool>,
-    report: Report,
+    report: DemoReport,
 }
 
 impl Demo {
     fn new(switch: Switch, pair: Pair, json: bool) -> Result<Self, Problem> {
-        let mut report = Report::new(json);
+        let mut report = DemoReport::new(json);
         let reject = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&reject);
         let any: IpAddr = match pair.server {

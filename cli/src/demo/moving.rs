@@ -1,6 +1,6 @@
 //! The demo's stream that survives its SAN: it begins on TCP, moves to the SAN, loses it, and goes on.
 
-use super::report::Report;
+use super::report::DemoReport;
 use super::{Demo, PATIENCE};
 use crate::problem::Problem;
 use san_switch::{Connection, ListenOptions, RouteChoice};
@@ -56,7 +56,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn run(&mut self, report: &mut Report) -> io::Result<()> {
+    fn run(&mut self, report: &mut DemoReport) -> io::Result<()> {
         report.line(format!("begins: {}", self.client.route()));
         let begin = Instant::now();
         while !(self.client.is_san() && self.server.is_san()) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The closing report.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct DemoReport {
     clients: Vec<ClientReport>,
     fd_accept_signals: u64,
     promises: Vec<Promise>,
@@ -91,9 +91,9 @@ impl ClientReport {
     }
 }
 
-impl Report {
+impl DemoReport {
     pub(super) fn new(json: bool) -> Self {
-        Report {
+        DemoReport {
             clients: Vec::new(),
             fd_accept_signals: 0,
             promises: Vec::new(),
@@ -168,7 +168,7 @@ impl Report {
         }
     }
 
-    /// What cannot be written ends nothing: the promises count, and [`Report::finish`] tells it.
+    /// What cannot be written ends nothing: the promises count, and [`DemoReport::finish`] tells it.
     fn print(&self, line: &str) {
         let written = match self.json {
             true => writeln!(io::stderr(), "{line}"),

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 const FORMAT: u32 = 1;
 
 #[derive(Debug, Serialize)]
-struct Report<'a> {
+struct Diagnosis<'a> {
     format: u32,
     version: &'static str,
     /// Nothing failed.
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &DoctorArguments) -> Result<ExitCode, Problem> {
     let mut out = Output::stdout();
     let printed = match arguments.json {
         true => {
-            let report = Report {
+            let report = Diagnosis {
                 format: FORMAT,
                 version: env!("CARGO_PKG_VERSION"),
                 ok,

@@ -39,11 +39,11 @@ pub(super) fn run(
     loop {
         let connection = listen::accept(&listener)?;
         // Past all places it is closed without a word.
-        let Some(place) = Place::take(&peers) else {
+        let Some(admission) = Admission::take(&peers) else {
             continue;
         };
         let thread = std::thread::Builder::new().name("san-perf".to_owned());
-        let started = thread.spawn(move || attend(connection, place));
+        let started = thread.spawn(move || attend(connection, admission));
         // The connection is closed by that, and the others go on.
         if let Err(error) = started {
             tracing::warn!(%error, "no thread for a peer");
@@ -51,14 +51,14 @@ pub(super) fn run(
     }
 }
 
-/// One peer, which has the place as long.
+/// One peer, which has the admission as long.
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "the place is given back here"
+    reason = "the admission is given back here"
 )]
-fn attend(connection: Connection, place: Place) {
+fn attend(connection: Connection, admission: Admission) {
     let peer = connection.peer_addr();
-    let served = match place.is_served {
+    let served = match admission.is_served {
         true => serve(connection),
         false => refuse(&connection, Status::Busy),
     };
@@ -83,25 +83,25 @@ fn listen(switch: &Switch, address: Option<SocketAddr>) -> Result<Listener, Prob
 }
 
 /// One of the places for peers; given back when dropped.
-struct Place {
+struct Admission {
     peers: Arc<AtomicUsize>,
     /// Else the peer is told that there are too many.
     is_served: bool,
 }
 
-impl Place {
-    /// As many again as are served have a place to be refused in.
+impl Admission {
+    /// As many again as are served have an admission to be refused in.
     fn take(peers: &Arc<AtomicUsize>) -> Option<Self> {
         let before = peers.fetch_add(1, Ordering::Relaxed);
-        let place = Place {
+        let admission = Admission {
             peers: Arc::clone(peers),
             is_served: before < MOST_PEERS,
         };
-        (before < 2 * MOST_PEERS).then_some(place)
+        (before < 2 * MOST_PEERS).then_some(admission)
     }
 }
 
-impl Drop for Place {
+impl Drop for Admission {
     fn drop(&mut self) {
         self.peers.fetch_sub(1, Ordering::Relaxed);
     }
