@@ -28,6 +28,7 @@ mod opening;
 mod options;
 mod shared;
 mod sites;
+mod stays;
 mod stream;
 mod take_over;
 mod tally;
@@ -215,6 +216,18 @@ impl Program {
             say(&format!("cannot write the report: {error}"));
         }
     }
+}
+
+/// Why connections of this process's program have stayed on TCP, by name; empty without the upgrade route.
+pub(crate) fn why_on_tcp() -> Vec<(&'static str, u64)> {
+    let Some(Some(program)) = PROGRAM.get() else {
+        return Vec::new();
+    };
+    let rows = program.stats().rows();
+    let is_reason = |(name, _): &(&str, u64)| name.starts_with("stayed_");
+    rows.into_iter()
+        .filter(|row| program.is_upgrading() && is_reason(row))
+        .collect()
 }
 
 /// The process is about to fork: a number for [`Stream::before_fork`] of all that its child inherits.

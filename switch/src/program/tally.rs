@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use san_base::counters;
 
+use super::stays::{self, Why};
 use crate::switch::Switch;
 use crate::tcp::aside;
 
@@ -29,6 +30,18 @@ counters! {
         tcp_connects,
         /// Connects that the SAN refused for good.
         refused,
+        /// Of those over TCP with the upgrade route, why they are closed there: they carried too little.
+        stayed_short,
+        /// Several processes had them.
+        stayed_shared,
+        /// Bytes went past the library, or the peer had ended.
+        stayed_uncounted,
+        /// There is no SAN, or it has no way to the peer.
+        stayed_no_way,
+        /// The peer's library has not taken part.
+        stayed_unanswered,
+        /// A call needed the kernel's socket.
+        stayed_for_call,
     }
 }
 
@@ -76,6 +89,19 @@ impl Tally {
         }
     }
 
+    /// A connection that could have moved is closed, and has not.
+    pub(super) fn stayed(&self, why: Why) {
+        let counters = &self.counters;
+        match why {
+            Why::Short => counters.stayed_short.raise(),
+            Why::Shared => counters.stayed_shared.raise(),
+            Why::Uncounted => counters.stayed_uncounted.raise(),
+            Why::NoWay => counters.stayed_no_way.raise(),
+            Why::Unanswered => counters.stayed_unanswered.raise(),
+            Why::KernelCall => counters.stayed_for_call.raise(),
+        }
+    }
+
     /// Whether there was any connection.
     pub(super) fn has_any(&self) -> bool {
         let stats = self.counters.snapshot();
@@ -114,6 +140,26 @@ impl Tally {
     }
 
     fn in_words(&self, switch: Option<&Switch>) -> String {
+        let mut text = self.carriers(switch);
+        let stats = self.counters.snapshot();
+        let reasons = stays::ALL.iter().filter_map(|(why, words)| {
+            let count = stayed(&stats, *why);
+            (count > 0).then(|| format!("{count} {words}"))
+        });
+        let reasons: Vec<_> = reasons.collect();
+        if !reasons.is_empty() {
+            let _ = writeln!(
+                text,
+                "san: process {}: why on TCP: {}",
+                std::process::id(),
+                reasons.join(", ")
+            );
+        }
+        text
+    }
+
+    /// Which way the connections went, and their bytes.
+    fn carriers(&self, switch: Option<&Switch>) -> String {
         let stats = self.counters.snapshot();
         let moved = self.moved.load(Ordering::Relaxed);
         let moved_accepted = self.moved_accepted.load(Ordering::Relaxed);
@@ -148,6 +194,17 @@ impl Tally {
             let _ = writeln!(text, "san: {}: TCP since: {why}", report.program);
         }
         text
+    }
+}
+
+fn stayed(stats: &ProgramStats, why: Why) -> u64 {
+    match why {
+        Why::Short => stats.stayed_short,
+        Why::Shared => stats.stayed_shared,
+        Why::Uncounted => stats.stayed_uncounted,
+        Why::NoWay => stats.stayed_no_way,
+        Why::Unanswered => stats.stayed_unanswered,
+        Why::KernelCall => stats.stayed_for_call,
     }
 }
 

@@ -26,6 +26,7 @@ use verbs_shim::fork::ForkGuard;
 
 use super::epolls::{Counts, Kernel};
 use super::shared::Record;
+use super::stays::{Stays, Why};
 use super::{Program, is_nonblocking};
 use crate::net::connection::Connection;
 use crate::tcp;
@@ -116,8 +117,8 @@ pub(super) struct Upgrading {
     counted: Counted,
     /// It has carried enough.
     is_due: AtomicBool,
-    /// It stays on TCP for good.
-    stays: AtomicBool,
+    /// Whether it stays on TCP for good.
+    stays: Stays,
     attempts: AtomicU32,
     /// There is one while the library has it, and from the first excursion on.
     moving: ArcSwapOption<ForkGuard<Moving>>,
@@ -149,7 +150,7 @@ impl Upgrading {
             gate: Gate::default(),
             counted: Counted::default(),
             is_due: AtomicBool::new(false),
-            stays: AtomicBool::new(false),
+            stays: Stays::default(),
             attempts: AtomicU32::new(0),
             moving: ArcSwapOption::empty(),
             taken: Mutex::new(None),
@@ -259,7 +260,7 @@ impl Upgrading {
         if !counted.has_beginnings.load(Ordering::Relaxed) {
             self.note_beginning(is_read, bytes, pieces);
         }
-        if !self.stays.load(Ordering::Relaxed) && !self.is_due.load(Ordering::Relaxed) {
+        if !self.stays.is_set() && !self.is_due.load(Ordering::Relaxed) {
             self.look_whether_due();
         }
     }
@@ -292,7 +293,7 @@ impl Upgrading {
         let counted = &self.counted;
         if is_short(written, &counted.written) || is_short(read, &counted.read) {
             // Bytes that nobody can prove.
-            self.stays.store(true, Ordering::Relaxed);
+            self.stays.set(Why::Uncounted);
         }
     }
 
@@ -303,7 +304,7 @@ impl Upgrading {
         };
         let attempts = self.attempts.load(Ordering::Relaxed);
         let Some(factor) = factors.get(attempts as usize) else {
-            return self.stays.store(true, Ordering::Relaxed);
+            return self.stays.set(Why::Unanswered);
         };
         let counted = &self.counted;
         let bytes = counted.read.load(Ordering::Relaxed) + counted.written.load(Ordering::Relaxed);
@@ -323,15 +324,15 @@ impl Upgrading {
         let Some(_changing) = self.changing.try_lock() else {
             return false;
         };
-        if self.stays.load(Ordering::Relaxed) || !self.gate.change(1, OURS | 1) {
+        if self.stays.is_set() || !self.gate.change(1, OURS | 1) {
             return false;
         }
         self.is_due.store(false, Ordering::Relaxed);
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let taken = self.try_take(host, fd);
-        if let Err(why) = &taken {
+        if let Err((stays, why)) = &taken {
             self.gate.0.fetch_and(!OURS, Ordering::AcqRel);
-            self.stays.store(true, Ordering::Relaxed);
+            self.stays.set(*stays);
             if let Some(record) = self.record.get() {
                 record.disown();
             }
@@ -340,25 +341,35 @@ impl Upgrading {
         taken.is_ok()
     }
 
-    fn try_take(&self, host: &Arc<dyn Host>, fd: RawFd) -> Result<(), &'static str> {
-        let switch = self.program.switch().ok_or("there is no SAN")?;
-        let fd = self.program.kernel.borrow(fd).ok_or("it is closed")?;
+    fn try_take(&self, host: &Arc<dyn Host>, fd: RawFd) -> Result<(), (Why, &'static str)> {
+        let switch = self
+            .program
+            .switch()
+            .ok_or((Why::NoWay, "there is no SAN"))?;
+        let fd = self
+            .program
+            .kernel
+            .borrow(fd)
+            .ok_or((Why::Uncounted, "it is closed"))?;
         if self.record.get().is_some_and(|record| !record.own()) {
-            return Err("other processes use it");
+            return Err((Why::Shared, "other processes use it"));
         }
-        self.check_counts(fd)?;
+        self.check_counts(fd).map_err(|why| (Why::Uncounted, why))?;
         let past = self.past();
         let moving = self.moving.load_full();
         let moving = match moving {
             Some(moving) => moving,
             None => {
-                let system = |_| "no descriptor is left";
+                let system = |_| (Why::NoWay, "no descriptor is left");
                 let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(system)?;
                 let copy = tcp::aside(copy);
                 self.aside.store(copy.as_raw_fd(), Ordering::Relaxed);
                 let adopted = switch.adopt_stream(Socket::from(copy), self.role);
-                let connection = adopted.ok().flatten().ok_or("the SAN has no way there")?;
-                let stream = Arc::clone(connection.moving().ok_or("it cannot move")?);
+                let connection = adopted
+                    .ok()
+                    .flatten()
+                    .ok_or((Why::NoWay, "the SAN has no way there"))?;
+                let stream = Arc::clone(connection.moving().ok_or((Why::NoWay, "it cannot move"))?);
                 let follower: Weak<dyn Follower> = Arc::downgrade(host) as Weak<dyn Follower>;
                 stream.follow(Some(follower));
                 Arc::new(ForkGuard::new(Moving { connection, stream }))
@@ -438,7 +449,7 @@ impl Upgrading {
             }
             // Of what went over the SAN not all beginnings are known.
             if stays || counts.is_none() || has_moved && !has_beginnings {
-                self.stays.store(true, Ordering::Relaxed);
+                self.stays.set(Why::Unanswered);
             }
             let is_released = self.gate.change(OURS, 0);
             if is_released && let Some(record) = self.record.get() {
@@ -468,7 +479,7 @@ impl Upgrading {
 
     /// The kernel gets it for good: a call needs what it alone can do. `false`: not in time.
     pub(super) fn to_kernel(&self) -> bool {
-        self.stays.store(true, Ordering::Relaxed);
+        self.stays.set(Why::KernelCall);
         let until = Instant::now() + PATIENCE;
         while self.is_ours() {
             let Some(moving) = self.moving().as_ref().map(Arc::clone) else {
@@ -530,7 +541,7 @@ impl Upgrading {
             Some(record) => {
                 let _ = self.record.set(record);
             }
-            None => self.stays.store(true, Ordering::Relaxed),
+            None => self.stays.set(Why::Shared),
         }
         if is_ours && let Some(moving) = self.moving.load().as_ref() {
             moving.stream.attend_soon();
@@ -544,12 +555,22 @@ impl Upgrading {
         self.is_lost
             .fetch_or(was_ours && !has_record, Ordering::Relaxed);
         if !has_record || was_ours || self.moving.load().is_some() {
-            self.stays.store(true, Ordering::Relaxed);
+            self.stays.set(Why::Shared);
         }
         let aside = self.aside.swap(-1, Ordering::Relaxed);
         if aside >= 0 {
             self.program.kernel.close(aside);
         }
+    }
+
+    /// Why it has not moved.
+    fn why_on_tcp(&self) -> Why {
+        let is_tried = self.attempts.load(Ordering::Relaxed) > 0;
+        let otherwise = match is_tried {
+            true => Why::Unanswered,
+            false => Why::Short,
+        };
+        self.stays.why().unwrap_or(otherwise)
     }
 
     pub(super) fn kernel(&self) -> &'static dyn Kernel {
@@ -565,6 +586,9 @@ impl Upgrading {
 impl Drop for Upgrading {
     /// The program's last number of it is closed.
     fn drop(&mut self) {
+        if !self.has_moved.load(Ordering::Relaxed) {
+            self.program.tally.stayed(self.why_on_tcp());
+        }
         let Some(record) = self.record.get() else {
             return;
         };

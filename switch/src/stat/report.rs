@@ -39,7 +39,9 @@ pub struct Report {
     pub uptime_ms: u64,
     /// Why there is no SAN, where one was looked for in vain.
     pub no_san: Option<String>,
-    /// What the switch has counted: the fields of [`SwitchStats`](crate::SwitchStats).
+    /// What the switch has counted: the fields of [`SwitchStats`](crate::SwitchStats). Of a program that the
+    /// preload library has, also why connections have stayed on TCP: the fields of
+    /// [`ProgramStats`](crate::program::ProgramStats) that begin with `stayed`.
     pub switch: Numbers,
     /// Its providers.
     pub providers: Vec<ProviderReport>,
@@ -150,7 +152,7 @@ impl Report {
             program: program_name(),
             uptime_ms: millis(now.saturating_duration_since(rooms.started)),
             no_san: rooms.absent.clone(),
-            switch: numbers(rooms.counters.snapshot().rows()),
+            switch: of_switch(rooms),
             providers: rooms
                 .providers
                 .all()
@@ -269,6 +271,12 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
         }
     };
     report
+}
+
+fn of_switch(rooms: &Rooms) -> Numbers {
+    let mut all = numbers(rooms.counters.snapshot().rows());
+    all.extend(numbers(crate::program::why_on_tcp().into_iter()));
+    all
 }
 
 fn numbers(rows: impl Iterator<Item = (&'static str, u64)>) -> Numbers {
