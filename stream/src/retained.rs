@@ -75,7 +75,7 @@ pub(crate) struct Retained<P> {
 }
 
 /// So many bytes of DATA in the ring are many: what waits for their acknowledgements fills it.
-const MANY: u64 = 64 * 1024;
+const MANY: u64 = 128 * 1024;
 
 impl<P> Default for Retained<P> {
     fn default() -> Self {

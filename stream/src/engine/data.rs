@@ -196,11 +196,12 @@ impl<P: Payloads> Engine<P> {
             .map_or(u64::MAX, |urgent| urgent - position);
         let in_ring = RING - position % RING;
         let most = unsent.min(in_ring).min(before_urgent);
-        // Nobody announces acknowledgements, but DONE comes by itself.
+        // Nobody announces acknowledgements, but DONE comes by itself: one offer, however small. Until that is read
+        // what is written gathers, or small writes would be offered one by one.
         let is_crowded = self.has_tcp() && self.retained.is_crowded();
         let is_bulk = most >= OFFER_FROM
             || is_offering && most == in_ring && most < unsent
-            || is_crowded && self.config.may_offer;
+            || is_crowded && !is_offering && self.config.may_offer;
         if is_offering && !is_bulk {
             return None;
         }

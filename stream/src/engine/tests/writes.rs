@@ -93,6 +93,45 @@ fn small_writes_wait_behind_an_offer() {
     assert_eq!(bench.engine.write(1, true), Write::Message(1));
 }
 
+/// On a stream that may go back to TCP, acknowledgements are waited for, which nobody announces: DONE does.
+#[test]
+fn where_much_is_unacknowledged_one_small_offer_asks_and_the_rest_gathers() {
+    let mut bench = Bench::san(Role::Connector);
+    for _ in 0..32 {
+        assert_eq!(stage(&mut bench, 4096), 4096);
+        assert_eq!(next(&mut bench), (Kind::Data, 4096));
+    }
+    stage(&mut bench, 4096);
+    assert_eq!(
+        next(&mut bench),
+        (Kind::Data, 4096),
+        "the ring is not open yet"
+    );
+    bench.tell(Event::RingOpened(ring(RING)));
+    assert_eq!(next(&mut bench), (Kind::Ring, 0));
+    for _ in 0..8 {
+        stage(&mut bench, 4096);
+    }
+    let Post { kind, head, .. } = bench.engine.next_message().expect("a message");
+    assert_eq!(kind, Kind::Offer);
+    assert_eq!(head[8..12], 32_768_u32.to_be_bytes(), "all that was there");
+
+    let mut bench = Bench::san(Role::Connector);
+    for _ in 0..33 {
+        stage(&mut bench, 4096);
+        bench.engine.next_message().expect("a message");
+    }
+    bench.tell(Event::RingOpened(ring(RING)));
+    assert_eq!(next(&mut bench), (Kind::Ring, 0));
+    stage(&mut bench, 4096);
+    assert_eq!(next(&mut bench).0, Kind::Offer, "a small one asks");
+    stage(&mut bench, 7 * 4096);
+    assert!(bench.engine.next_message().is_none(), "it gathers");
+    bench.hear(Message::Done { length: 4096 });
+    bench.tell(Event::QpUnacknowledged(0));
+    assert_eq!(next(&mut bench), (Kind::Data, 4096));
+}
+
 #[test]
 fn little_is_held_while_no_carrier_takes_bytes() {
     let mut bench = Bench::cutting(Role::Acceptor);

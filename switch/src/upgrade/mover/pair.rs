@@ -94,7 +94,11 @@ impl Mover {
                 }
             }
         }
-        self.news.watcher |= around.feed.was_ready();
+        if around.feed.was_ready() {
+            self.news.watcher = true;
+            // What waited goes out now: who waits for room hears of it.
+            self.news.writer = true;
+        }
     }
 
     fn control(&mut self, around: &Around, kind: u8, bytes: Box<[u8]>) {
