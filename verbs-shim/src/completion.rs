@@ -63,7 +63,7 @@ pub struct Sleeper {
 impl Sleeper {
     /// Sleeps until a queue announces something, the other descriptor is readable, a signal
     /// comes, or `timeout` is over (`None`: without end; rounded up to milliseconds), and takes
-    /// the events as [`CompletionChannel::consume`] does. On a fabric in user space the sleeper
+    /// the event that woke it; a few others may be left, and do not wake it again. On a fabric in user space the sleeper
     /// does the fabric's work meanwhile, which spares the hand-over from another thread.
     ///
     /// An announcement wakes it once: poll every queue that was asked for notification, and ask
