@@ -23,11 +23,13 @@
 //!   fabric touches no memory of that object any more. After `Err` the memory is leaked: that is
 //!   the only sound answer.
 //! - A posted piece of memory stays in place until its completion was claimed or `destroy` returned.
-//! - One virtual call a verb, and no allocation in `post_*`, and none in what [`RawPoller`] and
-//!   [`RawNotifier`] call.
+//! - One virtual call a verb, and no allocation in `post_*`, and none in what [`RawPoller`],
+//!   [`RawNotifier`] and [`RawSender`] call.
 //! - Objects of another backend given as arguments are an `EINVAL`, see [`same_fabric`].
 //!
 //! It holds no policy and no state of its own.
+
+mod message;
 
 use std::any::Any;
 use std::ffi::{c_int, c_void};
@@ -39,6 +41,7 @@ use std::time::Duration;
 
 use arrayvec::ArrayVec;
 
+pub(crate) use self::message::{INLINE, MessageWr, PostMessage, RawSender, SEND_WITH_IMM, Sender};
 use crate::address::InterfaceAddress;
 use crate::error::{Result, VerbsError};
 use crate::types::{
@@ -176,15 +179,10 @@ pub(crate) trait QueuePair: Send + Sync {
     /// What was granted.
     fn caps(&self) -> QpCaps;
     fn post_one_send(&self, wr: &SendWr<'_>) -> PostResult;
-    /// Posts a message of inline bytes with immediate data in host order: what is sent most, by
-    /// words alone, so that a backend builds its request from registers.
-    fn post_inline_imm(&self, wr_id: u64, imm: u32, bytes: &[u8], flags: SendFlags) -> PostResult {
-        self.post_one_send(&SendWr {
-            wr_id,
-            operation: Verb::SendWithImm(imm),
-            data: WrData::Inline(bytes),
-            flags,
-        })
+    /// Who takes messages of inline bytes with immediate data without the way through this table. `None`:
+    /// [`QueuePair::post_one_send`] does.
+    fn raw_sender(&self) -> Option<RawSender> {
+        None
     }
     /// Posts the chain in order, with one doorbell; on failure says how many of them were taken.
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult;

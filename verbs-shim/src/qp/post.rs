@@ -15,6 +15,7 @@ impl QpShared {
     /// As [`QpShared::post_inline`], of the operation that is posted most: always where it is called,
     /// since a call more would cost a third of it.
     #[inline(always)]
+    #[allow(unsafe_code)]
     pub(super) fn post_inline_imm(
         &mut self,
         token: u32,
@@ -30,7 +31,8 @@ impl QpShared {
             return Err(full());
         };
         let wr_id = self.send_id.wr_id(token, slot);
-        match self.backend.post_inline_imm(wr_id, imm, bytes, flags) {
+        // SAFETY: how many bytes there are was looked at, and only the end of `self` destroys it.
+        match unsafe { self.backend.post_inline_imm(wr_id, imm, bytes, flags) } {
             Ok(()) => Ok(()),
             Err(failure) => Err(take_back_inline(sends, failure)),
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::window::WindowShared;
 use super::{Claim, Parts, QpCaps};
-use crate::backend;
+use crate::backend::{self, Sender};
 use crate::completion::CompletionQueue;
 use crate::error::VerbsError;
 use crate::memory::{ProtectionDomain, RegisteredBuffer};
@@ -21,7 +21,7 @@ use crate::work::{BufferPostError, Piece, Pieces, ReceiveQueue, SendTable};
 const POST_RECV: &str = "ibv_post_recv";
 
 pub(super) struct QpShared {
-    pub(super) backend: Box<dyn backend::QueuePair>,
+    pub(super) backend: Sender,
     pub(super) qp_num: u32,
     pub(super) caps: QpCaps,
     pub(super) generation: Generation,
@@ -54,7 +54,7 @@ impl QpShared {
         }
         let recv_id = QueueId::new(Kind::Receive, generation);
         Self {
-            backend,
+            backend: Sender::new(backend),
             qp_num,
             caps,
             generation,

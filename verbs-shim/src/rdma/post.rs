@@ -2,15 +2,17 @@
 //!
 //! It does not know which queue takes them: the caller makes the call.
 
-use std::ffi::{c_int, c_uint};
-use std::mem::{MaybeUninit, offset_of};
+use std::ffi::c_int;
+use std::mem::offset_of;
 
 use arrayvec::ArrayVec;
 
 use super::ffi::constants::*;
 use super::ffi::types::*;
-use crate::backend::{MAX_CHAIN, PostFailure, PostResult, RecvWr, SendWr, Sge, WrData};
-use crate::error::{VerbsError, check_ibv};
+use crate::backend::{
+    INLINE, MAX_CHAIN, MessageWr, PostFailure, PostResult, RecvWr, SEND_WITH_IMM, SendWr, Sge,
+    WrData,
+};
 use crate::types::{RemoteMemory, SendFlags, Verb};
 
 const POST_SEND: &str = "ibv_post_send";
@@ -42,64 +44,19 @@ pub(super) fn post_send(
     }
 }
 
-/// An `ibv_send_wr` with what a message has. The rest of it is left out: a driver looks at what the
-/// opcode has, and to write the other half would cost as much again.
-#[repr(C)]
-struct MessageWr {
-    wr_id: u64,
-    next: *mut ibv_send_wr,
-    sg_list: *mut ibv_sge,
-    num_sge: c_int,
-    opcode: c_uint,
-    send_flags: c_uint,
-    imm_data: u32,
-    rest: MaybeUninit<[u8; size_of::<ibv_send_wr>() - offset_of!(ibv_send_wr, wr)]>,
-}
-
 const _: () = {
     assert!(size_of::<MessageWr>() == size_of::<ibv_send_wr>());
     assert!(align_of::<MessageWr>() == align_of::<ibv_send_wr>());
     assert!(offset_of!(MessageWr, wr_id) == offset_of!(ibv_send_wr, wr_id));
     assert!(offset_of!(MessageWr, next) == offset_of!(ibv_send_wr, next));
-    assert!(offset_of!(MessageWr, sg_list) == offset_of!(ibv_send_wr, sg_list));
-    assert!(offset_of!(MessageWr, num_sge) == offset_of!(ibv_send_wr, num_sge));
+    assert!(offset_of!(MessageWr, pieces) == offset_of!(ibv_send_wr, sg_list));
+    assert!(offset_of!(MessageWr, count) == offset_of!(ibv_send_wr, num_sge));
     assert!(offset_of!(MessageWr, opcode) == offset_of!(ibv_send_wr, opcode));
-    assert!(offset_of!(MessageWr, send_flags) == offset_of!(ibv_send_wr, send_flags));
-    assert!(offset_of!(MessageWr, imm_data) == offset_of!(ibv_send_wr, imm_data));
+    assert!(offset_of!(MessageWr, flags) == offset_of!(ibv_send_wr, send_flags));
+    assert!(offset_of!(MessageWr, imm) == offset_of!(ibv_send_wr, imm_data));
+    assert!(offset_of!(MessageWr, rest) == offset_of!(ibv_send_wr, wr));
+    assert!(SEND_WITH_IMM == IBV_WR_SEND_WITH_IMM && INLINE == IBV_SEND_INLINE);
 };
-
-/// Posts a message of inline bytes with immediate data by `post`.
-#[inline]
-pub(super) fn post_inline_imm(
-    wr_id: u64,
-    imm: u32,
-    bytes: &[u8],
-    flags: SendFlags,
-    post: impl FnOnce(*mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int,
-) -> PostResult {
-    let mut inline = ibv_sge {
-        addr: bytes.as_ptr() as u64,
-        // No more than the inline size that was granted.
-        length: bytes.len() as u32,
-        lkey: 0,
-    };
-    let mut built = MessageWr {
-        wr_id,
-        next: std::ptr::null_mut(),
-        sg_list: &raw mut inline,
-        num_sge: c_int::from(!bytes.is_empty()),
-        opcode: IBV_WR_SEND_WITH_IMM,
-        send_flags: flags.bits() | IBV_SEND_INLINE,
-        imm_data: imm.to_be(),
-        rest: MaybeUninit::uninit(),
-    };
-    let request: *mut ibv_send_wr = (&raw mut built).cast();
-    let mut bad = std::ptr::null_mut();
-    match post(request, &raw mut bad) {
-        0 => Ok(()),
-        ret => Err(failure(POST_SEND, ret, request, bad, 1)),
-    }
-}
 
 /// Posts a chain of up to [`MAX_CHAIN`] by `post`.
 pub(super) fn post_sends(
@@ -217,12 +174,12 @@ unsafe fn linked_failure(
     let mut next = first;
     for taken in 0..count {
         if next == bad {
-            return refused(call, ret, taken);
+            return PostFailure::refused(call, ret, taken);
         }
         // SAFETY: the chain has `count` of them.
         next = unsafe { (*next).next };
     }
-    refused(call, ret, count)
+    PostFailure::refused(call, ret, count)
 }
 
 /// The place of inline bytes; of no meaning for others.
@@ -315,16 +272,7 @@ fn failure<T>(
     let taken = (0..count)
         .find(|&n| first.wrapping_add(n) == bad)
         .unwrap_or(count);
-    refused(call, ret, taken)
-}
-
-fn refused(call: &'static str, ret: c_int, taken: usize) -> Box<PostFailure> {
-    // It is not called for success.
-    let error = check_ibv(call, ret).err();
-    PostFailure::new(
-        taken,
-        error.unwrap_or_else(|| VerbsError::from_errno(call, libc::EIO)),
-    )
+    PostFailure::refused(call, ret, taken)
 }
 
 #[cfg(test)]
@@ -365,22 +313,14 @@ mod tests {
             let inline = inline_sge(WrData::Inline(bytes));
             let long = wr(Verb::SendWithImm(0x0102_0304), WrData::Inline(bytes));
             let long = send_wr(&long, &inline);
-            let flags = SendFlags::SIGNALED;
-            let posted = post_inline_imm(5, 0x0102_0304, bytes, flags, |first, _| {
-                // SAFETY: the caller's request; both structures begin alike, up to what is read.
-                let short = unsafe { &*first.cast::<MessageWr>() };
-                assert_eq!(
-                    (short.wr_id, short.opcode, short.send_flags, short.imm_data),
-                    (long.wr_id, long.opcode, long.send_flags, long.imm_data)
-                );
-                assert_eq!(short.num_sge, long.num_sge);
-                assert!(short.next.is_null());
-                // SAFETY: the caller's piece.
-                let piece = unsafe { *short.sg_list };
-                assert_eq!((piece.addr, piece.length), (inline.addr, inline.length));
-                0
-            });
-            assert!(posted.is_ok());
+            let short = MessageWr::new(5, 0x0102_0304, &inline, SendFlags::SIGNALED);
+            assert_eq!(
+                (short.wr_id, short.opcode, short.flags, short.imm),
+                (long.wr_id, long.opcode, long.send_flags, long.imm_data)
+            );
+            assert_eq!(short.count, long.num_sge);
+            assert!(short.next.is_null());
+            assert_eq!(short.pieces, long.sg_list.cast_const().cast());
         }
     }
 

@@ -9,12 +9,14 @@ use super::cq::RdmaCq;
 use super::ffi::constants::*;
 use super::ffi::types::*;
 use super::memory::{RdmaMr, RdmaPd, RdmaSrq};
-use super::post::{post_bind, post_inline_imm, post_receives, post_send, post_sends};
+use super::post::{post_bind, post_receives, post_send, post_sends};
 use super::window::RdmaWindow;
-use crate::backend::{self, PostFailure, PostResult, RecvWr, SendWr, same_kind};
+use crate::backend::{
+    self, PostFailure, PostMessage, PostResult, RawSender, RecvWr, SendWr, same_kind,
+};
 use crate::error::{Result, VerbsError, check_ibv};
 use crate::live::{Alive, Kind};
-use crate::types::{Access, QpCaps, SendFlags};
+use crate::types::{Access, QpCaps};
 
 pub(super) struct RdmaQp {
     qp: NonNull<ibv_qp>,
@@ -90,12 +92,13 @@ impl backend::QueuePair for RdmaQp {
         })
     }
 
-    fn post_inline_imm(&self, wr_id: u64, imm: u32, bytes: &[u8], flags: SendFlags) -> PostResult {
-        post_inline_imm(wr_id, imm, bytes, flags, |first, bad| {
-            // SAFETY: the queue pair lives, the request and what it points at outlive the call, and
-            // all fields that a message with immediate data has are there.
-            unsafe { (self.post_send)(self.qp.as_ptr(), first, bad) }
-        })
+    fn raw_sender(&self) -> Option<RawSender> {
+        // SAFETY: both are pointers to what has the same layout, as far as a message with immediate data has
+        // fields.
+        let post = unsafe { std::mem::transmute::<PostSend, PostMessage>(self.post_send) };
+        // SAFETY: libibverbs allows any thread to post while the queue pair lives, which is until `destroy`;
+        // inline bytes are copied during the call.
+        Some(unsafe { RawSender::new(post, self.qp.as_ptr().cast()) })
     }
 
     fn post_send(&self, wrs: &[SendWr<'_>]) -> PostResult {
