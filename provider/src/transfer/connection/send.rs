@@ -3,9 +3,9 @@
 use std::io::IoSlice;
 
 use parking_lot::MutexGuard;
-use verbs_shim::{QueuePair, RegisteredBuffer};
+use verbs_shim::{QueuePair, RegisteredBuffer, SendFlags, VerbsError};
 
-use super::completions::{post_buffer, post_inline};
+use super::completions::{post_buffer, post_inline, refusal};
 use super::{Connection, Fence, Qp, State};
 use crate::error::TransferError;
 use crate::transfer::engine::{
@@ -104,31 +104,22 @@ impl Connection {
         if bytes.len() <= self.inline {
             let mut guard = self.state.lock();
             let state = &mut *guard;
-            let plain = state.plain;
-            let may_send = match plain {
-                true => state.engine.can_send_plainly(bytes.len()),
-                false => state.engine.can_send(bytes.len()),
-            };
-            if may_send {
+            if state.plain && state.engine.can_send_plainly(bytes.len()) {
                 self.post_receives(state);
                 if let Qp::Connected(qp) = &mut state.qp {
                     let plan = state.engine.send_message(bytes.len(), kind, false);
+                    let immediate = plan.immediate;
                     // Apart: most make no completion, and then less is to be found out.
                     let posted = match plan.signaled {
-                        false => post_inline(qp, NOBODYS, plan, bytes, false),
-                        true => post_signaled(qp, plan, bytes),
+                        false => qp.post_inline_imm(NOBODYS, immediate, bytes, SendFlags::NONE),
+                        true => post_signaled(qp, immediate, bytes),
                     };
-                    match posted {
-                        Ok(()) => {
-                            self.count_sent(bytes.len());
-                            // Where all is plain it stays so.
-                            if !plain {
-                                self.settle(guard);
-                            }
-                            return Ok(());
-                        }
-                        Err(ending) => return Err(self.not_sent(guard, plan, bytes.len(), ending)),
+                    if let Err(error) = posted {
+                        return Err(self.not_sent(guard, plan, bytes.len(), &error));
                     }
+                    self.count_sent(bytes.len());
+                    // Where all is plain it stays so.
+                    return Ok(());
                 }
             }
         }
@@ -149,8 +140,12 @@ impl Connection {
         mut state: MutexGuard<'_, State>,
         plan: MessagePlan,
         bytes: usize,
-        ending: Ending,
+        error: &VerbsError,
     ) -> TransferError {
+        let ending = match &state.qp {
+            Qp::Connected(qp) => refusal(qp, error),
+            _ => Ending::Reset,
+        };
         state.engine.take_back(plan, bytes);
         state.engine.break_with(ending);
         self.settle(state);
@@ -162,8 +157,11 @@ impl Connection {
         let mut state = self.room_to_send(bytes.len(), kind)?;
         let payload = if bytes.len() <= self.inline {
             Payload::Bytes(bytes)
+        } else if let Some(mut buffer) = self.lane.ready_send_buffer() {
+            buffer.fill(bytes);
+            Payload::Buffer(buffer)
         } else {
-            // It may have to be registered.
+            // It has to be registered, or waited for.
             drop(state);
             let buffer = self.filled(&[IoSlice::new(bytes)])?;
             state = self.room_to_send(bytes.len(), kind)?;
@@ -333,8 +331,8 @@ impl Connection {
 }
 
 #[inline(never)]
-fn post_signaled(qp: &mut QueuePair, plan: MessagePlan, bytes: &[u8]) -> Result<(), Ending> {
-    post_inline(qp, NOBODYS, plan, bytes, false)
+fn post_signaled(qp: &mut QueuePair, immediate: u32, bytes: &[u8]) -> Result<(), VerbsError> {
+    qp.post_inline_imm(NOBODYS, immediate, bytes, SendFlags::SIGNALED)
 }
 
 fn length_of(parts: &[IoSlice<'_>]) -> usize {

@@ -11,25 +11,26 @@ pub(crate) struct SendQueue {
     depth: u32,
     /// Requests that were posted and not freed by a completion yet.
     length: u32,
-    /// Those of them since the last one that makes a completion.
-    unsignaled: u32,
-    /// So many requests at the end make one that does: twice in a full queue, so that who waits for a
-    /// place hears of one.
-    most_unsignaled: u32,
-    /// The number of the next request.
-    next: u64,
+    /// So many more may follow without one that makes a completion.
+    quiet_left: u32,
+    /// So many follow one that does: a full queue has two of those, so that who waits for a place hears of
+    /// one.
+    most_quiet: u32,
+    /// Requests that were freed; with `length`, the number of the next request.
+    freed: u64,
     /// The numbers of those on the queue that are no data messages, oldest first: few.
     others: VecDeque<u64>,
 }
 
 impl SendQueue {
     pub(crate) fn new(depth: u32) -> Self {
+        let most_quiet = (depth.saturating_sub(1) / 2).saturating_sub(1);
         Self {
             depth,
             length: 0,
-            unsignaled: 0,
-            most_unsignaled: (depth.saturating_sub(1) / 2).max(1),
-            next: 0,
+            quiet_left: most_quiet,
+            most_quiet,
+            freed: 0,
             others: VecDeque::new(),
         }
     }
@@ -56,42 +57,49 @@ impl SendQueue {
 
     /// A request is about to be posted; whether it has to make a completion. It does if somebody
     /// waits for it or it holds memory (`wanted`), and now and then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn posted(&mut self, is_message: bool, wanted: bool) -> bool {
         if !is_message {
-            self.others.push_back(self.next);
+            self.others.push_back(self.next());
         }
-        self.next += 1;
         self.length += 1;
-        let signaled = wanted || self.unsignaled + 1 >= self.most_unsignaled;
-        self.unsignaled = if signaled { 0 } else { self.unsignaled + 1 };
-        signaled
+        if wanted || self.quiet_left == 0 {
+            self.quiet_left = self.most_quiet;
+            return true;
+        }
+        self.quiet_left -= 1;
+        false
     }
 
     /// The newest request was not posted after all.
     pub(crate) fn take_back(&mut self) {
-        self.next -= 1;
         self.length -= 1;
-        if self.others.back() == Some(&self.next) {
+        if self.others.back() == Some(&self.next()) {
             self.others.pop_back();
         }
         // One completion more than is needed does no harm.
-        self.unsignaled = self.most_unsignaled;
+        self.quiet_left = 0;
     }
 
     /// A completion has freed the `n` oldest requests.
     #[inline]
     pub(crate) fn completed(&mut self, n: u32) {
-        self.length -= n.min(self.length);
-        let oldest = self.next - u64::from(self.length);
-        while self.others.front().is_some_and(|&other| other < oldest) {
+        let n = n.min(self.length);
+        self.length -= n;
+        self.freed += u64::from(n);
+        while self.others.front().is_some_and(|&other| other < self.freed) {
             self.others.pop_front();
         }
     }
 
+    /// The number of the next request.
+    fn next(&self) -> u64 {
+        self.freed + u64::from(self.length)
+    }
+
     /// Another queue pair, with nothing on it.
     pub(crate) fn renew(&mut self) {
-        (self.length, self.unsignaled) = (0, 0);
+        (self.length, self.quiet_left) = (0, self.most_quiet);
         self.others.clear();
     }
 }

@@ -194,6 +194,11 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         self.send_pool.take_or_grow()
     }
 
+    /// A buffer to send from that is here already.
+    pub(crate) fn ready_send_buffer(&self) -> Option<RegisteredBuffer> {
+        self.send_pool.take()
+    }
+
     /// How many buffers to send from are free, or could be made.
     pub(crate) fn send_buffers_left(&self) -> usize {
         self.send_pool.left()

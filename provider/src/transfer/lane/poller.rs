@@ -129,51 +129,72 @@ pub(crate) struct Poller<R> {
     sends_unseen: AtomicBool,
     /// How many want to hear of send completions while the leader sleeps.
     send_interest: AtomicUsize,
-    /// How many want the lane served while nobody waits.
-    async_interest: AtomicUsize,
+    /// How many want the lane served while nobody waits; and, by [`OUTSIDE`] each, how many threads sleep
+    /// outside, on the channel's descriptor. So that who lets the role go looks at one number.
+    watchers: AtomicUsize,
     /// How many have sends queued that nobody may be waiting for.
     lazy_interest: AtomicUsize,
-    /// The progress thread wants to know when nobody polls any more.
-    progress_waits: AtomicBool,
-    /// Threads that sleep outside, on the channel's descriptor.
-    outside: AtomicUsize,
 }
+
+/// One thread that sleeps outside.
+const OUTSIDE: usize = 1 << (usize::BITS / 2);
 
 /// The threads that wait for somebody else to poll.
 struct Followers {
+    /// Twice as many as there are; and [`Followers::PROGRESS`]: the progress thread wants to know when nobody
+    /// polls any more. So that who lets the role go looks at one number.
     count: AtomicUsize,
     queue: Mutex<VecDeque<(u64, Unparker)>>,
     next: AtomicUsize,
 }
 
 impl Followers {
+    const PROGRESS: usize = 1;
+    const ONE: usize = 2;
+
     fn join(&self, unparker: Unparker) -> u64 {
         let ticket = self.next.fetch_add(1, Ordering::Relaxed) as u64;
         let mut queue = lock(&self.queue);
         queue.push_back((ticket, unparker));
-        self.count.store(queue.len(), Ordering::SeqCst);
+        self.count.fetch_add(Self::ONE, Ordering::SeqCst);
         ticket
     }
 
     fn leave(&self, ticket: u64) {
         let mut queue = lock(&self.queue);
+        let before = queue.len();
         queue.retain(|(other, _)| *other != ticket);
-        self.count.store(queue.len(), Ordering::SeqCst);
+        let gone = before - queue.len();
+        self.count.fetch_sub(gone * Self::ONE, Ordering::SeqCst);
     }
 
+    /// Whether there is one, or the progress thread wants to know.
     #[inline]
-    fn any(&self) -> bool {
+    fn any_or_progress(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
 
+    fn progress_waits(&self) -> bool {
+        self.count.load(Ordering::SeqCst) & Self::PROGRESS != 0
+    }
+
+    fn set_progress_waits(&self) {
+        self.count.fetch_or(Self::PROGRESS, Ordering::SeqCst);
+    }
+
+    /// Whether it did.
+    fn take_progress_waits(&self) -> bool {
+        self.count.fetch_and(!Self::PROGRESS, Ordering::SeqCst) & Self::PROGRESS != 0
+    }
+
     /// Wakes the one that waits longest; whether there was one.
-    #[cold]
-    #[inline(never)]
     fn wake_one(&self) -> bool {
         let woken = {
             let mut queue = lock(&self.queue);
             let woken = queue.pop_front();
-            self.count.store(queue.len(), Ordering::SeqCst);
+            if woken.is_some() {
+                self.count.fetch_sub(Self::ONE, Ordering::SeqCst);
+            }
             woken
         };
         match woken {
@@ -211,10 +232,8 @@ impl<R> Poller<R> {
             sleeps_seen: AtomicUsize::new(0),
             sends_unseen: AtomicBool::new(false),
             send_interest: AtomicUsize::new(0),
-            async_interest: AtomicUsize::new(0),
+            watchers: AtomicUsize::new(0),
             lazy_interest: AtomicUsize::new(0),
-            progress_waits: AtomicBool::new(false),
-            outside: AtomicUsize::new(0),
         }
     }
 
@@ -225,7 +244,7 @@ impl<R> Poller<R> {
 
     /// Somebody wants the lane served while nobody waits, or not any more.
     pub(super) fn serve_async(&self, wanted: bool) {
-        count(&self.async_interest, wanted);
+        count(&self.watchers, wanted);
     }
 
     /// Somebody has sends queued, or not any more.
@@ -234,7 +253,7 @@ impl<R> Poller<R> {
     }
 
     pub(super) fn has_async_interest(&self) -> bool {
-        self.async_interest.load(Ordering::SeqCst) > 0
+        self.watchers.load(Ordering::SeqCst) & (OUTSIDE - 1) > 0
     }
 
     pub(super) fn has_lazy_interest(&self) -> bool {
@@ -330,37 +349,30 @@ impl<R> Poller<R> {
             if let Some(found) = wanted.check(None) {
                 break 'led Some(found);
             }
-            let mut came = 0;
             // Where the last wait had to sleep, nothing is likely to be here: asking for notification
             // polls as well.
-            if !role.spin.sleeps_likely(&spin) {
-                came = self.look(source, &mut role, wanted);
-                if let Some(found) = self.has_come(wanted, &mut kicks) {
-                    role.spin.found_awake(&spin);
-                    break 'led Some(found);
-                }
-            }
+            let mut looks = !role.spin.sleeps_likely(&spin);
             loop {
-                if came > 0 || spin.is_some() && role.spin.goes_on(&mut spin) {
-                    if came == 0 && patience.is_over() {
-                        break None;
-                    }
-                    came = self.look(source, &mut role, wanted);
+                while looks {
+                    let came = self.look(source, &mut role, wanted);
                     if let Some(found) = self.has_come(wanted, &mut kicks) {
                         role.spin.found_awake(&spin);
-                        break Some(found);
+                        break 'led Some(found);
                     }
-                    continue;
+                    looks = came > 0
+                        || spin.is_some() && role.spin.goes_on(&mut spin) && !patience.is_over();
                 }
                 let left = patience.left();
                 if left.is_some_and(|left| left.is_zero()) {
                     break None;
                 }
-                came = self.sleep(source, &mut role, left, kicks, wanted);
+                let came = self.sleep(source, &mut role, left, kicks, wanted);
                 if let Some(found) = self.has_come(wanted, &mut kicks) {
                     role.spin.found_asleep();
                     break Some(found);
                 }
+                looks = came > 0
+                    || spin.is_some() && role.spin.goes_on(&mut spin) && !patience.is_over();
             }
         };
         self.let_go(source, role);
@@ -499,8 +511,7 @@ impl<R> Poller<R> {
     /// Lets the role go, and sees to it that somebody takes it who needs it.
     #[inline]
     fn let_go<S: Source<Role = R>>(&self, source: &S, role: MutexGuard<'_, Role<R>>) {
-        if self.async_interest.load(Ordering::SeqCst) > 0 || self.outside.load(Ordering::SeqCst) > 0
-        {
+        if self.watchers.load(Ordering::SeqCst) > 0 {
             return self.let_go_watched(source, role);
         }
         drop(role);
@@ -515,11 +526,12 @@ impl<R> Poller<R> {
     fn let_go_watched<S: Source<Role = R>>(&self, source: &S, mut role: MutexGuard<'_, Role<R>>) {
         // The progress thread sleeps on the same channel: it hears of what comes from now on, and
         // is woken for what may have come before.
-        let mut more = self.async_interest.load(Ordering::SeqCst) > 0
-            && !self.progress_waits.load(Ordering::SeqCst)
+        let mut more = self.has_async_interest()
+            && !self.followers.progress_waits()
             && self.arm(source)
             && poll(source, &mut role, &mut Unseen) > 0;
-        if self.outside.load(Ordering::SeqCst) > 0 && !self.arm_until_empty(source, &mut role) {
+        let is_outside = self.watchers.load(Ordering::SeqCst) >= OUTSIDE;
+        if is_outside && !self.arm_until_empty(source, &mut role) {
             source.wake_outside();
             more = true;
         }
@@ -537,7 +549,7 @@ impl<R> Poller<R> {
     pub(super) fn serve<S: Source<Role = R>>(&self, source: &S, consume: impl Fn()) -> bool {
         for attempt in 0..2 {
             if let Some(mut role) = try_lock(&self.role) {
-                self.progress_waits.store(false, Ordering::SeqCst);
+                self.followers.take_progress_waits();
                 consume();
                 // If there is more than this, letting go finds it.
                 for _ in 0..POLLS_AT_A_TIME {
@@ -549,7 +561,7 @@ impl<R> Poller<R> {
                 return true;
             }
             if attempt == 0 {
-                self.progress_waits.store(true, Ordering::SeqCst);
+                self.followers.set_progress_waits();
                 fence(Ordering::SeqCst);
             }
         }
@@ -570,7 +582,7 @@ impl<R> Poller<R> {
     /// when it stops: it looks whether somebody sleeps outside, and this has said so before it looked
     /// whether somebody polls.
     pub(super) fn arm_outside<S: Source<Role = R>>(&self, source: &S) -> usize {
-        self.outside.fetch_add(1, Ordering::SeqCst);
+        self.watchers.fetch_add(OUTSIDE, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         let Some(mut role) = try_lock(&self.role) else {
             return 0;
@@ -588,7 +600,7 @@ impl<R> Poller<R> {
 
     /// That thread does not sleep any more.
     pub(super) fn disarm_outside(&self) {
-        self.outside.fetch_sub(1, Ordering::SeqCst);
+        self.watchers.fetch_sub(OUTSIDE, Ordering::SeqCst);
     }
 
     /// Polls until nothing is left, if nobody else polls; how much came.
@@ -622,18 +634,15 @@ impl<R> Poller<R> {
     /// Wakes somebody who takes the role over, if there is anybody.
     #[inline]
     fn hand_over<S: Source<Role = R>>(&self, source: &S) {
-        if self.followers.any() && self.followers.wake_one() {
-            return;
-        }
-        if self.progress_waits.load(Ordering::SeqCst) {
-            self.hand_to_progress(source);
+        if self.followers.any_or_progress() {
+            self.hand_over_to_one(source);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn hand_to_progress<S: Source<Role = R>>(&self, source: &S) {
-        if self.progress_waits.swap(false, Ordering::SeqCst) {
+    fn hand_over_to_one<S: Source<Role = R>>(&self, source: &S) {
+        if !self.followers.wake_one() && self.followers.take_progress_waits() {
             source.wake_progress();
         }
     }
