@@ -67,9 +67,15 @@ impl Timeout {
     pub(crate) fn simple(&self) -> Option<Duration> {
         match self.in_force.load(Ordering::Relaxed) {
             0 => Some(Duration::MAX),
+            nanoseconds => Self::simple_end(nanoseconds),
+        }
+    }
+
+    #[inline(never)]
+    fn simple_end(nanoseconds: u64) -> Option<Duration> {
+        match nanoseconds {
             AT_ONCE => Some(Duration::ZERO),
-            nanoseconds if nanoseconds <= SHORT => Some(Duration::from_nanos(nanoseconds)),
-            _ => None,
+            _ => (nanoseconds <= SHORT).then(|| Duration::from_nanos(nanoseconds)),
         }
     }
 

@@ -39,21 +39,23 @@ impl SanCarrier {
     /// Reads what comes in messages: all that mostly happens.
     #[inline]
     pub(super) fn read_one(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        if let Some(mut reading) = self.reading.try_lock()
+        if let Some(wait) = self.timeouts.receive.simple()
+            && let Some(mut reading) = self.reading.try_lock_for(wait)
             && reading.plain
             && !bytes.is_empty()
-            && let Some(wait) = self.timeouts.receive.simple()
             && let Some(data) = &self.data
         {
             let buffers = &mut [IoSliceMut::new(bytes)];
-            match data.receive_into_unless(buffers, wait, &self.look) {
-                Ok(received) if received.kind == DATA && received.bytes > 0 => {
-                    let read = self.read.load(Ordering::Relaxed) + received.bytes as u64;
-                    self.read.store(read, Ordering::Relaxed);
-                    return Ok(received.bytes);
-                }
-                other => self.other_came(&mut reading, buffers, other)?,
+            let came = data.receive_into_unless(buffers, wait, &self.look);
+            if let Ok(received) = &came
+                && received.kind == DATA
+                && received.bytes > 0
+            {
+                let read = self.read.load(Ordering::Relaxed) + received.bytes as u64;
+                self.read.store(read, Ordering::Relaxed);
+                return Ok(received.bytes);
             }
+            self.other_came(&mut reading, buffers, came)?;
         }
         self.read(&mut [IoSliceMut::new(bytes)])
     }
