@@ -15,6 +15,10 @@ pub const OFFER_FROM: u64 = 32 * 1024;
 /// The most bytes of one READ.
 pub const PIECE: u64 = 64 * 1024;
 
+/// A usual offer, where so much is staged: half of the ring, so that the one half is filled while the other is
+/// read. Each offer costs two messages, itself and DONE, and mostly a wake-up at each end.
+pub(crate) const USUAL_OFFER: u64 = RING / 2;
+
 /// The longest ring of a peer.
 const MOST_RING: u64 = 1 << 30;
 
@@ -78,6 +82,8 @@ pub(crate) struct Landing {
     /// The length of the peer's ring; 0: none.
     ring: u64,
     offers: VecDeque<Offer>,
+    /// Bytes that were read and that the peer was not told of.
+    untold: u64,
 }
 
 /// Where the next byte comes from.
@@ -205,8 +211,9 @@ impl Landing {
         Some(read)
     }
 
-    /// A READ is complete. Returns how many bytes of its offer are done with it: with the first READ
-    /// also those that had come with the offer. `None`: no such READ was posted.
+    /// A READ is complete. Returns how many bytes the peer is to be told of now, those that had come with
+    /// their offers among them: all that were read, when nothing else is under way or they are as many as a
+    /// usual offer. Else the next READ tells of them.
     pub(crate) fn landed(&mut self, position: u64, length: u32) -> Option<u32> {
         let offer = self
             .offers
@@ -215,12 +222,15 @@ impl Landing {
         let is_first = !offer.had_read;
         offer.had_read = true;
         offer.landed += u64::from(length);
-        let done = if is_first {
+        self.untold += if is_first {
             offer.landed - offer.from
         } else {
             u64::from(length)
         };
-        u32::try_from(done).ok()
+        if self.is_reading() && self.untold < (self.ring / 2).min(USUAL_OFFER) {
+            return None;
+        }
+        u32::try_from(std::mem::take(&mut self.untold)).ok()
     }
 
     /// Whether READs are posted that are not complete.
@@ -309,6 +319,21 @@ mod tests {
     }
 
     #[test]
+    fn the_peer_is_told_of_many_reads_at_a_time() {
+        let half = (RING / 2) as u32;
+        let mut landing = Landing::default();
+        assert_eq!(landing.ring(RING), Ok(()));
+        assert_eq!(landing.offer(0, 0, half, 0), Ok(()));
+        assert_eq!(landing.offer(0, RING / 2, half, 0), Ok(()));
+        while landing.read(0, RING).is_some() {}
+        let told: Vec<_> = (0..RING / PIECE)
+            .map(|piece| landing.landed(piece * PIECE, PIECE as u32))
+            .collect();
+        assert_eq!(told, [None, Some(half), None, Some(half)]);
+        assert_eq!(landing.landed(0, 1), None, "nobody reads that");
+    }
+
+    #[test]
     fn bad_offers_are_named() {
         let mut landing = Landing::default();
         assert_eq!(landing.offer(0, 0, 10, 0), Err(PullError::NoRing));
@@ -350,8 +375,8 @@ mod tests {
         landing.read(0, RING).expect("room");
         landing.read(0, RING).expect("room");
         assert!(landing.is_reading());
-        assert_eq!(landing.landed(40, 60), Some(100));
-        assert_eq!(landing.landed(140, 60), Some(100));
+        assert_eq!(landing.landed(40, 60), None, "the other READ tells");
+        assert_eq!(landing.landed(140, 60), Some(200));
         assert!(!landing.is_reading());
         assert_eq!(landing.reached(0), 240);
         landing.rest(10);

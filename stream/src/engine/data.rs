@@ -5,13 +5,10 @@ use super::{
 };
 use crate::event::LEAST_BUFFER;
 use crate::message::{Head, Kind, OFFER_HEAD, Ring};
-use crate::pull::{Next, OFFER_FROM, RING, Read};
+use crate::pull::{Next, OFFER_FROM, RING, Read, USUAL_OFFER};
 
 /// Bytes that may be staged while no carrier takes any.
 const HELD: u64 = 64 * 1024;
-
-/// A usual offer: one READ at the other end, but for what comes with the offer itself.
-const MOST_OFFERED: u64 = 64 * 1024;
 
 /// What becomes of a write of the application.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,9 +196,15 @@ impl<P: Payloads> Engine<P> {
         // Nobody announces acknowledgements, but DONE comes by itself: one offer, however small. Until that is read
         // what is written gathers, or small writes would be offered one by one.
         let is_crowded = self.has_tcp() && self.retained.is_crowded();
-        let is_bulk = most >= OFFER_FROM
-            || is_offering && most == in_ring && most < unsent
-            || is_crowded && !is_offering && self.config.may_offer;
+        let is_bulk = if is_offering {
+            // More joins it meanwhile, and the peer has something to read: so it waits until it is a whole
+            // offer, or nothing can join it any more, or all before it is read.
+            most >= USUAL_OFFER
+                || most == in_ring && most < unsent
+                || most >= OFFER_FROM && (most < unsent || self.takes_no_more())
+        } else {
+            most >= OFFER_FROM || is_crowded && self.config.may_offer
+        };
         if is_offering && !is_bulk {
             return None;
         }
@@ -216,10 +219,10 @@ impl<P: Payloads> Engine<P> {
             match self.ring {
                 OwnRing::Open => {
                     // No crumb is left behind, which would have to wait.
-                    let length = if most < MOST_OFFERED + OFFER_FROM {
+                    let length = if most < USUAL_OFFER + OFFER_FROM {
                         most as u32
                     } else {
-                        MOST_OFFERED as u32
+                        USUAL_OFFER as u32
                     };
                     return Some(self.post(
                         Message::Offer {
@@ -239,6 +242,11 @@ impl<P: Payloads> Engine<P> {
         }
         let length = most.min(self.config.max_message as u64);
         Some(self.post(Message::Data(&[]), length as usize))
+    }
+
+    /// Whether nothing can join what is staged: the application writes no more, or there is no room.
+    fn takes_no_more(&self) -> bool {
+        self.outgoing.closed || self.stage(1) == Write::Full
     }
 
     fn next_end(&mut self, position: u64) -> Option<Post> {

@@ -76,6 +76,34 @@ fn bulk_is_offered_when_the_ring_is_open() {
 }
 
 #[test]
+fn what_follows_an_offer_waits_until_it_is_a_whole_one() {
+    let mut bench = Bench::direct();
+    stage(&mut bench, OFFER_FROM as usize + 4096);
+    assert_eq!(next(&mut bench).0, Kind::Data);
+    bench.tell(Event::RingOpened(ring(RING)));
+    assert_eq!(next(&mut bench).0, Kind::Ring);
+    assert_eq!(next(&mut bench).0, Kind::Offer);
+    stage(&mut bench, 100_000);
+    assert!(bench.engine.next_message().is_none(), "more may join it");
+    stage(&mut bench, 40_000);
+    assert_eq!(next(&mut bench).0, Kind::Offer, "a whole offer");
+    assert_eq!(
+        bench.engine.unread(),
+        OFFER_FROM + 140_000,
+        "no crumb is left"
+    );
+    // As far as the ring's end, which none crosses.
+    stage(&mut bench, 1 << 20);
+    assert_eq!(next(&mut bench).0, Kind::Offer);
+    assert_eq!(bench.engine.unread(), RING - 4096);
+    bench.hear(Message::Done { length: 100_000 });
+    stage(&mut bench, 50_000);
+    assert!(bench.engine.next_message().is_none(), "more may join it");
+    bench.tell(Event::Close);
+    assert_eq!(next(&mut bench).0, Kind::Offer, "nothing joins it any more");
+}
+
+#[test]
 fn small_writes_wait_behind_an_offer() {
     let mut bench = Bench::direct();
     stage(&mut bench, OFFER_FROM as usize + 4096);
