@@ -251,7 +251,7 @@ fn resident() -> Outcome<f64> {
 }
 
 fn memory() -> Outcome<()> {
-    const STREAMS: usize = 100;
+    const STREAMS: usize = 500;
     let place = Place::new(RouteChoice::Upgrade, 1024)?;
     let _first = place.over_san()?;
     let empty = resident()?;
