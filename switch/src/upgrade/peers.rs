@@ -22,6 +22,9 @@ const LONG: Duration = Duration::from_secs(600);
 const SHORT_ONES: u32 = 3;
 /// So many streams in a row for which nobody listens are borne from a host that is known.
 const BORNE: u32 = 32;
+/// So many streams ask a host that nobody knows, one after the other where others wait: one alone may have met
+/// with a host that was busy.
+const ASK: u32 = 3;
 /// Hosts that are remembered.
 const MOST: usize = 4096;
 
@@ -48,7 +51,7 @@ pub(crate) enum Turn {
 struct Host {
     /// It has answered in this protocol.
     is_known: bool,
-    /// Streams in a row for which nobody listened, since it was known.
+    /// Streams in a row that it was not left alone for, though they found nothing.
     borne: u32,
     /// It is left alone until then, and for how many times in a row.
     until: Option<Instant>,
@@ -96,7 +99,11 @@ impl Peers {
         let host = self.hosts.entry(host).or_default();
         let released = host.release(stream);
         host.borne += 1;
-        if why == Failed::NobodyListens && host.is_known && host.borne < BORNE {
+        let is_borne = match host.is_known {
+            true => why == Failed::NobodyListens && host.borne < BORNE,
+            false => !released.is_empty() && host.borne < ASK,
+        };
+        if is_borne {
             return (Duration::ZERO, released);
         }
         host.is_known = false;
@@ -212,6 +219,26 @@ mod tests {
         let (_, released) = peers.failed(host(2), 8, Failed::NobodyListens, now);
         assert!(released.is_empty());
         assert_eq!(peers.turn(host(2), 9, now), Turn::Silent);
+    }
+
+    #[test]
+    fn where_others_wait_a_host_is_asked_by_three() {
+        let (mut peers, now) = (Peers::default(), Instant::now());
+        for stream in 0..5 {
+            peers.turn(host(1), stream, now);
+        }
+        for (stream, why) in [(0, Failed::NoAnswer), (1, Failed::NobodyListens)] {
+            let (pause, released) = peers.failed(host(1), stream, why, now);
+            assert_eq!(pause, Duration::ZERO);
+            assert_eq!(released, (stream + 1..5).collect::<VecDeque<_>>());
+            assert_eq!(peers.turn(host(1), stream + 1, now), Turn::Now);
+            for behind in stream + 2..5 {
+                assert_eq!(peers.turn(host(1), behind, now), Turn::Behind);
+            }
+        }
+        let (pause, released) = peers.failed(host(1), 2, Failed::NobodyListens, now);
+        assert_eq!((pause, released.len()), (SHORT, 2));
+        assert_eq!(peers.turn(host(1), 3, now), Turn::Silent);
     }
 
     #[test]
