@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 
 use rustix::io::Errno;
-use san_stream::{Event, Failure, Keep, Kind, Source, State, TcpIn, Write};
+use san_stream::{Event, Failure, Keep, Kind, Source, State, TcpIn, TcpOut, Write};
 
 use super::{Around, Mover, Reading, Writing};
 use crate::upgrade::queue_pair::QueuePair;
@@ -191,9 +191,17 @@ impl Mover {
                 is_told: pair.has_pending() || self.engine.unread() > 0,
             },
             (0, Some(_)) => Writing::AwaitSoon,
+            // What comes before these bytes is not on TCP yet. The thread that sees to that may have ended.
+            (0, None) if self.has_output() => Writing::AwaitTcp,
             (0, None) => Writing::Await,
             _ => Writing::Wrote(wrote),
         }
+    }
+
+    /// Whether the stream itself has something to write to TCP.
+    fn has_output(&self) -> bool {
+        let out = self.engine.tcp_out();
+        !matches!(out, TcpOut::Nothing | TcpOut::Application)
     }
 
     /// What a write of these bytes to TCP has come to.
