@@ -24,6 +24,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 
+/// How long a move waits for a peer that does not answer, where a test waits for that: enough for one that
+/// does, on a busy machine.
+const SHORT: Duration = Duration::from_secs(3);
+
 /// Where the session's secret begins in a duplicate.
 const SECRET: usize = 128;
 
@@ -232,7 +236,7 @@ fn wsd_118_the_accepting_end_moves_with_all_it_has() {
         let mut source = puppet();
         let stays = connection_to(&mut source, &san);
         everything_goes_along(source, &stays);
-        assert_eq!(san.counters().resumes_accepted, 1);
+        resumed(&san, 1);
     });
 }
 
@@ -281,9 +285,8 @@ fn wsd_119_nothing_is_lost_or_doubled_while_both_ends_send() {
             sender.join().expect("the sender");
             receiver.join().expect("the receiver");
         });
-        let counters = san.counters();
-        assert_eq!(counters.resumes_accepted, moves - 1);
-        assert_eq!(counters.connections_ended, 0);
+        resumed(&san, moves - 1);
+        assert_eq!(san.counters().connections_ended, 0);
     });
 }
 
@@ -407,6 +410,14 @@ fn wsd_120_a_socket_that_was_duplicated_stays_until_it_is_closed() {
     });
 }
 
+/// So many peers came back. It is counted after they were told, so it may be seen later than what they do.
+fn resumed(san: &San, count: u64) {
+    eventually("all that came back are counted", STEP, || {
+        san.counters().resumes_accepted >= count
+    });
+    assert_eq!(san.counters().resumes_accepted, count);
+}
+
 /// Waits for the end of the connection; what it is called, and how long it took.
 fn end_of(socket: &Socket) -> (WsaCode, Duration) {
     let start = Instant::now();
@@ -516,7 +527,7 @@ fn wsd_121_a_peer_that_dies_resets_the_target() {
 fn wsd_121_a_peer_that_does_not_answer_is_reset() {
     within(LIMIT, || {
         let quick = ProviderConfig {
-            connect_deadline: Duration::from_millis(700),
+            connect_deadline: SHORT,
             ..ProviderConfig::default()
         };
         // Nor does the keepalive.
@@ -595,7 +606,7 @@ fn what_is_not_connected_is_not_duplicated() {
 fn a_peer_that_takes_nothing_in_keeps_its_connection() {
     within(LIMIT, || {
         let quick = ProviderConfig {
-            connect_deadline: Duration::from_millis(700),
+            connect_deadline: SHORT,
             ..ProviderConfig::default()
         };
         let (here, there) = (San::start_with(quick), San::start());
