@@ -10,6 +10,8 @@
 //! - The switch's own calls come here, too, since they are libc's functions by name. They are passed
 //!   on: [`inside`] marks the thread.
 //! - A panic does not leave a hook.
+//! - While the table is empty, a hook that a program calls often does nothing but ask the next library: one
+//!   load, a comparison, and a jump.
 //! - A hook works before the library's constructor has run: what it needs is there without one.
 
 #![allow(unsafe_code)]

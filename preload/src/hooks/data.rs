@@ -220,6 +220,18 @@ unsafe fn transmit(
 /// As read(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn read(fd: c_int, start: *mut c_void, size: size_t) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what read(2) asks.
+        return unsafe { next::read(fd, start, size) };
+    }
+    // SAFETY: the same.
+    unsafe { read_looking(fd, start, size) }
+}
+
+/// # Safety
+/// As read(2).
+#[inline(never)]
+unsafe fn read_looking(fd: c_int, start: *mut c_void, size: size_t) -> ssize_t {
     // SAFETY: the caller keeps what read(2) asks.
     let passing = match unsafe { receive(fd, start, size, 0) } {
         Ok(result) => return result,
@@ -240,6 +252,10 @@ pub unsafe extern "C-unwind" fn __read_chk(
     size: size_t,
     room: size_t,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what read(2) asks.
+        return unsafe { next::__read_chk(fd, start, size, room) };
+    }
     match size <= room {
         // SAFETY: the caller keeps what read(2) asks.
         true => unsafe { read(fd, start, size) },
@@ -257,6 +273,18 @@ pub unsafe extern "C-unwind" fn recv(
     size: size_t,
     flags: c_int,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what recv(2) asks.
+        return unsafe { next::recv(fd, start, size, flags) };
+    }
+    // SAFETY: the same.
+    unsafe { recv_looking(fd, start, size, flags) }
+}
+
+/// # Safety
+/// As recv(2).
+#[inline(never)]
+unsafe fn recv_looking(fd: c_int, start: *mut c_void, size: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller keeps what recv(2) asks.
     let passing = match unsafe { receive(fd, start, size, flags) } {
         Ok(result) => return result,
@@ -278,6 +306,10 @@ pub unsafe extern "C-unwind" fn __recv_chk(
     room: size_t,
     flags: c_int,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what recv(2) asks.
+        return unsafe { next::__recv_chk(fd, start, size, room, flags) };
+    }
     match size <= room {
         // SAFETY: the caller keeps what recv(2) asks.
         true => unsafe { recv(fd, start, size, flags) },
@@ -290,6 +322,25 @@ pub unsafe extern "C-unwind" fn __recv_chk(
 /// As recvfrom(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn recvfrom(
+    fd: c_int,
+    start: *mut c_void,
+    size: size_t,
+    flags: c_int,
+    address: *mut sockaddr,
+    address_length: *mut socklen_t,
+) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what recvfrom(2) asks.
+        return unsafe { next::recvfrom(fd, start, size, flags, address, address_length) };
+    }
+    // SAFETY: the same.
+    unsafe { recvfrom_looking(fd, start, size, flags, address, address_length) }
+}
+
+/// # Safety
+/// As recvfrom(2).
+#[inline(never)]
+unsafe fn recvfrom_looking(
     fd: c_int,
     start: *mut c_void,
     size: size_t,
@@ -347,6 +398,18 @@ unsafe fn no_address(address: *mut sockaddr, length: *mut socklen_t) {
 /// As readv(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn readv(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what readv(2) asks.
+        return unsafe { next::readv(fd, start, count) };
+    }
+    // SAFETY: the same.
+    unsafe { readv_looking(fd, start, count) }
+}
+
+/// # Safety
+/// As readv(2).
+#[inline(never)]
+unsafe fn readv_looking(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
     let answer = call(fd, |stream| {
         let count = checked(start, count)?;
         // SAFETY: the caller keeps what readv(2) asks. The list itself is not written, nor is it shared.
@@ -376,6 +439,18 @@ pub unsafe extern "C-unwind" fn readv(fd: c_int, start: *const iovec, count: c_i
 /// As write(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn write(fd: c_int, start: *const c_void, size: size_t) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what write(2) asks.
+        return unsafe { next::write(fd, start, size) };
+    }
+    // SAFETY: the same.
+    unsafe { write_looking(fd, start, size) }
+}
+
+/// # Safety
+/// As write(2).
+#[inline(never)]
+unsafe fn write_looking(fd: c_int, start: *const c_void, size: size_t) -> ssize_t {
     // SAFETY: the caller keeps what write(2) asks.
     let passing = match unsafe { transmit(fd, start, size, 0) } {
         Ok(result) => return result,
@@ -396,6 +471,18 @@ pub unsafe extern "C-unwind" fn send(
     size: size_t,
     flags: c_int,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what send(2) asks.
+        return unsafe { next::send(fd, start, size, flags) };
+    }
+    // SAFETY: the same.
+    unsafe { send_looking(fd, start, size, flags) }
+}
+
+/// # Safety
+/// As send(2).
+#[inline(never)]
+unsafe fn send_looking(fd: c_int, start: *const c_void, size: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller keeps what send(2) asks.
     let passing = match unsafe { transmit(fd, start, size, flags) } {
         Ok(result) => return result,
@@ -418,6 +505,25 @@ pub unsafe extern "C-unwind" fn sendto(
     address: *const sockaddr,
     address_length: socklen_t,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what sendto(2) asks.
+        return unsafe { next::sendto(fd, start, size, flags, address, address_length) };
+    }
+    // SAFETY: the same.
+    unsafe { sendto_looking(fd, start, size, flags, address, address_length) }
+}
+
+/// # Safety
+/// As sendto(2).
+#[inline(never)]
+unsafe fn sendto_looking(
+    fd: c_int,
+    start: *const c_void,
+    size: size_t,
+    flags: c_int,
+    address: *const sockaddr,
+    address_length: socklen_t,
+) -> ssize_t {
     // SAFETY: the caller keeps what sendto(2) asks.
     let passing = match unsafe { transmit(fd, start, size, flags) } {
         Ok(result) => return result,
@@ -433,6 +539,18 @@ pub unsafe extern "C-unwind" fn sendto(
 /// As writev(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn writev(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what writev(2) asks.
+        return unsafe { next::writev(fd, start, count) };
+    }
+    // SAFETY: the same.
+    unsafe { writev_looking(fd, start, count) }
+}
+
+/// # Safety
+/// As writev(2).
+#[inline(never)]
+unsafe fn writev_looking(fd: c_int, start: *const iovec, count: c_int) -> ssize_t {
     let answer = call(fd, |stream| {
         let count = checked(start, count)?;
         // SAFETY: the caller keeps what writev(2) asks.
@@ -467,6 +585,18 @@ pub unsafe extern "C-unwind" fn sendfile(
     offset: *mut off_t,
     count: size_t,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what sendfile(2) asks.
+        return unsafe { next::sendfile(to, from, offset, count) };
+    }
+    // SAFETY: the same.
+    unsafe { sendfile_looking(to, from, offset, count) }
+}
+
+/// # Safety
+/// As sendfile(2).
+#[inline(never)]
+unsafe fn sendfile_looking(to: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
     // SAFETY: the caller keeps what sendfile(2) asks.
     let passing = match unsafe { copy_file(to, from, offset, count) } {
         Ok(result) => return result,
@@ -482,6 +612,23 @@ pub unsafe extern "C-unwind" fn sendfile(
 /// As sendfile(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn sendfile64(
+    to: c_int,
+    from: c_int,
+    offset: *mut off64_t,
+    count: size_t,
+) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what sendfile(2) asks.
+        return unsafe { next::sendfile64(to, from, offset, count) };
+    }
+    // SAFETY: the same.
+    unsafe { sendfile64_looking(to, from, offset, count) }
+}
+
+/// # Safety
+/// As sendfile(2).
+#[inline(never)]
+unsafe fn sendfile64_looking(
     to: c_int,
     from: c_int,
     offset: *mut off64_t,

@@ -48,6 +48,18 @@ unsafe fn transmit(fd: c_int, message: *const msghdr, flags: c_int) -> Called<us
 /// As recvmsg(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what recvmsg(2) asks.
+        return unsafe { next::recvmsg(fd, message, flags) };
+    }
+    // SAFETY: the same.
+    unsafe { recvmsg_looking(fd, message, flags) }
+}
+
+/// # Safety
+/// As recvmsg(2).
+#[inline(never)]
+unsafe fn recvmsg_looking(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller keeps what recvmsg(2) asks.
     let passing = match length(unsafe { receive(fd, message, flags) }) {
         Ok(result) => return result,
@@ -119,6 +131,18 @@ pub unsafe extern "C-unwind" fn sendmsg(
     message: *const msghdr,
     flags: c_int,
 ) -> ssize_t {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what sendmsg(2) asks.
+        return unsafe { next::sendmsg(fd, message, flags) };
+    }
+    // SAFETY: the same.
+    unsafe { sendmsg_looking(fd, message, flags) }
+}
+
+/// # Safety
+/// As sendmsg(2).
+#[inline(never)]
+unsafe fn sendmsg_looking(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller keeps what sendmsg(2) asks.
     unsafe { before_rights(message) };
     // SAFETY: as above.

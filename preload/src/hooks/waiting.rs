@@ -208,6 +208,18 @@ unsafe fn try_poll(
 /// As poll(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what poll(2) asks.
+        return unsafe { next::poll(fds, count, timeout) };
+    }
+    // SAFETY: the same.
+    unsafe { poll_looking(fds, count, timeout) }
+}
+
+/// # Safety
+/// As poll(2).
+#[inline(never)]
+unsafe fn poll_looking(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller keeps what poll(2) asks.
     if let Some(result) = unsafe { try_poll(fds, count, milliseconds(timeout), ptr::null()) } {
         return result;
@@ -239,6 +251,23 @@ pub unsafe extern "C-unwind" fn __poll_chk(
 /// As ppoll(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn ppoll(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what ppoll(2) asks.
+        return unsafe { next::ppoll(fds, count, timeout, mask) };
+    }
+    // SAFETY: the same.
+    unsafe { ppoll_looking(fds, count, timeout, mask) }
+}
+
+/// # Safety
+/// As ppoll(2).
+#[inline(never)]
+unsafe fn ppoll_looking(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: *const timespec,
@@ -379,6 +408,10 @@ pub unsafe extern "C-unwind" fn select(
     errors: *mut fd_set,
     timeout: *mut timeval,
 ) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what select(2) asks.
+        return unsafe { next::select(count, reads, writes, errors, timeout) };
+    }
     let started = (!TABLE.is_empty()).then(Instant::now);
     // SAFETY: the caller keeps what select(2) asks.
     let time = unsafe { timeout.as_ref() }.map(|time| {
@@ -414,6 +447,10 @@ pub unsafe extern "C-unwind" fn pselect(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what pselect(2) asks.
+        return unsafe { next::pselect(count, reads, writes, errors, timeout, mask) };
+    }
     // SAFETY: the caller keeps what pselect(2) asks.
     let time = unsafe { of_timespec(timeout) };
     // SAFETY: as above.
@@ -452,6 +489,23 @@ pub unsafe extern "C-unwind" fn epoll_create1(flags: c_int) -> c_int {
 /// As epoll_ctl(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn epoll_ctl(
+    epoll: c_int,
+    operation: c_int,
+    fd: c_int,
+    event: *mut epoll_event,
+) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what epoll_ctl(2) asks.
+        return unsafe { next::epoll_ctl(epoll, operation, fd, event) };
+    }
+    // SAFETY: the same.
+    unsafe { epoll_ctl_looking(epoll, operation, fd, event) }
+}
+
+/// # Safety
+/// As epoll_ctl(2).
+#[inline(never)]
+unsafe fn epoll_ctl_looking(
     epoll: c_int,
     operation: c_int,
     fd: c_int,
@@ -610,6 +664,23 @@ pub unsafe extern "C-unwind" fn epoll_wait(
     room: c_int,
     timeout: c_int,
 ) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what epoll_wait(2) asks.
+        return unsafe { next::epoll_wait(epoll, events, room, timeout) };
+    }
+    // SAFETY: the same.
+    unsafe { epoll_wait_looking(epoll, events, room, timeout) }
+}
+
+/// # Safety
+/// As epoll_wait(2).
+#[inline(never)]
+unsafe fn epoll_wait_looking(
+    epoll: c_int,
+    events: *mut epoll_event,
+    room: c_int,
+    timeout: c_int,
+) -> c_int {
     let time = milliseconds(timeout);
     // SAFETY: the caller keeps what epoll_wait(2) asks.
     if let Some(result) = unsafe { try_wait(epoll, events, room, time, ptr::null()) } {
@@ -626,6 +697,24 @@ pub unsafe extern "C-unwind" fn epoll_wait(
 /// As epoll_pwait(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn epoll_pwait(
+    epoll: c_int,
+    events: *mut epoll_event,
+    room: c_int,
+    timeout: c_int,
+    mask: *const sigset_t,
+) -> c_int {
+    if TABLE.is_empty() {
+        // SAFETY: the caller keeps what epoll_pwait(2) asks.
+        return unsafe { next::epoll_pwait(epoll, events, room, timeout, mask) };
+    }
+    // SAFETY: the same.
+    unsafe { epoll_pwait_looking(epoll, events, room, timeout, mask) }
+}
+
+/// # Safety
+/// As epoll_pwait(2).
+#[inline(never)]
+unsafe fn epoll_pwait_looking(
     epoll: c_int,
     events: *mut epoll_event,
     room: c_int,
