@@ -107,6 +107,8 @@ pub struct Program {
     /// Where the report goes at the end.
     report: Option<Sink>,
     tally: Tally,
+    /// The process whose thread has begun to make the switch.
+    began: OnceLock<Generation>,
     /// With the process that made it.
     switch: OnceLock<(Option<Switch>, Generation)>,
 }
@@ -139,6 +141,7 @@ impl Program {
                     settings,
                     report: std::env::var_os("SAN_REPORT").map(Sink::named),
                     tally: Tally::default(),
+                    began: OnceLock::new(),
                     switch: OnceLock::new(),
                 }
             })
@@ -173,6 +176,11 @@ impl Program {
     /// The switch, made on first use. `None`: the settings are wrong or the fabric is not there, which
     /// was said once; or it is another process's.
     fn switch(&self) -> Option<&Switch> {
+        let began = self.began.get_or_init(Generation::now);
+        if began.is_past() && self.switch.get().is_none() {
+            // Another thread was at it when this process was forked, and is not here to go on.
+            return None;
+        }
         let (switch, made) = self.switch.get_or_init(|| {
             let settings = self.settings.clone();
             let made =
