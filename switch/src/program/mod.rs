@@ -132,6 +132,7 @@ impl Program {
             (route != Route::Off).then(|| {
                 san_base::runtime_dir::remember();
                 san_base::keep_aside();
+                crate::stat::add_numbers(why_on_tcp);
                 let settings = SwitchConfig::from_env().map_err(|error| error.to_string());
                 let thresholds = settings.as_ref().map(SwitchConfig::thresholds);
                 Program {
@@ -227,7 +228,7 @@ impl Program {
 }
 
 /// Why connections of this process's program have stayed on TCP, by name; empty without the upgrade route.
-pub(crate) fn why_on_tcp() -> Vec<(&'static str, u64)> {
+fn why_on_tcp() -> Vec<(&'static str, u64)> {
     let Some(Some(program)) = PROGRAM.get() else {
         return Vec::new();
     };

@@ -17,6 +17,8 @@ mod report;
 mod server;
 mod sockets;
 
+pub(crate) use report::add_numbers;
+
 pub use client::StatError;
 pub use openmetrics::{OPENMETRICS_TYPE, openmetrics};
 pub use report::{

@@ -16,7 +16,7 @@ use san_provider::SocketStats;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Numbers by their names.
@@ -273,9 +273,22 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
     report
 }
 
+/// Numbers by their names.
+type Rows = Vec<(&'static str, u64)>;
+
+/// What else the process counts.
+static OF_PROGRAM: OnceLock<fn() -> Rows> = OnceLock::new();
+
+/// The reports of this process have these numbers, too, beside those of the switch.
+pub(crate) fn add_numbers(of_program: fn() -> Rows) {
+    let _ = OF_PROGRAM.set(of_program);
+}
+
 fn of_switch(rooms: &Rooms) -> Numbers {
     let mut all = numbers(rooms.counters.snapshot().rows());
-    all.extend(numbers(crate::program::why_on_tcp().into_iter()));
+    if let Some(of_program) = OF_PROGRAM.get() {
+        all.extend(numbers(of_program().into_iter()));
+    }
     all
 }
 
