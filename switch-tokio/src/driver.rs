@@ -38,8 +38,8 @@ pub(crate) struct Driver {
     next: AtomicU64,
 }
 
-/// A stream's place in a driver; dropping it takes the stream out.
-pub(crate) struct Place {
+/// A stream's registration in a driver; dropping it takes the stream out.
+pub(crate) struct Registration {
     driver: Arc<Driver>,
     connection: Arc<Connection>,
     token: u64,
@@ -80,10 +80,10 @@ impl Driver {
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         waiters: &Arc<Waiters>,
-    ) -> io::Result<Place> {
+    ) -> io::Result<Registration> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiters).insert(token, Arc::downgrade(waiters));
-        let place = Place {
+        let registration = Registration {
             driver: Arc::clone(self),
             connection: Arc::clone(connection),
             token,
@@ -91,7 +91,7 @@ impl Driver {
         self.poller.add(connection, token, ALL)?;
         // The driver may sleep, and does not know the connection's lane yet.
         self.poller.waker().wake();
-        Ok(place)
+        Ok(registration)
     }
 
     fn tell(&self, events: &[PolledEvent]) {
@@ -112,7 +112,7 @@ impl Tells for Arc<Driver> {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         lock(&self.driver.waiters).remove(&self.token);
         // It may not have got into the poller.

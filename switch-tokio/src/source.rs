@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::coop;
 
-use crate::driver::{Driver, Place};
+use crate::driver::{Driver, Registration};
 use crate::waiters::{Waiters, Way};
 use crate::watched::{Watched, watch};
 
@@ -20,7 +20,7 @@ pub(crate) struct Source {
         dead_code,
         reason = "it takes the stream out of its driver when it is dropped"
     )]
-    place: Option<Place>,
+    registration: Option<Registration>,
     descriptor: Option<AsyncFd<Watched<Arc<Connection>>>>,
     waiters: Arc<Waiters>,
     pub(crate) connection: Arc<Connection>,
@@ -36,16 +36,16 @@ impl Source {
         connection.set_close_in_background(true);
         let connection = Arc::new(connection);
         let waiters = Arc::<Waiters>::default();
-        let (mut place, mut descriptor) = (None, None);
+        let (mut registration, mut descriptor) = (None, None);
         if connection.may_move() || connection.lane().is_some() {
-            place = Some(Driver::current()?.add(&connection, &waiters)?);
+            registration = Some(Driver::current()?.add(&connection, &waiters)?);
         } else {
             // It is on TCP for good, where the descriptor tells.
             let both = Interest::READABLE | Interest::WRITABLE;
             descriptor = Some(watch(Arc::clone(&connection), both)?);
         }
         Ok(Self {
-            place,
+            registration,
             descriptor,
             waiters,
             connection,

@@ -95,12 +95,12 @@ impl Stream {
         let Some(upgrading) = &self.inner().upgrading else {
             return Ok(None);
         };
-        let places = &self.inner().places;
+        let registrations = &self.inner().registrations;
         let site = Site::new(upgrading.kernel(), epoll, fd);
         match operation {
-            EpollOp::Add => places.add(&self.source(), site, interest)?,
-            EpollOp::Modify => places.modify(&site, interest)?,
-            EpollOp::Delete => places.delete(&site)?,
+            EpollOp::Add => registrations.add(&self.source(), site, interest)?,
+            EpollOp::Modify => registrations.modify(&site, interest)?,
+            EpollOp::Delete => registrations.delete(&site)?,
         }
         Ok(Some(()))
     }

@@ -11,7 +11,7 @@ use super::epolls::Kernel;
 use super::{Held, key};
 use crate::ready::event_loop::EventLoop;
 use crate::ready::fdinfo::registered;
-use crate::ready::places;
+use crate::ready::registrations;
 
 /// A number of a connection in an epoll set.
 pub(super) struct Site {
@@ -37,7 +37,7 @@ impl PartialEq for Site {
     }
 }
 
-impl places::Site for Site {
+impl registrations::Site for Site {
     fn add(&self, flags: EventFlags, data: u64) -> io::Result<()> {
         self.kernel
             .epoll_add(self.epoll, self.fd, flags.bits(), data)

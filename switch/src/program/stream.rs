@@ -25,7 +25,7 @@ use crate::readiness::{Events, Watcher};
 use crate::ready::event_loop::EventLoop;
 use crate::ready::hub::{Hub, Source};
 use crate::ready::interest::Interest;
-use crate::ready::places::Places;
+use crate::ready::registrations::Registrations;
 use crate::ready::watched::flags;
 use crate::upgrade::stream::Follower;
 
@@ -39,8 +39,8 @@ pub(super) struct Inner {
     hub: Hub,
     /// It began on TCP, and may move.
     pub(super) upgrading: Option<Upgrading>,
-    /// Its places in epoll sets then; `loops` is for the others.
-    pub(super) places: Places<Site>,
+    /// Its registrations in epoll sets then; `loops` is for the others.
+    pub(super) registrations: Registrations<Site>,
     made: Generation,
     connection: OnceLock<ForkGuard<Arc<Connection>>>,
     is_nonblocking: AtomicBool,
@@ -101,7 +101,7 @@ impl Follower for Inner {
             return;
         };
         let source: Arc<dyn Source> = Arc::clone(&self) as Arc<dyn Source>;
-        let is_whole = self.places.follow(&source, || upgrading.is_away());
+        let is_whole = self.registrations.follow(&source, || upgrading.is_away());
         if !is_whole && let Some(moving) = upgrading.moving().as_ref() {
             tracing::debug!("a connection comes back to TCP: one of its epoll sets cannot follow");
             moving.connection.move_to_tcp(true);
@@ -219,7 +219,7 @@ impl Stream {
             inner: Arc::new(Inner {
                 hub: Hub::default(),
                 upgrading,
-                places: Places::default(),
+                registrations: Registrations::default(),
                 made: Generation::now(),
                 connection: OnceLock::new(),
                 is_nonblocking: AtomicBool::new(is_nonblocking),
@@ -470,8 +470,8 @@ impl Stream {
     /// The number is closed, or stands for something else from now on.
     pub fn number_closed(&self, fd: RawFd) {
         if let Some(upgrading) = &self.inner.upgrading {
-            let places = &self.inner.places;
-            return places.close(|site| site.has(fd), upgrading.has_aside());
+            let registrations = &self.inner.registrations;
+            return registrations.close(|site| site.has(fd), upgrading.has_aside());
         }
         self.inner.loops.lock().retain(|(looped, number)| {
             if *number == fd

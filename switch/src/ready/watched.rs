@@ -1,14 +1,14 @@
 //! A connection as a source of a poller's loop.
 //!
 //! # Why no wake-up is lost while a connection moves
-//! A connection that may move is in the kernel's set or in the loop beside it (`places.rs`), and the stream
+//! A connection that may move is in the kernel's set or in the loop beside it (`registrations.rs`), and the stream
 //! tells its follower of each change. So at any moment somebody tells of it, or is about to:
 //! - The stream changes its phase under its lock, and calls [`Follower::followed`] after that. Of two
 //!   threads that come at a time the later one finds what the other one has done, since the phase is asked
-//!   for with the places locked.
+//!   for with the registrations locked.
 //! - Whatever came before the change is found by it: a loop looks at a source that enters, and the kernel
 //!   at a descriptor.
-//! - What comes between the phase and the change of places is not lost, but late: the place that is still
+//! - What comes between the phase and the change of registrations is not lost, but late: the registration that is still
 //!   there says something that a call does not find, or nothing.
 //! - Who sleeps in the set is woken: by the kernel when a descriptor is added that is ready, by the doorbell
 //!   when a source enters the loop. He arms its lane before he sleeps again (`event_loop.rs`).
@@ -27,7 +27,7 @@ use san_provider::LaneHandle;
 use super::event_loop::EventLoop;
 use super::fdinfo::registered;
 use super::hub::{Hub, Source};
-use super::places::{self, Places};
+use super::registrations::{self, Registrations};
 use crate::carrier::Carrier;
 use crate::net::connection::Connection;
 use crate::readiness::{Events, Watcher};
@@ -44,7 +44,7 @@ enum Of {
     /// It is on the SAN.
     Lasting(Weak<Connection>),
     /// It may move, and is in a poller until it is closed or another poller's.
-    Moving(Weak<MovingStream>, Places<Site>),
+    Moving(Weak<MovingStream>, Registrations<Site>),
 }
 
 impl Watched {
@@ -57,7 +57,7 @@ impl Watched {
 
     /// Follows this connection, whose stream may move. Whoever did so before does not any more.
     pub(super) fn follow(connection: &Connection, stream: &Arc<MovingStream>) -> Arc<Self> {
-        let watched = Self::new(Of::Moving(Arc::downgrade(stream), Places::default()));
+        let watched = Self::new(Of::Moving(Arc::downgrade(stream), Registrations::default()));
         let weak = Arc::downgrade(&watched);
         if let Some(before) = stream.follow(Some(weak as Weak<dyn Follower>)) {
             before.closed();
@@ -87,7 +87,7 @@ impl Watched {
     pub(super) fn add(self: &Arc<Self>, site: Site, flags: EventFlags) -> io::Result<()> {
         let token = site.token;
         let source = Arc::clone(self) as Arc<dyn Source>;
-        self.places()?.add(&source, site, (flags, token))
+        self.registrations()?.add(&source, site, (flags, token))
     }
 
     /// Changes what is told of it there.
@@ -95,7 +95,7 @@ impl Watched {
     /// # Errors
     /// As epoll_ctl(2).
     pub(super) fn modify(&self, site: &Site, flags: EventFlags) -> io::Result<()> {
-        self.places()?.modify(site, (flags, site.token))
+        self.registrations()?.modify(site, (flags, site.token))
     }
 
     /// Takes it out of there.
@@ -103,13 +103,13 @@ impl Watched {
     /// # Errors
     /// As epoll_ctl(2).
     pub(super) fn delete(&self, site: &Site) -> io::Result<()> {
-        self.places()?.delete(site)
+        self.registrations()?.delete(site)
     }
 
-    fn places(&self) -> io::Result<&Places<Site>> {
+    fn registrations(&self) -> io::Result<&Registrations<Site>> {
         match &self.of {
             Of::Lasting(_) => Err(Errno::NOENT.into()),
-            Of::Moving(_, places) => Ok(places),
+            Of::Moving(_, registrations) => Ok(registrations),
         }
     }
 }
@@ -122,14 +122,14 @@ impl Watcher for Watched {
 
 impl Follower for Watched {
     fn followed(self: Arc<Self>) {
-        let Of::Moving(stream, places) = &self.of else {
+        let Of::Moving(stream, registrations) = &self.of else {
             return;
         };
         let Some(stream) = stream.upgrade() else {
             return;
         };
         let source = Arc::clone(&self) as Arc<dyn Source>;
-        if !places.follow(&source, || stream.is_away()) {
+        if !registrations.follow(&source, || stream.is_away()) {
             tracing::debug!("a connection comes back to TCP: its poller cannot follow");
             stream.move_to_tcp(true);
         }
@@ -138,8 +138,8 @@ impl Follower for Watched {
 
     fn closed(self: Arc<Self>) {
         self.is_gone.store(true, Ordering::Release);
-        if let Of::Moving(_, places) = &self.of {
-            places.close(|_| true, true);
+        if let Of::Moving(_, registrations) = &self.of {
+            registrations.close(|_| true, true);
         }
     }
 }
@@ -198,7 +198,7 @@ impl PartialEq for Site {
     }
 }
 
-impl places::Site for Site {
+impl registrations::Site for Site {
     fn add(&self, flags: EventFlags, data: u64) -> io::Result<()> {
         let data = EventData::new_u64(data);
         Ok(self.kernel(|epoll, fd| epoll::add(epoll, fd, data, flags))??)

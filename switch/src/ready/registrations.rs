@@ -1,8 +1,8 @@
-//! The places of a connection in epoll sets, while the connection may move.
+//! The registrations of a connection in epoll sets, while the connection may move.
 //!
 //! On TCP they are the kernel's, as the program has made them. While the connection is away they are in
 //! the loops that stand beside the sets, since the kernel's descriptor says nothing then. One lock is
-//! held for each change, so that a place is never in neither. One shot that has been fired is in neither:
+//! held for each change, so that a registration is never in neither. One shot that has been fired is in neither:
 //! the kernel has no way to be given it.
 
 use std::io;
@@ -49,15 +49,15 @@ pub(crate) trait Site: PartialEq {
     fn key(&self) -> u64;
 }
 
-/// All places of one connection.
-pub(crate) struct Places<S>(Mutex<State<S>>);
+/// All registrations of one connection.
+pub(crate) struct Registrations<S>(Mutex<State<S>>);
 
 struct State<S> {
-    all: Vec<Place<S>>,
+    all: Vec<Registration<S>>,
     is_away: bool,
 }
 
-struct Place<S> {
+struct Registration<S> {
     site: S,
     flags: EventFlags,
     data: u64,
@@ -67,7 +67,7 @@ struct Place<S> {
     looped: Weak<EventLoop>,
 }
 
-impl<S> Default for Places<S> {
+impl<S> Default for Registrations<S> {
     fn default() -> Self {
         Self(Mutex::new(State {
             all: Vec::new(),
@@ -76,7 +76,7 @@ impl<S> Default for Places<S> {
     }
 }
 
-impl<S: Site> Places<S> {
+impl<S: Site> Registrations<S> {
     /// EPOLL_CTL_ADD.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl<S: Site> Places<S> {
         if state.has_spent(&site) {
             return Err(Errno::EXIST.into());
         }
-        let mut place = Place {
+        let mut registration = Registration {
             site,
             flags,
             data,
@@ -99,11 +99,11 @@ impl<S: Site> Places<S> {
             looped: Weak::new(),
         };
         match state.is_away {
-            true => place.enter(source)?,
-            false => place.site.add(flags, data)?,
+            true => registration.enter(source)?,
+            false => registration.site.add(flags, data)?,
         }
-        state.all.retain(|one| one.site != place.site);
-        state.all.push(place);
+        state.all.retain(|one| one.site != registration.site);
+        state.all.push(registration);
         Ok(())
     }
 
@@ -114,17 +114,17 @@ impl<S: Site> Places<S> {
     pub(crate) fn modify(&self, site: &S, (flags, data): (EventFlags, u64)) -> io::Result<()> {
         let mut state = self.0.lock();
         let is_away = state.is_away;
-        let Some(place) = state.all.iter_mut().find(|one| one.site == *site) else {
+        let Some(registration) = state.all.iter_mut().find(|one| one.site == *site) else {
             return site.modify(flags, data);
         };
-        match place.looped.upgrade() {
+        match registration.looped.upgrade() {
             Some(looped) => looped.modify(site.key(), Interest::new(flags, data))?,
             // It could not go; or the loop is gone, and its set with it.
             None if is_away => drop(site.modify(flags, data)),
-            None if place.is_spent => site.add(flags, data)?,
+            None if registration.is_spent => site.add(flags, data)?,
             None => site.modify(flags, data)?,
         }
-        (place.flags, place.data, place.is_spent) = (flags, data, false);
+        (registration.flags, registration.data, registration.is_spent) = (flags, data, false);
         Ok(())
     }
 
@@ -138,10 +138,10 @@ impl<S: Site> Places<S> {
             return site.delete();
         };
         let is_away = state.is_away;
-        let place = state.all.swap_remove(at);
-        match place.looped.upgrade() {
+        let registration = state.all.swap_remove(at);
+        match registration.looped.upgrade() {
             Some(looped) => looped.remove(site.key()).map(drop),
-            None if place.is_spent => Ok(()),
+            None if registration.is_spent => Ok(()),
             None if is_away => {
                 let _ = site.delete();
                 Ok(())
@@ -150,41 +150,41 @@ impl<S: Site> Places<S> {
         }
     }
 
-    /// Has the places where they belong now. `is_away` is asked with the places locked, so of two changes
-    /// of the connection the later one counts, whoever tells of it first. `false`: a place could not be
+    /// Has the registrations where they belong now. `is_away` is asked with the registrations locked, so of two changes
+    /// of the connection the later one counts, whoever tells of it first. `false`: a registration could not be
     /// moved, and the connection has to come back to TCP.
     pub(crate) fn follow(&self, source: &Arc<dyn Source>, is_away: impl Fn() -> bool) -> bool {
         let mut state = self.0.lock();
         let is_away = is_away();
         if state.is_away == is_away {
             // It may have another queue pair by now, and that another lane.
-            for place in &state.all {
-                if let Some(looped) = place.looped.upgrade() {
-                    looped.see_lane(place.site.key());
+            for registration in &state.all {
+                if let Some(looped) = registration.looped.upgrade() {
+                    looped.see_lane(registration.site.key());
                 }
             }
             return true;
         }
         state.is_away = is_away;
         let mut is_whole = true;
-        state.all.retain_mut(|place| match is_away {
-            true => place.go(source, &mut is_whole),
-            false => place.come_back(),
+        state.all.retain_mut(|registration| match is_away {
+            true => registration.go(source, &mut is_whole),
+            false => registration.come_back(),
         });
         is_whole
     }
 
-    /// Takes these places out. `is_kept`: the kernel does not forget them by itself.
+    /// Takes these registrations out. `is_kept`: the kernel does not forget them by itself.
     pub(crate) fn close(&self, which: impl Fn(&S) -> bool, is_kept: bool) {
         let mut state = self.0.lock();
-        state.all.retain(|place| {
-            if !which(&place.site) {
+        state.all.retain(|registration| {
+            if !which(&registration.site) {
                 return true;
             }
-            match place.looped.upgrade() {
+            match registration.looped.upgrade() {
                 // It may have left already.
-                Some(looped) => drop(looped.remove(place.site.key())),
-                None if is_kept => drop(place.site.delete()),
+                Some(looped) => drop(looped.remove(registration.site.key())),
+                None if is_kept => drop(registration.site.delete()),
                 None => {}
             }
             false
@@ -199,7 +199,7 @@ impl<S: Site> State<S> {
     }
 }
 
-impl<S: Site> Place<S> {
+impl<S: Site> Registration<S> {
     /// Puts it into the loop of its set.
     fn enter(&mut self, source: &Arc<dyn Source>) -> io::Result<()> {
         let looped = self.site.looped()?;
@@ -215,7 +215,7 @@ impl<S: Site> Place<S> {
         Ok(())
     }
 
-    /// From the kernel to the loop; whether the place is there at all.
+    /// From the kernel to the loop; whether the registration is there at all.
     fn go(&mut self, source: &Arc<dyn Source>, is_whole: &mut bool) -> bool {
         if self.flags.contains(EventFlags::ONESHOT) && !self.is_spent {
             // Whether it has been fired already is the kernel's to know: then it has no events any more.
@@ -260,5 +260,5 @@ impl<S: Site> Place<S> {
 }
 
 #[cfg(test)]
-#[path = "places_tests.rs"]
+#[path = "registrations_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! A place on its way between the kernel's set and the loop beside it: what its program hears.
+//! A registration on its way between the kernel's set and the loop beside it: what its program hears.
 
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -93,7 +93,7 @@ impl Site for Here {
 
 struct Scene {
     here: Here,
-    places: Places<Here>,
+    registrations: Registrations<Here>,
     is_away: AtomicBool,
 }
 
@@ -115,11 +115,11 @@ impl Scene {
         };
         let scene = Self {
             here,
-            places: Places::default(),
+            registrations: Registrations::default(),
             is_away: AtomicBool::new(false),
         };
         scene
-            .places
+            .registrations
             .add(&scene.source(), scene.here.clone(), (flags, DATA))
             .unwrap();
         scene
@@ -132,7 +132,7 @@ impl Scene {
     fn go(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
         let asked = || self.is_away.load(Ordering::SeqCst);
-        assert!(self.places.follow(&self.source(), asked));
+        assert!(self.registrations.follow(&self.source(), asked));
     }
 
     /// The source becomes ready for this.
@@ -172,7 +172,9 @@ impl Scene {
     }
 
     fn modify(&self, flags: EventFlags) {
-        self.places.modify(&self.here, (flags, DATA)).unwrap();
+        self.registrations
+            .modify(&self.here, (flags, DATA))
+            .unwrap();
     }
 }
 
@@ -194,7 +196,7 @@ fn level_is_told_wherever_the_place_is() {
     // What the kernel's descriptor says counts no more.
     scene.go(true);
     assert_eq!(scene.told(), []);
-    scene.places.delete(&scene.here).unwrap();
+    scene.registrations.delete(&scene.here).unwrap();
     scene.is_ready(IN);
     assert_eq!(scene.told(), []);
     scene.go(false);
@@ -242,9 +244,10 @@ fn one_shot_is_fired_once_wherever_the_place_is() {
                 .socket
                 .shutdown(std::net::Shutdown::Both);
             assert_eq!(scene.told(), []);
-            let again = scene
-                .places
-                .add(&scene.source(), scene.here.clone(), (one_shot, DATA));
+            let again =
+                scene
+                    .registrations
+                    .add(&scene.source(), scene.here.clone(), (one_shot, DATA));
             assert!(again.is_err(), "it is there already");
             scene.go(armed_away);
             scene.modify(one_shot);
@@ -268,6 +271,6 @@ fn one_shot_that_was_not_fired_moves_armed() {
     assert_eq!(scene.told(), []);
     scene.go(false);
     assert_eq!(scene.told(), []);
-    scene.places.delete(&scene.here).unwrap();
-    assert!(scene.places.delete(&scene.here).is_err());
+    scene.registrations.delete(&scene.here).unwrap();
+    assert!(scene.registrations.delete(&scene.here).is_err());
 }
