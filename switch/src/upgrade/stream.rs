@@ -106,6 +106,8 @@ pub(crate) struct MovingStream {
     counters: Arc<TcpCounters>,
     mark: TcpMark,
     carrying: RwLock<Carrying>,
+    /// The change that is under way, for the log.
+    change: Mutex<tracing::Span>,
     watcher: Mutex<Option<(Arc<dyn Watcher>, u64)>>,
     /// A [`Phase`].
     phase: AtomicU8,
@@ -163,6 +165,7 @@ impl MovingStream {
                     ups: 0,
                     downs: 0,
                 }),
+                change: Mutex::new(tracing::Span::none()),
                 watcher: Mutex::new(None),
                 phase: AtomicU8::new(Phase::Kernel as u8),
                 follower: Mutex::new(None),

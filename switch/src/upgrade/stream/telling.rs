@@ -159,7 +159,7 @@ impl MovingStream {
     }
 
     fn changed(&self, state: State) {
-        tracing::debug!(connector = %self.ends.connector, acceptor = %self.ends.acceptor, role = ?self.role, ?state, "stream");
+        self.log(state);
         let counters = &self.around.service.counters;
         if let State::Broken(Failure::Protocol(violation)) = state {
             tracing::warn!(connector = %self.ends.connector, acceptor = %self.ends.acceptor, %violation, "the peer broke the protocol");
@@ -183,6 +183,31 @@ impl MovingStream {
             carrying.downs += 1;
             counters.streams_down.raise();
         }
+    }
+
+    /// Has a span `up` or `down` for as long as a change takes.
+    fn log(&self, state: State) {
+        let (connector, acceptor) = (self.ends.connector, self.ends.acceptor);
+        let mut change = self.change.lock();
+        match state {
+            State::Inviting | State::Dialling => {
+                *change = tracing::debug_span!("up", %connector, %acceptor);
+            }
+            State::Leaving => *change = tracing::debug_span!("down", %connector, %acceptor),
+            _ => {}
+        }
+        let span = match state {
+            State::Inviting
+            | State::Dialling
+            | State::Proving
+            | State::Cutting
+            | State::Leaving => change.clone(),
+            // It is over, and this is its last word.
+            _ => std::mem::replace(&mut *change, tracing::Span::none()),
+        };
+        drop(change);
+        let _entered = span.enter();
+        tracing::debug!(%connector, %acceptor, role = ?self.role, ?state, "stream");
     }
 
     /// Ends the waits of calls: they look at the stream again.
