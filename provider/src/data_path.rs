@@ -205,6 +205,16 @@ impl DataPath {
             .map_or(0, |connection| connection.unacknowledged())
     }
 
+    /// Has [`DataPath::unacknowledged`] come to zero as soon as all that was sent has arrived. Messages
+    /// without an operation have no completion each, so otherwise the last ones are heard of with the next
+    /// that have one, or by the probe of an idle connection. Costs an RDMA WRITE of no bytes; one at a time
+    /// is under way.
+    pub fn ask_for_arrival(&self) {
+        if let Ok(connection) = self.connection() {
+            connection.ask_for_arrival();
+        }
+    }
+
     /// The lane of the connection: what it shares with others, and what an event loop polls.
     #[must_use]
     pub fn lane(&self) -> LaneHandle {

@@ -330,6 +330,21 @@ fn an_end_of_the_stream_on_the_san_is_the_end() {
     });
 }
 
+/// The last messages have no completion of their own, and the probe of an idle connection comes late.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn who_waits_for_the_arrival_of_the_last_bytes_hears_of_it() {
+    bounded(|| {
+        let (ends, at) = up();
+        write(&ends.client, at, 300, 1);
+        read(&ends.server, at, 300, 1);
+        assert!(are_up(&ends));
+        for end in [&ends.client, &ends.server] {
+            end.finish(Some(Duration::from_secs(5))).unwrap();
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn a_peer_without_the_upgrade_leaves_the_stream_on_tcp() {

@@ -134,13 +134,19 @@ impl Member for Connection {
         state.share.leave(held);
     }
 
+    fn probe(&self) {
+        self.probe_if(Engine::probe_is_due);
+    }
+}
+
+impl Connection {
     /// By an RDMA WRITE of no bytes: the peer's transport answers it, no receive and no program of the
     /// peer's takes part. Of no bytes, address and key are not looked at (IBTA C9-88).
-    fn probe(&self) {
+    fn probe_if(&self, may: impl FnOnce(&mut Engine<Parts>) -> bool) {
         let mut state = self.lock_state();
         let State { engine, qp, .. } = &mut *state;
         if let Qp::Connected(qp) = qp
-            && engine.probe_is_due()
+            && may(engine)
         {
             let nowhere = RemoteMemory { addr: 0, rkey: 0 };
             let request = SendRequest::inline(PROBE, Verb::Write(nowhere), &[]);
@@ -151,9 +157,12 @@ impl Member for Connection {
         }
         self.settle(state);
     }
-}
 
-impl Connection {
+    /// Has all that was sent before acknowledged soon, which may have no completion of its own.
+    pub(crate) fn ask_for_arrival(&self) {
+        self.probe_if(Engine::may_probe);
+    }
+
     /// Something may follow from a message that was read: a larger window, or credits that have to go out by
     /// themselves.
     #[inline(never)]

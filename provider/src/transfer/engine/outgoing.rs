@@ -169,9 +169,13 @@ impl<P: Payloads> Engine<P> {
             + self.totals.credit_messages_received
             + self.totals.rdma_reads
             + self.totals.rdma_writes;
-        let is_idle = std::mem::replace(&mut self.moved_at_probe, moved) == moved;
-        let is_due = is_idle && self.may_post_rdma() && self.ending.is_none();
-        is_due && !std::mem::replace(&mut self.probe_under_way, is_due)
+        std::mem::replace(&mut self.moved_at_probe, moved) == moved && self.may_probe()
+    }
+
+    /// Whether a request with the token [`PROBE`] can be posted now. If so, it has to be.
+    pub(crate) fn may_probe(&mut self) -> bool {
+        let may = self.may_post_rdma() && self.ending.is_none();
+        may && !std::mem::replace(&mut self.probe_under_way, true)
     }
 
     /// An RDMA operation was posted.

@@ -475,11 +475,15 @@ impl Mover {
         }
     }
 
-    /// What was sent over the queue pair and may not have arrived, or has not left.
+    /// What was sent over the queue pair and may not have arrived, or has not left. The transport is asked for the
+    /// arrival of the last messages, of which nobody would hear for long.
     pub(in crate::upgrade) fn is_owed(&self) -> bool {
         match &self.pair {
             Some(pair) => {
                 pair.data.poll();
+                if pair.unacknowledged() > 0 && !self.engine.has_unsent() {
+                    pair.data.ask_for_arrival();
+                }
                 self.drains || pair.unacknowledged() > 0 || self.engine.has_unsent()
             }
             None => !matches!(self.engine.tcp_out(), TcpOut::Application | TcpOut::Nothing),
