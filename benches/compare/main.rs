@@ -19,6 +19,7 @@ mod bulk;
 mod connects;
 mod flood;
 mod messages;
+mod one_way;
 mod provider;
 mod rate;
 mod raw;
@@ -89,12 +90,13 @@ struct Site {
 
 type Measurement = fn(&Site, &mut Record) -> Result<()>;
 
-const MEASUREMENTS: [(&str, Measurement); 15] = [
+const MEASUREMENTS: [(&str, Measurement); 16] = [
     ("send-latency", tools::send_latency),
     ("rstream", tools::rstream),
     ("messages-raw", messages::raw),
     ("messages-provider", messages::provider),
     ("messages-switch", messages::switch),
+    ("one-way", one_way::all),
     ("stream-perftest", tools::streams),
     ("stream-provider", rate::provider),
     ("bulk", bulk::all),
@@ -176,6 +178,7 @@ fn compare(args: &Args) -> Result<bool> {
         }
     }
     ratios(&mut record);
+    one_way::ratios(&mut record);
     rdma_ratios(&mut record);
     bulk_ratios(&mut record);
     println!("{}", record.tables());

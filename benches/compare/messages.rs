@@ -21,6 +21,14 @@ pub(crate) const SIZES: [usize; 2] = [64, 4096];
 /// Round trips that are measured.
 pub(crate) const ROUNDS: usize = 2000;
 
+/// The same for messages of this size.
+pub(crate) fn rounds(size: usize) -> usize {
+    match size {
+        0..=4096 => ROUNDS,
+        _ => 300,
+    }
+}
+
 /// Round trips before that.
 pub(crate) const WARM_UP: usize = 200;
 
@@ -77,21 +85,33 @@ pub(crate) fn provider(site: &Site, record: &mut Record) -> Result<()> {
 
 /// Send and receive through the switch.
 pub(crate) fn switch(site: &Site, record: &mut Record) -> Result<()> {
-    for size in SIZES {
-        let samples = switch::round_trips(site.server, size)?;
-        let what = format!("message {size} B, one way: switch");
-        record.samples(&format!("message.{size}.switch"), &what, &samples);
-    }
+    SIZES
+        .into_iter()
+        .try_for_each(|size| switch_of(site, record, size))
+}
+
+pub(crate) fn switch_of(site: &Site, record: &mut Record, size: usize) -> Result<()> {
+    let samples = switch::round_trips(site.server, size)?;
+    let what = format!("message {size} B, one way: switch");
+    record.samples(&format!("message.{size}.switch"), &what, &samples);
     Ok(())
 }
 
 /// Samples of half a round trip.
 pub(crate) fn ping(mut round_trip: impl FnMut() -> Result<()>) -> Result<Samples> {
-    for _ in 0..WARM_UP {
+    ping_times(ROUNDS, &mut round_trip)
+}
+
+/// The same, so many times.
+pub(crate) fn ping_times(
+    times: usize,
+    mut round_trip: impl FnMut() -> Result<()>,
+) -> Result<Samples> {
+    for _ in 0..WARM_UP.min(times) {
         round_trip()?;
     }
-    let mut samples = Samples::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
+    let mut samples = Samples::with_capacity(times);
+    for _ in 0..times {
         let start = Instant::now();
         round_trip()?;
         samples.push(start.elapsed() / 2);

@@ -13,7 +13,7 @@ use san_switch::{
     Listener, Switch, SwitchBuilder, SwitchConfig,
 };
 
-use crate::messages::ping;
+use crate::messages::{ping_times, rounds};
 use crate::provider::{KEPT, QUIET, config};
 
 /// The connecting side.
@@ -136,7 +136,7 @@ pub(crate) fn round_trips(server: IpAddr, size: usize) -> Result<Samples> {
     let client = Client::new()?;
     let connection = client.connect(SocketAddr::new(server, port.parse()?))?;
     let mut text = vec![b'x'; size];
-    ping(|| {
+    ping_times(rounds(size), || {
         send_all(&connection, &text)?;
         match receive_all(&connection, &mut text)? {
             true => Ok(()),

@@ -11,7 +11,7 @@ use san_benches::peers::{parse_bandwidth, parse_rstream, parse_send_latency};
 use san_benches::record::Record;
 use verbs_shim::Fabric;
 
-use crate::messages::{ROUNDS, SIZES};
+use crate::messages::{SIZES, rounds};
 use crate::rate::MESSAGES;
 use crate::{Site, rdma};
 
@@ -20,20 +20,24 @@ const TRIES: u32 = 20;
 
 /// `ib_send_lat -e`, over RDMA CM, with perftest's own settings.
 pub(crate) fn send_latency(site: &Site, record: &mut Record) -> Result<()> {
-    for size in SIZES {
-        let (size_arg, rounds) = (size.to_string(), ROUNDS.to_string());
-        let args = ["-R", "-F", "-e", "-s", &size_arg, "-n", &rounds];
-        let address = site.server.to_string();
-        let client = [&args[..], &[&address]].concat();
-        let output = pair("ib_send_lat", &args, &client)?;
-        let latency = parse_send_latency(&output)?;
-        if latency.bytes as usize != size {
-            return Err(format!("ib_send_lat measured {} bytes", latency.bytes).into());
-        }
-        let what = format!("message {size} B, one way: ib_send_lat -e");
-        let key = format!("message.{size}.perftest");
-        record.figure(&key, &what, "us", latency.typical);
+    SIZES
+        .into_iter()
+        .try_for_each(|size| send_latency_of(site, record, size))
+}
+
+pub(crate) fn send_latency_of(site: &Site, record: &mut Record, size: usize) -> Result<()> {
+    let (size_arg, rounds) = (size.to_string(), rounds(size).to_string());
+    let args = ["-R", "-F", "-e", "-s", &size_arg, "-n", &rounds];
+    let address = site.server.to_string();
+    let client = [&args[..], &[&address]].concat();
+    let output = pair("ib_send_lat", &args, &client)?;
+    let latency = parse_send_latency(&output)?;
+    if latency.bytes as usize != size {
+        return Err(format!("ib_send_lat measured {} bytes", latency.bytes).into());
     }
+    let what = format!("message {size} B, one way: ib_send_lat -e");
+    let key = format!("message.{size}.perftest");
+    record.figure(&key, &what, "us", latency.typical);
     Ok(())
 }
 
@@ -41,11 +45,11 @@ pub(crate) fn send_latency(site: &Site, record: &mut Record) -> Result<()> {
 pub(crate) fn streams(site: &Site, record: &mut Record) -> Result<()> {
     let mut best = (0, 0.0);
     for size in [SIZES[0], SIZES[1], 1 << 16, 1 << 20] {
-        let rounds = match size {
+        let messages = match size {
             0..=4096 => MESSAGES,
             _ => rdma::rounds(size),
         };
-        let output = own_devices("ib_send_bw", site, size, rounds, &["-e"])?;
+        let output = own_devices("ib_send_bw", site, size, messages, &["-e"])?;
         let rate = parse_bandwidth(&output, size)?;
         let what = format!("messages of {size} B, streaming: ib_send_bw -e");
         record.figure(&format!("stream.{size}.perftest"), &what, "MiB/s", rate);
@@ -128,21 +132,29 @@ fn device_of(address: IpAddr) -> Result<(String, String)> {
 
 /// `rstream`, one transfer each way in turn, blocking; on rsockets and on TCP.
 pub(crate) fn rstream(site: &Site, record: &mut Record) -> Result<()> {
-    for size in SIZES {
-        for (who, name, option) in [
-            ("rsockets", "rsockets", None),
-            ("tcp", "kernel TCP", Some("s")),
-        ] {
-            let latency = rstream_latency(site.server, size, option)?;
-            let what = format!("message {size} B, one way: {name} (rstream)");
-            record.figure(&format!("message.{size}.{who}"), &what, "us", latency);
-        }
+    SIZES
+        .into_iter()
+        .try_for_each(|size| rstream_of(site, record, size))
+}
+
+pub(crate) fn rstream_of(site: &Site, record: &mut Record, size: usize) -> Result<()> {
+    for (who, name, option) in [
+        ("rsockets", "rsockets", None),
+        ("tcp", "kernel TCP", Some("s")),
+    ] {
+        let latency = rstream_latency(site.server, size, option)?;
+        let what = format!("message {size} B, one way: {name} (rstream)");
+        record.figure(&format!("message.{size}.{who}"), &what, "us", latency);
     }
     Ok(())
 }
 
 fn rstream_latency(server: IpAddr, size: usize, option: Option<&str>) -> Result<f64> {
-    let (address, size, rounds) = (server.to_string(), size.to_string(), ROUNDS.to_string());
+    let (address, size, rounds) = (
+        server.to_string(),
+        size.to_string(),
+        rounds(size).to_string(),
+    );
     let mut args = vec!["-T", "b"];
     args.extend(option.iter().flat_map(|option| ["-T", option]));
     args.extend(["-S", &size, "-I", &rounds, "-C", "1"]);
