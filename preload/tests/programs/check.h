@@ -88,16 +88,23 @@ __attribute__((unused)) static void readable(int fd) {
 struct Later {
     pthread_t whom, thread;
     int signal, milliseconds;
-    int fd; // What is written to after as long again; -1: nothing.
+    int fd; // What is written to after as long again; -1: nothing, and the signal comes until the call is over.
+    volatile int over;
 };
 
 __attribute__((unused)) static void *send_signal(void *argument) {
     struct Later *later = argument;
     usleep(later->milliseconds * 1000);
-    pthread_kill(later->whom, later->signal);
     if (later->fd >= 0) {
+        pthread_kill(later->whom, later->signal);
         usleep(later->milliseconds * 1000);
         MUST(write(later->fd, "!", 1));
+        return NULL;
+    }
+    // On a slow machine the call may not have come to its wait yet, and a signal before that may go unnoticed.
+    while (!later->over) {
+        pthread_kill(later->whom, later->signal);
+        usleep(later->milliseconds * 1000);
     }
     return NULL;
 }
@@ -105,4 +112,9 @@ __attribute__((unused)) static void *send_signal(void *argument) {
 __attribute__((unused)) static void signal_later(struct Later *later, int signal, int fd) {
     *later = (struct Later){.whom = pthread_self(), .signal = signal, .milliseconds = 100, .fd = fd};
     MUST(-pthread_create(&later->thread, NULL, send_signal, later));
+}
+
+__attribute__((unused)) static void no_more_signals(struct Later *later) {
+    later->over = 1;
+    pthread_join(later->thread, NULL);
 }
