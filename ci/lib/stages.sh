@@ -176,7 +176,7 @@ stage_guest() {
     try_packages tshark python3-scapy >&2 || true
     printf 'soft-roce\t--test interop\t%s\t%s\n' "$top/soft-roce" "$top/soft-roce/tests/interop.sh" >>"$results/guest.list"
     cat "$results/last.list" >>"$results/guest.list"
-    OUT=$results SAN_RXE_TIMEOUT=${SAN_TEST_GUEST_LIMIT:-1200} \
+    OUT=$results SAN_RXE_TIMEOUT=${SAN_TEST_GUEST_LIMIT:-1800} \
         run_list guest "$top/ci/rxe" "$top/ci/lib/run-tests.sh" --test-threads=1 || status=$?
     [ "$status" = 0 ] || result_failed "the guest (status $status)" "ci/rxe true"
 }
