@@ -345,6 +345,30 @@ fn who_waits_for_the_arrival_of_the_last_bytes_hears_of_it() {
     });
 }
 
+/// So does who sees a closed stream off: a program's exit waits for that.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stream_that_both_ends_have_closed_is_gone_soon() {
+    bounded(|| {
+        let (ends, at) = up();
+        write(&ends.client, at, 300, 1);
+        read(&ends.server, at, 300, 1);
+        assert!(are_up(&ends));
+        let Ends {
+            client,
+            server,
+            here: _here,
+            there: _there,
+        } = ends;
+        drop(client);
+        assert_eq!(server.receive(&mut [0; 10]).unwrap(), 0);
+        drop(server);
+        eventually("their queue pairs are gone", Duration::from_secs(5), || {
+            verbs_shim::live_objects().qps == 0
+        });
+    });
+}
+
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn a_peer_without_the_upgrade_leaves_the_stream_on_tcp() {

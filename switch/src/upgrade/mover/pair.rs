@@ -274,6 +274,10 @@ impl Mover {
         let Some(pair) = self.pair.as_mut().filter(|_| !self.drains) else {
             return;
         };
+        if has_closed && !has_unsent {
+            // The last messages have no completion of their own.
+            pair.data.ask_for_arrival();
+        }
         let waits = pair.has_pending();
         around.feed.wants_room.store(waits, Ordering::Release);
         pair.want_looks(has_unsent || has_closed || has_read || waits);
