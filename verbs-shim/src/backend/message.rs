@@ -61,8 +61,9 @@ pub(crate) struct RawSender {
 
 impl RawSender {
     /// # Safety
-    /// While the [`QueuePair`] that gives this out lives and was not destroyed, any thread may call `post`
-    /// with `qp` and a message of no more inline bytes than were granted, and keeps no pointer to it.
+    /// This holds while the [`QueuePair`] that gives this out lives and was not destroyed: any thread may call
+    /// `post` with `qp` and a message. The message has no more inline bytes than were granted. `post` keeps no
+    /// pointer to it.
     #[allow(unsafe_code)]
     pub(crate) unsafe fn new(post: PostMessage, qp: *mut c_void) -> Self {
         Self { post, qp }
