@@ -7,10 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use san_benches::Result;
 use san_benches::server::{Server, commands, say_ready};
 use san_benches::stats::Samples;
-use san_provider::{Provider, ProviderConfig};
 use san_switch::{
     CompanionState, CompanionStatus, ConnectError, ConnectOptions, Connection, ListenOptions,
-    Listener, Switch, SwitchBuilder, SwitchConfig,
+    Listener, Switch,
 };
 
 use crate::messages::{ping_times, rounds};
@@ -147,13 +146,7 @@ pub(crate) fn round_trips(server: IpAddr, size: usize) -> Result<Samples> {
 
 /// A switch whose one provider does not spin.
 fn switch() -> Result<Switch> {
-    let settings = SwitchConfig::default();
-    let own = ProviderConfig {
-        spin: config().spin,
-        ..SwitchBuilder::provider_config(&settings)
-    };
-    let builder = Switch::builder().config(settings);
-    Ok(builder.provider("rdma", Provider::new(own)?).build()?)
+    san_benches::switch::with_spin(config().spin)
 }
 
 fn listen(switch: &Switch, address: IpAddr, backlog: u32) -> Result<Listener> {

@@ -14,7 +14,7 @@ use san_provider::{
     AddressFamily, ConnectOptions, DataPath, Decision, EventObject, NetworkEvents, NoUpcalls,
     Protocol, Provider, ProviderConfig, Socket, SocketType, SpiVersion,
 };
-use san_switch::{Connection, ListenOptions, Switch, SwitchBuilder, SwitchConfig};
+use san_switch::{Connection, ListenOptions, Switch};
 
 use crate::Layer;
 
@@ -235,15 +235,9 @@ fn started() -> Result<Provider> {
     Ok(provider)
 }
 
-/// A switch whose one provider is what its own are, but does not spin.
+/// A switch whose one provider does not spin.
 fn switch() -> Result<Switch> {
-    let settings = SwitchConfig::default();
-    let own = ProviderConfig {
-        spin: config().spin,
-        ..SwitchBuilder::provider_config(&settings)
-    };
-    let builder = Switch::builder().config(settings);
-    Ok(builder.provider("rdma", Provider::new(own)?).build()?)
+    san_benches::switch::with_spin(config().spin)
 }
 
 fn over_san(connection: Connection) -> Result<Connection> {

@@ -1,5 +1,6 @@
 //! What the benches share: samples and their summary, the record of a run with its figures and
-//! ratios, the output of the programs measured beside ours, and servers in processes of their own.
+//! ratios, the output of the programs measured beside ours, servers in processes of their own, and the
+//! switch that is measured.
 //!
 //! It measures nothing itself; `compare/` does, and `report/` puts the results together.
 
@@ -10,6 +11,7 @@ pub mod process;
 pub mod record;
 pub mod server;
 pub mod stats;
+pub mod switch;
 
 /// What a bench fails with: a sentence.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
