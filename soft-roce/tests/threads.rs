@@ -2,6 +2,7 @@
 //! program of its own, where no other test's endpoints live.
 
 use soft_roce::endpoint::{Config, Endpoint};
+use std::time::{Duration, Instant};
 
 fn threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
@@ -10,6 +11,16 @@ fn threads() -> usize {
         .filter_map(|task| name(task).ok())
         .filter(|name| name.trim() == "soft-roce")
         .count()
+}
+
+/// Waits until so many threads are listed. A thread has its name after its first act, and one that was joined may
+/// still be listed for a moment.
+fn settles_at(count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while threads() != count && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(threads(), count);
 }
 
 #[test]
@@ -24,14 +35,10 @@ fn one_thread_that_ends_with_the_last_handle() {
     let channel = endpoint.event_channel().unwrap();
     let completions = endpoint.completion_channel().unwrap();
     drop(endpoint);
-    // The thread takes its name as its first act.
-    while threads() == 0 {
-        std::thread::yield_now();
-    }
-    assert_eq!(threads(), 1);
+    settles_at(1);
     drop(channel);
     assert_eq!(threads(), 1);
     drop(completions);
-    assert_eq!(threads(), 0);
+    settles_at(0);
     std::fs::remove_dir_all(dir).unwrap();
 }
