@@ -6,15 +6,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use san_benches::Result;
-use san_benches::process::{Holdings, kernel_slab_kib};
+use san_benches::process::kernel_slab_kib;
 use san_benches::record::Record;
 use san_benches::server::Server;
 use san_provider::wire::{Refusal, RefusalReason};
-use serde::{Deserialize, Serialize};
-use verbs_shim::{
-    CmId, ConnParams, Event, EventChannel, Fabric, PreparedQp, RejectReason, live_objects,
-};
+use verbs_shim::{CmId, ConnParams, Event, EventChannel, Fabric, PreparedQp, RejectReason};
 
+use crate::held::Held;
 use crate::provider::hello;
 use crate::raw::{Shared, unexpected};
 use crate::{PATIENCE, Site, wait};
@@ -27,27 +25,6 @@ const WINDOW: usize = 128;
 
 /// How long the kernel may take for an address or a route.
 const RESOLVE: Duration = Duration::from_secs(20);
-
-/// What the server's process holds.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Held {
-    process: Holdings,
-    cm_ids: usize,
-    queue_pairs: usize,
-    regions: usize,
-}
-
-/// What this process holds, as a line.
-pub(crate) fn holdings() -> Result<String> {
-    let live = live_objects();
-    let held = Held {
-        process: Holdings::now()?,
-        cm_ids: live.ids,
-        queue_pairs: live.qps,
-        regions: live.mrs,
-    };
-    Ok(serde_json::to_string(&held)?)
-}
 
 /// The flood.
 pub(crate) fn all(site: &Site, record: &mut Record) -> Result<()> {

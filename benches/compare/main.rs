@@ -18,8 +18,10 @@
 mod bulk;
 mod connects;
 mod flood;
+mod held;
 mod messages;
 mod one_way;
+mod pings;
 mod provider;
 mod rate;
 mod raw;
@@ -276,7 +278,7 @@ fn bulk_ratios(record: &mut Record) {
 /// Rates are the other way round: more is better.
 fn rdma_ratios(record: &mut Record) {
     let best_stream = "stream.best.perftest";
-    for size in messages::SIZES {
+    for size in pings::SIZES {
         for (who, what) in [
             ("provider", "provider"),
             ("provider-buffers", "provider, from registered buffers"),

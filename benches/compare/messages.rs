@@ -1,7 +1,6 @@
 //! Messages: half the round trip of 64 B and of 4 KiB, both ends asleep until something comes.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 use san_benches::Result;
 use san_benches::record::Record;
@@ -12,25 +11,9 @@ use verbs_shim::{
     Fabric, QueuePair, RegisteredBuffer, SendRequest, Verb,
 };
 
+use crate::pings::{ROUNDS, SIZES, WARM_UP, ping};
 use crate::raw::{self, Dialler, Shared};
 use crate::{FOR_EVER, PATIENCE, Site, provider, switch, wait};
-
-/// Sizes of the messages.
-pub(crate) const SIZES: [usize; 2] = [64, 4096];
-
-/// Round trips that are measured.
-pub(crate) const ROUNDS: usize = 2000;
-
-/// The same for messages of this size.
-pub(crate) fn rounds(size: usize) -> usize {
-    match size {
-        0..=4096 => ROUNDS,
-        _ => 300,
-    }
-}
-
-/// Round trips before that.
-pub(crate) const WARM_UP: usize = 200;
 
 /// Receives that are kept posted.
 const RECEIVES: usize = 16;
@@ -95,28 +78,6 @@ pub(crate) fn switch_of(site: &Site, record: &mut Record, size: usize) -> Result
     let what = format!("message {size} B, one way: switch");
     record.samples(&format!("message.{size}.switch"), &what, &samples);
     Ok(())
-}
-
-/// Samples of half a round trip.
-pub(crate) fn ping(mut round_trip: impl FnMut() -> Result<()>) -> Result<Samples> {
-    ping_times(ROUNDS, &mut round_trip)
-}
-
-/// The same, so many times.
-pub(crate) fn ping_times(
-    times: usize,
-    mut round_trip: impl FnMut() -> Result<()>,
-) -> Result<Samples> {
-    for _ in 0..WARM_UP.min(times) {
-        round_trip()?;
-    }
-    let mut samples = Samples::with_capacity(times);
-    for _ in 0..times {
-        let start = Instant::now();
-        round_trip()?;
-        samples.push(start.elapsed() / 2);
-    }
-    Ok(samples)
 }
 
 fn raw_round_trips(server: IpAddr, size: usize, style: Style) -> Result<Samples> {

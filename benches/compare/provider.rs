@@ -15,7 +15,7 @@ use san_provider::{
     SpiVersion,
 };
 
-use crate::messages::ping;
+use crate::pings::ping;
 use crate::{FOR_EVER, PATIENCE};
 
 /// Connections that a server keeps before it lets the oldest go.
@@ -242,7 +242,7 @@ pub(crate) fn deaf_server(address: IpAddr, backlog: u32) -> Result<()> {
                 kept.clear();
                 answer("closed")?;
             }
-            "holdings" => answer(&crate::flood::holdings()?)?,
+            "holdings" => answer(&crate::held::holdings()?)?,
             "refused" => answer(&provider.counters().refused_backlog.to_string())?,
             other => return Err(format!("no command {other}").into()),
         }

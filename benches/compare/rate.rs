@@ -10,7 +10,7 @@ use san_benches::record::Record;
 use san_benches::server::Server;
 use san_provider::{Notification, Operation, RegisteredBuffer, Socket};
 
-use crate::messages::SIZES;
+use crate::pings::SIZES;
 use crate::provider::{Client, WITHOUT_END};
 use crate::rdma::mebibytes;
 use crate::{Site, provider};

@@ -12,7 +12,7 @@ use san_switch::{
     Listener, Switch,
 };
 
-use crate::messages::{ping_times, rounds};
+use crate::pings::{ping_times, rounds};
 use crate::provider::{KEPT, QUIET, config};
 
 /// The connecting side.

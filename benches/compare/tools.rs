@@ -11,7 +11,7 @@ use san_benches::peers::{parse_bandwidth, parse_rstream, parse_send_latency};
 use san_benches::record::Record;
 use verbs_shim::Fabric;
 
-use crate::messages::{SIZES, rounds};
+use crate::pings::{SIZES, rounds};
 use crate::rate::MESSAGES;
 use crate::{Site, rdma};
 
