@@ -24,7 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::counters::{Counter, DataCounters};
 use crate::event::EventObject;
 use crate::sync::lock;
-use crate::transfer::OverlappedResult;
+use crate::transfer::message::OverlappedResult;
 use crate::upcalls::{SwitchHandle, SwitchUpcalls};
 
 /// A lane, as the thread serves it.

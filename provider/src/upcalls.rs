@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::transfer::OverlappedResult;
+use crate::transfer::message::OverlappedResult;
 
 pub(crate) use crate::handles::SwitchHandle;
 

@@ -9,7 +9,7 @@
 mod connection;
 mod engine;
 mod lane;
-mod message;
+pub(crate) mod message;
 mod sink;
 
 pub use connection::{Fence, MAX_SEGMENTS, PeerFeatures};
