@@ -4,9 +4,9 @@
 //! What the library does is decided in the switch.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -30,8 +30,17 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
     for line in hindrances(&program, &library) {
         eprintln!("san: {}: {line}", name.to_string_lossy());
     }
-    if arguments.route != "off" {
-        for line in machine()? {
+    let mut route = arguments.route.as_str();
+    if route != "off" {
+        let lines = match SwitchConfig::from_env() {
+            Ok(config) => machine(&config),
+            Err(error) => {
+                // Said here, and not again by each process of the program.
+                route = "off";
+                vec![format!("everything goes over TCP: {error}")]
+            }
+        };
+        for line in lines {
             eprintln!("san: {line}");
         }
     }
@@ -42,7 +51,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
         "LD_PRELOAD",
         preload(&library, std::env::var_os("LD_PRELOAD")),
     );
-    command.env("SAN_ROUTE", &arguments.route);
+    command.env("SAN_ROUTE", route);
     command.envs(files);
     if arguments.report {
         command.env("SAN_REPORT", "-");
@@ -144,10 +153,10 @@ fn hindrances(program: &Path, library: &Path) -> Vec<String> {
     let Ok(metadata) = program.metadata() else {
         return lines;
     };
-    if metadata.permissions().mode() & 0o6000 != 0 && !rustix::process::geteuid().is_root() {
-        lines.push(
-            "it is set-user-ID: the linker loads no library into it, so it uses TCP".to_owned(),
-        );
+    if let Some(how) = gains_rights(program, &metadata) {
+        lines.push(format!(
+            "it {how}: the linker loads no library into it, so it uses TCP"
+        ));
     }
     let mut head = vec![0; 64 * 1024];
     let Ok(read) = File::open(program).and_then(|mut file| file.read(&mut head)) else {
@@ -173,6 +182,21 @@ fn hindrances(program: &Path, library: &Path) -> Vec<String> {
         Some(_) => {}
     }
     lines
+}
+
+/// How the caller would get rights by a program that he has not himself.
+fn gains_rights(program: &Path, metadata: &Metadata) -> Option<&'static str> {
+    use rustix::process::{getegid, geteuid};
+    let mode = metadata.permissions().mode();
+    if mode & 0o4000 != 0 && metadata.uid() != geteuid().as_raw() {
+        return Some("is set-user-ID");
+    }
+    if mode & 0o2000 != 0 && metadata.gid() != getegid().as_raw() {
+        return Some("is set-group-ID");
+    }
+    let mut value = [0; 64];
+    let capabilities = rustix::fs::getxattr(program, "security.capability", &mut value[..]);
+    (capabilities.is_ok() && !geteuid().is_root()).then_some("has capabilities of its file")
 }
 
 fn machine_of(file: &Path) -> Option<u16> {
@@ -234,19 +258,42 @@ impl Elf {
             let Some(kind) = word(at) else { break };
             elf.has_interpreter |= kind == INTERP;
             if kind == NOTE {
-                let place = long(at.checked_add(8)?)?;
-                let note = head.get(place..place.saturating_add(16));
-                // The name of Go's note: its length, two more words, and the letters.
-                elf.is_go |= note.is_some_and(|note| &note[12..16] == b"Go\0\0");
+                let field = |offset: usize| long(at.checked_add(offset)?);
+                let (place, length, align) = (field(8)?, field(32)?, field(48)?);
+                let notes = head.get(place..place.saturating_add(length));
+                elf.is_go |= notes.is_some_and(|notes| has_note_of_go(notes, align));
             }
         }
         Some(elf)
     }
 }
 
+/// Whether one of these notes is Go's. A note is three words, the first two of them lengths, then a name and what it
+/// says, each filled up to the alignment.
+fn has_note_of_go(mut notes: &[u8], align: usize) -> bool {
+    let padded = |length: usize| length.checked_next_multiple_of(align.max(4));
+    loop {
+        let word = |at: usize| {
+            let word = notes.get(at..at + 4)?.try_into().ok()?;
+            usize::try_from(u32::from_le_bytes(word)).ok()
+        };
+        let (Some(name), Some(rest)) = (word(0), word(4)) else {
+            return false;
+        };
+        if notes.get(12..16) == Some(b"Go\0\0") {
+            return true;
+        }
+        let end = |at: usize, length: usize| padded(at.checked_add(length)?);
+        let next = end(12, name).and_then(|at| end(at, rest));
+        match next.and_then(|next| notes.get(next..)) {
+            Some(after) => notes = after,
+            None => return false,
+        }
+    }
+}
+
 /// What keeps this machine's connections on TCP.
-fn machine() -> Result<Vec<String>, Problem> {
-    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+fn machine(config: &SwitchConfig) -> Vec<String> {
     let mut lines = Vec::new();
     match config.fabric {
         FabricChoice::Off => lines.push("SAN_FABRIC=off: everything goes over TCP".to_owned()),
@@ -264,7 +311,7 @@ fn machine() -> Result<Vec<String>, Problem> {
             }
         }
     }
-    Ok(lines)
+    lines
 }
 
 /// Bytes that may be locked; `None`: any number, or root asks, whom the kernel does not limit.
@@ -335,6 +382,8 @@ mod tests {
             bytes[56] = 1;
             bytes[64..68].copy_from_slice(&kind.to_le_bytes());
             bytes[72] = 128;
+            bytes[96] = 32;
+            bytes[112] = 4;
             bytes[140..144].copy_from_slice(b"Go\0\0");
             bytes
         };
