@@ -164,6 +164,7 @@ next_functions! {
     posix_spawnp(child: *mut libc::pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void, words: *const *const c_char, environment: *const *const c_char) -> c_int;
     posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int;
     system(command: *const c_char) -> c_int;
+    pthread_create(thread: *mut libc::pthread_t, attributes: *const c_void, start: *const c_void, argument: *mut c_void) -> c_int;
     execv(path: *const c_char, words: *const *const c_char) -> c_int;
     execvp(path: *const c_char, words: *const *const c_char) -> c_int;
     execve(path: *const c_char, words: *const *const c_char, environment: *const *const c_char) -> c_int;

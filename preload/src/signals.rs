@@ -48,10 +48,10 @@ fn restarts(signal: c_int) -> bool {
 const MASK: usize = 8;
 
 /// Signals are blocked in this thread; the mask that was there comes back.
-struct HeldBack(sigset_t);
+pub(crate) struct HeldBack(sigset_t);
 
 impl HeldBack {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut all = MaybeUninit::<sigset_t>::uninit();
         // SAFETY: there is room for a set.
         unsafe { libc::sigfillset(all.as_mut_ptr()) };

@@ -46,3 +46,9 @@ fn a_forked_child_has_inert_streams_and_its_parent_keeps_them() {
 fn processes_are_what_they_are_over_tcp() {
     differs_in_nothing("processes", 1_000_000);
 }
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn signals_are_what_they_are_over_tcp() {
+    differs_in_nothing("signals", 20_000);
+}

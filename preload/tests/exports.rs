@@ -6,7 +6,7 @@ const HOOKS: &str = "_Exit __dprintf_chk __poll_chk __ppoll_chk __read_chk __rec
     accept4 close close_range closefrom connect dprintf dup dup2 dup3 epoll_create epoll_create1 epoll_ctl \
     epoll_pwait epoll_pwait2 epoll_wait execl execle execlp execv execve execvp execvpe fcntl fcntl64 fdopen \
     fexecve fileno fileno_unlocked getpeername getsockname getsockopt ioctl listen poll popen posix_spawn \
-    posix_spawn_file_actions_adddup2 posix_spawnp ppoll pselect read readv recv recvfrom recvmmsg recvmsg select \
+    posix_spawn_file_actions_adddup2 posix_spawnp ppoll pselect pthread_create read readv recv recvfrom recvmmsg recvmsg select \
     send sendfile sendfile64 sendmmsg sendmsg sendto setsockopt shutdown sockatmark splice system vdprintf write \
     writev";
 

@@ -22,6 +22,11 @@ fn processes_are_what_they_were() {
     differs_in_nothing("processes");
 }
 
+#[test]
+fn signals_are_what_they_were() {
+    differs_in_nothing("signals");
+}
+
 /// Interpreters with hooks in every thread, signals, and children that close all they inherit.
 #[test]
 fn a_shell_pipeline_is_what_it_was() {

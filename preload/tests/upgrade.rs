@@ -29,6 +29,12 @@ fn processes_are_what_they_are_over_tcp() {
 
 #[test]
 #[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn signals_are_what_they_are_over_tcp() {
+    differs_in_nothing("signals", &[], 20_000);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
 fn another_process_goes_on_with_a_connection() {
     differs_in_nothing("processes", &["handed"], 20_000);
 }

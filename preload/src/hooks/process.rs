@@ -1,11 +1,13 @@
-//! The ends of processes that do not go by `exit`, and processes that become another program.
+//! The ends of processes that do not go by `exit`, processes that become another program, and threads.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libc::{FILE, pid_t};
 
 use crate::held::{at_exit, before_exec, before_spawn, to_kernel};
+use crate::inside::is_inside;
 use crate::next::{self, Next};
+use crate::signals::HeldBack;
 use crate::table::TABLE;
 
 /// # Safety
@@ -22,6 +24,23 @@ pub unsafe extern "C-unwind" fn _exit(status: c_int) -> ! {
 pub unsafe extern "C-unwind" fn _Exit(status: c_int) -> ! {
     at_exit();
     next::exit_at_once(status)
+}
+
+/// The switch's threads leave the signals of the process to the program's: a thread begins with the mask of the one
+/// that makes it. A program that waits for a signal has it blocked in each of its own, and would die of it in another.
+///
+/// # Safety
+/// As pthread_create(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C-unwind" fn pthread_create(
+    thread: *mut libc::pthread_t,
+    attributes: *const c_void,
+    start: *const c_void,
+    argument: *mut c_void,
+) -> c_int {
+    let _held_back = is_inside().then(HeldBack::new);
+    // SAFETY: the caller keeps what pthread_create(3) asks.
+    unsafe { next::pthread_create(thread, attributes, start, argument) }
 }
 
 /// # Safety
