@@ -9,7 +9,9 @@ use crate::output::{self, Output};
 use crate::problem::Problem;
 use crate::reports::{self, Reports};
 use crate::table::{Table, plain};
-use san_switch::stat::{ConnectionReport, ListenerReport, Numbers, ProviderReport, openmetrics};
+use san_switch::stat::{
+    ConnectionReport, LeftToTcp, ListenerReport, Numbers, ProviderReport, openmetrics,
+};
 use san_switch::{Report, StatError};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -80,6 +82,13 @@ impl From<StatError> for Problem {
         let problem = Problem::new(plain(&error.to_string()));
         match &error {
             StatError::NoProcess { .. } => problem.with_remedy("see which there are: san stat"),
+            StatError::NoSwitch { pid, .. } if has_library(*pid) => Problem::new(format!(
+                "process {pid} runs with the library of san run, and none of its connections has come to the \
+                 SAN so far: all go over TCP"
+            ))
+            .with_remedy(
+                "a connection moves when it has carried SAN_UPGRADE_BYTES bytes; see the settings: san config",
+            ),
             StatError::NoSwitch { .. } => problem.with_remedy(
                 "statistics are off with SAN_STAT=off; see who has a switch: san stat",
             ),
@@ -89,6 +98,12 @@ impl From<StatError> for Problem {
             _ => problem,
         }
     }
+}
+
+/// Whether the process runs with the library that `san run` loads.
+fn has_library(pid: u32) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.lines().any(|line| line.ends_with("/libsan.so"))
 }
 
 fn overview(out: &mut impl Write, reports: &[Report], width: usize) -> io::Result<()> {
@@ -147,7 +162,8 @@ fn print(out: &mut impl Write, report: &Report, width: usize) -> io::Result<()> 
         provider(out, one)?;
     }
     listeners(out, &report.listeners, width)?;
-    connections(out, &report.connections, report.omitted, width)
+    connections(out, &report.connections, report.omitted, width)?;
+    left_to_tcp(out, &report.left_to_tcp, width)
 }
 
 fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
@@ -260,6 +276,22 @@ fn connections(
     remedies(out, connections, width)
 }
 
+/// The last connects of an unmodified program that were left to TCP: the kernel has their connections.
+fn left_to_tcp(out: &mut impl Write, left: &[LeftToTcp], width: usize) -> io::Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["LEFT TO TCP", "AGO", "SINCE"]);
+    let mut told = BTreeMap::new();
+    for one in left {
+        let why = plain(&one.why).to_string();
+        table.row(&[one.peer.to_string(), age(one.age_ms), why]);
+        told.entry(&one.why).or_insert(&one.remedy);
+    }
+    table.print(out, width)?;
+    mended(out, told, width)
+}
+
 /// What mends each reason for TCP: one of the connections of each reason stands for all.
 fn remedies(
     out: &mut impl Write,
@@ -273,6 +305,11 @@ fn remedies(
             told.entry(why).or_insert(remedy);
         }
     }
+    mended(out, told, width)
+}
+
+/// Each reason with its remedy.
+fn mended(out: &mut impl Write, told: BTreeMap<&String, &String>, width: usize) -> io::Result<()> {
     for (why, remedy) in told {
         let text = format!("tcp, since {}", plain(why));
         writeln!(out, "{}", output::wrap(&text, width, 0))?;

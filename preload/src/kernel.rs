@@ -94,6 +94,10 @@ impl Kernel for Library {
         all.filter(|number| *number >= 0).collect()
     }
 
+    fn each(&self, tell: &mut dyn FnMut(c_int, &Held)) {
+        TABLE.each(|number, held| tell(number, held));
+    }
+
     fn borrow(&self, number: c_int) -> Option<BorrowedFd<'static>> {
         borrowed(number)
     }

@@ -2,6 +2,7 @@
 
 mod direct;
 mod exports;
+mod reasons;
 mod support;
 mod tcp_alone;
 mod upgrade;

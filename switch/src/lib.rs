@@ -98,6 +98,7 @@ pub use policy::{Rules, RulesError};
 pub use readiness::{Events, Watcher};
 pub use ready::poller::{Interest, PolledEvent, Poller, StandBy, Waker};
 pub use route::fallback::{FallbackReason, NotTried, Route};
+pub use route::not_moved::NotMoved;
 pub use route::table::{RouteQuery, SanEntry, SanTable};
 pub use stat::{Report, StatError};
 pub use switch::{Switch, SwitchBuilder};

@@ -22,6 +22,7 @@ use crate::net::connection::Connection;
 use crate::net::handover::Duplicate;
 use crate::net::listener::{ListenOptions, Listener};
 use crate::net::rooms::{Lease, Rooms};
+use crate::route::fallback::FallbackReason;
 use crate::route::table::{SanEntry, SanTable};
 use crate::san::provider::{StartedProvider, settings};
 use crate::stat::{Report, StatThread};
@@ -150,13 +151,13 @@ impl Switch {
         Listener::adopt(self.lease(), socket, backlog)
     }
 
-    /// Starts to connect over the SAN alone; `None`: it has no way there.
+    /// Starts to connect over the SAN alone, or says why it does not serve this connect.
     pub(crate) fn start_san_connect(
         &self,
         destination: SocketAddr,
         options: &ConnectOptions,
         companion: Socket,
-    ) -> Result<Option<PendingConnect>, ConnectError> {
+    ) -> Result<Result<PendingConnect, FallbackReason>, ConnectError> {
         PendingConnect::start_san(self.lease(), destination, options, companion)
     }
 

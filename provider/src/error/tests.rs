@@ -169,3 +169,14 @@ fn docs_hold_the_table() {
         );
     }
 }
+
+#[test]
+fn a_device_that_is_gone_is_netdown() {
+    let errno = Errno::NETDOWN.raw_os_error();
+    let gone = ConnectError::of_resources(VerbsError::from_errno("ibv_create_qp", errno));
+    assert_eq!(gone.failure(), ConnectFailure::NetDown);
+    assert!(gone.may_try_tcp());
+    let short = Errno::NOMEM.raw_os_error();
+    let short = ConnectError::of_resources(VerbsError::from_errno("ibv_create_qp", short));
+    assert_eq!(short.failure(), ConnectFailure::OutOfResources);
+}

@@ -121,6 +121,8 @@ mod tests {
         assert_eq!(error(Errno::NETUNREACH).code(), WsaCode::HostUnreachable);
         assert_eq!(error(Errno::NODEV).code(), WsaCode::TimedOut);
         assert!(error(Errno::NODEV).may_try_tcp());
+        assert_eq!(error(Errno::NODEV).failure(), ConnectFailure::Unreachable);
         assert_eq!(error(Errno::INVAL).code(), WsaCode::Invalid);
+        assert_eq!(error(Errno::INVAL).failure(), ConnectFailure::System);
     }
 }

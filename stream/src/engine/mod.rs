@@ -258,6 +258,11 @@ impl<P: Payloads> Engine<P> {
         self.state
     }
 
+    /// How often the accepting end has dialled since the stream was made, or was last on the queue pair.
+    pub fn dials(&self) -> usize {
+        self.dials
+    }
+
     /// Why the stream broke, if it did.
     pub fn failure(&self) -> Option<Failure> {
         match self.state {

@@ -27,6 +27,7 @@ use crate::config::RouteChoice;
 use crate::error::ConnectError;
 use crate::policy::SocketRole;
 use crate::route::fallback::{FallbackReason, NotTried, is_worth_remembering};
+use crate::route::not_moved::NotMoved;
 use crate::route::table::RouteQuery;
 use crate::tcp;
 use crate::wait::{CancelToken, wait_readable};
@@ -178,7 +179,7 @@ impl PendingConnect {
         let _entered = span.enter();
         let attempt = if connect.is_tcp_alone || connect.may_move {
             connect.not_tried = Some(match connect.may_move {
-                true => NotTried::NotMoved,
+                true => NotTried::NotMoved(NotMoved::Short),
                 false => NotTried::SaidTcp,
             });
             None
@@ -192,7 +193,7 @@ impl PendingConnect {
         Ok(connect)
     }
 
-    /// Starts to connect over the SAN alone; `None`: it has no way there. `companion` is the
+    /// Starts to connect over the SAN alone, or says why it does not serve this connect. `companion` is the
     /// application's socket, bound to [`ConnectOptions::local`] if that is set. A failure that is not
     /// [`ConnectError::San`] leaves TCP to the caller.
     pub(crate) fn start_san(
@@ -200,7 +201,7 @@ impl PendingConnect {
         destination: SocketAddr,
         options: &ConnectOptions,
         companion: Socket,
-    ) -> Result<Option<Self>, ConnectError> {
+    ) -> Result<Result<Self, FallbackReason>, ConnectError> {
         if lease.is_closed() {
             return Err(ConnectError::ShutDown);
         }
@@ -215,16 +216,18 @@ impl PendingConnect {
         let readiness = tcp::aside(readiness);
         let mut connect = Self::prepared(lease, destination, options, readiness);
         if connect.is_tcp_alone {
-            return Ok(None);
+            return Ok(Err(FallbackReason::NotTried(NotTried::SaidTcp)));
         }
         let span = connect.span.clone();
         let _entered = span.enter();
         connect.san_alone = true;
         let Some(attempt) = connect.try_san(options)? else {
-            return Ok(None);
+            let not_tried = connect.not_tried.unwrap_or(NotTried::NoSan);
+            let why = connect.fallback.take();
+            return Ok(Err(why.unwrap_or(FallbackReason::NotTried(not_tried))));
         };
         connect.stage = Stage::San(attempt, companion);
-        Ok(Some(connect))
+        Ok(Ok(connect))
     }
 
     fn prepared(

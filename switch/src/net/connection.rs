@@ -126,13 +126,13 @@ impl Connection {
             } => {
                 let way = may_move.and_then(|role| Some((role, lease.way(local, peer)?)));
                 if let Some((role, san)) = way {
-                    let moving = Self::open_moving(lease, socket, (local, peer), role, why, san);
+                    let moving = Self::open_moving(lease, socket, (local, peer), role, san);
                     moving.carrier().bound(buffers);
                     return moving;
                 }
                 // It may move, but the SAN has no way there.
                 let why = match why {
-                    Some(FallbackReason::NotTried(NotTried::NotMoved)) => {
+                    Some(FallbackReason::NotTried(NotTried::NotMoved(_))) => {
                         Some(FallbackReason::NotTried(lease.why_not_there(local, peer)))
                     }
                     why => why,
@@ -178,7 +178,6 @@ impl Connection {
             socket,
             (local, peer),
             role,
-            None,
             san,
         )))
     }
@@ -197,7 +196,6 @@ impl Connection {
         socket: Socket,
         (local, peer): (SocketAddr, SocketAddr),
         role: Role,
-        why: Option<FallbackReason>,
         san: Route,
     ) -> Self {
         let stream = MovingStream::new(
@@ -212,7 +210,7 @@ impl Connection {
         let counted = Counted::Moving(Arc::clone(&stream), san);
         let info = lease
             .connections
-            .add(local, peer, Route::Tcp { why }, counted);
+            .add(local, peer, Route::Tcp { why: None }, counted);
         Self::assemble(Carried::Moving(stream), info, lease)
     }
 
@@ -242,7 +240,7 @@ impl Connection {
 
     /// Whether the SAN carries it.
     pub fn is_san(&self) -> bool {
-        matches!(self.info.route(), Route::San { .. })
+        self.info.is_san()
     }
 
     /// Whether it began on TCP ([`RouteChoice::Upgrade`](crate::RouteChoice::Upgrade)) and may change to the

@@ -20,7 +20,7 @@ pub(crate) struct ConnectionInfo {
     number: u64,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
-    /// The way that it took when it was made.
+    /// The way that it took when it was made; of one that may move it says nothing.
     route: Route,
     pub(crate) since: Instant,
     pub(crate) counted: Counted,
@@ -40,7 +40,16 @@ impl ConnectionInfo {
     pub(crate) fn route(&self) -> &Route {
         match &self.counted {
             Counted::Moving(stream, san) if stream.carrying().is_san => san,
+            Counted::Moving(stream, _) => Route::not_moved(stream.why_on_tcp()),
             _ => &self.route,
+        }
+    }
+
+    /// Whether the SAN carries it now.
+    pub(crate) fn is_san(&self) -> bool {
+        match &self.counted {
+            Counted::Moving(stream, _) => stream.carrying().is_san,
+            _ => matches!(self.route, Route::San { .. }),
         }
     }
 }

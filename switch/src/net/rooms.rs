@@ -104,7 +104,7 @@ impl Rooms {
     }
 
     /// Why there is none.
-    pub(super) fn why_not_there(&self, local: SocketAddr, peer: SocketAddr) -> NotTried {
+    pub(crate) fn why_not_there(&self, local: SocketAddr, peer: SocketAddr) -> NotTried {
         let table = self.routes.table();
         match table.entries().is_empty() {
             true => self.why_no_san(),

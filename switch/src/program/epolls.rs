@@ -54,6 +54,9 @@ pub trait Kernel: Sync {
     /// The numbers under which the program has made epoll sets; some may be closed.
     fn epoll_numbers(&self) -> Vec<RawFd>;
 
+    /// Tells of each number under which the program has something.
+    fn each(&self, tell: &mut dyn FnMut(RawFd, &Held));
+
     /// A number of the program's, for the time of its call.
     fn borrow(&self, number: RawFd) -> Option<BorrowedFd<'static>>;
 

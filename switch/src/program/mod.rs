@@ -32,6 +32,7 @@ mod stays;
 mod stream;
 mod take_over;
 mod tally;
+mod telling;
 mod timeouts;
 mod upgrading;
 mod waiting;
@@ -48,6 +49,7 @@ use verbs_shim::fork::Generation;
 
 use crate::config::SwitchConfig;
 use crate::ready::event_loop::EventLoop;
+use crate::stat::OfProgram;
 use crate::switch::Switch;
 
 pub use bytes::{Receiving, Sending};
@@ -132,7 +134,11 @@ impl Program {
             (route != Route::Off).then(|| {
                 san_base::runtime_dir::remember();
                 san_base::keep_aside();
-                crate::stat::add_numbers(why_on_tcp);
+                crate::stat::add_program(OfProgram {
+                    numbers: telling::why_on_tcp,
+                    connections: telling::on_tcp,
+                    left: telling::left_to_tcp,
+                });
                 let settings = SwitchConfig::from_env().map_err(|error| error.to_string());
                 let thresholds = settings.as_ref().map(SwitchConfig::thresholds);
                 Program {
@@ -225,18 +231,6 @@ impl Program {
             say(&format!("cannot write the report: {error}"));
         }
     }
-}
-
-/// Why connections of this process's program have stayed on TCP, by name; empty without the upgrade route.
-fn why_on_tcp() -> Vec<(&'static str, u64)> {
-    let Some(Some(program)) = PROGRAM.get() else {
-        return Vec::new();
-    };
-    let rows = program.stats().rows();
-    let is_reason = |(name, _): &(&str, u64)| name.starts_with("stayed_");
-    rows.into_iter()
-        .filter(|row| program.is_upgrading() && is_reason(row))
-        .collect()
 }
 
 /// The process is about to fork: a number for [`Stream::before_fork`] of all that its child inherits.

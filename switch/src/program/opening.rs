@@ -21,6 +21,7 @@ use super::timeouts::Timeouts;
 use super::{Program, is_nonblocking, is_worth_asking};
 use crate::error::ConnectError;
 use crate::net::connect::{ConnectOptions, PendingConnect};
+use crate::route::fallback::FallbackReason;
 use crate::tcp;
 
 /// Connects that wait at a time; those beyond go over TCP.
@@ -65,12 +66,15 @@ impl Program {
         };
         let pending = switch.start_san_connect(destination, &options, socket);
         let pending = match pending {
-            Ok(Some(pending)) => pending,
-            Ok(None) => {
-                self.tally.left_to_tcp(None);
+            Ok(Ok(pending)) => pending,
+            Ok(Err(why)) => {
+                self.left_to_tcp(destination, &why);
                 return Ok(Opened::Kernel);
             }
-            Err(error) => return self.final_answer(&error).map(|()| Opened::Kernel),
+            Err(error) => {
+                let outcome = self.final_answer(destination, &error);
+                return outcome.map(|()| Opened::Kernel);
+            }
         };
         if !is_nonblocking {
             return match pending.wait(None) {
@@ -82,13 +86,17 @@ impl Program {
                         Timeouts::of(fd),
                     )))
                 }
-                Err(error) => self.final_answer(&error).map(|()| Opened::Kernel),
+                Err(error) => {
+                    let outcome = self.final_answer(destination, &error);
+                    outcome.map(|()| Opened::Kernel)
+                }
             };
         }
         if WAITING.fetch_add(1, Ordering::AcqRel) >= MOST {
             WAITING.fetch_sub(1, Ordering::AcqRel);
             let why = format!("{MOST} connects wait for the SAN already");
-            self.tally.left_to_tcp(Some(why));
+            let remedy = "connect fewer at a time, or with blocking sockets".to_owned();
+            self.tally.left_to_tcp(destination, why, remedy);
             return Ok(Opened::Kernel);
         }
         let stream = Stream::connecting(true, Timeouts::of(fd));
@@ -108,7 +116,7 @@ impl Program {
     }
 
     /// Why the connect fails; `Ok`: TCP is to be tried.
-    fn final_answer(&self, error: &ConnectError) -> io::Result<()> {
+    fn final_answer(&self, destination: SocketAddr, error: &ConnectError) -> io::Result<()> {
         // TCP does not refuse where a backlog is full: it lets the client wait, and so does its own
         // queue of the same listener.
         let is_full = |source: &SpiConnectError| {
@@ -118,11 +126,23 @@ impl Program {
             self.tally.counters.refused.raise();
             return Err(io::Error::from_raw_os_error(error.errno()));
         }
-        let why = error
-            .fallback()
-            .map_or_else(|| error.to_string(), ToString::to_string);
-        self.tally.left_to_tcp(Some(why));
+        match (error.fallback(), error) {
+            (Some(why), _) => self.left_to_tcp(destination, why),
+            (None, ConnectError::San { source, .. }) => {
+                self.left_to_tcp(destination, &FallbackReason::Connect(source.clone()));
+            }
+            (None, other) => {
+                let remedy = format!("see what failed: SAN_LOG=debug san connect {destination}");
+                let why = other.to_string();
+                self.tally.left_to_tcp(destination, why, remedy);
+            }
+        }
         Ok(())
+    }
+
+    fn left_to_tcp(&self, destination: SocketAddr, why: &FallbackReason) {
+        let remedy = why.remedy(destination);
+        self.tally.left_to_tcp(destination, why.to_string(), remedy);
     }
 
     /// Waits for the SAN's answer, and starts the kernel's connect if it gives no connection.
@@ -140,7 +160,7 @@ impl Program {
             }
             Err(error) => error,
         };
-        if let Err(error) = self.final_answer(&error) {
+        if let Err(error) = self.final_answer(destination, &error) {
             let refused = Errno::CONNREFUSED.raw_os_error();
             return inner.fail(error.raw_os_error().unwrap_or(refused));
         }

@@ -1,15 +1,19 @@
 //! What became of a program's connections, and the report at its end.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use san_base::counters;
 
 use super::stays::{self, Why};
+use crate::stat::LeftToTcp;
 use crate::switch::Switch;
 use crate::tcp::aside;
 
@@ -52,7 +56,18 @@ pub(super) struct Tally {
     /// Of those over TCP: they have moved.
     moved: AtomicU64,
     moved_accepted: AtomicU64,
-    why: Mutex<Option<String>>,
+    /// The last connects that were left to TCP.
+    left: Mutex<VecDeque<Left>>,
+}
+
+/// So many of them are remembered.
+const MOST_LEFT: usize = 64;
+
+struct Left {
+    peer: SocketAddr,
+    why: String,
+    remedy: String,
+    when: Instant,
 }
 
 /// Where the report goes.
@@ -108,12 +123,27 @@ impl Tally {
         stats.tcp_accepted + stats.tcp_connects > 0
     }
 
-    /// A connect was left to TCP.
-    pub(super) fn left_to_tcp(&self, why: Option<String>) {
+    /// A connect was left to TCP, for a reason with what mends it.
+    pub(super) fn left_to_tcp(&self, peer: SocketAddr, why: String, remedy: String) {
         self.counters.tcp_connects.raise();
-        if why.is_some() {
-            *self.why.lock() = why;
+        let mut left = self.left.lock();
+        if left.len() == MOST_LEFT {
+            left.pop_front();
         }
+        left.push_back(Left {
+            peer,
+            why,
+            remedy,
+            when: Instant::now(),
+        });
+    }
+
+    /// The last connects that were left to TCP, the latest last.
+    pub(super) fn left(&self) -> Vec<LeftToTcp> {
+        let left = self.left.lock();
+        let told =
+            |one: &Left| LeftToTcp::new(one.peer, one.why.clone(), one.remedy.clone(), one.when);
+        left.iter().map(told).collect()
     }
 
     /// Writes the report.
@@ -189,8 +219,8 @@ impl Tally {
             // The beginning of a piece of bulk is in both.
             bytes("bytes_sent") + report.switch.get("bulk_sent").copied().unwrap_or(0),
         );
-        let why = self.why.lock();
-        if let Some(why) = report.no_san.as_deref().or(why.as_deref()) {
+        let last = report.left_to_tcp.last().map(|left| left.why.as_str());
+        if let Some(why) = report.no_san.as_deref().or(last) {
             let _ = writeln!(text, "san: {}: TCP since: {why}", report.program);
         }
         text

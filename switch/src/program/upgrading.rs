@@ -563,8 +563,22 @@ impl Upgrading {
         }
     }
 
+    /// When it was connected, or accepted.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Bytes that the kernel has sent and received for the program.
+    pub(super) fn carried(&self) -> (u64, u64) {
+        let Counted { written, read, .. } = &self.counted;
+        (
+            written.load(Ordering::Relaxed),
+            read.load(Ordering::Relaxed),
+        )
+    }
+
     /// Why it has not moved.
-    fn why_on_tcp(&self) -> Why {
+    pub(super) fn why_on_tcp(&self) -> Why {
         let is_tried = self.attempts.load(Ordering::Relaxed) > 0;
         let otherwise = match is_tried {
             true => Why::Unanswered,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use san_provider::{ConnectError as SpiConnectError, ConnectFailure, WsaCode};
 
+use super::not_moved::NotMoved;
+
 /// Which way a connection took.
 #[derive(Debug, Clone)]
 pub enum Route {
@@ -19,12 +21,33 @@ pub enum Route {
     },
     /// Over TCP.
     Tcp {
-        /// Why. `None` for a connection that was accepted: its other end has chosen, and knows.
+        /// Why. `None` for a connection that was accepted and cannot move: its other end has chosen, and knows.
         why: Option<FallbackReason>,
     },
 }
 
-/// Why TCP carries a connection that this end made.
+impl Route {
+    /// That of a connection which may move, and is not on the SAN.
+    pub(crate) fn not_moved(why: NotMoved) -> &'static Route {
+        const fn route(why: NotMoved) -> Route {
+            Route::Tcp {
+                why: Some(FallbackReason::NotTried(NotTried::NotMoved(why))),
+            }
+        }
+        match why {
+            NotMoved::Short => const { &route(NotMoved::Short) },
+            NotMoved::UnderWay => const { &route(NotMoved::UnderWay) },
+            NotMoved::Unanswered => const { &route(NotMoved::Unanswered) },
+            NotMoved::CameBack => const { &route(NotMoved::CameBack) },
+            NotMoved::Ended => const { &route(NotMoved::Ended) },
+            NotMoved::Shared => const { &route(NotMoved::Shared) },
+            NotMoved::Uncounted => const { &route(NotMoved::Uncounted) },
+            NotMoved::NeedsTcp => const { &route(NotMoved::NeedsTcp) },
+        }
+    }
+}
+
+/// Why TCP carries a connection that this end made, or that may move.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FallbackReason {
@@ -62,20 +85,23 @@ pub enum NotTried {
     /// The destination lies in no subnet of the SAN, and the SAN is not routed.
     OtherSubnet,
     /// The connection began on TCP, as the route `upgrade` says, and is not on the SAN now.
-    NotMoved,
+    NotMoved(NotMoved),
 }
 
 impl NotTried {
-    /// Every one.
-    pub const ALL: [NotTried; 7] = [
-        NotTried::SaidTcp,
-        NotTried::FabricOff,
-        NotTried::NoSan,
-        NotTried::Loopback,
-        NotTried::BoundElsewhere,
-        NotTried::OtherSubnet,
-        NotTried::NotMoved,
-    ];
+    /// Every one once.
+    pub fn every() -> impl Iterator<Item = NotTried> {
+        let others = [
+            NotTried::SaidTcp,
+            NotTried::FabricOff,
+            NotTried::NoSan,
+            NotTried::Loopback,
+            NotTried::BoundElsewhere,
+            NotTried::OtherSubnet,
+        ];
+        let not_moved = NotMoved::ALL.into_iter().map(NotTried::NotMoved);
+        others.into_iter().chain(not_moved)
+    }
 }
 
 impl FallbackReason {
@@ -121,17 +147,14 @@ impl FallbackReason {
                         .to_owned()
                 }
                 NotTried::BoundElsewhere => {
-                    "bind to no address, or to one of the SAN's: san devices".to_owned()
+                    "bind to an address of the SAN (san devices), or to none".to_owned()
                 }
                 NotTried::OtherSubnet => format!(
                     "connect to the peer's address in a subnet of the SAN (there: san devices); see the \
                      kernel's way: ip route get {}",
                     destination.ip()
                 ),
-                NotTried::NotMoved => format!(
-                    "it moves after SAN_UPGRADE_BYTES bytes if the peer does so, too; see whether the SAN has \
-                     a way: san doctor {destination}"
-                ),
+                NotTried::NotMoved(why) => why.remedy(destination),
             },
         }
     }
@@ -139,15 +162,16 @@ impl FallbackReason {
 
 impl fmt::Display for NotTried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let words = match self {
             NotTried::SaidTcp => "the settings or the program say TCP",
             NotTried::FabricOff => "SAN_FABRIC=off says so",
             NotTried::NoSan => "this process has no SAN",
             NotTried::Loopback => "the loopback is not on the SAN",
-            NotTried::BoundElsewhere => "it was bound to an address that is not on the SAN",
+            NotTried::BoundElsewhere => "its own address is not on the SAN",
             NotTried::OtherSubnet => "the destination lies in no subnet of the SAN",
-            NotTried::NotMoved => "it began on TCP and is not on the SAN now (route upgrade)",
-        })
+            NotTried::NotMoved(why) => return why.fmt(f),
+        };
+        f.write_str(words)
     }
 }
 

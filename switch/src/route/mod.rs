@@ -15,6 +15,7 @@ use table::SanTable;
 
 pub(crate) mod fallback;
 pub(crate) mod negative_cache;
+pub(crate) mod not_moved;
 pub(crate) mod table;
 
 /// What one switch knows of the ways.

@@ -17,12 +17,12 @@ mod report;
 mod server;
 mod sockets;
 
-pub(crate) use report::add_numbers;
+pub(crate) use report::{Elsewhere, OfProgram, add_program};
 
 pub use client::StatError;
 pub use openmetrics::{OPENMETRICS_TYPE, openmetrics};
 pub use report::{
-    CompanionReport, ConnectionReport, DeviceReport, ListenerReport, Numbers, ProviderReport,
-    Report,
+    CompanionReport, ConnectionReport, DeviceReport, LeftToTcp, ListenerReport, Numbers,
+    ProviderReport, Report,
 };
 pub(crate) use server::StatThread;

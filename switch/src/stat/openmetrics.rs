@@ -359,6 +359,7 @@ mod tests {
                 connection("tcp", None),
             ],
             omitted: 0,
+            left_to_tcp: Vec::new(),
         }
     }
 

@@ -9,7 +9,8 @@ use crate::companion::Companion;
 use crate::companion::shared::ListenerShared;
 use crate::net::registry::{ConnectionInfo, Counted};
 use crate::net::rooms::Rooms;
-use crate::route::fallback::Route;
+use crate::route::fallback::{FallbackReason, NotTried, Route};
+use crate::route::not_moved::NotMoved;
 use crate::san::provider::StartedProvider;
 use san_base::lock;
 use san_provider::SocketStats;
@@ -51,6 +52,35 @@ pub struct Report {
     pub connections: Vec<ConnectionReport>,
     /// Open connections that are not listed, since there are too many.
     pub omitted: usize,
+    /// Of a program that the preload library has with the direct route: its last connects that were left to
+    /// TCP, the latest last. Their connections are the kernel's, so `connections` does not have them.
+    #[serde(default)]
+    pub left_to_tcp: Vec<LeftToTcp>,
+}
+
+/// A connect that was left to TCP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LeftToTcp {
+    /// Where to.
+    pub peer: SocketAddr,
+    /// Why.
+    pub why: String,
+    /// What mends it.
+    pub remedy: String,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+}
+
+impl LeftToTcp {
+    pub(crate) fn new(peer: SocketAddr, why: String, remedy: String, when: Instant) -> Self {
+        LeftToTcp {
+            peer,
+            why,
+            remedy,
+            age_ms: millis(when.elapsed()),
+        }
+    }
 }
 
 /// A provider.
@@ -144,8 +174,15 @@ impl Report {
     pub(crate) fn of(rooms: &Rooms) -> Self {
         let mut listeners = rooms.companions.listeners();
         listeners.sort_unstable_by_key(|listener| listener.token);
-        let (infos, omitted) = rooms.connections.oldest(MOST_CONNECTIONS);
+        let (infos, mut omitted) = rooms.connections.oldest(MOST_CONNECTIONS);
         let now = Instant::now();
+        let mut connections: Vec<_> = infos.iter().map(|info| connection(info, now)).collect();
+        if let Some(program) = OF_PROGRAM.get() {
+            (program.connections)(&mut |one| match connections.len() < MOST_CONNECTIONS {
+                true => connections.push(elsewhere(rooms, &one, now)),
+                false => omitted += 1,
+            });
+        }
         Report {
             format: Self::FORMAT,
             pid: std::process::id(),
@@ -161,8 +198,11 @@ impl Report {
                 .map(|(index, one)| provider(rooms, index, one))
                 .collect(),
             listeners: listeners.iter().map(|one| listener(rooms, one)).collect(),
-            connections: infos.iter().map(|info| connection(info, now)).collect(),
+            connections,
             omitted,
+            left_to_tcp: OF_PROGRAM
+                .get()
+                .map_or_else(Vec::new, |program| (program.left)()),
         }
     }
 }
@@ -273,21 +313,60 @@ fn connection(info: &ConnectionInfo, now: Instant) -> ConnectionReport {
     report
 }
 
-/// Numbers by their names.
-type Rows = Vec<(&'static str, u64)>;
+/// A connection over TCP that the kernel has, of a program that the preload library has.
+pub(crate) struct Elsewhere {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) since: Instant,
+    /// Why it has not moved. `None`: the SAN has no way to the peer.
+    pub(crate) why: Option<NotMoved>,
+    /// Bytes since the library has seen it.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
 
-/// What else the process counts.
-static OF_PROGRAM: OnceLock<fn() -> Rows> = OnceLock::new();
+fn elsewhere(rooms: &Rooms, one: &Elsewhere, now: Instant) -> ConnectionReport {
+    let not_tried = match one.why {
+        Some(why) => NotTried::NotMoved(why),
+        None => rooms.why_not_there(one.local, one.peer),
+    };
+    let why = FallbackReason::NotTried(not_tried);
+    let counted = [("bytes_sent", one.sent), ("bytes_received", one.received)];
+    ConnectionReport {
+        local: one.local,
+        peer: one.peer,
+        route: "tcp".to_owned(),
+        provider: None,
+        device: None,
+        why: None,
+        not_tried: Some(why.to_string()),
+        remedy: Some(why.remedy(one.peer)),
+        age_ms: millis(now.saturating_duration_since(one.since)),
+        counters: numbers(counted.into_iter()),
+    }
+}
 
-/// The reports of this process have these numbers, too, beside those of the switch.
-pub(crate) fn add_numbers(of_program: fn() -> Rows) {
-    let _ = OF_PROGRAM.set(of_program);
+/// What a program that the preload library has tells beside its switch.
+pub(crate) struct OfProgram {
+    /// What it counts.
+    pub(crate) numbers: fn() -> Vec<(&'static str, u64)>,
+    /// Its connections that the kernel has.
+    pub(crate) connections: fn(&mut dyn FnMut(Elsewhere)),
+    /// Its last connects that were left to TCP.
+    pub(crate) left: fn() -> Vec<LeftToTcp>,
+}
+
+static OF_PROGRAM: OnceLock<OfProgram> = OnceLock::new();
+
+/// The reports of this process have what its program tells, too.
+pub(crate) fn add_program(program: OfProgram) {
+    let _ = OF_PROGRAM.set(program);
 }
 
 fn of_switch(rooms: &Rooms) -> Numbers {
     let mut all = numbers(rooms.counters.snapshot().rows());
-    if let Some(of_program) = OF_PROGRAM.get() {
-        all.extend(numbers(of_program().into_iter()));
+    if let Some(program) = OF_PROGRAM.get() {
+        all.extend(numbers((program.numbers)().into_iter()));
     }
     all
 }

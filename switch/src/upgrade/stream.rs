@@ -40,6 +40,7 @@ use crate::carrier::timeout::{Timeouts, Waits, left};
 use crate::carrier::{Buffers, Carrier, IdleMemory, MemoryKeeper, fill};
 use crate::counters::TcpCounters;
 use crate::readiness::{Events, Watcher};
+use crate::route::not_moved::NotMoved;
 
 /// The longest that a write waits for room before it looks again.
 const SLICE: Duration = Duration::from_millis(200);
@@ -220,6 +221,28 @@ impl MovingStream {
     /// Whether it will never move again.
     pub(crate) fn is_for_good(&self) -> bool {
         self.look_at(|mover| mover.engine.state()) == State::TcpForGood
+    }
+
+    /// Why it is not on the SAN.
+    pub(crate) fn why_on_tcp(&self) -> NotMoved {
+        let has_moved = self.carrying().ups > 0;
+        self.look_at(|mover| {
+            let engine = &mover.engine;
+            match engine.state() {
+                State::Ended | State::Broken(_) => NotMoved::Ended,
+                State::TcpForGood if engine.received().1 || mover.is_closed() => NotMoved::Ended,
+                State::TcpForGood => NotMoved::NeedsTcp,
+                // It stands there until the peer dials.
+                State::Inviting => NotMoved::Unanswered,
+                State::Dialling | State::Proving | State::Cutting => NotMoved::UnderWay,
+                State::Leaving => NotMoved::CameBack,
+                State::Tcp | State::San | State::SanOnly if has_moved => NotMoved::CameBack,
+                State::Tcp | State::San | State::SanOnly => match engine.dials() {
+                    0 => NotMoved::Short,
+                    _ => NotMoved::Unanswered,
+                },
+            }
+        })
     }
 
     /// The thread `san-stream` is to look at it.

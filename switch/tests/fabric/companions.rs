@@ -4,7 +4,7 @@
 mod support;
 
 use san_provider::{Provider, ProviderConfig};
-use san_switch::{CompanionState, ConnectError, ConnectOptions, Route, Switch};
+use san_switch::{CompanionState, ConnectError, ConnectOptions, FallbackReason, Route, Switch};
 use san_tests::census::threads;
 use san_tests::net::{addr_a, addr_b, addr6_a, addr6_b};
 use san_tests::san::San;
@@ -309,6 +309,60 @@ fn wsd_015_options_of_the_tcp_socket_are_the_companions_too() {
     });
 }
 
+/// Somebody has this port on the SAN, and not on TCP.
+fn taken_on_the_san(port: u16) -> (Provider, san_provider::Socket) {
+    let holder = San::stopped(ProviderConfig::default());
+    holder
+        .startup(
+            san_provider::SpiVersion::CURRENT,
+            false,
+            Arc::new(san_provider::NoUpcalls),
+        )
+        .unwrap();
+    let socket = holder
+        .socket(
+            san_provider::AddressFamily::V4,
+            san_provider::SocketType::Stream,
+            san_provider::Protocol::Tcp,
+        )
+        .unwrap();
+    eventually("the port is free on the SAN", PATIENCE, || {
+        socket.bind((Ipv4Addr::UNSPECIFIED, port).into()).is_ok()
+    });
+    (holder, socket)
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn wsd_016_a_connect_whose_companion_cannot_be_made_takes_tcp() {
+    bounded(|| {
+        let switch = switch();
+        let plain = TcpListener::bind((addr_b(), 0)).unwrap();
+        // A port that TCP gives again once its listener is dropped.
+        let free = TcpListener::bind((addr_a(), 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let (holder, socket) = taken_on_the_san(port);
+        let options = ConnectOptions::default().local((addr_a(), port).into());
+        let client = switch
+            .connect(plain.local_addr().unwrap(), &options)
+            .unwrap();
+        let Route::Tcp { why: Some(why) } = client.route() else {
+            panic!("{}", client.route());
+        };
+        let FallbackReason::Companion { step, .. } = why else {
+            panic!("{why}");
+        };
+        assert_eq!(*step, "bind");
+        let report = switch.report();
+        let told = report.connections[0].why.as_deref();
+        assert_eq!(told, Some(why.to_string().as_str()));
+        drop(client);
+        socket.close().unwrap();
+        holder.cleanup().unwrap();
+    });
+}
+
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn wsd_016_tcp_goes_on_where_the_companion_cannot_be_made() {
@@ -318,25 +372,8 @@ fn wsd_016_tcp_goes_on_where_the_companion_cannot_be_made() {
         let taken = first.listen(any(), backlog(4)).unwrap();
         // Only TCP's half of the port is free again.
         let port = taken.local_addr().port();
-        let holder = San::stopped(ProviderConfig::default());
-        holder
-            .startup(
-                san_provider::SpiVersion::CURRENT,
-                false,
-                Arc::new(san_provider::NoUpcalls),
-            )
-            .unwrap();
         drop(taken);
-        let socket = holder
-            .socket(
-                san_provider::AddressFamily::V4,
-                san_provider::SocketType::Stream,
-                san_provider::Protocol::Tcp,
-            )
-            .unwrap();
-        eventually("the port is free on the SAN", PATIENCE, || {
-            socket.bind((Ipv4Addr::UNSPECIFIED, port).into()).is_ok()
-        });
+        let (holder, socket) = taken_on_the_san(port);
         let listener = second
             .listen((Ipv4Addr::UNSPECIFIED, port).into(), backlog(4))
             .unwrap();

@@ -177,7 +177,6 @@ fn arrive_over_tcp(
             socket,
             (local, peer),
             Role::Connector,
-            None,
             Route::Tcp { why: None },
         );
         if let Carried::Moving(stream) = &moving.carrier {
