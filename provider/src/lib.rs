@@ -115,6 +115,7 @@ mod memlock;
 #[doc(hidden)]
 pub mod memory;
 mod owners;
+mod probes;
 mod progress;
 mod provider;
 mod rdma;

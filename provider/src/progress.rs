@@ -10,7 +10,8 @@
 //! do so that polls another lane and has slept that long. It never takes the polling role from a
 //! thread that waits.
 //!
-//! Three times in the keepalive time it has every lane ask idle peers whether they are still there.
+//! Three times in the keepalive time it has every lane ask idle peers whether they are still there, one lane
+//! after the other (`probes.rs`).
 
 use std::os::fd::BorrowedFd;
 use std::panic::AssertUnwindSafe;
@@ -23,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::counters::{Counter, DataCounters};
 use crate::event::EventObject;
+use crate::probes::Probes;
 use crate::sync::lock;
 use crate::transfer::message::OverlappedResult;
 use crate::upcalls::{SwitchHandle, SwitchUpcalls};
@@ -163,7 +165,7 @@ impl Progress {
     pub(crate) fn run(&self) {
         let mut ticks = 0;
         let mut looked = Instant::now();
-        let mut probed = looked;
+        let mut probes = self.probe_every.map(|every| Probes::new(every, looked));
         loop {
             self.make_upcalls();
             if self.stopping.load(Ordering::SeqCst) && self.queue.is_empty() {
@@ -181,15 +183,15 @@ impl Progress {
                 }
                 looked = Instant::now();
             }
-            if self
-                .probe_every
-                .is_some_and(|every| probed.elapsed() >= every)
-            {
-                lanes.iter().for_each(|lane| lane.probe_idle());
-                probed = Instant::now();
+            let mut unseen = SENDS_UNSEEN;
+            if let Some(probes) = &mut probes {
+                if let Some(number) = probes.turn(Instant::now(), lanes.len()) {
+                    lanes[number].probe_idle();
+                }
+                unseen = unseen.min(probes.pause(lanes.len()));
             }
             let timeout = match ticks {
-                0 => (!lanes.is_empty()).then_some(SENDS_UNSEEN),
+                0 => (!lanes.is_empty()).then_some(unseen),
                 _ => Some(TICK),
             };
             lanes.retain(|lane| lane.has_async_interest() && lane.serve());
