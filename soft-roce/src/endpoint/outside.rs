@@ -84,15 +84,18 @@ impl Outside {
         true
     }
 
-    /// Wakes up: works the sockets, takes the events and says how many.
+    /// Wakes up: works the sockets, unless another one does, takes the events and says how many.
     pub fn after(&self) -> u64 {
-        self.leave();
-        self.channel.device.progress_by_user();
-        self.channel.consume()
+        if self.leave() {
+            self.channel.device.progress_by_user();
+        }
+        self.channel.shared.unsignal();
+        self.channel.shared.take()
     }
 
-    /// Gives the state back, to another one who waits if there is one.
-    fn leave(&self) {
+    /// Gives the state back, to another one who waits if there is one. Whether the sockets were this one's to
+    /// work.
+    fn leave(&self) -> bool {
         let (shared, device) = (&self.channel.shared, &self.channel.device);
         let state = std::mem::take(&mut *lock(&self.state));
         if state.asleep {
@@ -102,9 +105,11 @@ impl Outside {
             device.sleepers.waiter.led.store(false, Ordering::Release);
         }
         let was_roused = state.follows && !device.sleepers.unfollow(shared);
-        if state.leads || was_roused {
+        let was_to_work = state.leads || was_roused;
+        if was_to_work {
             device.sleepers.rouse_follower();
         }
+        was_to_work
     }
 }
 

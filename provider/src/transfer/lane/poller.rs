@@ -443,7 +443,7 @@ impl<R> Poller<R> {
         &self,
         source: &S,
         role: &mut Role<R>,
-        wanted: &mut impl Wanted<S>,
+        wanted: &mut impl See<S::Member, S::State>,
     ) -> usize {
         role.looks_left -= 1;
         if role.looks_left == 0 || self.hears_of_sends() {
@@ -588,7 +588,7 @@ impl<R> Poller<R> {
             return 0;
         };
         let came = match self.arm(source) {
-            true => poll(source, &mut role, &mut Unseen),
+            true => self.look(source, &mut role, &mut Unseen),
             false => 0,
         };
         drop(role);

@@ -25,6 +25,8 @@ pub(crate) struct CqShared {
 pub(crate) struct ChannelShared {
     /// Readable while events are there; now and then without.
     pub(crate) wake: Wake,
+    /// It was made readable since [`ChannelShared::unsignal`], or is about to be known as such.
+    is_signalled: AtomicBool,
     pub(crate) events: AtomicU64,
     /// Whether its user sleeps in `wait`, or as `Outside`, and so works the sockets itself.
     pub(crate) waits: AtomicBool,
@@ -38,6 +40,7 @@ impl ChannelShared {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             wake: Wake::new()?,
+            is_signalled: AtomicBool::new(false),
             events: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             has_descriptor: AtomicBool::new(false),
@@ -54,14 +57,29 @@ impl ChannelShared {
             && self.waits.load(Ordering::Relaxed)
             && !self.has_descriptor.load(Ordering::Relaxed);
         if !nobody_sleeps {
-            self.wake.signal();
+            self.signal();
         }
         !nobody_sleeps
     }
 
     /// Has whoever sleeps here look around.
     pub(crate) fn rouse(&self) {
+        self.signal();
+    }
+
+    fn signal(&self) {
         self.wake.signal();
+        // Afterwards: whoever sees this finds the signal, and whoever comes in between leaves both to the next.
+        self.is_signalled.store(true, Ordering::Release);
+    }
+
+    /// Has the descriptor not readable any more. Without a signal this is no call of the system.
+    pub(crate) fn unsignal(&self) {
+        if self.is_signalled.load(Ordering::Relaxed)
+            && self.is_signalled.swap(false, Ordering::AcqRel)
+        {
+            self.wake.drain();
+        }
     }
 
     pub(crate) fn take(&self) -> u64 {
