@@ -72,6 +72,17 @@ static int ask(int fd, int turns) {
     return right;
 }
 
+// Another program: it asks until its connection has had time to move, and is killed.
+static int ask_and_die(const char *port) {
+    struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+    inet_pton(AF_INET, address, &name.sin_addr);
+    int fd = MUST(socket(AF_INET, SOCK_STREAM, 0)), right = 0;
+    MUST(connect(fd, (struct sockaddr *)&name, sizeof name));
+    for (int turn = 0; turn < 20; turn++) right += ask(fd, 10), usleep(20000);
+    SAY(right);
+    return -MUST(kill(getpid(), SIGKILL));
+}
+
 // Gives a descriptor to whoever has the other end of a pair.
 static void give(int to, int fd) {
     char control[CMSG_SPACE(sizeof(int))] = {0}, byte = 'x';
@@ -94,7 +105,7 @@ static int given(int from) {
 }
 
 // Connections that another process goes on with: each has carried enough to move before.
-static int handed(void) {
+static int handed(char *self) {
     int fds[2], both[2], null = MUST(open("/dev/null", O_RDWR | O_CLOEXEC)), low = MUST(dup(null));
     pid_t child;
     part("a child that was forked for a connection");
@@ -120,6 +131,19 @@ static int handed(void) {
     MUST(close(listener));
     SAY(ended(child));
     SAY(ended(worker));
+    part("a peer that is killed");
+    listener = listening(&name);
+    char port[16];
+    snprintf(port, sizeof port, "%d", ntohs(name.sin_port));
+    char *killed[] = {self, (char *)address, "killed", port, NULL};
+    MUST(-posix_spawn(&child, self, NULL, NULL, killed, environ));
+    server = MUST(accept(listener, NULL, NULL));
+    echo(server);
+    char end;
+    SAY(read(server, &end, 1));
+    SAY(ended(child));
+    MUST(close(server));
+    MUST(close(listener));
     part("a child uses a connection of its parent's");
     pair(fds);
     child = MUST(fork());
@@ -254,7 +278,8 @@ int main(int count, char **arguments) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     alarm(240);
     if (count > 2 && !strcmp(arguments[2], "inert")) return inert();
-    if (count > 2 && !strcmp(arguments[2], "handed")) return handed();
+    if (count > 2 && !strcmp(arguments[2], "handed")) return handed(arguments[0]);
+    if (count > 3 && !strcmp(arguments[2], "killed")) return ask_and_die(arguments[3]);
     if (count > 2) return send_and_end(arguments[2]);
     pair(fds);
     part("a child closes all it has inherited, and ends");
