@@ -113,6 +113,10 @@ fn taken(place: &ExporterAddress, error: &io::Error) -> Problem {
              ls -l {0}",
             path.display()
         )),
+        (_, ExporterAddress::Socket(path)) => problem.with_remedy(format!(
+            "this user must be able to write the directory: ls -ld {}",
+            path.parent().unwrap_or(path).display()
+        )),
         _ => problem,
     }
 }

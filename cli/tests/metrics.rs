@@ -315,6 +315,13 @@ fn two_exporters_at_one_place_are_told() {
     let output = place.stat(&["--serve", file.to_str().unwrap()]);
     assert!(!output.status.success());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+
+    // A directory that is not there.
+    let nowhere = place.0.join("nowhere/metrics.sock");
+    let output = place.stat(&["--serve", nowhere.to_str().unwrap()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let told = said.contains("cannot serve metrics at") && said.contains("ls -ld");
+    assert!(!output.status.success() && told, "{said}");
 }
 
 #[test]

@@ -152,14 +152,23 @@ pub(super) fn memlock(facts: &Facts) -> Line {
 
 pub(super) fn descriptors(facts: &Facts) -> Line {
     let limits = &facts.limits;
-    let hard = limits
-        .descriptors_hard
-        .map_or("unlimited".to_owned(), |hard| hard.to_string());
+    let hard = match limits.descriptors_hard {
+        // The hard limit is as low: a shell cannot raise it.
+        Some(hard) if hard < LEAST_DESCRIPTORS => {
+            "as root: prlimit --nofile=65536 --pid $$; for good: '* - nofile 65536' in \
+             /etc/security/limits.conf, or LimitNOFILE=65536 in the systemd unit"
+                .to_owned()
+        }
+        hard => {
+            let hard = hard.map_or("unlimited".to_owned(), |hard| hard.to_string());
+            format!("ulimit -n {hard}; for good: LimitNOFILE= in the systemd unit")
+        }
+    };
     match limits.descriptors {
         Some(limit) if limit < FEWEST_DESCRIPTORS => Line::fail(
             "descriptors",
             format!("only {limit} descriptors may be open; a switch alone needs some twenty"),
-            format!("ulimit -n {hard}; for good: LimitNOFILE= in the systemd unit"),
+            hard,
         ),
         Some(limit) if limit < LEAST_DESCRIPTORS => Line::warn(
             "descriptors",
@@ -167,7 +176,7 @@ pub(super) fn descriptors(facts: &Facts) -> Line {
                 "{limit} descriptors may be open: enough for about {} connections",
                 limit / 2
             ),
-            format!("for more: ulimit -n {hard}; for good: LimitNOFILE= in the systemd unit"),
+            format!("for more: {hard}"),
         ),
         Some(limit) => Line::ok("descriptors", format!("{limit} may be open")),
         None => Line::ok("descriptors", "no limit"),

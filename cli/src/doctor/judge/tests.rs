@@ -464,6 +464,18 @@ fn limits_that_are_too_low_are_named() {
     );
     let facts = changed(|facts| facts.limits.descriptors = Some(16));
     expect(&facts, Fail, "descriptors", "only 16", "ulimit -n 65536");
+    // Where the hard limit is as low, a shell cannot raise it.
+    let facts = changed(|facts| {
+        facts.limits.descriptors = Some(70);
+        facts.limits.descriptors_hard = Some(70);
+    });
+    expect(
+        &facts,
+        Warn,
+        "descriptors",
+        "70",
+        "as root: prlimit --nofile=65536",
+    );
     all_well(&changed(|facts| facts.limits.descriptors = None));
 }
 
