@@ -13,6 +13,30 @@
 //! - While the table is empty, a hook that a program calls often does nothing but ask the next library: one
 //!   load, a comparison, and a jump.
 //! - A hook works before the library's constructor has run: what it needs is there without one.
+//!
+//! # Quick start
+//!
+//! `san run -- PROGRAM` sets `LD_PRELOAD` and the route. By hand:
+//!
+//! ```console
+//! $ LD_PRELOAD=$PWD/target/release/libsan.so SAN_ROUTE=upgrade redis-server
+//! ```
+//!
+//! # Threads
+//!
+//! The library starts none when it is loaded. The switch and its providers start theirs with the first connection that
+//! the SAN could carry (`docs/architecture.md`). `san-connect` waits for a connect that the program does not wait for,
+//! and `san-exit` sees off what is left when the program ends.
+//!
+//! # Clean-up
+//!
+//! A process that ends closes what is left, and waits two seconds at most. A child that was forked goes on over TCP
+//! (`docs/run.md`).
+//!
+//! # Errors
+//!
+//! A hook says what libc's function would say: its result and errno. What goes wrong with the SAN leaves the program on
+//! TCP. Settings that cannot be used are told once on standard error.
 
 #![allow(unsafe_code)]
 #![allow(unreachable_pub, reason = "what is exported is exported to C")]

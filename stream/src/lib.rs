@@ -12,6 +12,59 @@
 //! bytes but those of messages that the queue pair may still need. The way of a small message is
 //! [`Engine::write`], [`Engine::message_sent`], [`Engine::source`] and [`Engine::data`]: comparisons
 //! and counters.
+//!
+//! # Quick start
+//!
+//! A connecting end that writes over TCP until it has earned a queue pair. A real shell has a socket where this
+//! one counts:
+//!
+//! ```
+//! use san_stream::{Action, Config, Engine, Event, Mac, Payloads, Role, Route, State, TAG, Write};
+//! use std::time::Instant;
+//!
+//! struct Pieces;
+//! struct Key;
+//! impl Payloads for Pieces {
+//!     type Piece = Vec<u8>;
+//!     type Key = Key;
+//! }
+//! impl Mac for Key {
+//!     // A real one is a code with a key that both ends agreed on (HMAC).
+//!     fn mac(&self, bytes: &[u8]) -> [u8; TAG] {
+//!         std::array::from_fn(|at| bytes.get(at).copied().unwrap_or(0))
+//!     }
+//! }
+//!
+//! let config = Config::new(Role::Connector, Route::Upgrade);
+//! let enough = config.thresholds.bytes;
+//! let mut engine = Engine::<Pieces>::new(config, Instant::now());
+//! let mut written = 0;
+//! while engine.state() == State::Tcp {
+//!     assert!(matches!(engine.write(1024, true), Write::Tcp));
+//!     written += 1024;
+//!     engine.handle(Event::TcpWritten(1024), Instant::now());
+//! }
+//! assert!(written >= enough);
+//! // It has earned a queue pair: the shell is to listen for the peer's dial.
+//! assert_eq!(engine.state(), State::Inviting);
+//! assert!(std::iter::from_fn(|| engine.poll_action()).any(|action| matches!(action, Action::Listen)));
+//! ```
+//!
+//! # Threads
+//!
+//! The crate starts no thread and takes no lock. An [`Engine`] belongs to one caller at a time; who shares it holds a
+//! lock around it.
+//!
+//! # Clean-up
+//!
+//! [`Event::Close`] ends our direction in order, and [`Event::Abort`] gives the stream up. The shell goes on to carry
+//! out actions until [`State::Ended`] or [`State::Broken`]. Dropping an engine tells the peer nothing.
+//!
+//! # Errors
+//!
+//! No call fails. A carrier that breaks, and a peer that breaks the protocol, are events that change the state:
+//! [`Engine::failure`] says why a stream broke, as a [`Failure`]. Messages and frames that cannot be parsed are a
+//! [`MessageError`] or a [`FrameError`].
 
 #![forbid(unsafe_code)]
 

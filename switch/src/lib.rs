@@ -50,8 +50,9 @@
 //! # Why a connection took TCP
 //! [`Connection::route`] is [`Route::San`] or [`Route::Tcp`]. At the end that connected `Route::Tcp` has
 //! the reason, a [`FallbackReason`]: what the SAN said, or why it was not thought of ([`NotTried`]). Its
-//! [`remedy`](FallbackReason::remedy) says what an operator can do. At the end that accepted there is none: the
-//! other end had the choice. `docs/howto/fall-back.md` lists every reason.
+//! [`remedy`](FallbackReason::remedy) says what an operator can do. At the end that accepted there is none, since
+//! the other end had the choice. A connection that may move has a reason at both ends ([`NotMoved`]).
+//! `docs/howto/fall-back.md` lists every reason.
 //!
 //! # Errors
 //! Each operation has an enum of its own ([`OpenError`], [`ListenError`], [`AcceptError`], [`ConnectError`]).
