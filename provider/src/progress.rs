@@ -10,6 +10,8 @@
 //! do so that polls another lane and has slept that long. It never takes the polling role from a
 //! thread that waits.
 //!
+//! At the same looks it lets go of lanes and registrations that nobody has used for long (`runtime.rs`).
+//!
 //! Three times in the keepalive time it has every lane ask idle peers whether they are still there, one lane
 //! after the other (`probes.rs`).
 
@@ -161,8 +163,8 @@ impl Progress {
         self.wake.set();
     }
 
-    /// The thread.
-    pub(crate) fn run(&self) {
+    /// The thread. Twice a second, while there are lanes, it calls `look`.
+    pub(crate) fn run(&self, look: impl Fn()) {
         let mut ticks = 0;
         let mut looked = Instant::now();
         let mut probes = self.probe_every.map(|every| Probes::new(every, looked));
@@ -171,9 +173,14 @@ impl Progress {
             if self.stopping.load(Ordering::SeqCst) && self.queue.is_empty() {
                 return;
             }
+            let is_look_due = looked.elapsed() >= SENDS_UNSEEN;
+            if is_look_due {
+                // Before this thread has the lanes in hand.
+                look();
+            }
             let mut lanes = self.lanes();
             ticks = self.tick(&lanes, ticks);
-            if looked.elapsed() >= SENDS_UNSEEN {
+            if is_look_due {
                 for lane in &lanes {
                     lane.disturb_sleep();
                     if self.probe_every.is_some() {

@@ -341,8 +341,9 @@ impl Shared {
         let cm = std::thread::Builder::new().name("san-cm".into());
         let cm = cm.spawn(move || thread::run(&runtime, watch.as_ref()));
         let progress = Arc::clone(&running.runtime.progress);
+        let looks_after = Arc::clone(&running.runtime);
         let san_progress = std::thread::Builder::new().name("san-progress".into());
-        let san_progress = san_progress.spawn(move || progress.run());
+        let san_progress = san_progress.spawn(move || progress.run(|| looks_after.drop_unused()));
         let mut failed = None;
         for thread in [cm, san_progress] {
             match thread {

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use verbs_shim::fork::Generation;
@@ -20,7 +21,7 @@ use crate::device_context::DeviceTable;
 use crate::error::Unusable;
 use crate::memory::MemoryStore;
 use crate::owners::Owners;
-use crate::progress::{Progress, Upcall};
+use crate::progress::{Progress, Served, Upcall};
 use crate::statistics::SocketStats;
 use crate::sync::lock;
 
@@ -30,6 +31,8 @@ pub(crate) struct Runtime {
     /// `None` once the provider went down: sockets that were not let go keep nothing open.
     channel: Mutex<Option<EventChannel>>,
     pub(crate) counters: ControlCounters,
+    /// What lanes have counted that are gone.
+    gone: Mutex<Counters>,
     pub(crate) devices: DeviceTable,
     pub(crate) memory: Arc<MemoryStore>,
     pub(crate) progress: Arc<Progress>,
@@ -76,6 +79,7 @@ impl Runtime {
             fabric,
             channel: Mutex::new(Some(channel)),
             counters: ControlCounters::default(),
+            gone: Mutex::default(),
             devices: DeviceTable::default(),
             memory,
             progress,
@@ -158,7 +162,10 @@ impl Runtime {
 
     /// Counters of everything.
     pub(crate) fn counters(&self) -> Counters {
-        let mut counters = self.counters.snapshot();
+        // Held to the end: a lane is either gone or there.
+        let gone = lock(&self.gone);
+        let mut counters = *gone;
+        self.counters.add_to(&mut counters);
         counters.upcalls = self.progress.made();
         let cache = self.memory.counts();
         counters.cache_hits = cache.hits;
@@ -171,6 +178,18 @@ impl Runtime {
             counters.sleeps += lane.sleeps();
         }
         counters
+    }
+
+    /// A look, two a second, of the thread `san-progress`: lanes and registrations that nobody has used for
+    /// long go, and their memory with them.
+    pub(crate) fn drop_unused(&self) {
+        self.memory.drop_unused(Instant::now());
+        let mut gone = lock(&self.gone);
+        for lane in self.devices.take_unused() {
+            tracing::debug!(lane = lane.name, "a lane that nobody uses goes");
+            gone.add_data(lane.counted());
+            gone.sleeps += Served::sleeps(&*lane);
+        }
     }
 
     /// The list of local addresses as it is now. The switch is told if it changed (duties 8, 66).

@@ -310,6 +310,23 @@ impl<R: Clone> RegistrationCache<R> {
         }
     }
 
+    /// The moment: what is used from now on was used after it.
+    #[must_use]
+    pub fn moment(&self) -> u64 {
+        self.next
+    }
+
+    /// Drops what nobody uses, and nobody has used since this moment: the longest unused first, and so
+    /// many at most.
+    pub fn evict_unused(&mut self, since: u64, most: usize, removed: &mut Removed<R>) {
+        let unused = self.idle.range(..=since).take(most);
+        let unused: Vec<_> = unused.map(|(_, id)| *id).collect();
+        for id in unused {
+            self.remove(id, None, removed);
+            removed.evicted += 1;
+        }
+    }
+
     /// Drops everything.
     pub fn clear(&mut self, removed: &mut Removed<R>) {
         let ids: Vec<_> = self.entries.keys().copied().collect();

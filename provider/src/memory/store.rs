@@ -29,6 +29,12 @@ mod tests;
 /// run, but may be kept from it.
 const PATIENCE: Duration = Duration::from_millis(5);
 
+/// A registration that was not used for so long goes, at the latest after twice the time.
+const UNUSED: Duration = Duration::from_secs(10);
+
+/// So many of them go at a time: the device takes up to a millisecond for each.
+const AT_A_TIME: usize = 16;
+
 /// What the store counts, since it was made.
 #[derive(Debug, Default)]
 struct StoreCounters {
@@ -69,6 +75,16 @@ pub struct RegistrationStore<R> {
 struct Kept<R> {
     cache: RegistrationCache<R>,
     rims: Rims,
+    age: Age,
+}
+
+/// When what was registered counts as unused for long.
+struct Age {
+    /// Two moments of the cache: what was not used since the first may go.
+    long_ago: u64,
+    lately: u64,
+    /// When the second one was.
+    turned: Instant,
 }
 
 /// One for whose sake registrations are kept, a connection; with the last one they go.
@@ -105,6 +121,11 @@ impl<R: Clone> RegistrationStore<R> {
             cache: Mutex::new(Kept {
                 cache: RegistrationCache::new(limits, rustix::param::page_size()),
                 rims: Rims::default(),
+                age: Age {
+                    long_ago: 0,
+                    lately: 0,
+                    turned: Instant::now(),
+                },
             }),
             watch: Watch::new(notify)?,
             counters: StoreCounters::default(),
@@ -199,6 +220,20 @@ impl<R: Clone> RegistrationStore<R> {
         shed
     }
 
+    /// Drops some of what nobody has used for long: between [`UNUSED`] and twice that. To be called
+    /// every now and then; it costs a look at a lock where there is nothing to drop.
+    pub fn drop_unused(&self, now: Instant) {
+        let mut kept = lock(&self.cache);
+        let Kept { cache, age, .. } = &mut *kept;
+        if now.saturating_duration_since(age.turned) >= UNUSED {
+            (age.long_ago, age.lately) = (age.lately, cache.moment());
+            age.turned = now;
+        }
+        let mut removed = Removed::default();
+        cache.evict_unused(age.long_ago, AT_A_TIME, &mut removed);
+        self.finish(kept, removed);
+    }
+
     /// Drops everything, ends the thread, and keeps nothing from now on.
     pub fn close(&self) {
         self.watch.stop();
@@ -270,7 +305,7 @@ impl<R: Clone> RegistrationStore<R> {
     /// What is kept, after all changes that are known.
     fn up_to_date(&self, removed: &mut Removed<R>) -> (MutexGuard<'_, Kept<R>>, Notice) {
         let mut guard = lock(&self.cache);
-        let Kept { cache, rims } = &mut *guard;
+        let Kept { cache, rims, .. } = &mut *guard;
         let (notice, changes) = self.watch.take();
         for change in changes {
             match change {

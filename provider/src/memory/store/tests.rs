@@ -121,6 +121,30 @@ fn a_hit_registers_nothing_and_goes_on_being_kept() {
 }
 
 #[test]
+fn what_nobody_has_used_for_long_is_let_go() {
+    let bench = Bench::new(64, 1 << 30);
+    if !bench.watches() {
+        return;
+    }
+    let began = Instant::now();
+    let [old, used, young] = [1, 2, 3].map(|stamp| memory(LARGE, stamp));
+    drop(bench.acquire(&old));
+    let used = bench.acquire(&used);
+    bench.store.drop_unused(began + UNUSED);
+    drop(bench.acquire(&young));
+    bench.store.drop_unused(began + UNUSED + UNUSED / 2);
+    assert_eq!(bench.alive(), 3, "nothing is old yet");
+    bench.store.drop_unused(began + UNUSED * 2);
+    assert_eq!((bench.alive(), bench.counts()[2]), (2, 1));
+    drop(bench.acquire(&young));
+    bench.store.drop_unused(began + UNUSED * 3);
+    assert_eq!(bench.alive(), 2, "one is in use, one was used since");
+    drop(used);
+    bench.store.drop_unused(began + UNUSED * 5);
+    assert_eq!((bench.alive(), bench.counts()[0]), (1, 1));
+}
+
+#[test]
 fn a_bound_of_nothing_keeps_nothing() {
     for (entries, bytes) in [(0, 1 << 30), (8, 0), (8, LARGE / 2)] {
         let bench = Bench::new(entries, bytes);
