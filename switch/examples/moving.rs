@@ -274,8 +274,12 @@ fn memory() -> Outcome<()> {
         })?;
     }
     report("after 1 MiB one way")?;
-    std::thread::sleep(Duration::from_secs(8));
-    report("idle for eight seconds")?;
+    std::thread::sleep(Duration::from_secs(25));
+    report("idle for 25 seconds")?;
+    // They go back to TCP after 30 seconds; after ten, and 20 at most, the provider lets go of what
+    // they had.
+    std::thread::sleep(Duration::from_secs(35));
+    report("idle for a minute")?;
     Ok(())
 }
 

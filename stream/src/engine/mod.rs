@@ -308,6 +308,8 @@ impl<P: Payloads> Engine<P> {
             self.timers.stop(Timer::Change);
             // Dials that lead nowhere are dialled less and less often, also if they are answered.
             self.dials = 0;
+            // Should it come back, its age alone is no reason to go again.
+            self.is_old = false;
             self.set_state(State::San);
         }
         if self.state == State::Leaving && self.is_clean() {

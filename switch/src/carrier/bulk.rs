@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -221,9 +222,18 @@ impl Bulk {
         deliver(self.landing.as_ref(), &mut self.firsts.clone(), at, buffers);
     }
 
+    /// Whether there is any.
+    pub(crate) fn has_rings(&self) -> bool {
+        self.staging.is_some() || self.landing.is_some()
+    }
+
+    /// Nobody looks after it from now on, until [`Bulk::note_use`] asks for it.
+    pub(crate) fn leave_alone(&mut self) {
+        self.is_looked_after = false;
+    }
+
     /// The rings, which are not used.
     pub(crate) fn take_rings(&mut self) -> Rings {
-        self.is_looked_after = false;
         Rings {
             staging: self.staging.take(),
             landing: self.landing.take(),
@@ -278,15 +288,36 @@ impl Rings {
         if let (Some(landing), Some(socket)) = (&self.landing, socket) {
             let _ = socket.deregister_memory(landing.handle);
         }
+        let since = Instant::now();
         let mut spare = SPARE.lock();
         let staging = self.staging.map(|staging| staging.memory);
         let landing = self.landing.map(|landing| landing.memory);
         for memory in staging.into_iter().chain(landing) {
             if spare.len() < MOST_SPARE {
-                spare.push(memory);
+                spare.push_back(Spare { memory, since });
             }
         }
     }
+}
+
+/// Whether there are rings that nobody uses now.
+pub(crate) fn has_spare() -> bool {
+    !SPARE.lock().is_empty()
+}
+
+/// Gives those of them back that nobody has wanted for a while. Their pages go when the provider has let
+/// their registrations go, too.
+pub(crate) fn let_spare_go(now: Instant) {
+    let mut spare = SPARE.lock();
+    let is_old = |spare: &Spare| now.saturating_duration_since(spare.since) >= SPARE_TIME;
+    let old = spare.iter().take_while(|spare| is_old(spare)).count();
+    let old: Vec<_> = spare.drain(..old).collect();
+    if spare.is_empty() {
+        spare.shrink_to_fit();
+    }
+    drop(spare);
+    // Unmapping takes a call of the system each.
+    drop(old);
 }
 
 /// A ring's memory.
@@ -297,16 +328,25 @@ struct Memory {
     used: usize,
 }
 
-/// Rings that nobody uses now. The provider keeps what was registered a while, so they cost little to
+/// A ring that nobody uses now.
+#[derive(Debug)]
+struct Spare {
+    memory: Memory,
+    since: Instant,
+}
+
+/// All of them, the oldest first. The provider keeps what was registered a while, so they cost little to
 /// use again, and others would be kept beside them.
-static SPARE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+static SPARE: Mutex<VecDeque<Spare>> = Mutex::new(VecDeque::new());
 const MOST_SPARE: usize = 64;
+/// How long they are kept.
+const SPARE_TIME: Duration = Duration::from_secs(5);
 
 impl Memory {
     /// A ring of zeros: another peer may have been told what was in it.
     fn new() -> io::Result<Self> {
         const ZEROS: [u8; 4096] = [0; 4096];
-        let spare = SPARE.lock().pop();
+        let spare = SPARE.lock().pop_back().map(|spare| spare.memory);
         let Some(Self { shared, used }) = spare else {
             let shared = SharedMemory::new(LENGTH).map_err(|error| system(error.errno()))?;
             return Ok(Self { shared, used: 0 });

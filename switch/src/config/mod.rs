@@ -134,6 +134,10 @@ settings! {
     /// The end that accepted it waits for twice as many.
     upgrade_bytes: u64 = 32 * 1024, { "SAN_UPGRADE_BYTES": BYTES }
 
+    /// How long a connection that moved to the SAN may carry nothing before it goes back to TCP, where it holds
+    /// less memory; `None` (0): for ever. It moves again when it has carried enough.
+    upgrade_idle: Option<Duration> = Some(Duration::from_secs(30)), { "SAN_UPGRADE_IDLE_MS": TIME_OR_NONE }
+
     /// The key that all hosts share; none by default. Only its holders can then give a connection of
     /// ours a second carrier.
     key: DeploymentKey = DeploymentKey::default(), { "SAN_KEY": KEY, "SAN_KEY_FILE": KEY_FILE }
@@ -368,7 +372,7 @@ mod tests {
              SAN_NEGATIVE_CACHE_ENTRIES=0\nSAN_NEGATIVE_CACHE_MS=0\nSAN_LOOPBACK=true\n\
              SAN_SOFT_ADDRESSES=127.0.0.1, ::1\n\
              SAN_IO_TIMEOUT_MS=9\nSAN_SHUTDOWN_TIMEOUT_MS=11\nSAN_STAT=off\n\
-             SAN_ROUTE=upgrade\nSAN_UPGRADE_BYTES=4096\n\
+             SAN_ROUTE=upgrade\nSAN_UPGRADE_BYTES=4096\nSAN_UPGRADE_IDLE_MS=8\n\
              SAN_SUBNETS=10.1.0.0/16, fd01::/32\n\
              SAN_KEY=000102030405060708090a0b0c0d0e0f\n",
         )
@@ -393,6 +397,7 @@ mod tests {
             rules: Rules::default(),
             subnets: vec!["10.1.0.0/16".parse().unwrap(), "fd01::/32".parse().unwrap()],
             upgrade_bytes: 4096,
+            upgrade_idle: Some(Duration::from_millis(8)),
             key: DeploymentKey::new(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         };
         assert_eq!(config, wanted);

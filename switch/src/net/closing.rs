@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use san_base::Deadline;
 
 use crate::carrier::san::{CloseStep, SanCarrier};
-use crate::carrier::{IdleMemory, MemoryKeeper};
+use crate::carrier::{IdleMemory, MemoryKeeper, bulk};
 use crate::counters::SwitchCounters;
 
 /// The thread's name, as `ps -L` shows it.
@@ -212,11 +212,12 @@ impl Shared {
         let mut looked = Instant::now();
         loop {
             let mut state = self.state.lock();
+            let has_memory = |state: &State| !state.memory.is_empty() || bulk::has_spare();
             if state.closed.is_empty() && !state.is_over {
-                let wait = if state.memory.is_empty() { IDLE } else { LOOKS };
+                let wait = if has_memory(&state) { LOOKS } else { IDLE };
                 self.changed.wait_for(&mut state, wait);
             }
-            if state.closed.is_empty() && (state.memory.is_empty() || state.is_over) {
+            if state.closed.is_empty() && (!has_memory(&state) || state.is_over) {
                 state.is_served = false;
                 return;
             }
@@ -229,6 +230,7 @@ impl Shared {
                     memory.is_some_and(|memory| !memory.let_go_if_idle())
                 });
                 let kept: Vec<_> = kept.collect();
+                bulk::let_spare_go(looked);
                 state = self.state.lock();
                 state.memory.extend(kept);
             }

@@ -63,6 +63,7 @@ impl Rooms {
             Arc::clone(&routes),
             Arc::clone(&counters),
             config.key.clone(),
+            config.upgrade_idle,
             thread::start,
         )?;
         Ok(Self {

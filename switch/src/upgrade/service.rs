@@ -101,6 +101,8 @@ pub(crate) struct Service {
     pub(super) routes: Arc<Routes>,
     pub(super) counters: Arc<SwitchCounters>,
     pub(super) key: DeploymentKey,
+    /// How long a stream may be idle on the SAN.
+    pub(super) idle: Option<Duration>,
     start: Start,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -121,6 +123,7 @@ impl Service {
         routes: Arc<Routes>,
         counters: Arc<SwitchCounters>,
         key: DeploymentKey,
+        idle: Option<Duration>,
         start: Start,
     ) -> io::Result<Self> {
         let wake = Signal::new()?;
@@ -135,6 +138,7 @@ impl Service {
             routes,
             counters,
             key,
+            idle,
             start,
             thread: Mutex::new(None),
         })

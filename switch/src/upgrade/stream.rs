@@ -639,7 +639,10 @@ impl Carrier for MovingStream {
 
 impl IdleMemory for MovingStream {
     fn let_go_if_idle(&self) -> bool {
-        let (rings, is_over) = self.with(Mover::let_go_if_idle);
+        let counters = &self.counters;
+        let carried = counters.bytes_sent.value() + counters.bytes_received.value();
+        let (rings, is_over) =
+            self.with(|mover, around| mover.let_go_if_idle(around, carried, Instant::now()));
         // They may take a call of the system each.
         if let Some((rings, socket)) = rings {
             rings.let_go(socket.as_ref());

@@ -132,6 +132,7 @@ pub(in crate::upgrade) struct Mover {
     pub(in crate::upgrade) left: Vec<Left>,
     /// Staged bytes, all of them by their positions, and bulk of the peer.
     bulk: Bulk,
+    idle: Idle,
     /// The engine asks for the ring to be opened, which may take time.
     opens_ring: bool,
     /// Bytes that were read past the lock and that the engine knows of.
@@ -189,6 +190,13 @@ pub(crate) struct Past {
     pub(crate) read: Vec<u8>,
 }
 
+/// What a stream had carried when it last was seen to be in use, and when that was.
+#[derive(Debug)]
+struct Idle {
+    carried: u64,
+    since: Instant,
+}
+
 /// The first bytes of a direction.
 #[derive(Debug, Default)]
 struct Beginning {
@@ -213,6 +221,10 @@ impl Mover {
             pairs: 0,
             left: Vec::new(),
             bulk: Bulk::default(),
+            idle: Idle {
+                carried: 0,
+                since: Instant::now(),
+            },
             opens_ring: false,
             counted: 0,
             reads_plain: false,
@@ -379,7 +391,13 @@ impl Mover {
                 self.is_ended = true;
                 around.tcp.reset();
             }
-            Action::Changed(state) => self.changed = Some(state),
+            Action::Changed(state) => {
+                if state == State::San {
+                    // Whether it is idle is looked at from now on.
+                    self.note_use();
+                }
+                self.changed = Some(state);
+            }
             Action::Decline(reason) => {
                 tracing::debug!(?reason, "a second carrier is declined");
                 if let Some(pair) = &self.pair {

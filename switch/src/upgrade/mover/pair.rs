@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use san_provider::{MemoryHandle, Operation, SharedMemory, Socket as SpiSocket, TransferError};
 use san_stream::{Event, Keep, Kind, Refusal, Ring, Source, State};
 
-use super::{Around, Mover};
+use super::{Around, Idle, Mover};
 use crate::carrier::bulk::Rings;
 use crate::san::socket::ProviderSocket;
 use crate::upgrade::key::ExcursionKey;
@@ -191,21 +191,60 @@ impl Mover {
     }
 
     /// The rings, if they were not used for a while, and the socket that they are registered with; and
-    /// whether there is nothing left to look after.
+    /// whether there is nothing left to look after. A stream that has carried nothing for long goes back to
+    /// TCP. `carried`: its bytes of both directions so far.
     pub(in crate::upgrade) fn let_go_if_idle(
         &mut self,
         around: &Around,
+        carried: u64,
+        now: Instant,
     ) -> (Option<(Rings, Option<SpiSocket>)>, bool) {
         self.acknowledge(around);
+        self.leave_if_idle(around, carried, now);
+        if self.idle.since < now
+            && self.bulk.has_rings()
+            && let Some(pair) = self.pair.as_ref().filter(|pair| pair.unacknowledged() > 0)
+        {
+            // The last messages, of whose arrival nobody would hear, hold the ring.
+            pair.data.ask_for_arrival();
+        }
         let is_in_use =
             self.engine.has_bulk() || self.opens_ring || self.drains || !self.left.is_empty();
-        if !self.bulk.is_idle() || is_in_use || !self.engine.close_ring() {
-            return (None, false);
+        let may_go = self.bulk.has_rings() && self.bulk.is_idle() && !is_in_use;
+        let rings = (may_go && self.engine.close_ring()).then(|| {
+            self.kept.shrink_to_fit();
+            self.aside.shrink_to_fit();
+            let socket = self.pair.as_ref().map(|pair| pair.spi().clone());
+            (self.bulk.take_rings(), socket)
+        });
+        let may_leave = self.pair.is_some() && around.service.idle.is_some();
+        let is_over = !self.bulk.has_rings() && !may_leave;
+        if is_over {
+            self.bulk.leave_alone();
         }
-        self.kept.shrink_to_fit();
-        self.aside.shrink_to_fit();
-        let socket = self.pair.as_ref().map(|pair| pair.spi().clone());
-        (Some((self.bulk.take_rings(), socket)), true)
+        (rings, is_over)
+    }
+
+    /// Back to TCP, where a stream costs less, if it has carried nothing for long and owes nothing.
+    fn leave_if_idle(&mut self, around: &Around, carried: u64, now: Instant) {
+        let Some(most) = around.service.idle else {
+            return;
+        };
+        let is_idle = self.is_on_san()
+            && !self.is_closed()
+            && !self.engine.received().1
+            && !self.engine.has_unsent()
+            && !self.owes_unread();
+        if !is_idle || self.idle.carried != carried {
+            self.idle = Idle {
+                carried,
+                since: now,
+            };
+        } else if now.saturating_duration_since(self.idle.since) >= most {
+            tracing::debug!("an idle stream goes back to TCP");
+            self.tell(around, Event::WantDown { for_good: false });
+            self.progress(around);
+        }
     }
 
     /// All of it, at the end.

@@ -35,6 +35,12 @@ impl Member for MovingStream {
         for one in left {
             one.close();
         }
+        // What the last read knew of a queue pair that is gone would keep all that belongs to it.
+        if !self.look_at(|mover| mover.pair.is_some())
+            && let Some(mut reading) = self.reading.try_lock()
+        {
+            reading.forget();
+        }
         self.wake();
         self.tell_watcher();
     }

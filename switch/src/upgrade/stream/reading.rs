@@ -22,6 +22,13 @@ pub(super) struct ReadSide {
     plain: Option<DataPath>,
 }
 
+impl ReadSide {
+    /// The next read looks at the stream.
+    pub(super) fn forget(&mut self) {
+        self.plain = None;
+    }
+}
+
 impl MovingStream {
     pub(super) fn receive_by(&self, bytes: &mut [u8], deadline: Deadline) -> io::Result<usize> {
         if bytes.is_empty() {

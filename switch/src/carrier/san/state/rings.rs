@@ -44,6 +44,7 @@ impl State {
         if !self.bulk.is_idle() || is_in_use || !self.engine.close_ring() {
             return (None, false);
         }
+        self.bulk.leave_alone();
         (Some(self.take_rings()), true)
     }
 
