@@ -1,6 +1,7 @@
 //! What an engine is told and what it asks for, and the names of its states and failures.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::frame::{FrameError, Role};
 use crate::message::{Decline, Kind, MessageError, Ring};
@@ -178,6 +179,8 @@ impl std::error::Error for Violation {}
 pub enum Refusal {
     /// Not now; later perhaps.
     NotNow,
+    /// Nobody has dialled, and nobody will before this time is over. It does not count as a dial.
+    After(Duration),
     /// Nobody there speaks this.
     Never,
 }

@@ -128,6 +128,8 @@ pub struct Engine<P: Payloads> {
     timers: Timers,
     traffic: Traffic,
     dials: usize,
+    /// No dial before.
+    not_before: Option<Instant>,
     is_old: bool,
     #[cfg(test)]
     pub(crate) mutation: Option<Mutation>,
@@ -177,6 +179,7 @@ impl<P: Payloads> Engine<P> {
             timers: Timers::default(),
             traffic: Traffic::default(),
             dials: 0,
+            not_before: None,
             is_old: false,
             #[cfg(test)]
             mutation: None,
@@ -208,7 +211,7 @@ impl<P: Payloads> Engine<P> {
                 self.qp_up(Boundary::new(key, generation), counts, now);
             }
             Event::Dialled => self.dialled(now),
-            Event::Refused(refusal) => self.refused(refusal),
+            Event::Refused(refusal) => self.refused(refusal, now),
             Event::QpMessage { kind, bytes } => self.qp_message(kind, bytes),
             Event::QpUnacknowledged(count) => self.retained.unacknowledged(count),
             Event::QpBroken => self.leave(),
@@ -261,6 +264,12 @@ impl<P: Payloads> Engine<P> {
     /// How often the accepting end has dialled since the stream was made, or was last on the queue pair.
     pub fn dials(&self) -> usize {
         self.dials
+    }
+
+    /// How long the host of the peer is left alone, if it is.
+    pub fn pause(&self, now: Instant) -> Option<Duration> {
+        let until = self.not_before.filter(|until| *until > now)?;
+        Some(until - now)
     }
 
     /// Why the stream broke, if it did.
@@ -447,7 +456,7 @@ impl<P: Payloads> Engine<P> {
     fn timer(&mut self, now: Instant) {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
-                Timer::Dial => self.refused(Refusal::NotNow),
+                Timer::Dial => self.refused(Refusal::NotNow, now),
                 Timer::Change => self.leave(),
                 Timer::Resume => self.fail(Failure::TimedOut),
                 Timer::Age => self.is_old = true,

@@ -33,7 +33,8 @@ impl<P: Payloads> Engine<P> {
                 };
                 // Age counts for the first dial alone: a refused one needs more than time.
                 let is_old = self.is_old && self.dials == 0;
-                if self.traffic.is_enough(&wanted.times(*factor), is_old) {
+                let may_dial = self.pause(now).is_none();
+                if may_dial && self.traffic.is_enough(&wanted.times(*factor), is_old) {
                     self.dials += 1;
                     self.timers.set(Timer::Dial, now + TURN);
                     self.actions.push_back(Action::Dial);
@@ -49,11 +50,16 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
-    pub(super) fn refused(&mut self, refusal: Refusal) {
+    pub(super) fn refused(&mut self, refusal: Refusal, now: Instant) {
         if self.state == State::Dialling {
             self.stop_connecting();
-            if refusal == Refusal::Never {
-                self.dials = DIALS.len();
+            match refusal {
+                Refusal::NotNow => {}
+                Refusal::After(pause) => {
+                    self.dials = self.dials.saturating_sub(1);
+                    self.not_before = Some(now + pause);
+                }
+                Refusal::Never => self.dials = DIALS.len(),
             }
             self.set_state(State::Tcp);
         }

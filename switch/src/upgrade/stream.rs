@@ -245,6 +245,16 @@ impl MovingStream {
         })
     }
 
+    /// How long its host is left alone, if it is: nobody is dialled before.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        self.look_at(|mover| mover.engine.pause(Instant::now()))
+    }
+
+    /// Whether it has had a queue pair, if only for a moment.
+    pub(crate) fn was_answered(&self) -> bool {
+        self.look_at(Mover::was_answered)
+    }
+
     /// The thread `san-stream` is to look at it.
     pub(crate) fn attend_soon(&self) {
         self.around.service.attend(self.around.token);

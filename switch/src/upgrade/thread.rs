@@ -451,7 +451,9 @@ impl Worker {
             match turn {
                 Turn::Now => self.dial(token, &*member),
                 Turn::Behind => {}
-                Turn::Silent => self.refused(token, &*member, Refusal::NotNow),
+                Turn::Silent(pause) => {
+                    self.refused(token, &*member, Refusal::After(pause));
+                }
             }
             self.after(token, &*member);
         }
@@ -579,7 +581,7 @@ impl Worker {
                 (Some(Failed::NobodyListens), Refusal::NotNow)
             }
             ConnectFailure::TimedOut | ConnectFailure::Unreachable | ConnectFailure::NoRoute => {
-                (Some(Failed::NoAnswer), Refusal::Never)
+                (Some(Failed::NoAnswer), Refusal::NotNow)
             }
             _ => (None, Refusal::Never),
         };

@@ -15,8 +15,8 @@ use san_provider::ConnectFailure;
 use san_provider::wire::Session;
 
 use san_switch::{
-    ConnectOptions, Connection, DeploymentKey, Events, Route, RouteChoice, Switch, SwitchConfig,
-    Watcher,
+    ConnectOptions, Connection, DeploymentKey, Events, Listener, Route, RouteChoice, Switch,
+    SwitchConfig, Watcher,
 };
 use san_tests::net::{addr_a, addr_b};
 use san_tests::san::San;
@@ -397,6 +397,54 @@ fn a_peer_without_the_upgrade_leaves_the_stream_on_tcp() {
             std::thread::sleep(Duration::from_millis(300));
             talk(&ends, 300_000, 300_000);
             assert!(!ends.client.is_san() && !ends.server.is_san());
+        }
+    });
+}
+
+/// A client without the library, which asks and answers until a dial to it has come to nothing.
+fn missed_dial(here: &Switch, there: &Switch, listener: &Listener) {
+    let options = from(addr_a()).tcp_only(true);
+    let client = here.connect(at(addr_b(), listener), &options).unwrap();
+    let server = accept(listener);
+    let missed = there.stats().moves_failed;
+    eventually("a dial comes to nothing", PATIENCE, || {
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            (&mut &*from).write_all(&[5; 6000]).unwrap();
+            (&mut &*to).read_exact(&mut [0; 6000]).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        there.stats().moves_failed > missed
+    });
+    assert!(!server.is_san());
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn clients_that_do_not_move_are_no_reason_to_leave_their_host_alone() {
+    bounded(|| {
+        let (here, there) = (
+            Switch::new(moving()).unwrap(),
+            Switch::new(moving()).unwrap(),
+        );
+        let listener = there.listen(any(), backlog(4)).unwrap();
+        // The host is not known: it is left alone for a second. Later it is known.
+        for clients in [1, 5] {
+            for _ in 0..clients {
+                missed_dial(&here, &there, &listener);
+            }
+            let client = here
+                .connect(at(addr_b(), &listener), &from(addr_a()))
+                .unwrap();
+            let server = accept(&listener);
+            let begun = Instant::now();
+            while !(client.is_san() && server.is_san()) {
+                assert!(begun.elapsed() < Duration::from_secs(12), "it stays on TCP");
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    (&mut &*from).write_all(&[5; 100]).unwrap();
+                    (&mut &*to).read_exact(&mut [0; 100]).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
     });
 }

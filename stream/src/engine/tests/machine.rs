@@ -1,6 +1,7 @@
 //! Every state and every event: a change of behaviour is a change of `machine.snapshot`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::{Bench, KEY, ring};
 use crate::engine::State;
@@ -72,7 +73,7 @@ fn after(mut bench: Bench, event: Event<'_, crate::frame::tests::Weak>) -> Bench
 
 type Do = fn(&mut Bench);
 
-const EVENTS: [(&str, Do); 46] = [
+const EVENTS: [(&str, Do); 47] = [
     ("SUSPEND 0", |b| b.hear(Message::Suspend { reached: 0 })),
     ("SUSPENDED 0", |b| b.hear(Message::Suspended { reached: 0 })),
     ("RESUMED", |b| b.hear(Message::Resumed)),
@@ -118,6 +119,9 @@ const EVENTS: [(&str, Do); 46] = [
     ("Dialled", |b| b.tell(Event::Dialled)),
     ("Refused, not now", |b| {
         b.tell(Event::Refused(Refusal::NotNow));
+    }),
+    ("Refused, after a pause", |b| {
+        b.tell(Event::Refused(Refusal::After(Duration::from_secs(9))));
     }),
     ("Refused, never", |b| b.tell(Event::Refused(Refusal::Never))),
     ("DATA", |b| b.hear(Message::Data(&[1]))),
@@ -202,7 +206,7 @@ const EVENTS: [(&str, Do); 46] = [
     ("Urgent", |b| b.tell(Event::Urgent(1))),
     ("WantDown", |b| b.tell(Event::WantDown { for_good: true })),
     ("Timer, an hour later", |b| {
-        b.now += std::time::Duration::from_secs(3600);
+        b.now += Duration::from_secs(3600);
         b.tell(Event::Timer);
     }),
 ];
@@ -297,7 +301,7 @@ fn what_passed_an_engine_by_counts() {
 /// A dial may wait long for its turn, and then it is answered soon or given up.
 #[test]
 fn the_time_of_a_dial_begins_with_its_turn() {
-    let seconds = std::time::Duration::from_secs;
+    let seconds = Duration::from_secs;
     let dialling = || {
         let bench = Bench::with(Role::Acceptor, Route::Upgrade, 10);
         after(bench, Event::TcpBytes(20))
@@ -318,4 +322,33 @@ fn the_time_of_a_dial_begins_with_its_turn() {
 
     let mut bench = dialling();
     assert_eq!(later(&mut bench, 61), State::Tcp, "it had no turn");
+}
+
+/// A host that is left alone costs a stream none of its dials, and the time is kept.
+#[test]
+fn a_pause_is_waited_for_and_is_no_dial() {
+    let pause = Duration::from_secs(10);
+    let bench = Bench::with(Role::Acceptor, Route::Upgrade, 10);
+    let mut bench = after(bench, Event::TcpBytes(20));
+    for _ in 0..5 {
+        assert_eq!(bench.engine.state(), State::Dialling);
+        bench.tell(Event::Refused(Refusal::After(pause)));
+        bench.tell(Event::TcpBytes(100));
+        assert_eq!(bench.engine.state(), State::Tcp);
+        assert_eq!(bench.engine.pause(bench.now), Some(pause));
+        bench.now += pause / 2;
+        bench.tell(Event::TcpBytes(100));
+        assert_eq!(bench.engine.state(), State::Tcp);
+        bench.now += pause / 2;
+        assert_eq!(bench.engine.pause(bench.now), None);
+        bench.tell(Event::TcpBytes(1));
+    }
+    // Those that were dialled do count: there are three.
+    let mut dials = 0;
+    while bench.engine.state() == State::Dialling {
+        dials += 1;
+        bench.tell(Event::Refused(Refusal::NotNow));
+        bench.tell(Event::TcpBytes(1000));
+    }
+    assert_eq!(dials, 3);
 }

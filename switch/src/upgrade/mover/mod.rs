@@ -298,6 +298,11 @@ impl Mover {
         self.progress(around);
     }
 
+    /// Whether there has been a queue pair.
+    pub(in crate::upgrade) fn was_answered(&self) -> bool {
+        self.pairs > 0
+    }
+
     pub(in crate::upgrade) fn beginnings(&self) -> Beginnings<'_> {
         Beginnings {
             written: &self.written.bytes,
