@@ -19,16 +19,19 @@ pub(super) enum Why {
     Unanswered,
     /// A call needed the kernel's socket.
     KernelCall,
+    /// The peer's library has taken part, and no move was finished in its time.
+    Unfinished,
 }
 
 /// All of them, with the words for them.
-pub(super) const ALL: [(Why, &str); 6] = [
+pub(super) const ALL: [(Why, &str); 7] = [
     (Why::Short, "carried too little"),
     (Why::Shared, "used by several processes"),
     (Why::Uncounted, "bytes past the library, or an end"),
     (Why::NoWay, "no way over the SAN"),
     (Why::Unanswered, "no answer from the peer's library"),
     (Why::KernelCall, "a call that needs TCP"),
+    (Why::Unfinished, "a move that took too long"),
 ];
 
 /// Whether a connection stays on TCP for good, and why.

@@ -46,6 +46,8 @@ counters! {
         stayed_unanswered,
         /// A call needed the kernel's socket.
         stayed_for_call,
+        /// Moves that were begun and not finished in time.
+        stayed_unfinished,
     }
 }
 
@@ -114,6 +116,7 @@ impl Tally {
             Why::NoWay => counters.stayed_no_way.raise(),
             Why::Unanswered => counters.stayed_unanswered.raise(),
             Why::KernelCall => counters.stayed_for_call.raise(),
+            Why::Unfinished => counters.stayed_unfinished.raise(),
         }
     }
 
@@ -235,6 +238,7 @@ fn stayed(stats: &ProgramStats, why: Why) -> u64 {
         Why::NoWay => stats.stayed_no_way,
         Why::Unanswered => stats.stayed_unanswered,
         Why::KernelCall => stats.stayed_for_call,
+        Why::Unfinished => stats.stayed_unfinished,
     }
 }
 

@@ -120,6 +120,12 @@ pub(super) struct Upgrading {
     /// Whether it stays on TCP for good.
     stays: Stays,
     attempts: AtomicU32,
+    /// Not before: its peer's host is left alone. Milliseconds since it began.
+    not_before: AtomicU64,
+    /// How often it had moved when it was given back.
+    ups: AtomicU64,
+    /// Its peer has answered, and no move was finished.
+    was_answered: AtomicBool,
     /// There is one while the library has it, and from the first excursion on.
     moving: ArcSwapOption<ForkGuard<Moving>>,
     taken: Mutex<Option<Instant>>,
@@ -152,6 +158,9 @@ impl Upgrading {
             is_due: AtomicBool::new(false),
             stays: Stays::default(),
             attempts: AtomicU32::new(0),
+            not_before: AtomicU64::new(0),
+            ups: AtomicU64::new(0),
+            was_answered: AtomicBool::new(false),
             moving: ArcSwapOption::empty(),
             taken: Mutex::new(None),
             changing: Mutex::new(()),
@@ -304,7 +313,7 @@ impl Upgrading {
         };
         let attempts = self.attempts.load(Ordering::Relaxed);
         let Some(factor) = factors.get(attempts as usize) else {
-            return self.stays.set(Why::Unanswered);
+            return self.stays.set(self.why_unmoved());
         };
         let counted = &self.counted;
         let bytes = counted.read.load(Ordering::Relaxed) + counted.written.load(Ordering::Relaxed);
@@ -313,8 +322,40 @@ impl Upgrading {
         let is_enough = bytes >= wanted.bytes.saturating_mul(u64::from(*factor))
             || turns >= wanted.turns.saturating_mul(*factor)
             || attempts == 0 && turns >= wanted.old_turns && self.since.elapsed() >= wanted.age;
-        if is_enough {
+        if is_enough && self.age() >= self.not_before.load(Ordering::Relaxed) {
             self.is_due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Milliseconds since it began.
+    fn age(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Why none of its attempts has moved it.
+    fn why_unmoved(&self) -> Why {
+        match self.was_answered.load(Ordering::Relaxed) {
+            true => Why::Unfinished,
+            false => Why::Unanswered,
+        }
+    }
+
+    /// What the last attempt says of the next ones.
+    fn note_attempt(&self, stream: &MovingStream) {
+        let ups = stream.carrying().ups;
+        if self.ups.swap(ups, Ordering::Relaxed) < ups {
+            // It may move again as if for the first time.
+            self.attempts.store(0, Ordering::Relaxed);
+            return;
+        }
+        if let Some(pause) = stream.pause() {
+            // Nobody was asked.
+            let before = self.attempts.load(Ordering::Relaxed);
+            self.attempts
+                .store(before.saturating_sub(1), Ordering::Relaxed);
+            let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            self.not_before
+                .store(self.age().saturating_add(pause), Ordering::Relaxed);
         }
     }
 
@@ -429,6 +470,8 @@ impl Upgrading {
         };
         let has_moved = moving.stream.carrying().ups > 0;
         let stays = moving.stream.is_for_good();
+        let was_answered = !has_moved && moving.stream.was_answered();
+        self.was_answered.store(was_answered, Ordering::Relaxed);
         let is_released = moving.stream.release(|came| {
             let counts = match has_moved {
                 true => self
@@ -449,7 +492,7 @@ impl Upgrading {
             }
             // Of what went over the SAN not all beginnings are known.
             if stays || counts.is_none() || has_moved && !has_beginnings {
-                self.stays.set(Why::Unanswered);
+                self.stays.set(self.why_unmoved());
             }
             let is_released = self.gate.change(OURS, 0);
             if is_released && let Some(record) = self.record.get() {
@@ -457,6 +500,9 @@ impl Upgrading {
             }
             is_released
         });
+        if is_released {
+            self.note_attempt(&moving.stream);
+        }
         if is_released && (!has_moved || stays) {
             self.aside.store(-1, Ordering::Relaxed);
             self.moving.store(None);
