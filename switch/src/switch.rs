@@ -125,8 +125,7 @@ impl Switch {
         destination: SocketAddr,
         options: &ConnectOptions,
     ) -> Result<Connection, ConnectError> {
-        self.start_connect(destination, options)?
-            .wait(options.cancel.as_ref())
+        PendingConnect::connect(self.lease(), destination, options)
     }
 
     /// Starts to connect; the caller polls for the end (duty 23).

@@ -5,6 +5,7 @@
 
 use crate::carrier::Buffers;
 use crate::wait::is_readable;
+use san_base::Deadline;
 pub(crate) use san_base::aside;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -84,9 +85,44 @@ pub(crate) fn set_buffers(socket: &Socket, buffers: Buffers) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the mode, in one call of the system.
+pub(crate) fn set_nonblocking(socket: &Socket, on: bool) -> io::Result<()> {
+    Ok(rustix::io::ioctl_fionbio(socket, on)?)
+}
+
+/// Connects a socket in blocking mode, which has no send timeout yet, and waits for that. `false`: a signal came,
+/// and the connect goes on by itself.
+///
+/// # Errors
+/// Those of connect(2), and one of kind `TimedOut` without a number if the deadline is over.
+pub(crate) fn connect_within(
+    socket: &Socket,
+    destination: SocketAddr,
+    deadline: Deadline,
+) -> io::Result<bool> {
+    let left = deadline.left();
+    if left.is_some_and(|left| left.is_zero()) {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    // A connect that waits heeds the send timeout, and takes no calls beside this.
+    socket.set_write_timeout(left)?;
+    let outcome = socket.connect(&destination.into());
+    socket.set_write_timeout(None)?;
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::Interrupted => Ok(false),
+        Err(error)
+            if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+        {
+            Err(ErrorKind::TimedOut.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Starts to connect; `true` = done already.
 pub(crate) fn start_connect(socket: &Socket, destination: SocketAddr) -> io::Result<bool> {
-    socket.set_nonblocking(true)?;
+    set_nonblocking(socket, true)?;
     match socket.connect(&destination.into()) {
         Ok(()) => Ok(true),
         Err(error)
@@ -157,7 +193,6 @@ fn is_about_the_peer(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use crate::wait::wait_readable;
-    use san_base::Deadline;
     use std::time::Duration;
 
     fn soon() -> Deadline {
@@ -190,6 +225,34 @@ mod tests {
         let (accepted, peer) = accept(&listener).unwrap().unwrap();
         assert_eq!(peer, local_addr(&client).unwrap());
         assert!(!accepted.nonblocking().unwrap());
+    }
+
+    #[test]
+    fn a_connect_that_waits_ends_at_its_deadline() {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 1, None, Buffers::default()).unwrap();
+        let address = local_addr(&listener).unwrap();
+        let mut open = Vec::new();
+        let mut connect = |deadline| {
+            let client = socket(address).unwrap();
+            let outcome = connect_within(&client, address, deadline);
+            assert_eq!(client.write_timeout().unwrap(), None);
+            assert!(!client.nonblocking().unwrap());
+            open.push(client);
+            outcome
+        };
+        assert!(connect(soon()).unwrap());
+        let passed = connect(Deadline::passed()).unwrap_err();
+        assert_eq!(passed.kind(), ErrorKind::TimedOut);
+        // Nobody accepts, so one of the next is not answered.
+        let short = || Deadline::after(Duration::from_millis(200));
+        let late = (0..8).find_map(|_| connect(short()).err()).unwrap();
+        assert_eq!(
+            (late.kind(), late.raw_os_error()),
+            (ErrorKind::TimedOut, None)
+        );
+        drop(listener);
+        let refused = connect(soon()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
 
     #[test]

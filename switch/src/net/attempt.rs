@@ -48,7 +48,7 @@ pub(super) struct SanAttempt {
 
 /// TCP is being tried.
 pub(super) struct TcpAttempt {
-    pub(super) socket: Socket,
+    socket: Socket,
     connected: bool,
 }
 
@@ -124,9 +124,31 @@ impl TcpAttempt {
         readiness: &impl AsFd,
     ) -> io::Result<Self> {
         let connected = tcp::start_connect(&socket, destination)?;
+        Ok(Self {
+            connected,
+            ..Self::watched(socket, readiness)?
+        })
+    }
+
+    /// One that was started by a call that waited, and was interrupted.
+    pub(super) fn started(socket: Socket, readiness: &impl AsFd) -> io::Result<Self> {
+        tcp::set_nonblocking(&socket, true)?;
+        Self::watched(socket, readiness)
+    }
+
+    fn watched(socket: Socket, readiness: &impl AsFd) -> io::Result<Self> {
         let data = epoll::EventData::new_u64(0);
         epoll::add(readiness, socket.as_fd(), data, epoll::EventFlags::OUT)?;
-        Ok(Self { socket, connected })
+        Ok(Self {
+            socket,
+            connected: false,
+        })
+    }
+
+    /// The connected socket, in blocking mode.
+    pub(super) fn into_socket(self) -> io::Result<Socket> {
+        tcp::set_nonblocking(&self.socket, false)?;
+        Ok(self.socket)
     }
 
     /// The outcome, to be asked for when `readiness` says that there may be one.

@@ -58,19 +58,24 @@ pub struct ConnectOptions {
 
 /// A connect under way. Dropping it calls it off and closes the companion (duty 47).
 pub struct PendingConnect {
+    asked: Asked,
+    stage: Stage,
+    readiness: OwnedFd,
+    /// Where the SAN gives no connection, TCP is the caller's affair.
+    san_alone: bool,
+}
+
+/// What is asked for, and what has become of it so far.
+struct Asked {
     lease: Lease,
     destination: SocketAddr,
     deadline: Deadline,
-    stage: Stage,
     fallback: Option<FallbackReason>,
     /// Why the SAN was not thought of, if it was not.
     not_tried: Option<NotTried>,
     may_move: bool,
     is_tcp_alone: bool,
     buffers: Buffers,
-    readiness: OwnedFd,
-    /// Where the SAN gives no connection, TCP is the caller's affair.
-    san_alone: bool,
     /// What is logged meanwhile belongs to it.
     span: tracing::Span,
 }
@@ -154,43 +159,57 @@ impl PendingConnect {
         destination: SocketAddr,
         options: &ConnectOptions,
     ) -> Result<Self, ConnectError> {
-        if lease.is_closed() {
-            return Err(ConnectError::ShutDown);
-        }
-        let failed = |source| ConnectError::Tcp {
-            destination,
-            source,
-            fallback: None,
-        };
-        // Duty 10: TCP's socket first.
-        let tcp = tcp::socket(destination).map_err(failed)?;
-        if let Some(value) = options.type_of_service {
-            tcp::set_type_of_service(&tcp, destination, value).map_err(failed)?;
-        }
-        tcp::set_buffers(&tcp, options.buffers()).map_err(failed)?;
-        if let Some(address) = options.local {
-            tcp.bind(&address.into())
-                .map_err(|source| ConnectError::Local { address, source })?;
-        }
-        let readiness =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
-        let mut connect = Self::prepared(lease, destination, options, readiness);
-        let span = connect.span.clone();
+        Self::start_asked(Asked::new(lease, destination, options)?, options)
+    }
+
+    fn start_asked(mut asked: Asked, options: &ConnectOptions) -> Result<Self, ConnectError> {
+        let tcp = asked.tcp_socket(options)?;
+        let readiness = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| asked.tcp_failed(errno.into()))?;
+        let mut connect = Self::prepared(asked, readiness);
+        let span = connect.asked.span.clone();
         let _entered = span.enter();
-        let attempt = if connect.is_tcp_alone || connect.may_move {
-            connect.not_tried = Some(match connect.may_move {
-                true => NotTried::NotMoved(NotMoved::Short),
-                false => NotTried::SaidTcp,
-            });
-            None
-        } else {
-            connect.try_san(options)?
+        let attempt = match connect.asked.begins_on_tcp() {
+            true => None,
+            false => connect.try_san(options)?,
         };
         match attempt {
             Some(attempt) => connect.stage = Stage::San(attempt, tcp),
             None => connect.start_tcp(tcp)?,
         }
         Ok(connect)
+    }
+
+    /// Connects, and waits for the end. Where TCP is the only way, it takes no more calls of the system than
+    /// it must.
+    pub(crate) fn connect(
+        lease: Lease,
+        destination: SocketAddr,
+        options: &ConnectOptions,
+    ) -> Result<Connection, ConnectError> {
+        let mut asked = Asked::new(lease, destination, options)?;
+        if options.cancel.is_some() || !asked.begins_on_tcp() {
+            return Self::start_asked(asked, options)?.wait(options.cancel.as_ref());
+        }
+        let tcp = asked.tcp_socket(options)?;
+        let span = asked.span.clone();
+        let _entered = span.enter();
+        match tcp::connect_within(&tcp, destination, asked.deadline) {
+            Ok(true) => asked.connected_tcp(tcp),
+            Ok(false) => {
+                // A signal came: the connect goes on by itself.
+                let readiness = epoll::create(epoll::CreateFlags::CLOEXEC)
+                    .map_err(|errno| asked.tcp_failed(errno.into()))?;
+                let mut connect = Self::prepared(asked, readiness);
+                let attempt = TcpAttempt::started(tcp, &connect.readiness)
+                    .map_err(|error| connect.asked.tcp_failed(error))?;
+                connect.stage = Stage::Tcp(attempt);
+                connect.wait(None)
+            }
+            // The kernel's own has a number.
+            Err(error) if error.raw_os_error().is_none() => Err(asked.timed_out()),
+            Err(error) => Err(asked.tcp_failed(error)),
+        }
     }
 
     /// Starts to connect over the SAN alone, or says why it does not serve this connect. `companion` is the
@@ -202,55 +221,31 @@ impl PendingConnect {
         options: &ConnectOptions,
         companion: Socket,
     ) -> Result<Result<Self, FallbackReason>, ConnectError> {
-        if lease.is_closed() {
-            return Err(ConnectError::ShutDown);
-        }
-        let readiness = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|errno| {
-            let (source, fallback) = (errno.into(), None);
-            ConnectError::Tcp {
-                destination,
-                source,
-                fallback,
-            }
-        })?;
-        let readiness = tcp::aside(readiness);
-        let mut connect = Self::prepared(lease, destination, options, readiness);
-        if connect.is_tcp_alone {
+        let mut asked = Asked::new(lease, destination, options)?;
+        let readiness = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| asked.tcp_failed(errno.into()))?;
+        let mut connect = Self::prepared(asked, tcp::aside(readiness));
+        if connect.asked.is_tcp_alone {
             return Ok(Err(FallbackReason::NotTried(NotTried::SaidTcp)));
         }
-        let span = connect.span.clone();
+        let span = connect.asked.span.clone();
         let _entered = span.enter();
         connect.san_alone = true;
         let Some(attempt) = connect.try_san(options)? else {
-            let not_tried = connect.not_tried.unwrap_or(NotTried::NoSan);
-            let why = connect.fallback.take();
+            let not_tried = connect.asked.not_tried.unwrap_or(NotTried::NoSan);
+            let why = connect.asked.fallback.take();
             return Ok(Err(why.unwrap_or(FallbackReason::NotTried(not_tried))));
         };
         connect.stage = Stage::San(attempt, companion);
         Ok(Ok(connect))
     }
 
-    fn prepared(
-        lease: Lease,
-        destination: SocketAddr,
-        options: &ConnectOptions,
-        readiness: OwnedFd,
-    ) -> Self {
-        let timeout = options.timeout.unwrap_or(lease.config.connect_timeout);
-        let route = lease.route(SocketRole::Connect, destination, options.route);
+    fn prepared(asked: Asked, readiness: OwnedFd) -> Self {
         Self {
-            lease,
-            destination,
-            deadline: Deadline::after(timeout),
+            asked,
             stage: Stage::Over,
-            fallback: None,
-            not_tried: None,
-            may_move: !options.tcp_only && route == RouteChoice::Upgrade,
-            is_tcp_alone: options.tcp_only || route == RouteChoice::Off,
-            buffers: options.buffers(),
             readiness,
             san_alone: false,
-            span: tracing::debug_span!("connect", %destination),
         }
     }
 
@@ -260,7 +255,7 @@ impl PendingConnect {
     /// [`ConnectError`]; the connect is over then, and another call gives
     /// [`ConnectError::Cancelled`].
     pub fn poll(&mut self) -> Result<Option<Connection>, ConnectError> {
-        let span = self.span.clone();
+        let span = self.asked.span.clone();
         let _entered = span.enter();
         loop {
             // An error, and a connection, leave it over.
@@ -271,13 +266,17 @@ impl PendingConnect {
                     None => return self.not_yet(Stage::San(attempt, tcp)),
                 },
                 Stage::Tcp(attempt) => match attempt.outcome() {
-                    Some(Ok(())) => return self.connected_tcp(attempt.socket).map(Some),
-                    Some(Err(error)) => return Err(self.tcp_failed(error)),
+                    Some(Ok(())) => {
+                        let socket = attempt.into_socket();
+                        let socket = socket.map_err(|error| self.asked.tcp_failed(error))?;
+                        return self.asked.connected_tcp(socket).map(Some);
+                    }
+                    Some(Err(error)) => return Err(self.asked.tcp_failed(error)),
                     None => return self.not_yet(Stage::Tcp(attempt)),
                 },
                 Stage::Over => {
                     return Err(ConnectError::Cancelled {
-                        destination: self.destination,
+                        destination: self.asked.destination,
                     });
                 }
             }
@@ -292,7 +291,7 @@ impl PendingConnect {
 
     /// When [`PendingConnect::poll`] must be called again even if nothing becomes readable.
     pub fn deadline(&self) -> Option<Instant> {
-        let overall = self.deadline.instant();
+        let overall = self.asked.deadline.instant();
         match &self.stage {
             Stage::San(attempt, _) => [overall, attempt.deadline.instant()]
                 .into_iter()
@@ -307,7 +306,7 @@ impl PendingConnect {
         loop {
             if cancel.is_some_and(CancelToken::is_cancelled) {
                 return Err(ConnectError::Cancelled {
-                    destination: self.destination,
+                    destination: self.asked.destination,
                 });
             }
             if let Some(connection) = self.poll()? {
@@ -320,7 +319,7 @@ impl PendingConnect {
                 }
                 None => wait_readable([self.readiness()], deadline).map(drop),
             };
-            waited.map_err(|error| self.tcp_failed(error))?;
+            waited.map_err(|error| self.asked.tcp_failed(error))?;
         }
     }
 
@@ -335,11 +334,11 @@ impl PendingConnect {
                 let fd = attempt.event.as_fd();
                 match epoll::add(&self.readiness, fd, data, epoll::EventFlags::IN) {
                     Ok(()) => Ok(Some(attempt)),
-                    Err(errno) => Err(self.tcp_failed(errno.into())),
+                    Err(errno) => Err(self.asked.tcp_failed(errno.into())),
                 }
             }
             Err(SanFailure::Companion(failure)) => {
-                self.fallback = Some(failure.into());
+                self.asked.fallback = Some(failure.into());
                 Ok(None)
             }
             Err(SanFailure::Connect(error)) => {
@@ -352,30 +351,30 @@ impl PendingConnect {
     /// Whether the SAN has a way there that is worth trying, and which.
     fn san_request(&mut self, options: &ConnectOptions) -> Option<SanRequest> {
         let local = options.local;
-        let table = self.lease.routes.table();
+        let table = self.asked.lease.routes.table();
         if table.entries().is_empty() {
-            self.not_tried = Some(self.lease.why_no_san());
+            self.asked.not_tried = Some(self.asked.lease.why_no_san());
             return None;
         }
-        let destination = canonical(self.destination);
+        let destination = canonical(self.asked.destination);
         let query = RouteQuery {
             destination,
             bound: local.map(|address| address.ip()),
             preferred: tcp::preferred_source(destination),
         };
         let Some(entry) = table.route(&query) else {
-            self.not_tried = Some(table.why_none(&query));
+            self.asked.not_tried = Some(table.why_none(&query));
             return None;
         };
-        let provider = self.lease.providers.nth(entry.provider)?;
-        if let Some(reason) = self.lease.routes.remembered(destination) {
-            self.lease.counters.remembered.raise();
-            self.fallback = Some(FallbackReason::Remembered(Box::new(reason)));
+        let provider = self.asked.lease.providers.nth(entry.provider)?;
+        if let Some(reason) = self.asked.lease.routes.remembered(destination) {
+            self.asked.lease.counters.remembered.raise();
+            self.asked.fallback = Some(FallbackReason::Remembered(Box::new(reason)));
             return None;
         }
         let bound = local.map(|address| address.ip().to_canonical());
         let bound = bound.filter(|ip| !ip.is_unspecified());
-        let budget = self.lease.config.fabric_connect_timeout;
+        let budget = self.asked.lease.config.fabric_connect_timeout;
         Some(SanRequest {
             provider,
             device: entry.device.clone(),
@@ -383,7 +382,7 @@ impl PendingConnect {
             // gets the NIC's. On the loopback the NIC has more addresses than the one that is named.
             from: SocketAddr::new(bound.unwrap_or(entry.ip), local.map_or(0, |a| a.port())),
             destination,
-            budget: budget.min(self.deadline.left().unwrap_or(budget)),
+            budget: budget.min(self.asked.deadline.left().unwrap_or(budget)),
             type_of_service: options.type_of_service,
         })
     }
@@ -400,7 +399,7 @@ impl PendingConnect {
         drop(attempt);
         self.san_failed(error)?;
         if self.san_alone {
-            return Err(self.tcp_failed(Errno::AGAIN.into()));
+            return Err(self.asked.tcp_failed(Errno::AGAIN.into()));
         }
         self.start_tcp(tcp)
     }
@@ -408,43 +407,43 @@ impl PendingConnect {
     /// Judges a failure of the SAN: final, or a reason to try TCP (duty 21).
     fn san_failed(&mut self, error: SpiConnectError) -> Result<(), ConnectError> {
         if !error.may_try_tcp() {
-            self.lease.counters.refused.raise();
+            self.asked.lease.counters.refused.raise();
             return Err(ConnectError::San {
-                destination: self.destination,
+                destination: self.asked.destination,
                 source: error,
             });
         }
-        tracing::debug!(destination = %self.destination, %error, "the SAN gives no connection");
+        tracing::debug!(destination = %self.asked.destination, %error, "the SAN gives no connection");
         let costly = is_worth_remembering(error.failure());
         let reason = FallbackReason::Connect(error);
         if costly {
-            let destination = canonical(self.destination);
-            self.lease.routes.remember(destination, reason.clone());
+            let destination = canonical(self.asked.destination);
+            self.asked
+                .lease
+                .routes
+                .remember(destination, reason.clone());
         }
-        self.fallback = Some(reason);
+        self.asked.fallback = Some(reason);
         Ok(())
     }
 
     fn start_tcp(&mut self, tcp: Socket) -> Result<(), ConnectError> {
-        let attempt = TcpAttempt::start(tcp, self.destination, &self.readiness)
-            .map_err(|error| self.tcp_failed(error))?;
+        let attempt = TcpAttempt::start(tcp, self.asked.destination, &self.readiness)
+            .map_err(|error| self.asked.tcp_failed(error))?;
         self.stage = Stage::Tcp(attempt);
         Ok(())
     }
 
     fn not_yet(&mut self, stage: Stage) -> Result<Option<Connection>, ConnectError> {
-        if self.deadline.is_over() {
-            return Err(ConnectError::TimedOut {
-                destination: self.destination,
-                fallback: self.fallback.take(),
-            });
+        if self.asked.deadline.is_over() {
+            return Err(self.asked.timed_out());
         }
         self.stage = stage;
         Ok(None)
     }
 
     fn connected_san(&mut self, attempt: SanAttempt, companion: Socket) -> Connection {
-        self.lease.counters.connected_san.raise();
+        self.asked.lease.counters.connected_san.raise();
         // The event object's descriptor is not needed any more, and the selection holds it.
         let _ = attempt
             .companion
@@ -453,17 +452,76 @@ impl PendingConnect {
             provider: attempt.provider,
             socket: attempt.companion,
             device: Some(attempt.device),
-            peer: self.destination,
+            peer: self.asked.destination,
             companion,
         };
-        self.opened(established)
+        self.asked.opened(established)
+    }
+}
+
+impl Asked {
+    /// # Errors
+    /// [`ConnectError::ShutDown`].
+    fn new(
+        lease: Lease,
+        destination: SocketAddr,
+        options: &ConnectOptions,
+    ) -> Result<Self, ConnectError> {
+        if lease.is_closed() {
+            return Err(ConnectError::ShutDown);
+        }
+        let timeout = options.timeout.unwrap_or(lease.config.connect_timeout);
+        let route = lease.route(SocketRole::Connect, destination, options.route);
+        Ok(Self {
+            lease,
+            destination,
+            deadline: Deadline::after(timeout),
+            fallback: None,
+            not_tried: None,
+            may_move: !options.tcp_only && route == RouteChoice::Upgrade,
+            is_tcp_alone: options.tcp_only || route == RouteChoice::Off,
+            buffers: options.buffers(),
+            span: tracing::debug_span!("connect", %destination),
+        })
+    }
+
+    /// Duty 10: TCP's socket first.
+    fn tcp_socket(&mut self, options: &ConnectOptions) -> Result<Socket, ConnectError> {
+        let destination = self.destination;
+        let tcp = tcp::socket(destination).map_err(|error| self.tcp_failed(error))?;
+        if let Some(value) = options.type_of_service {
+            tcp::set_type_of_service(&tcp, destination, value)
+                .map_err(|error| self.tcp_failed(error))?;
+        }
+        tcp::set_buffers(&tcp, options.buffers()).map_err(|error| self.tcp_failed(error))?;
+        if let Some(address) = options.local {
+            tcp.bind(&address.into())
+                .map_err(|source| ConnectError::Local { address, source })?;
+        }
+        Ok(tcp)
+    }
+
+    /// Whether the SAN is not thought of now.
+    fn begins_on_tcp(&mut self) -> bool {
+        let begins = self.is_tcp_alone || self.may_move;
+        if begins {
+            self.not_tried = Some(match self.may_move {
+                true => NotTried::NotMoved(NotMoved::Short),
+                false => NotTried::SaidTcp,
+            });
+        }
+        begins
+    }
+
+    fn timed_out(&mut self) -> ConnectError {
+        ConnectError::TimedOut {
+            destination: self.destination,
+            fallback: self.fallback.take(),
+        }
     }
 
     fn connected_tcp(&mut self, socket: Socket) -> Result<Connection, ConnectError> {
-        let prepared = socket
-            .set_nonblocking(false)
-            .and_then(|()| tcp::local_addr(&socket));
-        let local = prepared.map_err(|error| self.tcp_failed(error))?;
+        let local = tcp::local_addr(&socket).map_err(|error| self.tcp_failed(error))?;
         let why = self.fallback.take();
         match why {
             Some(_) => self.lease.counters.fallbacks.raise(),
@@ -503,7 +561,7 @@ impl fmt::Debug for PendingConnect {
             Stage::Over => "over",
         };
         f.debug_struct("PendingConnect")
-            .field("destination", &self.destination)
+            .field("destination", &self.asked.destination)
             .field("stage", &stage)
             .finish_non_exhaustive()
     }

@@ -370,7 +370,11 @@ impl Listener {
         socket: Socket,
         peer: SocketAddr,
     ) -> Result<Option<Connection>, AcceptError> {
-        let local = tcp::local_addr(&socket)?;
+        // One that listens at an address is connected at no other.
+        let local = match self.shared.address.ip().is_unspecified() {
+            true => tcp::local_addr(&socket)?,
+            false => self.shared.address,
+        };
         let side = Side::Tcp;
         if self.shared.ask(&IncomingRequest { peer, local, side }) == Decision::Reject {
             self.shared.counters.refused_condition.raise();

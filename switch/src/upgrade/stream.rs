@@ -419,17 +419,20 @@ impl MovingStream {
             follower.closed();
         }
         let (is_plain, token) = self.with(|mover, around| {
-            let is_reset = around.tcp.socket().linger().ok().flatten() == Some(Duration::ZERO);
-            let event = if mover.owes_unread() || is_reset {
-                Event::Abort
-            } else {
-                Event::Close
-            };
             let was_plain = mover.is_plain() && mover.pair.is_none();
-            if was_plain && (is_reset || matches!(event, Event::Close)) {
+            let owes_unread = mover.owes_unread();
+            if was_plain && !owes_unread {
                 // The kernel sees the rest off, and tells a reset from an end by itself.
                 return (true, around.token);
             }
+            let is_reset = around.tcp.socket().linger().ok().flatten() == Some(Duration::ZERO);
+            if was_plain && is_reset {
+                return (true, around.token);
+            }
+            let event = match owes_unread || is_reset {
+                true => Event::Abort,
+                false => Event::Close,
+            };
             mover.tell(around, event);
             mover.progress(around);
             (mover.is_through(), around.token)
