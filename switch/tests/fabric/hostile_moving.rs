@@ -13,11 +13,13 @@ use std::time::Instant;
 
 use hmac::{Hmac, KeyInit, Mac};
 use san_provider::wire::Session;
-use san_provider::{ConnectFailure, ConnectOptions, DataPath, ProviderConfig, Socket};
+use san_provider::{
+    ConnectFailure, ConnectOptions, DataPath, ProviderConfig, Socket, TransferError,
+};
 use san_switch::{Connection, DeploymentKey, RouteChoice, Switch, SwitchStats};
 use san_tests::net::{addr_a, addr_b};
 use san_tests::san::{Connector, San};
-use san_tests::time::{STEP, bounded, eventually};
+use san_tests::time::{STEP, bounded, eventually, within};
 
 use support::*;
 
@@ -302,5 +304,98 @@ fn a_wrong_proof_leaves_the_stream_on_tcp() {
         });
         assert!(ends.switch.stats().moves_unproven >= 1);
         ends.goes_on_over_tcp();
+    });
+}
+
+/// What stands on TCP while the SAN carries has to be the word that the peer goes back.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn bytes_on_tcp_at_a_place_of_none_reset_the_stream() {
+    bounded(|| {
+        let mut ends = ends();
+        let (_data, _socket) = ends.moved();
+        ends.tcp.write_all(&[1; 32]).unwrap();
+        let error = ends.client.receive(&mut [0; 100]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(ends.switch.stats().violations_message, 1);
+        ends.others_go_on();
+    });
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn memory_that_is_not_open_ends_the_queue_pair() {
+    bounded(|| {
+        let ends = ends();
+        let (data, _socket) = ends.moved();
+        send(&data, RING, &ring(1 << 18));
+        send(&data, OFFER, &offer(12, 40_000));
+        // The read of it fails, and with that the queue pair.
+        ends.client.set_nonblocking(true).unwrap();
+        eventually("it is on its way to TCP", PATIENCE, || {
+            let read = ends.client.receive(&mut [0; 100]);
+            assert!(read.is_err(), "{read:?}");
+            !ends.client.is_san()
+        });
+        ends.others_go_on();
+    });
+}
+
+/// A peer that has connected and says nothing more costs the queue pair, and the writes that it held go out.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_peer_that_stops_before_the_stream_has_moved_leaves_it_on_tcp() {
+    let is_gone = |data: &DataPath| {
+        eventually("the queue pair is given up", PATIENCE, || {
+            !matches!(data.try_receive(), Ok(_) | Err(TransferError::WouldBlock))
+        });
+    };
+    bounded(move || {
+        let mut silent = ends();
+        let (data, _socket) = silent.connected();
+        silent.goes_on_over_tcp();
+        is_gone(&data);
+        silent.goes_on_over_tcp();
+
+        let mut stops = ends();
+        let (data, _socket) = stops.connected();
+        send(&data, PREPARE, &place(0));
+        assert_eq!((next(&data).0, next(&data).0), (READY, PREPARE));
+        // Held from here on.
+        (&stops.client).write_all(&[3; 1000]).unwrap();
+        let begun = Instant::now();
+        let mut held = [0; 1000];
+        stops.tcp.read_exact(&mut held).unwrap();
+        assert_eq!(held, [3; 1000]);
+        assert!(begun.elapsed() > STEP / 10, "it was not held");
+        is_gone(&data);
+        stops.goes_on_over_tcp();
+        assert_eq!(stops.switch.stats().violations_message, 0);
+    });
+}
+
+/// A peer that never comes back to TCP costs half a minute.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_peer_that_does_not_come_back_to_tcp_costs_a_timeout() {
+    within(PATIENCE * 5, || {
+        let ends = ends();
+        let (data, socket) = ends.moved();
+        (&ends.client).write_all(b"over the SAN").unwrap();
+        assert_eq!(next(&data), (0, b"over the SAN".to_vec()));
+        let begun = Instant::now();
+        // The queue pair ends, and nobody says on TCP how far it was read.
+        drop((data, socket));
+        eventually("it is over", PATIENCE * 4, || {
+            let read = ends.client.receive(&mut [0; 100]);
+            let kind = read.expect_err("nothing comes").kind();
+            let is_over = kind == ErrorKind::TimedOut;
+            assert!(is_over || kind == ErrorKind::WouldBlock, "{kind:?}");
+            is_over
+        });
+        let time = begun.elapsed().as_secs();
+        assert!((28..55).contains(&time), "{time} seconds");
+        assert_eq!(ends.client.receive(&mut [0; 100]).unwrap(), 0);
+        ends.others_go_on();
     });
 }
