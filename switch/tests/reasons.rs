@@ -248,3 +248,33 @@ fn exchange(client: &Connection, server: &Connection, is_done: impl Fn(&Connecti
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[test]
+fn a_move_behind_bytes_that_nobody_reads_is_not_finished() {
+    use std::io::{ErrorKind, Read, Write};
+    let own = own_address();
+    let switch = Switch::new(moving(own)).unwrap();
+    let listener = switch
+        .listen(SocketAddr::new(own, 0), ListenOptions::default())
+        .unwrap();
+    let options = ConnectOptions::default().local(SocketAddr::new(own, 0));
+    let client = switch.connect(listener.local_addr(), &options).unwrap();
+    let server = listener.accept_timeout(PATIENCE).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let full = loop {
+        match (&client).write(&[1; 65536]) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    // Enough that it moves, and far from all that TCP holds.
+    (&server).read_exact(&mut [0; 16384]).unwrap();
+    let is_through = |end: &Connection| reason_not_moved(&switch, end) == NotMoved::Unfinished;
+    eventually("the acceptor gives the move up", PATIENCE, || {
+        is_through(&server)
+    });
+    eventually("the connector gives the move up", PATIENCE, || {
+        is_through(&client)
+    });
+}

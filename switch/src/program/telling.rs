@@ -78,6 +78,7 @@ fn not_moved(why: Why) -> Option<NotMoved> {
         Why::Uncounted => NotMoved::Uncounted,
         Why::NoWay => return None,
         Why::Unanswered => NotMoved::Unanswered,
+        Why::Unfinished => NotMoved::Unfinished,
         Why::KernelCall => NotMoved::NeedsTcp,
     })
 }

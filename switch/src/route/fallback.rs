@@ -38,6 +38,7 @@ impl Route {
             NotMoved::Short => const { &route(NotMoved::Short) },
             NotMoved::UnderWay => const { &route(NotMoved::UnderWay) },
             NotMoved::Unanswered => const { &route(NotMoved::Unanswered) },
+            NotMoved::Unfinished => const { &route(NotMoved::Unfinished) },
             NotMoved::CameBack => const { &route(NotMoved::CameBack) },
             NotMoved::Ended => const { &route(NotMoved::Ended) },
             NotMoved::Shared => const { &route(NotMoved::Shared) },

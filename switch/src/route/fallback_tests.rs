@@ -179,6 +179,10 @@ fn brought_about_by(reason: &FallbackReason) -> Option<(&'static str, &'static s
                 NotMoved::UnderWay | NotMoved::Unanswered => {
                     (REASONS, "the_accepting_end_says_why_too")
                 }
+                NotMoved::Unfinished => (
+                    REASONS,
+                    "a_move_behind_bytes_that_nobody_reads_is_not_finished",
+                ),
                 NotMoved::CameBack => (REASONS, "a_connection_that_came_back_says_so"),
                 NotMoved::Shared | NotMoved::Uncounted => (
                     PROGRAMS,

@@ -13,6 +13,8 @@ pub enum NotMoved {
     UnderWay,
     /// The peer's library has not taken part: there is none, it has another key, or no answer came in time.
     Unanswered,
+    /// The peer's library has taken part, and no move was finished in its time.
+    Unfinished,
     /// It was on the SAN, and has come back.
     CameBack,
     /// One end has ended its direction.
@@ -27,10 +29,11 @@ pub enum NotMoved {
 
 impl NotMoved {
     /// Every one.
-    pub const ALL: [NotMoved; 8] = [
+    pub const ALL: [NotMoved; 9] = [
         NotMoved::Short,
         NotMoved::UnderWay,
         NotMoved::Unanswered,
+        NotMoved::Unfinished,
         NotMoved::CameBack,
         NotMoved::Ended,
         NotMoved::Shared,
@@ -51,8 +54,15 @@ impl NotMoved {
                 "on the peer: san stat (is its program there?), san config (the same SAN_ROUTE, SAN_FABRIC and \
                  SAN_KEY as here); see whether RDMA answers there: san doctor {ip}"
             ),
+            NotMoved::Unfinished => {
+                "it moves when the programs have read what TCP still holds: ss -tn shows Recv-Q and Send-Q; \
+                 SAN_LOG=debug for both programs shows each step"
+                    .to_owned()
+            }
             NotMoved::CameBack => {
-                "see what broke: dmesg | tail; rdma link show; SAN_LOG=debug for both programs".to_owned()
+                "an idle one moves again when it carries bytes; else see what broke: dmesg | tail; rdma link show; \
+                 SAN_LOG=debug for both programs"
+                    .to_owned()
             }
             NotMoved::Ended => {
                 "the programs decide: it moves while both directions are open".to_owned()
@@ -77,6 +87,7 @@ impl fmt::Display for NotMoved {
             NotMoved::Short => "it began on TCP and has carried too little to move",
             NotMoved::UnderWay => "its move to the SAN is under way",
             NotMoved::Unanswered => "the peer has not taken part in its move to the SAN",
+            NotMoved::Unfinished => "its move to the SAN was not finished in time",
             NotMoved::CameBack => "it was on the SAN and came back to TCP",
             NotMoved::Ended => "one end has ended its direction before it moved",
             NotMoved::Shared => "several processes use it",

@@ -235,8 +235,10 @@ impl MovingStream {
                 // It stands there until the peer dials.
                 State::Inviting => NotMoved::Unanswered,
                 State::Dialling | State::Proving | State::Cutting => NotMoved::UnderWay,
-                State::Leaving => NotMoved::CameBack,
+                State::Leaving if has_moved => NotMoved::CameBack,
+                State::Leaving => NotMoved::Unfinished,
                 State::Tcp | State::San | State::SanOnly if has_moved => NotMoved::CameBack,
+                _ if mover.was_answered() => NotMoved::Unfinished,
                 State::Tcp | State::San | State::SanOnly => match engine.dials() {
                     0 => NotMoved::Short,
                     _ => NotMoved::Unanswered,
