@@ -104,6 +104,21 @@ fn a_peer_of_tcp_alone_takes_tcp_with_a_reason() {
 }
 
 #[test]
+fn a_route_that_says_tcp_is_named_and_hides_nothing_else() {
+    let ip = common::own_address();
+    let (_listener, address) = echo("soft", &ip);
+    let [fabric, addresses] = soft(&ip);
+    let (report, ok) = report(&[fabric, addresses, ("SAN_ROUTE", "off")], &[&address]);
+    assert!(ok, "{report}");
+    let route = line(&report, "route");
+    assert_eq!(route["level"], "warn");
+    assert!(text_of(route).contains("SAN_ROUTE=off says so"), "{route}");
+    assert_eq!(remedy_of(route), "unset SAN_ROUTE");
+    // The machine's addresses are on the SAN all the same.
+    assert_eq!(line(&report, "addresses")["level"], "ok");
+}
+
+#[test]
 fn a_full_backlog_is_told_with_its_size() {
     let ip = common::own_address();
     let addresses = format!("SAN_SOFT_ADDRESSES={ip}");

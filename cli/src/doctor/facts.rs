@@ -29,6 +29,8 @@ pub(super) struct Facts {
 pub(super) struct SettingsFacts {
     #[serde(serialize_with = "as_text")]
     pub(super) fabric: FabricChoice,
+    /// `SAN_ROUTE=off`.
+    pub(super) says_tcp: bool,
     /// Those that are set, as `NAME=value`, apart from the bad ones.
     pub(super) set: Vec<String>,
     /// Those that cannot be used.

@@ -233,6 +233,11 @@ impl Client<'_> {
                 "{server} refuses the measurement: its bounds are smaller"
             ))
             .with_remedy("install the same version on both hosts; see it: san --version"),
+            // It has sent back what it got, as an echo server does.
+            _ if version == VERSION => Problem::new(format!(
+                "{server} is not a server of san perf: it sends back what it gets"
+            ))
+            .with_remedy(self.start_one()),
             _ => Problem::new(format!(
                 "{server} speaks version {version} of the measuring protocol, and this is \
                  version {VERSION}"

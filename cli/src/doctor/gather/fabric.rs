@@ -5,7 +5,7 @@ use crate::doctor::facts::{
     SoftPortState, TransportFacts,
 };
 use rustix::fs::{FlockOperation, flock};
-use san_switch::{FabricChoice, NegativeCacheConfig, Switch, SwitchConfig};
+use san_switch::{FabricChoice, NegativeCacheConfig, RouteChoice, Switch, SwitchConfig};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -46,8 +46,10 @@ pub(super) fn gather(config: &SwitchConfig) -> (FabricFacts, Option<Switch>) {
         facts.soft_ports = soft_ports(&facts.devices);
     }
     let patience = config.fabric_connect_timeout.min(SAN_PATIENCE);
+    // What the machine could do: a switch that takes TCP by its settings opens no fabric.
     let own = config
         .clone()
+        .route(RouteChoice::Direct)
         .stat(false)
         .negative_cache(NegativeCacheConfig::new(0, Duration::ZERO))
         .fabric_connect_timeout(patience);

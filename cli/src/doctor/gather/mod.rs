@@ -10,6 +10,7 @@ mod system;
 use super::facts::{Facts, SettingsFacts};
 use crate::destination::Destination;
 use crate::settings::{Settings, Source};
+use san_switch::RouteChoice;
 
 /// Finds out everything; `peer` is asked about too if there is one.
 pub(super) fn gather(peer: Option<&(Destination, bool)>) -> Facts {
@@ -37,6 +38,7 @@ fn of_settings(settings: &Settings) -> SettingsFacts {
     let given = given.filter(|setting| setting.source != Source::Default);
     SettingsFacts {
         fabric: settings.config.fabric,
+        says_tcp: settings.config.route == RouteChoice::Off,
         set: given
             .map(|setting| format!("{}={}", setting.name, setting.value))
             .collect(),

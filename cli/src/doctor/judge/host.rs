@@ -48,6 +48,13 @@ pub(super) fn settings(facts: &Facts) -> Vec<Line> {
         };
         lines.push(Line::ok("settings", text));
     }
+    if settings.says_tcp {
+        lines.push(Line::warn(
+            "settings",
+            "SAN_ROUTE=off: every connection takes TCP, unless a rule of SAN_RULES says otherwise",
+            "let them use the SAN: unset SAN_ROUTE",
+        ));
+    }
     lines.push(match settings.fabric {
         FabricChoice::Auto => Line::ok(
             "fabric",

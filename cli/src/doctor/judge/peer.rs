@@ -104,6 +104,11 @@ fn way(peer: &PeerFacts, address: &PeerAddressFacts, facts: &Facts) -> Line {
     };
     let took = connect.took_ms;
     match &connect.outcome {
+        ConnectOutcome::San { .. } if facts.settings.says_tcp => Line::warn(
+            "route",
+            format!("a connection to {there} takes TCP: SAN_ROUTE=off says so; the SAN has a way"),
+            "unset SAN_ROUTE",
+        ),
         ConnectOutcome::San { provider, device } => Line::ok(
             "route",
             format!("a connection to {there} goes over the SAN ({provider}, {device}); {took} ms"),

@@ -12,6 +12,7 @@ fn healthy() -> Facts {
     Facts {
         settings: SettingsFacts {
             fabric: FabricChoice::Auto,
+            says_tcp: false,
             set: Vec::new(),
             bad: Vec::new(),
             unknown: Vec::new(),
@@ -256,6 +257,8 @@ fn bad_settings_are_named() {
     expect(&facts, Warn, "settings", "SAN_FABRC", "unset SAN_FABRC");
     let facts = changed(|facts| facts.settings.fabric = FabricChoice::Off);
     expect(&facts, Warn, "fabric", "off", "unset SAN_FABRIC");
+    let facts = changed(|facts| facts.settings.says_tcp = true);
+    expect(&facts, Warn, "settings", "SAN_ROUTE=off", "unset SAN_ROUTE");
 }
 
 #[test]
