@@ -176,6 +176,7 @@ stage_guest() {
     try_packages tshark python3-scapy >&2 || true
     printf 'soft-roce\t--test interop\t%s\t%s\n' "$top/soft-roce" "$top/soft-roce/tests/interop.sh" >>"$results/guest.list"
     printf 'san-preload\t--test programs-rxe\t%s\t%s\n' "$top" "$top/ci/lib/programs-rxe.sh" >>"$results/guest.list"
+    printf 'san-switch\t--test addresses\t%s\t%s\n' "$top/switch" "$top/switch/tests/addresses.sh" >>"$results/guest.list"
     cat "$results/last.list" >>"$results/guest.list"
     OUT=$results SAN_RXE_TIMEOUT=${SAN_TEST_GUEST_LIMIT:-1800} \
         run_list guest "$top/ci/rxe" "$top/ci/lib/run-tests.sh" --test-threads=1 || status=$?
