@@ -384,6 +384,27 @@ mod tests {
     }
 
     #[test]
+    fn connects_that_were_left_to_tcp_are_told_with_each_reason_once() {
+        let left = |port: u16| -> LeftToTcp {
+            serde_json::from_value(serde_json::json!({
+                "peer": format!("10.0.7.2:{port}"), "why": "nobody", "remedy": "ask", "age_ms": 1500
+            }))
+            .unwrap()
+        };
+        let mut out = Vec::new();
+        left_to_tcp(&mut out, &[left(1), left(2)], 80).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("10.0.7.2:1") && text.contains("10.0.7.2:2"),
+            "{text}"
+        );
+        assert_eq!(text.matches("-> ask").count(), 1, "{text}");
+        let mut none = Vec::new();
+        left_to_tcp(&mut none, &[], 80).unwrap();
+        assert!(none.is_empty());
+    }
+
+    #[test]
     fn ages_are_short() {
         let ages = [5, 1500, 61_000, 3_660_000, 90_000_000].map(age);
         assert_eq!(ages, ["5ms", "1s", "1m01s", "1h01m", "1d01h"]);

@@ -11,10 +11,10 @@ use san_switch::{NotMoved, NotTried, Report};
 use crate::support::{library, program};
 
 /// An address of the loopback that nobody else uses.
-fn own_address() -> Ipv4Addr {
+fn own_address(net: u8) -> Ipv4Addr {
     let pid = std::process::id();
     let part = |by: u32| u8::try_from(pid / by % 250).expect("below 250");
-    Ipv4Addr::new(127, 99, part(250), 1 + part(1))
+    Ipv4Addr::new(127, net, part(250), 1 + part(1))
 }
 
 /// A peer that knows nothing of the SAN: it sends back what it gets.
@@ -43,9 +43,8 @@ impl Drop for Running {
     }
 }
 
-#[test]
-fn a_program_says_why_its_connections_have_not_moved() {
-    let own = own_address();
+/// Starts the program with this route; its lines until it is ready.
+fn start(route: &str, own: Ipv4Addr) -> (Running, Vec<String>) {
     let listener = TcpListener::bind((own, 0)).expect("a listener");
     let port = listener.local_addr().expect("its address").port();
     thread::spawn(move || echo(&listener));
@@ -53,7 +52,7 @@ fn a_program_says_why_its_connections_have_not_moved() {
     command
         .args([own.to_string(), own.to_string(), port.to_string()])
         .env("LD_PRELOAD", library())
-        .envs([("SAN_ROUTE", "upgrade"), ("SAN_FABRIC", "soft")])
+        .envs([("SAN_ROUTE", route), ("SAN_FABRIC", "soft")])
         .envs([("SAN_UPGRADE_BYTES", "4096"), ("SAN_STAT", "on")])
         .env("SAN_SOFT_ADDRESSES", own.to_string())
         .stdin(Stdio::piped())
@@ -61,8 +60,28 @@ fn a_program_says_why_its_connections_have_not_moved() {
     let mut running = Running(command.spawn().expect("it starts"));
     let said = running.0.stdout.take().expect("a pipe");
     let said = BufReader::new(said).lines().map(|line| line.expect("text"));
-    let said: Vec<String> = said.take_while(|line| line != "ready").collect();
+    let said = said.take_while(|line| line != "ready").collect();
+    (running, said)
+}
 
+#[test]
+fn with_the_direct_route_the_last_connects_that_were_left_to_tcp_are_told() {
+    let (running, said) = start("direct", own_address(98));
+    let reports = Report::of_process(running.0.id()).expect("it answers");
+    let left = &reports[0].left_to_tcp;
+    assert_eq!(left.len(), said.len());
+    for one in left {
+        assert!(
+            one.why.contains("no program listens on that port"),
+            "{one:?}"
+        );
+        assert!(one.remedy.contains("san stat"), "{one:?}");
+    }
+}
+
+#[test]
+fn a_program_says_why_its_connections_have_not_moved() {
+    let (running, said) = start("upgrade", own_address(99));
     let reports = Report::of_process(running.0.id()).expect("it answers");
     let told = |name: &str| -> ConnectionReport {
         let line = said.iter().find(|line| line.starts_with(name));
