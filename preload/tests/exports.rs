@@ -7,7 +7,7 @@ const HOOKS: &str = "_Exit __dprintf_chk __poll_chk __ppoll_chk __read_chk __rec
     epoll_pwait epoll_pwait2 epoll_wait execl execle execlp execv execve execvp execvpe fcntl fcntl64 fdopen \
     fexecve fileno fileno_unlocked getpeername getsockname getsockopt ioctl listen poll popen posix_spawn \
     posix_spawn_file_actions_adddup2 posix_spawnp ppoll pselect pthread_create read readv recv recvfrom recvmmsg recvmsg select \
-    send sendfile sendfile64 sendmmsg sendmsg sendto setsockopt shutdown sockatmark splice system vdprintf write \
+    send sendfile sendfile64 sendmmsg sendmsg sendto setsockopt shutdown sockatmark splice syscall system vdprintf write \
     writev";
 
 #[test]

@@ -217,13 +217,13 @@ pub unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
 }
 
 /// What is under this number goes with it, before the kernel may give the number to another thread.
-fn forget(fd: c_int) {
+pub(super) fn forget(fd: c_int) {
     if !TABLE.is_empty() && !crate::inside::is_inside() && !is_borrowed_memory() {
         closed(fd);
     }
 }
 
-fn forget_range(first: c_uint, last: c_uint) {
+pub(super) fn forget_range(first: c_uint, last: c_uint) {
     if !TABLE.is_empty() && !crate::inside::is_inside() && !is_borrowed_memory() {
         for fd in TABLE.numbers(first, last) {
             closed(fd);
@@ -251,7 +251,7 @@ pub unsafe extern "C-unwind" fn closefrom(first: c_int) {
 }
 
 /// A copy of a descriptor is the same thing.
-fn copied(fd: c_int, to: c_int) -> c_int {
+pub(super) fn copied(fd: c_int, to: c_int) -> c_int {
     if to < 0 || fd == to || TABLE.is_empty() {
         return to;
     }
@@ -304,7 +304,7 @@ fn mode_changed(fd: c_int, is_nonblocking: bool) {
     });
 }
 
-fn controlled(fd: c_int, command: c_int, argument: usize, result: c_int) -> c_int {
+pub(super) fn controlled(fd: c_int, command: c_int, argument: usize, result: c_int) -> c_int {
     if result >= 0 && !TABLE.is_empty() {
         match command {
             libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => return copied(fd, result),

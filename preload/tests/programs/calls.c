@@ -177,6 +177,36 @@ static void copies(void) {
     MUST(close(fds[1]));
 }
 
+// libuv closes by number. The next file gets the number, and nothing of what was there.
+static void by_number(void) {
+    int fds[2];
+    char buffer[8], name[] = "/tmp/san-calls-XXXXXX";
+    part("calls by number");
+    pair(fds);
+    int copy = MUST(syscall(SYS_dup, fds[1]));
+    SAY(write(fds[0], "one", 3));
+    readable(copy);
+    SAY(read(copy, buffer, 8));
+    SAY(syscall(SYS_close, copy));
+    int null = MUST(open("/dev/null", O_RDONLY | O_CLOEXEC));
+    SAY(null == copy);
+    SAY(read(null, buffer, 8));
+    SAY(syscall(SYS_dup3, fds[1], null, O_CLOEXEC) == null);
+    SAY(write(null, "three", 5));
+    readable(fds[0]);
+    SAY(read(fds[0], buffer, 8));
+    MUST(close(null));
+    SAY(syscall(SYS_close, fds[0]));
+    int file = MUST(mkstemp(name));
+    SAY(file == fds[0]);
+    SAY(write(file, "mine", 4));
+    SAY(lseek(file, 0, SEEK_END));
+    SAY(read(fds[1], buffer, 8));
+    MUST(unlink(name));
+    MUST(close(file));
+    MUST(close(fds[1]));
+}
+
 static void loops(void) {
     int fds[2];
     char buffer[64];
@@ -688,6 +718,7 @@ int main(int count, char **arguments) {
     names();
     ends();
     copies();
+    by_number();
     loops();
     connecting();
     much(0);
