@@ -19,7 +19,7 @@ with_library() {
 server() {
     local with
     with_library server
-    timeout --kill-after=5 $((240 * slow)) "${with[@]}" "$@" >server.log 2>>server.err </dev/null &
+    timeout --kill-after=5 $((400 * slow)) "${with[@]}" "$@" >server.log 2>>server.err </dev/null &
     servers+=($!)
 }
 
@@ -27,7 +27,7 @@ server() {
 client() {
     local with
     with_library client
-    timeout --kill-after=5 $((60 * slow)) "${with[@]}" "$@" 2>>client.err
+    timeout --kill-after=5 $((150 * slow)) "${with[@]}" "$@" 2>>client.err
 }
 
 stop_servers() {
