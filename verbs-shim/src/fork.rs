@@ -177,4 +177,17 @@ mod tests {
         drop(guard);
         assert_eq!(Arc::strong_count(&shared), 1);
     }
+
+    #[test]
+    fn memory_of_the_fabric_is_not_copied_to_a_child() {
+        let memory = crate::SharedMemory::new(70_000).unwrap();
+        memory.write_at(65_000, b"the parent's").unwrap();
+        let found = |expected: &[u8; 12]| {
+            let mut bytes = [1; 12];
+            memory.read_at(65_000, &mut bytes).unwrap();
+            bytes == *expected
+        };
+        assert_eq!(forked(|| found(&[0; 12])), 0);
+        assert!(found(b"the parent's"));
+    }
 }

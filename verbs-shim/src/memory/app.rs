@@ -164,7 +164,8 @@ fn is_mapped(start: usize, end: usize, writable: bool) -> bool {
 }
 
 /// Zeroed memory of this process, for a fabric and any number of threads to read and write at the
-/// same time. Cheap to clone; all clones are the same memory.
+/// same time. Cheap to clone; all clones are the same memory. A child that is forked finds zeros there:
+/// `fork` need not copy what is its parent's alone.
 #[derive(Clone)]
 pub struct SharedMemory {
     mapping: Arc<Mapping>,
@@ -206,6 +207,11 @@ impl SharedMemory {
         .map_err(|e| VerbsError::from_errno("mmap", e.raw_os_error()))?;
         let addr =
             NonNull::new(ptr.cast()).ok_or_else(|| VerbsError::from_errno("mmap", libc::ENOMEM))?;
+        // SAFETY: the mapping is the one that was just made, and the advice changes nothing in this process.
+        let advised = unsafe { rustix::mm::madvise(ptr, mapped, Advice::LinuxWipeOnFork) };
+        if let Err(error) = advised {
+            tracing::debug!(%error, "memory of the fabric is copied by fork");
+        }
         Ok(Self {
             mapping: Arc::new(Mapping { addr, len, mapped }),
         })
