@@ -285,13 +285,12 @@ impl LaneHandle {
         self.own().is_some_and(Lane::arm_outside)
     }
 
-    /// The caller does not sleep any more. Without [`LaneHandle::arm`] before it, nothing happens.
-    pub fn disarm(&self) {
-        if let Some(lane) = self.own()
-            && lane.is_armed_outside()
-        {
-            lane.disarm_outside();
-        }
+    /// The caller does not sleep any more. Whether something was announced meanwhile, and is to be polled.
+    /// Without [`LaneHandle::arm`] before it, nothing happens.
+    #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
+    pub fn disarm(&self) -> bool {
+        let armed = self.own().filter(|lane| lane.is_armed_outside());
+        armed.is_some_and(Lane::disarm_outside)
     }
 
     /// Whether a thread is between [`LaneHandle::arm`] and [`LaneHandle::disarm`].

@@ -30,7 +30,7 @@ use san_provider::LaneHandle;
 
 use super::hub::{Source, Told};
 use super::interest::{Interest, Verdict};
-use super::lanes::{Lanes, Turn};
+use super::lanes::{Armed, Lanes, Turn};
 use super::wakes::Wakes;
 use crate::tcp;
 
@@ -60,11 +60,13 @@ struct Shared {
 pub(crate) struct StandBy<'a> {
     turn: Turn<'a>,
     wakes: &'a Wakes<Arc<Member>>,
+    lanes: &'a Mutex<Lanes>,
 }
 
 impl Drop for StandBy<'_> {
     fn drop(&mut self) {
-        self.turn.awake();
+        let mut lanes = self.lanes.lock();
+        self.turn.awake(|number| lanes.warm(number));
         self.wakes.awake();
     }
 }
@@ -263,9 +265,10 @@ impl EventLoop {
         let deadline = Deadline::after(timeout);
         let mut turn = Turn::new(&self.shared.doorbell, Some((&self.shared.epoll, tag())));
         loop {
-            self.poll_lanes();
+            self.lanes.lock().poll_warm();
             let first = match self.is_kernels_turn() {
                 true => {
+                    self.lanes.lock().poll_cold();
                     let room = events.len().div_ceil(2);
                     self.ask(&mut events[..room], Some(Duration::ZERO), kernel)?
                 }
@@ -276,12 +279,13 @@ impl EventLoop {
                 return Ok(found);
             }
             if deadline.is_over() {
+                self.lanes.lock().poll_cold();
                 let first = self.ask(events, Some(Duration::ZERO), kernel)?;
                 return Ok(first + self.collect(&mut events[first..]));
             }
             let outcome = self.sleep(&mut turn, events, deadline, kernel);
             let first = outcome?;
-            self.poll_lanes();
+            self.lanes.lock().poll_warm();
             let found = self.collect_after(first, events);
             if found > 0 || deadline.is_over() {
                 return Ok(found);
@@ -298,8 +302,9 @@ impl EventLoop {
         let mut stand_by = StandBy {
             turn: Turn::new(&self.shared.doorbell, Some((&self.shared.epoll, tag()))),
             wakes: &self.shared.wakes,
+            lanes: &self.lanes,
         };
-        let may_sleep = stand_by.turn.arm(self.lanes.lock().all());
+        let may_sleep = self.arm(&mut stand_by.turn);
         (may_sleep && self.shared.wakes.is_empty()).then_some(stand_by)
     }
 
@@ -314,20 +319,29 @@ impl EventLoop {
         if !self.shared.wakes.fall_asleep() {
             return Ok(0);
         }
-        let may_sleep = turn.arm(self.lanes.lock().all());
+        let may_sleep = self.arm(turn);
         let left = match may_sleep && self.shared.wakes.is_empty() {
             true => deadline.left(),
             false => Some(Duration::ZERO),
         };
         let outcome = self.ask(events, left, kernel);
-        turn.awake();
+        let mut lanes = self.lanes.lock();
+        lanes.poll_some();
+        turn.awake(|number| lanes.warm(number));
+        drop(lanes);
         self.shared.wakes.awake();
         outcome
     }
 
-    fn poll_lanes(&self) {
-        for lane in self.lanes.lock().all() {
-            lane.poll();
+    /// Asks for notification on all lanes; whether the caller may sleep.
+    fn arm(&self, turn: &mut Turn<'_>) -> bool {
+        let mut lanes = self.lanes.lock();
+        match turn.arm(lanes.all()) {
+            Armed::MaySleep => true,
+            Armed::SomethingCame { number } => {
+                lanes.warm(number);
+                false
+            }
         }
     }
 

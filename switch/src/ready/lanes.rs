@@ -14,6 +14,13 @@
 //! Who stands by puts himself on the lane's list and then tries once more to arm it. Who had it armed
 //! disarms it and then looks at the list. If he looks before the other is on it, then he had disarmed
 //! before, too, and the other's attempt succeeds or finds a third one, who will look at the list later.
+//! An attempt that finds something has the lane armed for a moment, so who made it looks at the list, too.
+//!
+//! # Warm and cold
+//! Most lanes of a loop with many connections have nothing for it most of the time. So a lane on which
+//! the last looks have found nothing is *cold*, and a wait that finds enough elsewhere passes it over
+//! ([`Lanes::poll_warm`]). It is looked at when the kernel has its turn, before a wait says that there is
+//! nothing, and by arming it before a sleep. What was announced during the sleep makes it warm.
 
 use std::collections::VecDeque;
 use std::io;
@@ -91,8 +98,9 @@ impl SharedLane {
         *on = wanted;
     }
 
-    pub(super) fn poll(&self) {
-        self.lane.poll();
+    /// How much came.
+    pub(super) fn poll(&self) -> usize {
+        self.lane.poll()
     }
 
     /// The caller is about to sleep.
@@ -140,6 +148,15 @@ enum Sleep {
     StandsBy,
 }
 
+/// Whether a thread may sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Armed {
+    /// Nothing has come.
+    MaySleep,
+    /// It came on the lane with this number of those that were to be armed.
+    SomethingCame { number: usize },
+}
+
 /// One wait of a thread: what it owes the others who sleep on its lanes.
 pub(super) struct Turn<'a> {
     bell: &'a Arc<Signal>,
@@ -163,36 +180,50 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// Asks for notification on all lanes. `true`: nothing has come, and the caller may sleep.
-    pub(super) fn arm(&mut self, lanes: &[Arc<SharedLane>]) -> bool {
-        let mut may_sleep = true;
-        for lane in lanes {
-            let place = self
-                .lanes
-                .iter()
-                .position(|owed| Arc::ptr_eq(&owed.lane, lane))
-                .unwrap_or_else(|| {
-                    self.lanes.push(Owed {
-                        lane: Arc::clone(lane),
-                        sleep: Sleep::No,
-                        has_baton: false,
-                    });
-                    self.lanes.len() - 1
-                });
-            let owed = &mut self.lanes[place];
-            owed.sleep = owed.lane.arm(self.bell);
+    /// Asks for notification on all lanes, and says whether the caller may sleep. Where something has come,
+    /// the lanes after that one are not asked.
+    pub(super) fn arm<'l>(
+        &mut self,
+        lanes: impl IntoIterator<Item = &'l Arc<SharedLane>>,
+    ) -> Armed {
+        let (bell, (epoll, tag)) = (self.bell, self.epoll.unzip());
+        for (number, lane) in lanes.into_iter().enumerate() {
+            let owed = self.owed(number, lane);
+            owed.sleep = owed.lane.arm(bell);
             match owed.sleep {
-                Sleep::No => may_sleep = false,
+                Sleep::No => {
+                    owed.has_baton = true;
+                    return Armed::SomethingCame { number };
+                }
                 Sleep::Armed => {
                     owed.has_baton = false;
-                    let (epoll, tag) = self.epoll.unzip();
                     owed.lane.switch_to(epoll, tag.unwrap_or(0));
                 }
                 // Another one has it armed, and sees to it.
                 Sleep::StandsBy => owed.has_baton = false,
             }
         }
-        may_sleep
+        Armed::MaySleep
+    }
+
+    /// What is owed for this lane, which is likely to have this number.
+    fn owed(&mut self, number: usize, lane: &Arc<SharedLane>) -> &mut Owed {
+        let is_it = |owed: &Owed| Arc::ptr_eq(&owed.lane, lane);
+        let place = match self.lanes.get(number).is_some_and(is_it) {
+            true => Some(number),
+            // As long as each is new, it is none of those before it.
+            false if number == self.lanes.len() => None,
+            false => self.lanes.iter().position(is_it),
+        };
+        let place = place.unwrap_or_else(|| {
+            self.lanes.push(Owed {
+                lane: Arc::clone(lane),
+                sleep: Sleep::No,
+                has_baton: false,
+            });
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[place]
     }
 
     /// The lanes that notify this thread.
@@ -201,16 +232,25 @@ impl<'a> Turn<'a> {
         armed.map(|owed| &*owed.lane)
     }
 
-    /// The caller does not sleep any more.
-    pub(super) fn awake(&mut self) {
-        for owed in &mut self.lanes {
-            match std::mem::replace(&mut owed.sleep, Sleep::No) {
-                Sleep::No => {}
+    /// The caller does not sleep any more. `announced` is told the numbers of the lanes that have something.
+    pub(super) fn awake(&mut self, mut announced: impl FnMut(usize)) {
+        // On a fabric in user space the first is likely to be the one that works for the others: if it went
+        // before them, it would have to wake one of them.
+        for (number, owed) in self.lanes.iter_mut().enumerate().rev() {
+            let has_something = match std::mem::replace(&mut owed.sleep, Sleep::No) {
+                Sleep::No => false,
                 Sleep::Armed => {
-                    owed.lane.lane.disarm();
                     owed.has_baton = true;
+                    owed.lane.lane.disarm()
                 }
-                Sleep::StandsBy => owed.has_baton |= !owed.lane.stand_down(self.bell),
+                Sleep::StandsBy => {
+                    let was_rung = !owed.lane.stand_down(self.bell);
+                    owed.has_baton |= was_rung;
+                    was_rung
+                }
+            };
+            if has_something {
+                announced(number);
             }
         }
     }
@@ -218,19 +258,35 @@ impl<'a> Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.awake();
+        self.awake(|_| ());
         for owed in self.lanes.iter().filter(|owed| owed.has_baton) {
             owed.lane.ring_next();
         }
     }
 }
 
-/// The lanes of a loop.
+/// Looks that find nothing before a lane is cold.
+const WARM: u8 = 8;
+
+/// The lanes of a loop, each once.
 #[derive(Default)]
-pub(super) struct Lanes {
-    /// Each once, with the number of sources that need it beside it.
-    lanes: Vec<Arc<SharedLane>>,
-    users: Vec<usize>,
+pub(super) struct Lanes(Vec<Place>);
+
+struct Place {
+    lane: Arc<SharedLane>,
+    /// Sources that need it.
+    users: usize,
+    /// Looks until it is cold; 0: it is.
+    warmth: u8,
+}
+
+impl Place {
+    fn poll(&mut self) {
+        self.warmth = match self.lane.poll() {
+            0 => self.warmth.saturating_sub(1),
+            _ => WARM,
+        };
+    }
 }
 
 impl Lanes {
@@ -240,14 +296,17 @@ impl Lanes {
     /// EMFILE, ENFILE, ENOMEM, ENOSPC.
     pub(super) fn add(&mut self, lane: LaneHandle, epoll: &OwnedFd, tag: u64) -> io::Result<()> {
         if let Some(place) = self.place(&lane) {
-            self.users[place] += 1;
+            self.0[place].users += 1;
             return Ok(());
         }
         let lane = SharedLane::of(lane)?;
         let data = EventData::new_u64(tag);
         epoll::add(epoll, lane.fd(), data, EventFlags::empty())?;
-        self.lanes.push(lane);
-        self.users.push(1);
+        self.0.push(Place {
+            lane,
+            users: 1,
+            warmth: WARM,
+        });
         Ok(())
     }
 
@@ -256,12 +315,11 @@ impl Lanes {
         let Some(place) = self.place(lane) else {
             return;
         };
-        self.users[place] -= 1;
-        if self.users[place] > 0 {
+        self.0[place].users -= 1;
+        if self.0[place].users > 0 {
             return;
         }
-        self.users.swap_remove(place);
-        let gone = self.lanes.swap_remove(place);
+        let gone = self.0.swap_remove(place).lane;
         let _ = epoll::delete(epoll, gone.fd());
         let mut on = gone.switched_on.lock();
         if on
@@ -273,11 +331,42 @@ impl Lanes {
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> &[Arc<SharedLane>] {
-        &self.lanes
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<SharedLane>> {
+        self.0.iter().map(|place| &place.lane)
+    }
+
+    /// Polls those that are warm.
+    pub(super) fn poll_warm(&mut self) {
+        for place in self.0.iter_mut().filter(|place| place.warmth > 0) {
+            place.poll();
+        }
+    }
+
+    /// Polls those that are warm, or one that is not: on a fabric in user space that brings for all of them
+    /// what has come.
+    pub(super) fn poll_some(&mut self) {
+        match self.0.iter().any(|place| place.warmth > 0) {
+            true => self.poll_warm(),
+            false => self.0.first_mut().into_iter().for_each(Place::poll),
+        }
+    }
+
+    /// Polls those that are not.
+    pub(super) fn poll_cold(&mut self) {
+        for place in self.0.iter_mut().filter(|place| place.warmth == 0) {
+            place.poll();
+        }
+    }
+
+    /// The lane with this number of [`Lanes::all`] has something.
+    pub(super) fn warm(&mut self, number: usize) {
+        if let Some(place) = self.0.get_mut(number) {
+            place.warmth = WARM;
+        }
     }
 
     fn place(&self, lane: &LaneHandle) -> Option<usize> {
-        self.lanes.iter().position(|one| one.lane.same_as(lane))
+        let mut lanes = self.0.iter();
+        lanes.position(|place| place.lane.lane.same_as(lane))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::hub::{Source, Told};
-use super::lanes::{SharedLane, Turn};
+use super::lanes::{Armed, SharedLane, Turn};
 use rustix::event::epoll::EventFlags;
 use san_base::{Deadline, Signal};
 
@@ -83,8 +83,8 @@ fn sleep(
     for one in waited.iter() {
         one.source.hub().add(Weak::clone(&told));
     }
-    let may_sleep = turn.arm(lanes);
-    let left = match may_sleep && look(waited) == 0 {
+    let armed = turn.arm(lanes);
+    let left = match armed == Armed::MaySleep && look(waited) == 0 {
         true => deadline.left(),
         false => Some(Duration::ZERO),
     };
@@ -92,7 +92,7 @@ fn sleep(
     extra.extend(turn.armed().map(SharedLane::fd));
     let outcome = kernel(&extra, left);
     drop(extra);
-    turn.awake();
+    turn.awake(|_| ());
     for one in waited.iter() {
         one.source.hub().remove(&told);
     }

@@ -278,18 +278,22 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         may_sleep
     }
 
-    /// That thread does not sleep any more.
-    pub(crate) fn disarm_outside(&self) {
-        if let Err(error) = self.outside.sleeper.after() {
+    /// That thread does not sleep any more. Whether something was announced meanwhile.
+    pub(crate) fn disarm_outside(&self) -> bool {
+        let events = self.outside.sleeper.after().unwrap_or_else(|error| {
             self.break_down(&error);
-        }
+            1
+        });
+        let mut is_announced = events > 0;
         if self.outside.rung.swap(false, Ordering::SeqCst) {
             self.outside.bell.reset();
+            is_announced = true;
         }
         self.poller.disarm_outside();
         self.outside.taken.store(false, Ordering::SeqCst);
         // A leader may sleep on the same channel, whose event was just taken from under it.
         self.poller.kick(self);
+        is_announced
     }
 
     pub(crate) fn is_armed_outside(&self) -> bool {
