@@ -20,8 +20,8 @@ impl Payloads for Plain {
     type Key = Weak;
 }
 
-/// What is wrong with a run.
-pub(super) type Outcome = Result<bool, String>;
+/// Whether a step did anything, or what is wrong with the run.
+pub(super) type Stepped = Result<bool, String>;
 
 /// What the application is like.
 #[derive(Debug, Clone, Copy, Default)]
@@ -112,7 +112,7 @@ impl End {
     }
 
     /// Tells the engine, and does what it asks for.
-    pub(super) fn tell(&mut self, event: Event<'_, Weak>, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn tell(&mut self, event: Event<'_, Weak>, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if self.traces {
             println!(
                 "{} {event:?}, {:?}, {:?}",
@@ -125,7 +125,7 @@ impl End {
         self.act(tcp, qp)
     }
 
-    fn act(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    fn act(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         while let Some(action) = self.engine.poll_action() {
             match action {
                 Action::Listen => self.listens = true,
@@ -188,7 +188,7 @@ impl End {
         (self.waiting_control, self.waiting) = (None, None);
     }
 
-    pub(super) fn qp_up(&mut self, qp: &mut Qp, tcp: &mut Pipe, written: u64) -> Outcome {
+    pub(super) fn qp_up(&mut self, qp: &mut Qp, tcp: &mut Pipe, written: u64) -> Stepped {
         let generation = qp.generation;
         let key = Weak(u64::from(generation));
         self.engine.handle(
@@ -206,7 +206,7 @@ impl End {
         self.act(tcp, qp)
     }
 
-    fn deliver(&mut self, bytes: &[u8]) -> Outcome {
+    fn deliver(&mut self, bytes: &[u8]) -> Stepped {
         for got in bytes {
             let wanted = byte(1 - self.index, self.read);
             if *got != wanted {
@@ -234,7 +234,7 @@ impl End {
         random: &mut Random,
         out: &mut Pipe,
         qp: &mut Qp,
-    ) -> Outcome {
+    ) -> Stepped {
         if self.is_closed {
             return Ok(false);
         }
@@ -312,7 +312,7 @@ impl End {
     }
 
     /// What the engine has for TCP.
-    pub(super) fn tcp_out(&mut self, random: &mut Random, out: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn tcp_out(&mut self, random: &mut Random, out: &mut Pipe, qp: &mut Qp) -> Stepped {
         let bytes = match self.engine.tcp_out() {
             TcpOut::Nothing | TcpOut::Application => return Ok(false),
             TcpOut::Frame(bytes) | TcpOut::Again(bytes) => bytes.to_vec(),
@@ -334,7 +334,7 @@ impl End {
     }
 
     /// What TCP has for this end.
-    pub(super) fn tcp_in(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn tcp_in(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         match self.engine.tcp_in() {
             TcpIn::Nothing => Ok(false),
             TcpIn::Discard => {
@@ -397,7 +397,7 @@ impl End {
 
     /// Posts a message, or a READ. Now and then the queue pair does not take a message at once; control goes
     /// past what waits.
-    pub(super) fn post(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn post(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if self.is_draining || !self.has_qp {
             return Ok(false);
         }
@@ -444,7 +444,7 @@ impl End {
     }
 
     /// Polls one completion.
-    pub(super) fn poll(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn poll(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if !self.has_qp {
             return Ok(false);
         }
@@ -478,7 +478,7 @@ impl End {
         }
     }
 
-    pub(super) fn acknowledged(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn acknowledged(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if !self.has_qp || self.is_draining {
             return Ok(false);
         }
@@ -488,7 +488,7 @@ impl End {
     }
 
     /// The application reads what the queue pair brought.
-    pub(super) fn app_read(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn app_read(&mut self, random: &mut Random, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if self.is_draining || !self.has_qp || !self.reads() {
             return Ok(false);
         }
@@ -502,7 +502,7 @@ impl End {
         }
     }
 
-    fn take_landed(&mut self, most: usize) -> Outcome {
+    fn take_landed(&mut self, most: usize) -> Stepped {
         let Some((at, bytes)) = self.landed.pop_first() else {
             return Err(self.wrong("nothing has landed"));
         };
@@ -517,7 +517,7 @@ impl End {
         self.deliver(&bytes[..n])
     }
 
-    fn take_message(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    fn take_message(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         let Some(Sent { kind, bytes }) = self.inbox.pop_front() else {
             return Ok(false);
         };
@@ -543,7 +543,7 @@ impl End {
     }
 
     /// Sees that the queue pair broke.
-    pub(super) fn notice(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn notice(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if !self.has_qp || !qp.is_broken || self.is_draining {
             return Ok(false);
         }
@@ -551,7 +551,7 @@ impl End {
     }
 
     /// Takes in everything that the queue pair had brought.
-    pub(super) fn drain(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Outcome {
+    pub(super) fn drain(&mut self, tcp: &mut Pipe, qp: &mut Qp) -> Stepped {
         if !self.is_draining {
             return Ok(false);
         }

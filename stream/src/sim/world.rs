@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Random;
-use super::end::{End, Habits, Outcome};
+use super::end::{End, Habits, Stepped};
 use super::network::{Pipe, Qp};
 use crate::engine::{LEAST_FRAME, Mutation};
 use crate::{Config, Event, Failure, Refusal, Role, Route, State, Thresholds};
@@ -188,7 +188,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, index: usize, what: Move) -> Outcome {
+    fn step(&mut self, index: usize, what: Move) -> Stepped {
         let [first, second] = &mut self.pipes;
         let (out, tcp) = if index == 0 {
             (first, second)
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// The accepting end dials, and the connecting end answers or does not.
-    fn connect(&mut self) -> Outcome {
+    fn connect(&mut self) -> Stepped {
         let [to_connector, to_acceptor] = &mut self.pipes;
         let [acceptor, connector] = &mut self.ends;
         if self.is_answering {
@@ -272,7 +272,7 @@ impl World {
     }
 
     /// A process dies, or its application gives up.
-    fn meet_fate(&mut self, index: usize) -> Outcome {
+    fn meet_fate(&mut self, index: usize) -> Stepped {
         // Where so little of a frame is out that it could be bytes of the application, nobody dies.
         let is_readable = !(1..LEAST_FRAME).contains(&self.ends[index].engine.frame_written());
         let is_time = is_readable && self.fate == Some(index) && self.random.per_mille(3);
@@ -295,7 +295,7 @@ impl World {
         Ok(true)
     }
 
-    fn reset(&mut self, index: usize) -> Outcome {
+    fn reset(&mut self, index: usize) -> Stepped {
         let tcp = &mut self.pipes[1 - index];
         self.ends[index].tell(Event::TcpReset, tcp, &mut self.qp)
     }

@@ -51,9 +51,9 @@ impl Dice {
     }
 }
 
-type Outcome<T> = Result<T, ErrorKind>;
+type KindResult<T> = Result<T, ErrorKind>;
 
-fn kind<T>(outcome: std::io::Result<T>) -> Outcome<T> {
+fn kind<T>(outcome: std::io::Result<T>) -> KindResult<T> {
     outcome.map_err(|error| error.kind())
 }
 

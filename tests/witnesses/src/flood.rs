@@ -10,14 +10,14 @@ use std::time::Instant;
 
 use rdma_sys::rdma_cm_event_type as cm;
 
-use crate::raw::{Channel, Id, Outcome};
+use crate::raw::{Channel, ConnectEnd, Id};
 
 /// The requests of a flood. They end when this is dropped.
 #[derive(Debug)]
 pub struct Flood {
     ids: Vec<Id>,
     /// How each request ended, and when; in the order in which they did.
-    pub ended: Vec<(Outcome, Instant)>,
+    pub ended: Vec<(ConnectEnd, Instant)>,
 }
 
 impl Flood {
@@ -54,7 +54,7 @@ impl Flood {
             match event.kind {
                 cm::RDMA_CM_EVENT_ADDR_RESOLVED => id.resolve_route()?,
                 cm::RDMA_CM_EVENT_ROUTE_RESOLVED => id.connect(private_data)?,
-                _ => match Outcome::of(&event) {
+                _ => match ConnectEnd::of(&event) {
                     Some(outcome) => ended.push((outcome, Instant::now())),
                     None => return Err(io::Error::other(format!("{event:?}"))),
                 },

@@ -250,7 +250,7 @@ impl Drop for Id {
 
 /// How a connect ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ConnectEnd {
     /// The acceptor's private data.
     Established(Vec<u8>),
     /// The CM's reason and the refusing side's private data.
@@ -259,7 +259,7 @@ pub enum Outcome {
     Unreachable(i32),
 }
 
-impl Outcome {
+impl ConnectEnd {
     /// Of an event that ends a connect; None for any other.
     #[must_use]
     pub fn of(event: &Event) -> Option<Self> {
@@ -347,9 +347,9 @@ impl Client {
     ///
     /// # Errors
     /// TimedOut, or what librdmacm says.
-    pub fn outcome(&self, deadline: Instant) -> io::Result<Outcome> {
+    pub fn outcome(&self, deadline: Instant) -> io::Result<ConnectEnd> {
         let event = self.id.next(deadline)?;
-        Outcome::of(&event).ok_or_else(|| io::Error::other(format!("{event:?}")))
+        ConnectEnd::of(&event).ok_or_else(|| io::Error::other(format!("{event:?}")))
     }
 
     /// Sends a message with immediate data and waits until the peer's queue pair has it.

@@ -8,7 +8,7 @@ use san_tests::census::{self, Census};
 use san_tests::san::{self, Listener, San};
 use san_tests::time::{STEP, bounded, within};
 use san_witnesses::flood::Flood;
-use san_witnesses::raw::{Client, Outcome, RECEIVES, SLOT};
+use san_witnesses::raw::{Client, ConnectEnd, RECEIVES, SLOT};
 use san_witnesses::wire::{self, Refusal};
 
 /// One receive is kept for a message that only gives credits.
@@ -35,7 +35,7 @@ fn wsd_080_refused_past_the_backlog_with_the_bytes_of_the_protocol() {
         assert!(data[24..].iter().all(|&byte| byte == 0), "padding");
         let _accepted = listener.accept();
         assert!(
-            matches!(outcome(&first), Outcome::Established(_)),
+            matches!(outcome(&first), ConnectEnd::Established(_)),
             "the first has its place"
         );
     });
@@ -291,7 +291,7 @@ fn wsd_080_a_flood_from_rdma_sys_leaves_nothing_behind() {
             assert_eq!(flood.len(), count);
             assert_eq!(flood.ended.len(), count - 16, "every one got its answer");
             for (outcome, _) in &flood.ended {
-                let Outcome::Rejected(28, data) = outcome else {
+                let ConnectEnd::Rejected(28, data) = outcome else {
                     panic!("{outcome:?}")
                 };
                 let expected = Refusal {
@@ -322,7 +322,7 @@ fn wsd_080_a_flood_from_rdma_sys_leaves_nothing_behind() {
         let client = ask(&listener);
         let _accepted = listener.accept();
         assert!(
-            matches!(outcome(&client), Outcome::Established(_)),
+            matches!(outcome(&client), ConnectEnd::Established(_)),
             "it serves as before"
         );
     });
@@ -343,7 +343,7 @@ fn connected(san: &San) -> (Client, Socket, wire::Reply) {
     let client = ask(&listener);
     let accepted = listener.accept();
     match outcome(&client) {
-        Outcome::Established(data) => (
+        ConnectEnd::Established(data) => (
             client,
             accepted.socket,
             wire::reply(&data).expect("a reply of ours"),
@@ -352,7 +352,7 @@ fn connected(san: &San) -> (Client, Socket, wire::Reply) {
     }
 }
 
-fn outcome(client: &Client) -> Outcome {
+fn outcome(client: &Client) -> ConnectEnd {
     client.outcome(soon()).expect("the end of the connect")
 }
 
@@ -364,7 +364,7 @@ fn rejected(client: &Client) -> Vec<u8> {
 
 fn rejected_with(client: &Client) -> (i32, Vec<u8>) {
     match outcome(client) {
-        Outcome::Rejected(reason, data) => (reason, data),
+        ConnectEnd::Rejected(reason, data) => (reason, data),
         other => panic!("{other:?}"),
     }
 }
