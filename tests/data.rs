@@ -516,7 +516,7 @@ fn the_kind_of_a_message_and_its_buffer_are_carried() {
         let mut buffer = connected.buffer().expect("a registered buffer");
         buffer.fill(b"from where it is");
         let sent = connected
-            .send_buffer(buffer, 201, Notification::Poll)
+            .send_registered(buffer, 201, Notification::Poll)
             .expect("started");
         san::wait(&connected, sent).outcome.expect("sent");
         let receive = accepted.receive(Notification::Poll).expect("started");

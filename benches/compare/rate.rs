@@ -26,7 +26,7 @@ const DEPTH: usize = 48;
 enum From {
     /// `send` copies it.
     Copied,
-    /// `send_buffer`: it is there.
+    /// `send_registered`: it is there.
     Registered,
     /// `try_send` copies it, and no operation stands for it.
     Tried,
@@ -91,7 +91,7 @@ impl Sender<'_> {
                 }
                 From::Registered => {
                     let buffer = self.buffer()?;
-                    self.socket.send_buffer(buffer, 0, Notification::Poll)?
+                    self.socket.send_registered(buffer, 0, Notification::Poll)?
                 }
             };
             self.under_way.push_back(operation);

@@ -35,7 +35,7 @@ impl Socket {
             .start_send(Payload::Bytes(bytes), kind, Fence::None, completion)
     }
 
-    /// A registered buffer, to be filled and sent with [`Socket::send_buffer`].
+    /// A registered buffer, to be filled and sent with [`Socket::send_registered`].
     ///
     /// # Errors
     /// `WSAENOBUFS`: none is left now. `WSAENOTCONN`, `WSAENOTSOCK`, `WSANOTINITIALISED`.
@@ -49,7 +49,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::send`]; `WSAEFAULT`: a buffer of another device.
     #[doc(alias = "WSPSend")]
-    pub fn send_buffer(
+    pub fn send_registered(
         &self,
         buffer: RegisteredBuffer,
         kind: u8,

@@ -97,7 +97,7 @@ impl Connection {
                 let buffer = None;
                 return Some(Answer { resumption, buffer });
             }
-            let mut buffer = self.lane.send_buffer().ok().flatten()?;
+            let mut buffer = self.lane.registered_buffer().ok().flatten()?;
             buffer.fill(&resumption.emit());
             let buffer = Some(buffer);
             Some(Answer { resumption, buffer })

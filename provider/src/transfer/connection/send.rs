@@ -33,12 +33,12 @@ impl Payload<'_> {
 impl Connection {
     /// A registered buffer to fill and send.
     pub(crate) fn buffer(&self) -> Result<RegisteredBuffer, TransferError> {
-        if let Some(buffer) = self.lane.send_buffer()? {
+        if let Some(buffer) = self.lane.registered_buffer()? {
             return Ok(buffer);
         }
         // Finished sends may hold some.
         self.lane.poll_once();
-        self.lane.send_buffer()?.ok_or_else(|| {
+        self.lane.registered_buffer()?.ok_or_else(|| {
             // Who has sends under way is told when it may go on.
             match self.lock_state().engine.has_nothing_under_way() {
                 true => TransferError::NoBuffers,
@@ -157,7 +157,7 @@ impl Connection {
         let mut state = self.room_to_send(bytes.len(), kind)?;
         let payload = if bytes.len() <= self.inline {
             Payload::Bytes(bytes)
-        } else if let Some(mut buffer) = self.lane.ready_send_buffer() {
+        } else if let Some(mut buffer) = self.lane.ready_buffer() {
             buffer.fill(bytes);
             Payload::Buffer(buffer)
         } else {
@@ -300,14 +300,14 @@ impl Connection {
         fence: bool,
         completion: Notification,
     ) -> Result<Operation, TransferError> {
-        if self.lane.send_buffers_left() <= state.engine.sends_waiting() + 1 {
+        if self.lane.buffers_left() <= state.engine.sends_waiting() + 1 {
             return Err(TransferError::WouldBlock);
         }
         let buffer = match payload {
             Payload::Buffer(buffer) => buffer,
             Payload::Bytes(bytes) => {
                 // Not by polling for one: the lock is held.
-                let mut buffer = self.lane.send_buffer()?.ok_or(TransferError::WouldBlock)?;
+                let mut buffer = self.lane.registered_buffer()?.ok_or(TransferError::WouldBlock)?;
                 buffer.fill(bytes);
                 buffer
             }

@@ -190,17 +190,17 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     }
 
     /// A buffer to send from.
-    pub(crate) fn send_buffer(&self) -> Result<Option<RegisteredBuffer>, VerbsError> {
+    pub(crate) fn registered_buffer(&self) -> Result<Option<RegisteredBuffer>, VerbsError> {
         self.send_pool.take_or_grow()
     }
 
     /// A buffer to send from that is here already.
-    pub(crate) fn ready_send_buffer(&self) -> Option<RegisteredBuffer> {
+    pub(crate) fn ready_buffer(&self) -> Option<RegisteredBuffer> {
         self.send_pool.take()
     }
 
     /// How many buffers to send from are free, or could be made.
-    pub(crate) fn send_buffers_left(&self) -> usize {
+    pub(crate) fn buffers_left(&self) -> usize {
         self.send_pool.left()
     }
 
