@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use san_provider::{
     AcceptOptions, ConnectOptions, DataPath, Decision, Operation, ProviderConfig, Readiness,
-    ReadySink, Received, Socket, TransferError,
+    ReadySink, Receipt, Received, Socket, TransferError,
 };
 use san_tests::san::{self, San};
 use san_tests::time::{STEP, bounded, eventually, within};
@@ -181,6 +181,16 @@ fn after_close_every_call_says_so_from_every_thread() {
             assert!(matches!(error, TransferError::NotSocket), "{error}");
         }
         assert_eq!(data.unacknowledged(), 0);
+        assert!(!data.send_plainly(b"x", 0));
+        let mut bytes = [0; 10];
+        let nothing = data.receive_unless(
+            &mut [IoSliceMut::new(&mut bytes)],
+            Duration::ZERO,
+            &AtomicBool::new(false),
+        );
+        assert_eq!(nothing, Receipt::Over);
+        let error = data.explain(nothing).expect_err("closed");
+        assert!(matches!(error, TransferError::NotSocket), "{error}");
         assert!(a.data_path().is_err());
     });
 }

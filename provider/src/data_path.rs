@@ -15,7 +15,7 @@ use verbs_shim::fork::ForkGuard;
 use crate::error::TransferError;
 use crate::socket::Socket;
 use crate::transfer::{
-    Connection, Inbox, Lane, Message, Operation, PeerFeatures, ReadySink, Received,
+    Connection, Inbox, Lane, Message, Operation, PeerFeatures, ReadySink, Receipt, Received,
 };
 
 /// The data path of a connected socket. Cheap to clone; any thread may use it.
@@ -47,6 +47,14 @@ impl DataPath {
     /// `WSAENOTCONN`, `WSAECONNRESET`, `WSAENOTSOCK`.
     pub fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         self.connection()?.try_send(bytes, kind)
+    }
+
+    /// Sends `bytes` as one message if nothing has to be found out for that. `false`: it did not go out, and
+    /// [`DataPath::try_send`] says more.
+    #[inline(always)]
+    #[must_use]
+    pub fn send_plainly(&self, bytes: &[u8], kind: u8) -> bool {
+        !ForkGuard::is_inherited(&self.connection) && self.connection.send_plainly(bytes, kind)
     }
 
     /// As [`DataPath::try_send`], of bytes that lie in several places: one message, in their order.
@@ -86,7 +94,7 @@ impl DataPath {
         wait: Duration,
     ) -> Result<Received, TransferError> {
         static NEVER: AtomicBool = AtomicBool::new(false);
-        self.connection()?.receive_into(buffers, wait, &NEVER)
+        self.receive_into_unless(buffers, wait, &NEVER)
     }
 
     /// As [`DataPath::receive_into`], but the wait ends when another thread sets `called_off` and then
@@ -101,7 +109,34 @@ impl DataPath {
         wait: Duration,
         called_off: &AtomicBool,
     ) -> Result<Received, TransferError> {
-        self.connection()?.receive_into(buffers, wait, called_off)
+        self.explain(self.receive_unless(buffers, wait, called_off))
+    }
+
+    /// As [`DataPath::receive_into_unless`], the shortest way: only [`DataPath::explain`] finds out why nothing
+    /// came.
+    #[inline(always)]
+    pub fn receive_unless(
+        &self,
+        buffers: &mut [IoSliceMut<'_>],
+        wait: Duration,
+        called_off: &AtomicBool,
+    ) -> Receipt {
+        match ForkGuard::is_inherited(&self.connection) {
+            false => self.connection.receive_into(buffers, wait, called_off),
+            true => Receipt::Over,
+        }
+    }
+
+    /// What a receive says in full.
+    ///
+    /// # Errors
+    /// As [`DataPath::receive_into_unless`].
+    #[inline(never)]
+    pub fn explain(&self, receipt: Receipt) -> Result<Received, TransferError> {
+        match receipt {
+            Receipt::Of(received) => Ok(received),
+            other => self.connection()?.explain(other),
+        }
     }
 
     /// Waits until another thread, or a [`ReadySink`], sets `flag` and then calls [`DataPath::wake`].

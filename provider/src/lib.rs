@@ -167,7 +167,7 @@ pub use socket::{AddressFamily, Protocol, Socket, SocketType};
 pub use statistics::{ConnectionStats, ListenStats, SocketStats};
 pub use transfer::{
     Fence, Inbox, MAX_SEGMENTS, Message, Notification, Operation, OverlappedResult, PeerFeatures,
-    Readiness, ReadySink, Received, Transferred,
+    Readiness, ReadySink, Receipt, Received, Transferred,
 };
 pub use upcalls::{NoUpcalls, SwitchUpcalls};
 pub use verbs_shim::{AppMemory, Fabric, RegisteredBuffer, SharedMemory, SoftConfig};

@@ -26,10 +26,16 @@ impl Patience {
         }
     }
 
+    /// Whether a wait of this length has no end.
+    #[inline]
+    pub(crate) fn is_endless(length: Duration) -> bool {
+        length.as_secs() >= Self::LONGEST
+    }
+
     /// What is left; `None` is without end.
     #[inline]
     pub(crate) fn left(&mut self) -> Option<Duration> {
-        match self.length.as_secs() >= Self::LONGEST {
+        match Self::is_endless(self.length) {
             true => None,
             false => Some(self.left_of_some()),
         }

@@ -21,7 +21,7 @@ use arrayvec::ArrayVec;
 use verbs_shim::{
     Access, BufferPool, CmId, CompletionBatch, CompletionQueue, ConnParams, Event, EventChannel,
     Fabric, QpCaps, QueuePair, RegisteredBuffer, SendFlags, SharedReceiveQueue, Sleeper,
-    SoftConfig, Verb,
+    SoftConfig, Verb, Woken,
 };
 
 const RECEIVES: u32 = 64;
@@ -59,7 +59,11 @@ fn main() -> Result<(), Failure> {
     request.id.accept(&ConnParams::default())?;
     wait(&client.channel)?;
     wait(&listener.channel)?;
-    run(&sender.established(), &mut receiver.established(), messages)
+    run(
+        &mut sender.established(),
+        &mut receiver.established(),
+        messages,
+    )
 }
 
 fn env(name: &str) -> Result<String, Failure> {
@@ -161,7 +165,7 @@ impl End<verbs_shim::PreparedQp> {
 }
 
 fn run(
-    sender: &End<QueuePair>,
+    sender: &mut End<QueuePair>,
     receiver: &mut End<QueuePair>,
     messages: u32,
 ) -> Result<(), Failure> {
@@ -181,7 +185,7 @@ fn run(
 }
 
 #[inline(never)]
-fn send(end: &End<QueuePair>, n: u32, batch: &mut CompletionBatch) -> Result<(), Failure> {
+fn send(end: &mut End<QueuePair>, n: u32, batch: &mut CompletionBatch) -> Result<(), Failure> {
     let bytes = [n as u8; 64];
     let signaled = n % SIGNALED_EVERY == SIGNALED_EVERY - 1;
     let flags = match signaled {
@@ -207,9 +211,10 @@ fn send(end: &End<QueuePair>, n: u32, batch: &mut CompletionBatch) -> Result<(),
 
 #[inline(never)]
 fn receive(end: &mut End<QueuePair>, n: u32, batch: &mut CompletionBatch) -> Result<(), Failure> {
-    let woken = end.sleeper.sleep(Some(LONG))?;
-    if woken.events == 0 {
-        return Err("nothing woke it".into());
+    match end.sleeper.sleep(Some(LONG)) {
+        Woken::Announced => {}
+        Woken::Failed(error) => return Err(error.into()),
+        Woken::Nothing | Woken::Other => return Err("nothing woke it".into()),
     }
     if end.recv_cq.poll(batch)? != 1 {
         return Err("not one message".into());

@@ -130,7 +130,7 @@ pub(crate) trait CompletionChannel: Downcast {
 pub(crate) trait Sleeper: Send + Sync {
     /// Sleeps until there are events, the other descriptor is readable, a signal came, or the time
     /// is over, and takes the events. A fabric in user space works for the sleeper meanwhile.
-    fn sleep(&self, timeout: Option<Duration>) -> Result<Woken>;
+    fn sleep(&self, timeout: Option<Duration>) -> Woken;
     /// What becomes readable, for a set that somebody else sleeps on.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
     /// Before such a sleep; `false`: there are events already.

@@ -68,10 +68,8 @@ impl Sleeper {
     ///
     /// An announcement wakes it once: poll every queue that was asked for notification, and ask
     /// again, before sleeping again.
-    ///
-    /// # Errors
-    /// When the channel is broken.
-    pub fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
+    #[must_use]
+    pub fn sleep(&self, timeout: Option<Duration>) -> Woken {
         self.backend.sleep(timeout)
     }
 
@@ -183,7 +181,8 @@ impl CompletionQueue {
     }
 
     /// As [`CompletionQueue::poll`], the shortest way: a failure goes to `failed`, and nothing was found.
-    #[inline]
+    // Always where it is called: mostly nothing is there, and to save the registers costs as much.
+    #[inline(always)]
     pub fn poll_or(&self, batch: &mut CompletionBatch, failed: impl FnOnce(VerbsError)) -> usize {
         let cq = &*self.shared;
         let polled = match cq.has_retired.load(Ordering::Acquire) {

@@ -13,7 +13,7 @@ pub(crate) mod message;
 mod sink;
 
 pub use connection::{Fence, MAX_SEGMENTS, PeerFeatures};
-pub use engine::{Inbox, Notification, Operation, Received};
+pub use engine::{Inbox, Notification, Operation, Receipt, Received};
 pub use message::{Message, OverlappedResult, Transferred};
 pub use sink::{Readiness, ReadySink};
 

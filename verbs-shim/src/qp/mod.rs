@@ -155,9 +155,9 @@ macro_rules! common {
             }
 
             /// The same for a send whose memory is not wanted back: it is freed, and the answer is
-            /// [`Claim::freed`].
+            /// [`Claim::freed`]. Whoever has the queue pair for himself needs no lock.
             #[inline]
-            pub fn complete_send(&self, completion: &Completion) -> Option<u32> {
+            pub fn complete_send(&mut self, completion: &Completion) -> Option<u32> {
                 self.shared.complete_send(completion)
             }
 

@@ -107,11 +107,12 @@ impl QpShared {
         None
     }
 
-    pub(super) fn complete_send(&self, completion: &Completion) -> Option<u32> {
+    #[inline]
+    pub(super) fn complete_send(&mut self, completion: &Completion) -> Option<u32> {
         let freed = match self.is_send(completion) {
             true => {
                 let (slot, success) = (completion.slot(), completion.is_success());
-                self.sends.lock().complete(slot, success)
+                self.sends.get_mut().complete(slot, success)
             }
             false => None,
         };

@@ -543,7 +543,7 @@ fn memory_that_the_device_may_have_does_not_come_back() {
 fn the_short_ways_post_and_complete() {
     let bench = bench();
     let pool = pool(&bench);
-    let qp = bench.qp(5, None).established();
+    let mut qp = bench.qp(5, None).established();
     let errno = |result: Result<()>| result.unwrap_err().errno();
     let nowhere = crate::RemoteMemory { addr: 0, rkey: 0 };
     let (quiet, told) = (SendFlags::NONE, SendFlags::SIGNALED);

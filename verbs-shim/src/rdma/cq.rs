@@ -108,13 +108,26 @@ impl RdmaCompletionChannel {
 
     /// Reads the one that an edge has announced, and the others only when there may be many: one that was
     /// asked for mostly never comes, since what it would announce was found without, and to look for it in
-    /// vain costs a call of the system. How many there were.
+    /// vain costs a call of the system.
     #[inline]
-    fn read_announced(&self) -> Result<usize> {
-        match self.read_event()? {
-            true if self.has_few_left() => Ok(1),
-            true => self.read_more(),
-            false => self.nothing_left(),
+    fn read_announced(&self) -> Woken {
+        match self.read_event() {
+            Ok(true) if self.has_few_left() => Woken::Announced,
+            Ok(true) => self.read_all_announced(),
+            Ok(false) => {
+                self.due.store(0, Ordering::Relaxed);
+                Woken::Nothing
+            }
+            Err(error) => Woken::Failed(Box::new(error)),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_all_announced(&self) -> Woken {
+        match self.read_more() {
+            Ok(_) => Woken::Announced,
+            Err(error) => Woken::Failed(Box::new(error)),
         }
     }
 
@@ -209,10 +222,17 @@ const CHANNEL: u64 = 0;
 const OTHER: u64 = 1;
 const NOTHING: u64 = 2;
 
+/// A signal is no failure.
 #[cold]
 #[inline(never)]
-fn sleep_failed(error: Errno) -> VerbsError {
-    VerbsError::from_errno("epoll_wait", error.raw_os_error())
+fn not_slept(error: Errno) -> Woken {
+    match error {
+        Errno::INTR => Woken::Nothing,
+        error => {
+            let error = VerbsError::from_errno("epoll_wait", error.raw_os_error());
+            Woken::Failed(Box::new(error))
+        }
+    }
 }
 
 /// One epoll set for both descriptors: unlike poll(2) it does not enter and leave the wait queues
@@ -225,7 +245,7 @@ struct RdmaSleeper {
 }
 
 impl backend::Sleeper for RdmaSleeper {
-    fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
+    fn sleep(&self, timeout: Option<Duration>) -> Woken {
         let none = epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(NOTHING),
@@ -233,19 +253,14 @@ impl backend::Sleeper for RdmaSleeper {
         // One at a time: the other source comes with the next call.
         let mut found = [none];
         let timeout = timeout.and_then(whole_milliseconds);
-        if let Err(error) = epoll::wait(&self.epoll, &mut found, timeout.as_ref())
-            && error != Errno::INTR
-        {
-            return Err(sleep_failed(error));
+        if let Err(error) = epoll::wait(&self.epoll, &mut found, timeout.as_ref()) {
+            return not_slept(error);
         }
-        let source = found[0].data.u64();
-        Ok(Woken {
-            events: match source {
-                CHANNEL => self.channel.read_announced()?,
-                _ => 0,
-            },
-            other: source == OTHER,
-        })
+        match found[0].data.u64() {
+            CHANNEL => self.channel.read_announced(),
+            OTHER => Woken::Other,
+            _ => Woken::Nothing,
+        }
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {

@@ -68,20 +68,17 @@ struct SoftSleeper {
 }
 
 impl backend::Sleeper for SoftSleeper {
-    fn sleep(&self, timeout: Option<Duration>) -> Result<Woken> {
-        let events = self
-            .channel
-            .channel
-            .wait(Some(self.other.as_fd()), timeout.unwrap_or(LONG))
-            .map_err(|source| VerbsError {
+    fn sleep(&self, timeout: Option<Duration>) -> Woken {
+        let channel = &self.channel.channel;
+        match channel.wait(Some(self.other.as_fd()), timeout.unwrap_or(LONG)) {
+            // Not told apart from the end of the time; looking once more is cheap then.
+            Ok(0) => Woken::Other,
+            Ok(_) => Woken::Announced,
+            Err(source) => Woken::Failed(Box::new(VerbsError {
                 call: "ibv_get_cq_event",
                 source,
-            })?;
-        Ok(Woken {
-            events: usize::try_from(events).unwrap_or(usize::MAX),
-            // Not told apart from the end of the time; looking once more is cheap then.
-            other: events == 0,
-        })
+            })),
+        }
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {

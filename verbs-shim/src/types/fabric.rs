@@ -1,5 +1,7 @@
 //! Small answers of a fabric.
 
+use crate::error::VerbsError;
+
 /// Which backend a [`crate::Fabric`] runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FabricKind {
@@ -9,11 +11,15 @@ pub enum FabricKind {
     Soft,
 }
 
-/// What ended [`crate::Sleeper::sleep`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Woken {
-    /// Events that were taken.
-    pub events: usize,
+/// What ended [`crate::Sleeper::sleep`]. A failure is among them, in a box: the answer travels in two registers.
+#[derive(Debug)]
+pub enum Woken {
+    /// The time is over, or a signal came, or another reader took the event.
+    Nothing,
+    /// Queues announced something, and the events were taken.
+    Announced,
     /// The other descriptor may be readable.
-    pub other: bool,
+    Other,
+    /// The channel is broken.
+    Failed(Box<VerbsError>),
 }

@@ -96,11 +96,37 @@ impl Member for Connection {
         }
     }
 
+    #[inline(always)]
+    fn sent_alone(&self, completions: &[Completion]) -> bool {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let number = self.number();
+        let is_simple = |completion: &Completion| {
+            completion.qp_num() == number
+                && completion.token() == NOBODYS
+                && completion.is_success()
+        };
+        // Where a message could be posted before, nothing has waited for a place.
+        if !state.plain || !state.engine.has_place() || !completions.iter().all(is_simple) {
+            return false;
+        }
+        let Qp::Connected(qp) = &mut state.qp else {
+            return false;
+        };
+        for completion in completions {
+            match qp.complete_send(completion) {
+                Some(freed) => state.engine.places_freed(freed),
+                None => self.lane.counted().stray_completions.raise(),
+            }
+        }
+        true
+    }
+
     #[inline]
     fn sent(&self, state: &mut State, completion: &Completion) {
         state.plain = false;
         // The memory is free before its operation ends.
-        let freed = match &state.qp {
+        let freed = match &mut state.qp {
             Qp::Connected(qp) => qp.complete_send(completion),
             Qp::Prepared(qp) => qp.complete_send(completion),
             Qp::Gone => None,

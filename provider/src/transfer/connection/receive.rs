@@ -13,7 +13,7 @@ use super::{Connection, State};
 use crate::error::{ResultError, TransferError};
 use crate::transfer::Lane;
 use crate::transfer::engine::{
-    Arrived, Direction, Inbox, Look, Notification, Operation, Outcome, Received,
+    Arrived, Direction, Inbox, Look, Notification, Operation, Outcome, Receipt, Received,
 };
 use crate::transfer::lane::{See, Wanted};
 use crate::transfer::message::{Message, OverlappedResult};
@@ -55,35 +55,37 @@ impl Connection {
 
     /// Copies what is here, or comes within `wait`, into `buffers`: the bytes of as many messages of
     /// one kind as there are and fit. `called_off`, followed by [`Connection::wake`], ends the wait.
+    // Always: whoever calls it does little else, and to save the registers once more would cost a tenth of it.
+    #[inline(always)]
     pub(crate) fn receive_into(
         &self,
         buffers: &mut [IoSliceMut<'_>],
         wait: Duration,
         called_off: &AtomicBool,
-    ) -> Result<Received, TransferError> {
+    ) -> Receipt {
         let mut wanted = NextBytes {
             connection: self,
             buffers,
-            found: None,
-            is_over: false,
+            receipt: Receipt::Nothing,
             called_off,
         };
         // Who waits looks at first, too.
         if !self.may_have_something() || wanted.check_under_lock(None).is_none() {
             let _ = self.lane.wait(wait, &mut wanted);
         }
-        match wanted.found {
-            Some(received) => Ok(received),
-            None => Err(self.why_nothing_came(wanted.is_over)),
-        }
+        wanted.receipt
     }
 
-    /// Nothing was received: since the connection `is_over`, or nothing came in time.
-    #[cold]
-    #[inline(never)]
-    fn why_nothing_came(&self, is_over: bool) -> TransferError {
-        let over = is_over.then(|| self.check_going_on().err()).flatten();
-        over.unwrap_or(TransferError::WouldBlock)
+    /// Why nothing was received, if nothing was.
+    pub(crate) fn explain(&self, receipt: Receipt) -> Result<Received, TransferError> {
+        match receipt {
+            Receipt::Of(received) => Ok(received),
+            Receipt::Over => {
+                let over = self.check_going_on().err();
+                Err(over.unwrap_or(TransferError::WouldBlock))
+            }
+            Receipt::Nothing => Err(TransferError::WouldBlock),
+        }
     }
 
     /// Waits until `flag` is set and [`Connection::wake`] was called after that; at most `wait`. What is
@@ -211,9 +213,7 @@ impl Wanted<Lane> for NextMessage<'_> {
 struct NextBytes<'a, 'b> {
     connection: &'a Connection,
     buffers: &'a mut [IoSliceMut<'b>],
-    found: Option<Received>,
-    /// It is found, or nothing comes any more.
-    is_over: bool,
+    receipt: Receipt,
     /// It waits no longer.
     called_off: &'a AtomicBool,
 }
@@ -224,16 +224,15 @@ impl See<Connection, State> for NextBytes<'_, '_> {
         if let [buffer] = &mut *self.buffers
             && let Some(place) = buffer.get_mut(..bytes.len())
             && std::ptr::eq(member, self.connection)
-            && !self.is_over
+            && matches!(self.receipt, Receipt::Nothing)
             && !self.called_off.load(Ordering::Acquire)
         {
             place.copy_from_slice(bytes);
-            self.found = Some(Received {
+            self.receipt = Receipt::Of(Received {
                 bytes: bytes.len(),
                 kind,
                 whole: true,
             });
-            self.is_over = true;
             return true;
         }
         false
@@ -252,7 +251,8 @@ impl Wanted<Lane> for NextBytes<'_, '_> {
 
     #[inline]
     fn seen(&mut self) -> Option<()> {
-        (self.is_over || self.called_off.load(Ordering::Acquire)).then_some(())
+        let is_over = !matches!(self.receipt, Receipt::Nothing);
+        (is_over || self.called_off.load(Ordering::Acquire)).then_some(())
     }
 
     #[inline]
@@ -272,20 +272,19 @@ impl NextBytes<'_, '_> {
         if self.seen().is_some() {
             return;
         }
-        match state.engine.read_into(self.buffers) {
-            Some(Ok(received)) => self.found = Some(received),
+        self.receipt = match state.engine.read_into(self.buffers) {
+            Some(Ok(received)) => Receipt::Of(received),
             // It stays so.
-            Some(Err(_)) => {}
-            None => return,
-        }
-        self.is_over = true;
+            Some(Err(_)) => Receipt::Over,
+            None => Receipt::Nothing,
+        };
     }
 
     #[inline(never)]
     fn check_under_lock(&mut self, waker: Option<&Unparker>) -> Option<()> {
         let mut state = self.connection.lock_state();
         self.read(&mut state);
-        state.wait_for_arrival(!self.is_over, waker);
+        state.wait_for_arrival(matches!(self.receipt, Receipt::Nothing), waker);
         self.connection.work_and_settle(state);
         self.seen()
     }

@@ -8,9 +8,7 @@ use verbs_shim::{QueuePair, RegisteredBuffer, SendFlags, VerbsError};
 use super::completions::{post_buffer, post_inline, refusal};
 use super::{Connection, Fence, Qp, State};
 use crate::error::TransferError;
-use crate::transfer::engine::{
-    Ending, FIRST_CONTROL_KIND, MessagePlan, NOBODYS, Notification, Operation,
-};
+use crate::transfer::engine::{Ending, FIRST_CONTROL_KIND, NOBODYS, Notification, Operation};
 
 /// The bytes of a message to send.
 #[derive(Debug)]
@@ -101,29 +99,42 @@ impl Connection {
     /// Sends a message if it can go out at once; no operation stands for it.
     #[inline]
     pub(crate) fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
-        if bytes.len() <= self.inline {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            if state.plain && state.engine.can_send_plainly(bytes.len()) {
-                self.post_receives(state);
-                if let Qp::Connected(qp) = &mut state.qp {
-                    let plan = state.engine.send_message(bytes.len(), kind, false);
-                    let immediate = plan.immediate;
-                    // Apart: most make no completion, and then less is to be found out.
-                    let posted = match plan.signaled {
-                        false => qp.post_inline_imm(NOBODYS, immediate, bytes, SendFlags::NONE),
-                        true => post_signaled(qp, immediate, bytes),
-                    };
-                    if let Err(error) = posted {
-                        return Err(self.not_sent(guard, plan, bytes.len(), &error));
-                    }
-                    self.count_sent(bytes.len());
-                    // Where all is plain it stays so.
-                    return Ok(());
-                }
-            }
+        match self.send_plainly(bytes, kind) {
+            true => Ok(()),
+            false => self.try_send_slowly(bytes, kind),
         }
-        self.try_send_slowly(bytes, kind)
+    }
+
+    /// The short way of [`Connection::try_send`]. `false`: the message did not go out.
+    // Always: whoever calls it does little else, and to save the registers once more would cost a tenth of it.
+    #[inline(always)]
+    pub(crate) fn send_plainly(&self, bytes: &[u8], kind: u8) -> bool {
+        if bytes.len() > self.inline {
+            return false;
+        }
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if !state.plain || !state.engine.can_send_plainly() {
+            return false;
+        }
+        self.post_receives(state);
+        let Qp::Connected(qp) = &mut state.qp else {
+            return false;
+        };
+        let plan = state.engine.send_message(bytes.len(), kind, false);
+        let immediate = plan.immediate;
+        // Apart: most make no completion, and then less is to be found out.
+        let posted = match plan.signaled {
+            false => qp.post_inline_imm(NOBODYS, immediate, bytes, SendFlags::NONE),
+            true => post_signaled(qp, immediate, bytes),
+        };
+        if let Err(error) = posted {
+            self.not_sent(guard, immediate, bytes.len(), &error);
+            return false;
+        }
+        self.count_sent(bytes.len());
+        // Where all is plain it stays so.
+        true
     }
 
     #[inline]
@@ -138,18 +149,17 @@ impl Connection {
     fn not_sent(
         &self,
         mut state: MutexGuard<'_, State>,
-        plan: MessagePlan,
+        immediate: u32,
         bytes: usize,
         error: &VerbsError,
-    ) -> TransferError {
+    ) {
         let ending = match &state.qp {
             Qp::Connected(qp) => refusal(qp, error),
             _ => Ending::Reset,
         };
-        state.engine.take_back(plan, bytes);
+        state.engine.take_back(immediate, bytes);
         state.engine.break_with(ending);
         self.settle(state);
-        ending.into()
     }
 
     #[inline(never)]
@@ -283,7 +293,7 @@ impl Connection {
         match posted {
             Ok(()) => self.count_sent(bytes),
             Err(ending) => {
-                engine.take_back(plan, bytes);
+                engine.take_back(plan.immediate, bytes);
                 engine.break_with(ending);
             }
         }
@@ -307,7 +317,10 @@ impl Connection {
             Payload::Buffer(buffer) => buffer,
             Payload::Bytes(bytes) => {
                 // Not by polling for one: the lock is held.
-                let mut buffer = self.lane.registered_buffer()?.ok_or(TransferError::WouldBlock)?;
+                let mut buffer = self
+                    .lane
+                    .registered_buffer()?
+                    .ok_or(TransferError::WouldBlock)?;
                 buffer.fill(bytes);
                 buffer
             }

@@ -172,7 +172,10 @@ impl Connection {
             follows |= state.followed.sink.is_some();
         }
         let settled = !follows && !state.engine.has_effects();
-        state.plain = settled && state.engine.is_plain() && matches!(state.qp, Qp::Connected(_));
+        state.plain = settled
+            && state.engine.is_plain()
+            && self.inline <= state.engine.send_limit()
+            && matches!(state.qp, Qp::Connected(_));
         if !settled {
             self.settle_slowly(state, follows);
         }

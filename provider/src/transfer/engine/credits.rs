@@ -305,6 +305,8 @@ impl Credits {
         if self.owes_control {
             self.owes_control = self.owed + self.untold > 0;
         }
+        // The peer has a chain of credits more: for the messages that it sends by them it is known now.
+        self.look_ahead();
         n
     }
 

@@ -42,6 +42,18 @@ pub struct Received {
     pub whole: bool,
 }
 
+/// What a call for bytes has ended with. It travels in two registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Receipt {
+    /// Bytes were read.
+    Of(Received),
+    /// The connection is over: nothing comes any more.
+    Over,
+    /// Nothing came in time, or the wait was called off.
+    Nothing,
+}
+
 /// What waits to be received: the kinds of the first and of the last message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inbox {

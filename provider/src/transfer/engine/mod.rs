@@ -27,7 +27,7 @@ use self::credits::Credits;
 use self::handover::Handover;
 pub(crate) use self::handover::{Carried, Departure};
 pub(crate) use self::incoming::{Came, FIRST_CONTROL_KIND};
-pub use self::incoming::{Inbox, Received};
+pub use self::incoming::{Inbox, Receipt, Received};
 pub(crate) use self::operation::{Direction, Look, Outcome, Unfinished};
 pub use self::operation::{Notification, Operation};
 use self::operation::{OperationTable, Told};

@@ -14,11 +14,23 @@ impl<P: Payloads> Engine<P> {
         self.link == Link::Up && self.credits.may_send() && self.queue.has_room()
     }
 
-    /// Whether a data message of `length` bytes would go out at once, and nothing is wrong with it, of an engine
-    /// that [is plain](Engine::is_plain).
+    /// Whether a data message that is no longer than the peer takes would go out at once, of an engine that
+    /// [is plain](Engine::is_plain).
     #[inline]
-    pub(crate) fn can_send_plainly(&self, length: usize) -> bool {
-        self.credits.may_send() && self.queue.has_room() && length <= self.send_limit
+    pub(crate) fn can_send_plainly(&self) -> bool {
+        self.credits.may_send() && self.queue.has_room()
+    }
+
+    /// Whether the send queue has a place for a message.
+    #[inline]
+    pub(crate) fn has_place(&self) -> bool {
+        self.queue.has_room()
+    }
+
+    /// A completion has freed `n` places on the send queue, and nobody waits for any of those requests.
+    #[inline]
+    pub(crate) fn places_freed(&mut self, n: u32) {
+        self.queue.completed(n);
     }
 
     /// Whether a data message would go out at once.
@@ -102,9 +114,10 @@ impl<P: Payloads> Engine<P> {
         }
     }
 
-    /// The message was not posted after all.
-    pub(crate) fn take_back(&mut self, plan: MessagePlan, bytes: usize) {
-        self.credits.untell(plan.credits);
+    /// The message of `bytes`, with this immediate data, was not posted after all.
+    pub(crate) fn take_back(&mut self, immediate: u32, bytes: usize) {
+        let (credits, _) = Immediate::parse_data(immediate).unwrap_or_default();
+        self.credits.untell(credits);
         self.totals.bytes_sent -= bytes as u64;
         self.queue.take_back();
     }

@@ -29,8 +29,8 @@ pub(crate) trait Member: Sized {
     /// A receive completed.
     fn received(&self, state: &mut Self::State, completion: &Completion, buffer: RegisteredBuffer);
 
-    /// Something completed on a queue pair that it had when it was last asked, and nothing else came. If it
-    /// is a message in `srq` that `see` takes by its kind and bytes, and no other comes before it, all that
+    /// Something completed, on its queue pair as far as is known, and nothing else came. If it is a message of
+    /// its own in `srq` that `see` takes by its kind and bytes, and no other comes before it, all that
     /// follows is done. `srq` is locked while `see` reads. `false`: nothing was done.
     fn received_alone(
         &self,
@@ -38,6 +38,10 @@ pub(crate) trait Member: Sized {
         srq: &SharedReceiveQueue,
         see: &mut impl See<Self, Self::State>,
     ) -> bool;
+
+    /// These completed on its queue pair, as far as is known, and nothing else came. If all of them are sends
+    /// that succeeded and nothing follows from them, all is done. `false`: nothing was done.
+    fn sent_alone(&self, completions: &[Completion]) -> bool;
 
     /// A send completed.
     fn sent(&self, state: &mut Self::State, completion: &Completion);
@@ -123,12 +127,21 @@ impl<M: Member> Members<M> {
     ) -> bool {
         // Of several, who waits takes all that fit when they are there.
         if let [only] = self.batch.iter().as_slice()
-            && only.qp_num() == self.last_number
             && let Some(member) = &self.last
         {
             return member.received_alone(only, srq, see);
         }
         false
+    }
+
+    /// What mostly has completed are sends of one member that nobody waits for: hands those out. `false`: it is
+    /// something else.
+    #[inline(always)]
+    pub(super) fn hand_out_sends(&self) -> bool {
+        match &self.last {
+            Some(member) => member.sent_alone(self.batch.iter().as_slice()),
+            None => false,
+        }
     }
 
     /// Hands the batch out: to each connection all of its completions that follow each other, under

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use verbs_shim::{
     CompletionChannel, CompletionQueue, Device, ProtectionDomain, RegisteredBuffer, Sleeper,
-    VerbsError,
+    VerbsError, Woken,
 };
 
 use self::ledger::Ledger;
@@ -227,6 +227,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
     }
 
     /// Waits until what is wanted is there; `None` at the deadline.
+    #[inline(always)]
     pub(crate) fn wait<W: Wanted<Self>>(
         &self,
         length: Duration,
@@ -434,6 +435,17 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
         found
     }
 
+    /// As [`Lane::poll_queue`], of the queue for sends.
+    #[inline(always)]
+    fn poll_sends(&self, members: &mut Members<M>, see: &mut impl See<M, M::State>) -> usize {
+        let failed = |error| self.break_down(&error);
+        let found = self.send_cq.poll_or(&mut members.batch, failed);
+        if found > 0 && !members.hand_out_sends() {
+            self.hand_out_all(members, see);
+        }
+        found
+    }
+
     /// Hands out what a poll has found. A function of its own: the thread that polls has its registers
     /// full, and this needs them.
     #[inline(never)]
@@ -484,7 +496,7 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
         let came = self.poll_queue(members, &self.recv_cq, see);
         match queues {
             Queues::Receives => came,
-            Queues::Both => came + self.poll_queue(members, &self.send_cq, see),
+            Queues::Both => came + self.poll_sends(members, see),
         }
     }
 
@@ -503,9 +515,9 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
     fn sleep(&self, timeout: Option<Duration>) {
         // Interrupted or over: the caller polls again and looks at its deadline.
         match self.sleeper.sleep(timeout) {
-            Ok(woken) if woken.other => self.wake.reset(),
-            Ok(_) => {}
-            Err(error) => self.break_down(&error),
+            Woken::Announced | Woken::Nothing => {}
+            Woken::Other => self.wake.reset(),
+            Woken::Failed(error) => self.break_down(&error),
         }
     }
 

@@ -74,6 +74,16 @@ pub(crate) enum Queues {
     Both,
 }
 
+impl Queues {
+    #[inline(always)]
+    fn of(hears_of_sends: bool) -> Self {
+        match hears_of_sends {
+            false => Self::Receives,
+            true => Self::Both,
+        }
+    }
+}
+
 /// Who is shown what a poll hands out.
 pub(crate) trait See<M, S> {
     /// The only message that came, before it is kept for a member: takes its bytes, if they are all that
@@ -122,12 +132,11 @@ pub(crate) struct Poller<R> {
     asleep: AtomicBool,
     /// How often something was done that the leader has to look at.
     kicks: AtomicUsize,
-    /// How often a leader went to sleep; as it was when [`Poller::disturb_sleep`] last looked; and
-    /// whether the leader is to look at the sends when it wakes.
+    /// How often a leader went to sleep; and as it was when [`Poller::disturb_sleep`] last looked.
     sleeps: AtomicUsize,
     sleeps_seen: AtomicUsize,
-    sends_unseen: AtomicBool,
-    /// How many want to hear of send completions while the leader sleeps.
+    /// Twice as many as want to hear of send completions while the leader sleeps; and [`SENDS_UNSEEN`]. So that
+    /// who wakes looks at one number.
     send_interest: AtomicUsize,
     /// How many want the lane served while nobody waits; and, by [`OUTSIDE`] each, how many threads sleep
     /// outside, on the channel's descriptor. So that who lets the role go looks at one number.
@@ -135,6 +144,11 @@ pub(crate) struct Poller<R> {
     /// How many have sends queued that nobody may be waiting for.
     lazy_interest: AtomicUsize,
 }
+
+/// The leader is to look at the sends when it wakes.
+const SENDS_UNSEEN: usize = 1;
+/// One that wants to hear of send completions.
+const SEND_INTEREST: usize = 2;
 
 /// One thread that sleeps outside.
 const OUTSIDE: usize = 1 << (usize::BITS / 2);
@@ -230,7 +244,6 @@ impl<R> Poller<R> {
             kicks: AtomicUsize::new(0),
             sleeps: AtomicUsize::new(0),
             sleeps_seen: AtomicUsize::new(0),
-            sends_unseen: AtomicBool::new(false),
             send_interest: AtomicUsize::new(0),
             watchers: AtomicUsize::new(0),
             lazy_interest: AtomicUsize::new(0),
@@ -239,17 +252,17 @@ impl<R> Poller<R> {
 
     /// Somebody wants to hear of send completions while the leader sleeps, or not any more.
     pub(super) fn watch_sends(&self, wanted: bool) {
-        count(&self.send_interest, wanted);
+        count(&self.send_interest, SEND_INTEREST, wanted);
     }
 
     /// Somebody wants the lane served while nobody waits, or not any more.
     pub(super) fn serve_async(&self, wanted: bool) {
-        count(&self.watchers, wanted);
+        count(&self.watchers, 1, wanted);
     }
 
     /// Somebody has sends queued, or not any more.
     pub(super) fn serve_lazily(&self, wanted: bool) {
-        count(&self.lazy_interest, wanted);
+        count(&self.lazy_interest, 1, wanted);
     }
 
     pub(super) fn has_async_interest(&self) -> bool {
@@ -281,7 +294,7 @@ impl<R> Poller<R> {
         let sleeps = self.sleeps();
         let slept = self.sleeps_seen.swap(sleeps, Ordering::Relaxed) == sleeps;
         if slept && self.asleep.load(Ordering::SeqCst) {
-            self.sends_unseen.store(true, Ordering::Relaxed);
+            self.send_interest.fetch_or(SENDS_UNSEEN, Ordering::SeqCst);
             self.kick(source);
         }
     }
@@ -298,6 +311,8 @@ impl<R> Poller<R> {
 
     /// Waits until what is wanted is there, polling meanwhile or letting another thread poll; `None`
     /// at the deadline.
+    // Always: whoever calls it does little else.
+    #[inline(always)]
     pub(super) fn wait<S: Source<Role = R>, W: Wanted<S>>(
         &self,
         source: &S,
@@ -305,9 +320,35 @@ impl<R> Poller<R> {
         wanted: &mut W,
     ) -> Option<W::Found> {
         match try_lock(&self.role) {
-            Some(role) => self.lead(source, role, &mut Patience::new(length), wanted),
+            Some(mut role) => match Patience::is_endless(length) && role.spin.sleeps_at_once() {
+                true => self.lead_asleep(source, role, length, wanted),
+                false => self.lead(source, role, &mut Patience::new(length), wanted),
+            },
             None => self.wait_behind(source, length, wanted),
         }
+    }
+
+    /// The shortest way of [`Poller::lead`], where the wait has no end and, as the last one tells, has to sleep:
+    /// there is nothing to spin for and no clock to look at.
+    #[inline(always)]
+    fn lead_asleep<S: Source<Role = R>, W: Wanted<S>>(
+        &self,
+        source: &S,
+        mut role: MutexGuard<'_, Role<R>>,
+        length: Duration,
+        wanted: &mut W,
+    ) -> Option<W::Found> {
+        let mut kicks = self.kicks.load(Ordering::Acquire);
+        let mut found = wanted.check(None);
+        if found.is_none() {
+            self.sleep(source, &mut role, None, kicks, wanted);
+            found = self.has_come(wanted, &mut kicks);
+            if found.is_none() {
+                return self.lead(source, role, &mut Patience::new(length), wanted);
+            }
+        }
+        self.let_go(source, role);
+        found
     }
 
     /// The same where another thread polls.
@@ -332,8 +373,8 @@ impl<R> Poller<R> {
         }
     }
 
-    // Always: it is what a wait is made of.
-    #[inline(always)]
+    /// Polls, spins and sleeps until what is wanted is there.
+    #[inline(never)]
     fn lead<S: Source<Role = R>, W: Wanted<S>>(
         &self,
         source: &S,
@@ -412,8 +453,9 @@ impl<R> Poller<R> {
         // so and then look for kicks. One of the two sees the other.
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let armed = self.arm(source);
-        let came = self.look(source, role, wanted);
+        let hears_of_sends = self.hears_of_sends();
+        let armed = source.arm(Queues::of(hears_of_sends));
+        let came = self.look_at(source, role, hears_of_sends, wanted);
         if came > 0 || self.kicks.load(Ordering::Acquire) != kicks || !armed {
             self.asleep.store(false, Ordering::Relaxed);
             return came;
@@ -423,14 +465,26 @@ impl<R> Poller<R> {
         source.sleep(timeout);
         self.asleep.store(false, Ordering::Relaxed);
         // Who wants to hear of sends was there before the sleep, or has kicked.
-        if self.sends_unseen.load(Ordering::Relaxed) || self.hears_of_sends() {
-            self.sends_unseen.store(false, Ordering::Relaxed);
-            return poll(source, role, wanted);
+        if self.hears_of_sends() {
+            return self.look_at_sends(source, role, wanted);
         }
         source.poll(&mut role.source, Queues::Receives, wanted)
     }
 
-    /// Whether somebody wants to hear of send completions.
+    /// Polls both queues, after a sleep.
+    #[inline(never)]
+    fn look_at_sends<S: Source<Role = R>>(
+        &self,
+        source: &S,
+        role: &mut Role<R>,
+        wanted: &mut impl Wanted<S>,
+    ) -> usize {
+        self.send_interest
+            .fetch_and(!SENDS_UNSEEN, Ordering::SeqCst);
+        poll(source, role, wanted)
+    }
+
+    /// Whether somebody wants to hear of send completions, or the sends are to be looked at.
     #[inline(always)]
     fn hears_of_sends(&self) -> bool {
         self.send_interest.load(Ordering::SeqCst) > 0
@@ -445,8 +499,20 @@ impl<R> Poller<R> {
         role: &mut Role<R>,
         wanted: &mut impl See<S::Member, S::State>,
     ) -> usize {
+        self.look_at(source, role, self.hears_of_sends(), wanted)
+    }
+
+    /// The same, also at the sends if somebody wants to hear of them.
+    #[inline(always)]
+    fn look_at<S: Source<Role = R>>(
+        &self,
+        source: &S,
+        role: &mut Role<R>,
+        hears_of_sends: bool,
+        wanted: &mut impl Wanted<S>,
+    ) -> usize {
         role.looks_left -= 1;
-        if role.looks_left == 0 || self.hears_of_sends() {
+        if role.looks_left == 0 || hears_of_sends {
             return poll(source, role, wanted);
         }
         source.poll(&mut role.source, Queues::Receives, wanted)
@@ -455,11 +521,7 @@ impl<R> Poller<R> {
     /// Asks for notification. `false`: nothing would come.
     #[inline]
     pub(super) fn arm<S: Source<Role = R>>(&self, source: &S) -> bool {
-        let queues = match self.hears_of_sends() {
-            false => Queues::Receives,
-            true => Queues::Both,
-        };
-        source.arm(queues)
+        source.arm(Queues::of(self.hears_of_sends()))
     }
 
     /// Sleeps until the operation has ended, or the role is free.
@@ -694,10 +756,10 @@ fn poll<S: Source>(
     source.poll(&mut role.source, Queues::Both, see)
 }
 
-fn count(value: &AtomicUsize, up: bool) {
+fn count(value: &AtomicUsize, one: usize, up: bool) {
     if up {
-        value.fetch_add(1, Ordering::SeqCst);
+        value.fetch_add(one, Ordering::SeqCst);
     } else {
-        value.fetch_sub(1, Ordering::SeqCst);
+        value.fetch_sub(one, Ordering::SeqCst);
     }
 }

@@ -73,6 +73,20 @@ impl Learner {
         Spin::Ready
     }
 
+    /// In place of [`Learner::begin`]: whether a wait is to sleep without a look before that. `false`: begin.
+    #[inline]
+    pub(super) fn sleeps_at_once(&mut self) -> bool {
+        if !self.slept {
+            return false;
+        }
+        if !self.spins {
+            return true;
+        }
+        let skips = self.score == 0 && self.skipped + 1 < PROBE_EVERY;
+        self.skipped += u8::from(skips);
+        skips
+    }
+
     /// Whether to poll once more rather than sleep.
     #[inline(never)]
     pub(super) fn goes_on(&mut self, spin: &mut Spin) -> bool {
@@ -157,6 +171,18 @@ mod tests {
         let spin = learner.begin();
         learner.found_awake(&spin);
         assert_eq!(learner.score, score);
+    }
+
+    #[test]
+    fn who_sleeps_at_once_probes_as_often() {
+        let mut learner = Learner::new(LIMIT);
+        assert!(!learner.sleeps_at_once(), "nothing has slept yet");
+        (learner.score, learner.slept) = (0, true);
+        let probes = (0..160)
+            .filter(|_| !learner.sleeps_at_once() && matches!(learner.begin(), Spin::Ready));
+        assert_eq!(probes.count(), 160 / usize::from(PROBE_EVERY));
+        learner.score = 1;
+        assert!(!learner.sleeps_at_once(), "spinning pays");
     }
 
     #[test]

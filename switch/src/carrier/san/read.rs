@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 use rustix::io::Errno;
 use san_base::Deadline;
-use san_provider::{Received, TransferError};
+use san_provider::{Receipt, Received, TransferError};
 use san_stream::{Kind, Source};
 
 use super::SanCarrier;
@@ -46,8 +46,8 @@ impl SanCarrier {
             && let Some(data) = &self.data
         {
             let buffers = &mut [IoSliceMut::new(bytes)];
-            let came = data.receive_into_unless(buffers, wait, &self.look);
-            if let Ok(received) = &came
+            let came = data.receive_unless(buffers, wait, &self.look);
+            if let Receipt::Of(received) = came
                 && received.kind == DATA
                 && received.bytes > 0
             {
@@ -55,7 +55,7 @@ impl SanCarrier {
                 self.read.store(read, Ordering::Relaxed);
                 return Ok(received.bytes);
             }
-            self.other_came(&mut reading, buffers, came)?;
+            self.other_came(&mut reading, buffers, data.explain(came))?;
         }
         self.read(&mut [IoSliceMut::new(bytes)])
     }
