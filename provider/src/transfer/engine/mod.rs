@@ -396,6 +396,10 @@ impl<P: Payloads> Engine<P> {
             Ending::RemoteAccess => Ending::Reset,
             ending => ending,
         };
+        // What is posted after a message that failed would leave a gap before it, or come twice.
+        if self.link == Link::Up {
+            self.link = Link::Held;
+        }
         self.effects.any = true;
         self.effects.broken.get_or_insert(ending);
     }

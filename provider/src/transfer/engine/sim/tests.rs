@@ -241,3 +241,25 @@ fn what_the_transport_has_is_counted() {
         "credits do not count"
     );
 }
+
+// The one after a message that the device did not take would leave a gap before it; or, if the device took it all
+// the same, the caller's second try would come twice.
+#[test]
+fn after_a_message_that_failed_none_goes_out() {
+    let mut world = World::new([4, 4], 8);
+    let engine = &mut world.ends[0].engine;
+    let fail = |engine: &mut Engine<_>, ending| {
+        let plan = engine.send_message(1, 0, false);
+        engine.take_back(plan.immediate, 1);
+        engine.break_with(ending);
+    };
+    // That is one operation's own fault.
+    fail(engine, Ending::ForeignBuffer);
+    assert!(engine.can_send_now());
+    fail(engine, Ending::NetDown);
+    assert!(!engine.can_send_now() && !engine.can_send_control() && !engine.is_plain());
+    // Until the connection has ended it is as if there was no room.
+    assert!(engine.check_send(1).is_ok());
+    engine.finish(Ending::NetDown);
+    assert!(engine.check_send(1).is_err());
+}
