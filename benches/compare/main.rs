@@ -140,6 +140,7 @@ fn serve(kind: &str, address: IpAddr, number: u32) -> Result<()> {
         "provider-deaf" => provider::deaf_server(address, number),
         "provider-memory" => rdma::provider_server(address),
         "provider-sink" => rate::sink(address),
+        "provider-sink-bytes" => rate::sink_bytes(address),
         "provider-echo" => provider::echo(address, number),
         "switch" => switch::server(address),
         "switch-deaf" => switch::deaf_server(address, number),
@@ -283,6 +284,7 @@ fn rdma_ratios(record: &mut Record) {
             ("provider", "provider"),
             ("provider-buffers", "provider, from registered buffers"),
             ("provider-tried", "provider, no operations"),
+            ("provider-data-path", "provider, by its data path"),
         ] {
             let of = format!("stream.{size}.{who}");
             let what = format!("{size} B messages streaming: {what} /");

@@ -2,13 +2,14 @@
 //! perftest's part is in `tools.rs`.
 
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use san_benches::Result;
 use san_benches::record::Record;
 use san_benches::server::Server;
-use san_provider::{Notification, Operation, RegisteredBuffer, Socket};
+use san_provider::{DataPath, Notification, Operation, RegisteredBuffer, Socket};
 
 use crate::pings::SIZES;
 use crate::provider::{Client, WITHOUT_END};
@@ -30,6 +31,18 @@ enum From {
     Registered,
     /// `try_send` copies it, and no operation stands for it.
     Tried,
+    /// The same by `DataPath`, and the peer reads bytes instead of taking messages.
+    DataPath,
+}
+
+impl From {
+    /// Who takes them in.
+    fn sink(self) -> &'static str {
+        match self {
+            Self::DataPath => "provider-sink-bytes",
+            _ => "provider-sink",
+        }
+    }
 }
 
 /// The provider, one way.
@@ -43,6 +56,11 @@ pub(crate) fn provider(site: &Site, record: &mut Record) -> Result<()> {
                 "provider, from registered buffers",
             ),
             (From::Tried, "provider-tried", "provider, no operations"),
+            (
+                From::DataPath,
+                "provider-data-path",
+                "provider, by its data path",
+            ),
         ] {
             let rate = stream(site.server, size, from)?;
             let what = format!("messages of {size} B, streaming: {what}");
@@ -53,12 +71,13 @@ pub(crate) fn provider(site: &Site, record: &mut Record) -> Result<()> {
 }
 
 fn stream(server: IpAddr, size: usize, from: From) -> Result<f64> {
-    let args = ["serve", "provider-sink", &server.to_string()].map(String::from);
+    let args = ["serve", from.sink(), &server.to_string()].map(String::from);
     let (_server, port) = Server::start(&args)?;
     let client = Client::new()?;
     let connection = client.connect(SocketAddr::new(server, port.parse()?))?;
     let mut sender = Sender {
         socket: connection.socket(),
+        data: connection.socket().data_path()?,
         text: vec![b'x'; size],
         from,
         under_way: VecDeque::with_capacity(DEPTH),
@@ -72,6 +91,7 @@ fn stream(server: IpAddr, size: usize, from: From) -> Result<f64> {
 
 struct Sender<'a> {
     socket: &'a Socket,
+    data: DataPath,
     text: Vec<u8>,
     from: From,
     under_way: VecDeque<Operation>,
@@ -86,7 +106,8 @@ impl Sender<'_> {
             let operation = match self.from {
                 // What cannot go out at once goes as an operation, and is waited for.
                 From::Tried if self.socket.try_send(&self.text, 0).is_ok() => continue,
-                From::Tried | From::Copied => {
+                From::DataPath if self.data.try_send(&self.text, 0).is_ok() => continue,
+                From::Tried | From::DataPath | From::Copied => {
                     self.socket.send(&self.text, 0, Notification::Poll)?
                 }
                 From::Registered => {
@@ -95,7 +116,7 @@ impl Sender<'_> {
                 }
             };
             self.under_way.push_back(operation);
-            if self.from == From::Tried {
+            if matches!(self.from, From::Tried | From::DataPath) {
                 self.finish()?;
             }
         }
@@ -127,5 +148,17 @@ pub(crate) fn sink(address: IpAddr) -> Result<()> {
     provider::end_with_its_client();
     let accepted = provider::accept_one(&provider, address)?;
     while accepted.receive_within(WITHOUT_END).is_ok() {}
+    Ok(())
+}
+
+/// A server that reads bytes.
+pub(crate) fn sink_bytes(address: IpAddr) -> Result<()> {
+    let provider = provider::started()?;
+    provider::end_with_its_client();
+    let accepted = provider::accept_one(&provider, address)?;
+    let data = accepted.data_path()?;
+    let mut text = vec![0; 64 << 10];
+    let mut buffers = [IoSliceMut::new(&mut text)];
+    while data.receive_into(&mut buffers, Duration::MAX).is_ok() {}
     Ok(())
 }
