@@ -509,7 +509,7 @@ impl<R> Poller<R> {
         source: &S,
         role: &mut Role<R>,
         hears_of_sends: bool,
-        wanted: &mut impl Wanted<S>,
+        wanted: &mut impl See<S::Member, S::State>,
     ) -> usize {
         role.looks_left -= 1;
         if role.looks_left == 0 || hears_of_sends {
