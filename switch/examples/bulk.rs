@@ -18,21 +18,21 @@ use san_switch::{ConnectOptions, Connection, ListenOptions, Switch, SwitchConfig
 
 const ROUNDS: u32 = 3000;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-fn address(name: &str, otherwise: &str) -> Outcome<IpAddr> {
+fn address(name: &str, otherwise: &str) -> Result<IpAddr> {
     let text = std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
     Ok(text.parse()?)
 }
 
-fn number(name: &str, otherwise: u64) -> Outcome<u64> {
+fn number(name: &str, otherwise: u64) -> Result<u64> {
     match std::env::var(name) {
         Ok(text) => Ok(text.parse()?),
         Err(_) => Ok(otherwise),
     }
 }
 
-fn pair(tcp_only: bool) -> Outcome<(Connection, Connection, [Switch; 2])> {
+fn pair(tcp_only: bool) -> Result<(Connection, Connection, [Switch; 2])> {
     let config = SwitchConfig::from_env()?;
     let switches = [Switch::new(config.clone())?, Switch::new(config)?];
     let here = address("SAN_TEST_ADDR_A", "127.0.0.1")?;
@@ -49,7 +49,7 @@ fn pair(tcp_only: bool) -> Outcome<(Connection, Connection, [Switch; 2])> {
     Ok((client, server, switches))
 }
 
-fn send_all(connection: &Connection, mut bytes: &[u8]) -> Outcome<()> {
+fn send_all(connection: &Connection, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         bytes = &bytes[connection.send(bytes)?..];
     }
@@ -65,10 +65,10 @@ struct Used {
 }
 
 /// From `/proc/self`: a clock tick is a hundredth of a second.
-fn used() -> Outcome<Used> {
+fn used() -> Result<Used> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let behind_name = stat.rsplit(')').next().unwrap_or_default();
-    let field = |n: usize| -> Outcome<f64> {
+    let field = |n: usize| -> Result<f64> {
         let text = behind_name.split_whitespace().nth(n);
         Ok(text
             .ok_or("a field of /proc/self/stat is missing")?
@@ -98,11 +98,11 @@ struct Figures {
 }
 
 /// Writes of one size.
-fn bulk(size: usize, tcp_only: bool) -> Outcome<Figures> {
+fn bulk(size: usize, tcp_only: bool) -> Result<Figures> {
     let time = Duration::from_millis(number("BULK_MS", 700)?);
     let (client, server, _switches) = pair(tcp_only)?;
     let before = used()?;
-    let reader = std::thread::spawn(move || -> Outcome<(u64, Duration, Used)> {
+    let reader = std::thread::spawn(move || -> Result<(u64, Duration, Used)> {
         let mut buffer = vec![0; 1 << 20];
         let mut total = server.receive(&mut buffer)? as u64;
         let begun = Instant::now();
@@ -129,7 +129,7 @@ fn bulk(size: usize, tcp_only: bool) -> Outcome<Figures> {
 }
 
 /// The measurements of one size by one way, by turns if there are several ways, as medians.
-fn medians(size: usize, ways: &[bool]) -> Outcome<Vec<Figures>> {
+fn medians(size: usize, ways: &[bool]) -> Result<Vec<Figures>> {
     let mut all = vec![Vec::new(); ways.len()];
     for _ in 0..number("BULK_REPEAT", 1)?.max(1) {
         for (way, figures) in ways.iter().zip(&mut all) {
@@ -149,7 +149,7 @@ fn medians(size: usize, ways: &[bool]) -> Outcome<Vec<Figures>> {
     Ok(all.iter().map(one).collect())
 }
 
-fn tell(size: usize, ways: &[bool]) -> Outcome<()> {
+fn tell(size: usize, ways: &[bool]) -> Result<()> {
     for (way, one) in ways.iter().zip(medians(size, ways)?) {
         let name = if *way { "TCP" } else { "SAN" };
         println!(
@@ -161,9 +161,9 @@ fn tell(size: usize, ways: &[bool]) -> Outcome<()> {
 }
 
 /// Microseconds of a message one way.
-fn one_way(size: usize, tcp_only: bool) -> Outcome<f64> {
+fn one_way(size: usize, tcp_only: bool) -> Result<f64> {
     let (client, server, _switches) = pair(tcp_only)?;
-    let echo = std::thread::spawn(move || -> Outcome<()> {
+    let echo = std::thread::spawn(move || -> Result<()> {
         let mut buffer = vec![0; size];
         loop {
             if !receive_all(&server, &mut buffer)? {
@@ -184,7 +184,7 @@ fn one_way(size: usize, tcp_only: bool) -> Outcome<f64> {
     Ok(time.as_secs_f64() * 1e6 / f64::from(ROUNDS) / 2.0)
 }
 
-fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Outcome<bool> {
+fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Result<bool> {
     let mut at = 0;
     while at < bytes.len() {
         match connection.receive(&mut bytes[at..])? {
@@ -195,7 +195,7 @@ fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Outcome<bool> {
     Ok(true)
 }
 
-fn main() -> Outcome<()> {
+fn main() -> Result<()> {
     println!(
         "{:>10} {:>5} {:>10} {:>10} {:>10}",
         "bytes", "", "MB/s", "ns/byte", "sleeps/64K"

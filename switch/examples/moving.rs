@@ -23,9 +23,9 @@ const TIME: Duration = Duration::from_millis(400);
 const TURNS: usize = 7;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-fn address(name: &str, otherwise: &str) -> Outcome<IpAddr> {
+fn address(name: &str, otherwise: &str) -> Result<IpAddr> {
     let text = std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
     Ok(text.parse()?)
 }
@@ -38,7 +38,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(route: RouteChoice, bytes: u64) -> Outcome<Self> {
+    fn new(route: RouteChoice, bytes: u64) -> Result<Self> {
         let config = SwitchConfig::from_env()?.route(route).upgrade_bytes(bytes);
         let switches = [Switch::new(config.clone())?, Switch::new(config)?];
         let here = SocketAddr::new(address("SAN_TEST_ADDR_A", "127.0.0.1")?, 0);
@@ -51,14 +51,14 @@ impl Place {
         })
     }
 
-    fn connect(&self) -> Outcome<(Connection, Connection)> {
+    fn connect(&self) -> Result<(Connection, Connection)> {
         let options = ConnectOptions::default().local(self.here);
         let client = self.switches[0].connect(self.listener.local_addr(), &options)?;
         Ok((client, self.listener.accept()?))
     }
 
     /// A connection over the SAN, however it came there.
-    fn over_san(&self) -> Outcome<(Connection, Connection)> {
+    fn over_san(&self) -> Result<(Connection, Connection)> {
         let (client, server) = self.connect()?;
         talk_until(&client, &server, || client.is_san() && server.is_san())?;
         Ok((client, server))
@@ -66,7 +66,7 @@ impl Place {
 }
 
 /// Asks and answers until this holds.
-fn talk_until(client: &Connection, server: &Connection, what: impl Fn() -> bool) -> Outcome<()> {
+fn talk_until(client: &Connection, server: &Connection, what: impl Fn() -> bool) -> Result<()> {
     let begun = Instant::now();
     while !what() {
         if begun.elapsed() > PATIENCE {
@@ -80,14 +80,14 @@ fn talk_until(client: &Connection, server: &Connection, what: impl Fn() -> bool)
     Ok(())
 }
 
-fn send_all(connection: &Connection, mut bytes: &[u8]) -> Outcome<()> {
+fn send_all(connection: &Connection, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         bytes = &bytes[connection.send(bytes)?..];
     }
     Ok(())
 }
 
-fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Outcome<()> {
+fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         match connection.receive(&mut bytes[done..])? {
@@ -99,9 +99,9 @@ fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Outcome<()> {
 }
 
 /// MB/s of writes of one size.
-fn bulk(place: &Place, size: usize) -> Outcome<f64> {
+fn bulk(place: &Place, size: usize) -> Result<f64> {
     let (client, server) = place.over_san()?;
-    let reader = std::thread::spawn(move || -> Outcome<(u64, Duration)> {
+    let reader = std::thread::spawn(move || -> Result<(u64, Duration)> {
         let mut buffer = vec![0; 1 << 20];
         let mut total = server.receive(&mut buffer)? as u64;
         let begun = Instant::now();
@@ -123,10 +123,10 @@ fn bulk(place: &Place, size: usize) -> Outcome<f64> {
 }
 
 /// Microseconds of a message one way.
-fn one_way(place: &Place, size: usize) -> Outcome<f64> {
+fn one_way(place: &Place, size: usize) -> Result<f64> {
     const ROUNDS: u32 = 4000;
     let (client, server) = place.over_san()?;
-    let echo = std::thread::spawn(move || -> Outcome<()> {
+    let echo = std::thread::spawn(move || -> Result<()> {
         let mut buffer = vec![0; size];
         while receive_all(&server, &mut buffer).is_ok() {
             send_all(&server, &buffer)?;
@@ -134,7 +134,7 @@ fn one_way(place: &Place, size: usize) -> Outcome<f64> {
         Ok(())
     });
     let mut buffer = vec![7; size];
-    let mut round = || -> Outcome<()> {
+    let mut round = || -> Result<()> {
         send_all(&client, &buffer)?;
         receive_all(&client, &mut buffer)
     };
@@ -158,9 +158,9 @@ fn median(mut figures: Vec<f64>) -> f64 {
 
 /// The medians of two things that take turns.
 fn compare(
-    mut one: impl FnMut() -> Outcome<f64>,
-    mut other: impl FnMut() -> Outcome<f64>,
-) -> Outcome<(f64, f64)> {
+    mut one: impl FnMut() -> Result<f64>,
+    mut other: impl FnMut() -> Result<f64>,
+) -> Result<(f64, f64)> {
     let (mut ones, mut others) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
         ones.push(one()?);
@@ -169,7 +169,7 @@ fn compare(
     Ok((median(ones), median(others)))
 }
 
-fn speed() -> Outcome<()> {
+fn speed() -> Result<()> {
     let direct = Place::new(RouteChoice::Direct, 1)?;
     let moved = Place::new(RouteChoice::Upgrade, 1024)?;
     println!("| stream | direct | moved | moved / direct |\n|---|---|---|---|");
@@ -191,12 +191,12 @@ fn speed() -> Outcome<()> {
 }
 
 /// Microseconds from connect to the first byte at the other end.
-fn connect() -> Outcome<()> {
+fn connect() -> Result<()> {
     const ROUNDS: u32 = 300;
     let moved = Place::new(RouteChoice::Upgrade, 32 * 1024)?;
     let there = SocketAddr::new(address("SAN_TEST_ADDR_B", "127.0.0.2")?, 0);
     let listener = TcpListener::bind(there)?;
-    let kernel = || -> Outcome<f64> {
+    let kernel = || -> Result<f64> {
         let begun = Instant::now();
         for _ in 0..ROUNDS {
             let mut client = TcpStream::connect(listener.local_addr()?)?;
@@ -206,7 +206,7 @@ fn connect() -> Outcome<()> {
         }
         Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS))
     };
-    let ours = || -> Outcome<f64> {
+    let ours = || -> Result<f64> {
         let begun = Instant::now();
         for _ in 0..ROUNDS {
             let (client, server) = moved.connect()?;
@@ -222,7 +222,7 @@ fn connect() -> Outcome<()> {
 }
 
 /// Milliseconds of each move.
-fn moves() -> Outcome<()> {
+fn moves() -> Result<()> {
     let place = Place::new(RouteChoice::Upgrade, 1024)?;
     let (mut ups, mut downs) = (Vec::new(), Vec::new());
     for _ in 0..60 {
@@ -244,13 +244,13 @@ fn moves() -> Outcome<()> {
 }
 
 /// Bytes of memory that the process has.
-fn resident() -> Outcome<f64> {
+fn resident() -> Result<f64> {
     let pages = std::fs::read_to_string("/proc/self/statm")?;
     let pages: f64 = pages.split_whitespace().nth(1).unwrap_or("0").parse()?;
     Ok(pages * 4.0)
 }
 
-fn memory() -> Outcome<()> {
+fn memory() -> Result<()> {
     const STREAMS: usize = 500;
     let place = Place::new(RouteChoice::Upgrade, 1024)?;
     let _first = place.over_san()?;
@@ -259,7 +259,7 @@ fn memory() -> Outcome<()> {
     for _ in 0..STREAMS {
         streams.push(place.over_san()?);
     }
-    let report = |what: &str| -> Outcome<()> {
+    let report = |what: &str| -> Result<()> {
         let each = (resident()? - empty) / STREAMS as f64 / 2.0;
         println!("| {what} | {each:.1} |");
         Ok(())
@@ -283,7 +283,7 @@ fn memory() -> Outcome<()> {
     Ok(())
 }
 
-fn main() -> Outcome<()> {
+fn main() -> Result<()> {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
     if let [what, route, size] = wanted.as_slice()
         && let Ok(size) = size.parse()

@@ -33,7 +33,7 @@ const ARRIVAL: Duration = Duration::from_millis(1);
 /// How long a connect may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// Processor time of this thread.
 fn processor_time() -> Duration {
@@ -50,7 +50,7 @@ fn config() -> SwitchConfig {
 }
 
 /// The other end may not have come to accept the ones before.
-fn connect(switch: &Switch, to: SocketAddr, options: &ConnectOptions) -> Outcome<Connection> {
+fn connect(switch: &Switch, to: SocketAddr, options: &ConnectOptions) -> Result<Connection> {
     for _ in 0..1000 {
         match switch.connect(to, options).map_err(io::Error::from) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -64,7 +64,7 @@ fn connect(switch: &Switch, to: SocketAddr, options: &ConnectOptions) -> Outcome
 
 /// The process with the other ends: it sends a byte over the last one for each line that it reads, after a
 /// pause if the line says so.
-fn peer(to: SocketAddr, count: u64) -> Outcome<()> {
+fn peer(to: SocketAddr, count: u64) -> Result<()> {
     let switch = Switch::new(config())?;
     let options = ConnectOptions::default().local("127.0.0.1:0".parse()?);
     let mut all = Vec::new();
@@ -96,7 +96,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(idle: u64) -> Outcome<Self> {
+    fn new(idle: u64) -> Result<Self> {
         let switch = Switch::new(config())?;
         let options = ListenOptions::default().backlog(SOMAXCONN);
         let listener = switch.listen("127.0.0.2:0".parse()?, options)?;
@@ -128,7 +128,7 @@ impl Scene {
     }
 
     /// One wait, which tells of the active connection; the processor time that it took.
-    fn wait(&self, events: &mut Vec<PolledEvent>) -> Outcome<Duration> {
+    fn wait(&self, events: &mut Vec<PolledEvent>) -> Result<Duration> {
         let begun = processor_time();
         self.poller.wait(events, Some(PATIENCE))?;
         let took = processor_time() - begun;
@@ -140,16 +140,16 @@ impl Scene {
     }
 
     /// Microseconds of a wait that finds something.
-    fn found(&mut self) -> Outcome<f64> {
+    fn found(&mut self) -> Result<f64> {
         self.waits("at once", ARRIVAL)
     }
 
     /// Microseconds of a wait that sleeps.
-    fn slept(&mut self) -> Outcome<f64> {
+    fn slept(&mut self) -> Result<f64> {
         self.waits("pause", Duration::ZERO)
     }
 
-    fn waits(&mut self, ask: &str, pause: Duration) -> Outcome<f64> {
+    fn waits(&mut self, ask: &str, pause: Duration) -> Result<f64> {
         let (mut all, mut events) = (Duration::ZERO, Vec::new());
         for _ in 0..WAITS {
             writeln!(self.asks, "{ask}")?;
@@ -167,13 +167,13 @@ impl Drop for Scene {
     }
 }
 
-fn median(mut figure: impl FnMut() -> Outcome<f64>) -> Outcome<f64> {
-    let mut figures: Vec<f64> = (0..RUNS).map(|_| figure()).collect::<Outcome<_>>()?;
+fn median(mut figure: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let mut figures: Vec<f64> = (0..RUNS).map(|_| figure()).collect::<Result<_>>()?;
     figures.sort_by(f64::total_cmp);
     Ok(figures[RUNS / 2])
 }
 
-fn main() -> Outcome<()> {
+fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, to, count] = &arguments[..]
         && first == "peer"
