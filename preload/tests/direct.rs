@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::support::{Way, program, run, same_by};
+use crate::support::{Way, program, run, same, same_by};
 
 pub(crate) fn address() -> String {
     std::env::var("SAN_TEST_ADDR_B").expect("SAN_TEST_ADDR_B: run by ci/soft or ci/rxe")
@@ -51,4 +51,23 @@ fn processes_are_what_they_are_over_tcp() {
 #[ignore = "needs a fabric: ci/soft or ci/rxe"]
 fn signals_are_what_they_are_over_tcp() {
     differs_in_nothing("signals", 20_000);
+}
+
+/// Others are closed, or taken by the program: the bytes go over the SAN all the same. With twenty
+/// descriptors there is no room for the SAN, and the program does not notice.
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn numbers_of_descriptors_are_the_programs() {
+    for (mode, least_bytes) in [
+        ("closed", Some(50_000)),
+        ("taken", Some(75_000)),
+        ("few", None),
+    ] {
+        let command = || {
+            let mut command = Command::new(program("numbers"));
+            command.args([&address(), mode]);
+            command
+        };
+        same(Way::Direct, command, least_bytes);
+    }
 }

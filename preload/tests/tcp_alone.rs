@@ -4,9 +4,9 @@ use std::process::Command;
 
 use crate::support::{Way, program, run};
 
-fn differs_in_nothing(name: &str) {
-    let without = run(&mut Command::new(program(name)), Way::Without);
-    let with = run(&mut Command::new(program(name)), Way::Off);
+fn differs_in_nothing(name: &str, arguments: &[&str]) {
+    let without = run(Command::new(program(name)).args(arguments), Way::Without);
+    let with = run(Command::new(program(name)).args(arguments), Way::Off);
     assert!(without.text.ends_with("done\n"), "{}", without.text);
     assert_eq!(without.text, with.text);
     assert!(with.bytes_received.is_empty(), "no switch was made");
@@ -14,12 +14,19 @@ fn differs_in_nothing(name: &str) {
 
 #[test]
 fn calls_are_what_they_were() {
-    differs_in_nothing("calls");
+    differs_in_nothing("calls", &[]);
 }
 
 #[test]
 fn processes_are_what_they_were() {
-    differs_in_nothing("processes");
+    differs_in_nothing("processes", &[]);
+}
+
+#[test]
+fn numbers_of_descriptors_are_what_they_were() {
+    for mode in ["closed", "few", "taken"] {
+        differs_in_nothing("numbers", &["127.0.0.1", mode]);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use crate::direct::address;
-use crate::support::{Way, program, same_by};
+use crate::support::{Way, program, same, same_by};
 
 fn differs_in_nothing(name: &str, mode: &[&str], least_bytes: u64) {
     let command = || {
@@ -37,4 +37,21 @@ fn signals_are_what_they_are_over_tcp() {
 #[ignore = "needs a fabric: ci/soft or ci/rxe"]
 fn another_process_goes_on_with_a_connection() {
     differs_in_nothing("processes", &["handed"], 20_000);
+}
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn numbers_of_descriptors_are_the_programs() {
+    for (mode, least_bytes) in [
+        ("closed", Some(20_000)),
+        ("taken", Some(20_000)),
+        ("few", None),
+    ] {
+        let command = || {
+            let mut command = Command::new(program("numbers"));
+            command.args([&address(), mode]).env("CHECK_WARM", "250");
+            command
+        };
+        same(Way::Upgrade, command, least_bytes);
+    }
 }

@@ -122,6 +122,14 @@ fn kernel() -> Option<&'static dyn Kernel> {
     Some(PROGRAM.get()?.as_ref()?.kernel)
 }
 
+/// A program that may have fewer descriptors has no switch, which needs about twenty.
+const LEAST_DESCRIPTORS: u64 = 64;
+
+fn may_have_descriptors() -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.is_none_or(|most| most >= LEAST_DESCRIPTORS)
+}
+
 /// How long a program that ends waits for what is under way.
 const AT_EXIT: Duration = Duration::from_secs(2);
 
@@ -189,6 +197,10 @@ impl Program {
             return None;
         }
         let (switch, made) = self.switch.get_or_init(|| {
+            if !may_have_descriptors() {
+                tracing::warn!("the program goes over TCP: it may have too few descriptors");
+                return (None, Generation::now());
+            }
             let settings = self.settings.clone();
             let made =
                 settings.and_then(|config| Switch::new(config).map_err(|error| error.to_string()));

@@ -45,6 +45,10 @@ pub(crate) fn wait_for(
     timeout: Option<Duration>,
     kernel: KernelPoll<'_>,
 ) -> io::Result<Option<usize>> {
+    if waited.is_empty() {
+        // No source, no bell, which would take a descriptor.
+        return kernel(&[], timeout).map(Some);
+    }
     let deadline = Deadline::after(timeout);
     let bell = bell()?;
     let mut turn = Turn::new(&bell.0, None);
