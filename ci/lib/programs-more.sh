@@ -251,9 +251,9 @@ try_stress_ng() {
 try_many() {
     command -v cc >/dev/null && ulimit -n 20000 2>/dev/null || { echo "needs cc, and 20,000 descriptors" && return 77; }
     cc -O2 -Wno-unused-function -D_GNU_SOURCE -pthread -o many "$top/preload/tests/programs/many.c"
-    server ./many serve "$at" 7158 10000
+    server ./many serve "$at" 7158 11000
     listens 7158
-    timeout 150 "$san" run --route "$route" --report -- ./many ask "$at" 7158 9000 1000 60 2>>client.err
+    timeout 150 "$san" run --route "$route" --report -- ./many ask "$at" 7158 10000 1000 60 2>>client.err
     client ./many short "$at" 7158 900 2>short.err
     cat short.err
     [ "$route" = direct ] || ! grep -q '^san: .*: [1-9][0-9]* connections over the SAN' short.err
