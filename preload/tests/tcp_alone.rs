@@ -31,7 +31,7 @@ fn numbers_of_descriptors_are_what_they_were() {
 
 #[test]
 fn signals_are_what_they_were() {
-    differs_in_nothing("signals");
+    differs_in_nothing("signals", &[]);
 }
 
 /// Interpreters with hooks in every thread, signals, and children that close all they inherit.
