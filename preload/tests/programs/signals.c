@@ -102,7 +102,7 @@ static void from_another_stack(void) {
 int main(int count, char **arguments) {
     if (count > 1) address = arguments[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    alarm(120);
+    alarm(240);
     blocked();
     from_another_stack();
     printf("done\n");
