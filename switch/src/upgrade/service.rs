@@ -73,6 +73,9 @@ pub(crate) trait Member: Send + Sync {
     /// The switch shuts down: back to TCP.
     fn leave(&self);
 
+    /// Whether the kernel alone has what it still sends: it needs the thread no more.
+    fn has_left(&self) -> bool;
+
     /// Whether nothing is left to be sent, or can be.
     fn is_through(&self) -> bool;
 }
@@ -222,8 +225,8 @@ impl Service {
         }
     }
 
-    /// All streams go back to TCP, closed ones get `patience` to send what is left, and the thread
-    /// ends.
+    /// All streams go back to TCP and get `patience` to send what they have taken, closed ones too; then the
+    /// thread ends.
     pub(crate) fn shut_down(&self, patience: Duration) {
         let Some(thread) = self.thread.lock().take() else {
             self.state.lock().is_over = true;
@@ -233,10 +236,20 @@ impl Service {
             let state = self.state.lock();
             state.members.values().filter_map(Weak::upgrade).collect()
         };
-        for member in members {
+        for member in &members {
             member.leave();
         }
-        self.wait_for_closed(Deadline::after(patience));
+        // Afterwards nobody sends what a stream has taken from its application and not given to TCP yet.
+        let deadline = Deadline::after(patience);
+        let is_left = |member: &Arc<dyn Member>| {
+            member.attend();
+            member.has_left()
+        };
+        while !members.iter().all(is_left) && !deadline.is_over() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(members);
+        self.wait_for_closed(deadline);
         self.state.lock().is_over = true;
         self.wake.set();
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {

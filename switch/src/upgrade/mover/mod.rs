@@ -498,6 +498,16 @@ impl Mover {
         }
     }
 
+    /// Whether it is on TCP, and the kernel has all that it was given to send.
+    pub(in crate::upgrade) fn has_left(&self) -> bool {
+        let is_there = match self.engine.state() {
+            State::Broken(_) | State::Ended => true,
+            State::Tcp | State::TcpForGood => !self.is_owed(),
+            _ => false,
+        };
+        is_there && self.pair.is_none() && !self.drains
+    }
+
     /// What was sent over the queue pair and may not have arrived, or has not left. The transport is asked for the
     /// arrival of the last messages, of which nobody would hear for long.
     pub(in crate::upgrade) fn is_owed(&self) -> bool {

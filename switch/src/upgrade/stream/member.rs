@@ -16,9 +16,6 @@ use crate::upgrade::service::Member;
 /// How often it is asked whether another process wants the stream.
 const ASK: Duration = Duration::from_millis(20);
 
-/// How often a stream is looked at whose switch shuts down, until its queue pair is empty.
-const LEAVES: u32 = 100;
-
 impl Member for MovingStream {
     fn attend(&self) {
         if self.follower().is_some_and(|one| one.wants_tcp()) {
@@ -166,13 +163,10 @@ impl Member for MovingStream {
 
     fn leave(&self) {
         self.move_to_tcp(true);
-        for _ in 0..LEAVES {
-            self.attend();
-            if !self.look_at(|mover| mover.drains) {
-                break;
-            }
-            std::thread::sleep(DRAIN);
-        }
+    }
+
+    fn has_left(&self) -> bool {
+        self.look_at(Mover::has_left)
     }
 
     fn is_through(&self) -> bool {
