@@ -22,7 +22,7 @@ const TOKEN: u64 = 7;
 struct Ends {
     client: Connection,
     server: Arc<Connection>,
-    _switches: [Switch; 2],
+    switches: [Switch; 2],
 }
 
 impl Ends {
@@ -42,7 +42,7 @@ impl Ends {
         Self {
             client,
             server,
-            _switches: [here, there],
+            switches: [here, there],
         }
     }
 
@@ -495,4 +495,40 @@ fn nothing_is_told_of_a_stream_that_is_closed_or_in_another_poller() {
             assert_eq!(told(&other, SHORT), []);
         }
     });
+}
+
+/// A program may take a read that finds nothing for an error, as wrk does.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stream_is_not_readable_because_it_comes_back() {
+    within(LIMIT, || {
+        for way in [Down::Asked, Down::ShutDown, Down::Asked, Down::ShutDown] {
+            let ends = Ends::moved();
+            let poller = Poller::new().unwrap();
+            let interest = Interest::READABLE;
+            poller.add(&ends.server, TOKEN, interest).unwrap();
+            assert_eq!(told(&poller, SHORT), []);
+            thread::scope(|scope| {
+                scope.spawn(|| match way {
+                    Down::Asked => ends.client.move_to_tcp(true),
+                    Down::ShutDown => assert!(ends.switches[0].shutdown()),
+                });
+                let begun = Instant::now();
+                while !ends.are_down() {
+                    assert_eq!(told(&poller, SHORT), []);
+                    assert!(begun.elapsed() < PATIENCE);
+                }
+            });
+            assert_eq!(told(&poller, SHORT), []);
+            (&ends.client).write_all(&[1]).unwrap();
+            assert_eq!(told(&poller, LONG), [Events::READABLE]);
+        }
+    });
+}
+
+/// Why a stream comes back to TCP.
+#[derive(Clone, Copy)]
+enum Down {
+    Asked,
+    ShutDown,
 }

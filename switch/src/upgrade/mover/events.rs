@@ -25,7 +25,8 @@ impl Mover {
         let inbox = self.pair.as_ref().map(|pair| pair.data.inbox());
         let comes = match source {
             Source::Tcp => is_on_tcp && tcp.intersects(PollFlags::IN | PollFlags::RDHUP),
-            Source::Message => inbox.is_some_and(|inbox| inbox.first.is_some() || inbox.is_over),
+            // A queue pair that is over is no end of the stream: the thread that hears of it goes on over TCP.
+            Source::Message => inbox.is_some_and(|inbox| inbox.first.is_some()),
             Source::Landed { .. } => true,
             Source::Nothing => false,
         };
