@@ -7,12 +7,14 @@
 
 mod data;
 mod descriptors;
+mod epoll;
 mod messages;
 mod naming;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod numbers;
+mod poll;
 mod process;
+mod select;
 mod stdio;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod variadic;
-mod waiting;
