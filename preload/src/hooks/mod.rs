@@ -14,7 +14,9 @@ mod naming;
 mod numbers;
 mod poll;
 mod process;
+mod reads;
 mod select;
 mod stdio;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod variadic;
+mod writes;

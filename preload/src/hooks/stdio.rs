@@ -9,8 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use libc::{FILE, size_t, ssize_t};
 
-use super::data::{read, write};
 use super::descriptors::close;
+use super::reads::read;
+use super::writes::write;
 use crate::held::{on_stream, to_kernel};
 use crate::inside::Answer;
 use crate::next::{self, Next};
