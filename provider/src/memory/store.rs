@@ -18,7 +18,7 @@ use verbs_shim::{Access, MappingChange, WatchError};
 
 use super::cache::{CacheLimits, EntryId, RegistrationCache, Removed};
 use super::rims::Rims;
-use super::watch::{Notice, Watch};
+use super::watch::{Changes, Notice, Watch};
 use crate::counters::Counter;
 use crate::sync::lock;
 
@@ -76,6 +76,8 @@ struct Kept<R> {
     cache: RegistrationCache<R>,
     rims: Rims,
     age: Age,
+    /// Changes that are taken in; empty otherwise.
+    told: Changes,
 }
 
 /// When what was registered counts as unused for long.
@@ -121,6 +123,7 @@ impl<R: Clone> RegistrationStore<R> {
             cache: Mutex::new(Kept {
                 cache: RegistrationCache::new(limits, rustix::param::page_size()),
                 rims: Rims::default(),
+                told: Changes::new(),
                 age: Age {
                     long_ago: 0,
                     lately: 0,
@@ -305,9 +308,11 @@ impl<R: Clone> RegistrationStore<R> {
     /// What is kept, after all changes that are known.
     fn up_to_date(&self, removed: &mut Removed<R>) -> (MutexGuard<'_, Kept<R>>, Notice) {
         let mut guard = lock(&self.cache);
-        let Kept { cache, rims, .. } = &mut *guard;
-        let (notice, changes) = self.watch.take();
-        for change in changes {
+        let Kept {
+            cache, rims, told, ..
+        } = &mut *guard;
+        let notice = self.watch.take(told);
+        for change in told.drain(..) {
             match change {
                 MappingChange::Unmapped(range) => {
                     cache.unmapped(&range, removed);

@@ -129,16 +129,15 @@ impl Watch {
         mappings.is_some_and(|mappings| mappings.is_seam(at))
     }
 
-    /// Takes what changed since the last call.
-    pub(super) fn take(&self) -> (Notice, Changes) {
+    /// Puts what changed since the last call into `changes`, which is empty before. The list is long for a
+    /// stack: the caller may be a signal handler with a small one.
+    pub(super) fn take(&self, changes: &mut Changes) -> Notice {
         let mut watched = lock(&self.watched);
         let notice = watched.look();
-        // An empty list is made, not copied.
-        let changes = match watched.changes.is_empty() {
-            true => Changes::new(),
-            false => std::mem::take(&mut watched.changes),
-        };
-        (notice, changes)
+        if !watched.changes.is_empty() {
+            std::mem::swap(&mut watched.changes, changes);
+        }
+        notice
     }
 
     fn spawn(&self) -> Result<JoinHandle<()>, String> {
