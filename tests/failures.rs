@@ -132,8 +132,7 @@ fn is_back(before: &(usize, usize, usize, BTreeMap<String, usize>)) {
     let mut now = held();
     let back = holds_within(STEP, || {
         now = held();
-        // A lane that nobody uses goes, and its descriptors with it.
-        now.2 <= before.2 && (now.0, now.1, &now.3) == (before.0, before.1, &before.3)
+        now == *before
     });
     assert!(back, "before: {before:?}, now: {now:?}");
 }

@@ -45,16 +45,18 @@ impl DataPath {
     /// # Errors
     /// `WSAEWOULDBLOCK`: it would have to wait. `WSAEMSGSIZE`: more than the peer takes.
     /// `WSAENOTCONN`, `WSAECONNRESET`, `WSAENOTSOCK`.
+    // The short way is compiled into the caller, and only that: it saves few registers.
+    #[inline(always)]
     pub fn try_send(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
-        self.connection()?.try_send(bytes, kind)
+        if !ForkGuard::is_inherited(&self.connection) && self.connection.send_plainly(bytes, kind) {
+            return Ok(());
+        }
+        self.try_send_slowly(bytes, kind)
     }
 
-    /// Sends `bytes` as one message if nothing has to be found out for that. `false`: it did not go out, and
-    /// [`DataPath::try_send`] says more.
-    #[inline(always)]
-    #[must_use]
-    pub fn send_plainly(&self, bytes: &[u8], kind: u8) -> bool {
-        !ForkGuard::is_inherited(&self.connection) && self.connection.send_plainly(bytes, kind)
+    #[inline(never)]
+    fn try_send_slowly(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+        self.connection()?.try_send_slowly(bytes, kind)
     }
 
     /// As [`DataPath::try_send`], of bytes that lie in several places: one message, in their order.

@@ -133,7 +133,6 @@ impl Stage {
         let waited = self.data_path.receive_within(STEP);
         not_socket(waited.expect_err("wait").code());
         assert_eq!(self.data_path.unacknowledged(), 0);
-        assert!(!self.data_path.send_plainly(b"x", 0));
         let never = AtomicBool::new(false);
         let receipt = self.data_path.receive_unless(&mut [], STEP, &never);
         not_socket(self.data_path.explain(receipt).expect_err("wait").code());

@@ -162,8 +162,9 @@ impl Connection {
         self.settle(state);
     }
 
+    /// The rest of [`Connection::try_send`]: what the short way did not send.
     #[inline(never)]
-    fn try_send_slowly(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
+    pub(crate) fn try_send_slowly(&self, bytes: &[u8], kind: u8) -> Result<(), TransferError> {
         let mut state = self.room_to_send(bytes.len(), kind)?;
         let payload = if bytes.len() <= self.inline {
             Payload::Bytes(bytes)

@@ -29,9 +29,9 @@ pub(crate) trait Member: Sized {
     /// A receive completed.
     fn received(&self, state: &mut Self::State, completion: &Completion, buffer: RegisteredBuffer);
 
-    /// Something completed, on its queue pair as far as is known, and nothing else came. If it is a message of
-    /// its own in `srq` that `see` takes by its kind and bytes, and no other comes before it, all that
-    /// follows is done. `srq` is locked while `see` reads. `false`: nothing was done.
+    /// Something completed, on its queue pair as far as is known, and nothing else came. It may be a message of
+    /// its own in `srq`, with no other before it. If `see` takes that by its kind and bytes, all that follows is
+    /// done. `srq` is locked while `see` reads. `false`: nothing was done.
     fn received_alone(
         &self,
         completion: &Completion,

@@ -25,7 +25,7 @@ impl SanCarrier {
             && bytes.len() <= self.message_limit
             && !bytes.is_empty()
             && let Some(data) = &self.data
-            && data.send_plainly(bytes, DATA)
+            && data.try_send(bytes, DATA).is_ok()
         {
             state.plain_sent += bytes.len();
             drop(state);
