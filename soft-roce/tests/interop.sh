@@ -23,31 +23,9 @@ cases=(rping-to-soft rping-from-soft rping6-to-soft rping6-from-soft cmatose-to-
     lossy-answers-of-soft-to-soft lossy-answers-of-soft-from-soft lossy-answers-of-rxe-to-soft
     lossy-answers-of-rxe-from-soft lossy-requests-to-soft lossy-requests-from-soft mtu-differs
     san-to-soft san-from-soft san6-to-soft san6-from-soft captured-by-tshark captured-by-scapy)
-wanted=() list=0 exact=0
-while [ $# -gt 0 ]; do
-    case $1 in
-        --list) list=1 ;;
-        --exact) exact=1 ;;
-        --format) shift ;;
-        --*) ;; # what else the harness understands
-        *) wanted+=("$1") ;;
-    esac
-    shift
-done
-
-is_wanted() {
-    local word
-    [ ${#wanted[@]} != 0 ] || return 0
-    for word in "${wanted[@]}"; do
-        if [ "$exact" = 1 ]; then [ "$1" = "$word" ] && return 0; else [[ $1 == *"$word"* ]] && return 0; fi
-    done
-    return 1
-}
-
-if [ "$list" = 1 ]; then
-    for name in "${cases[@]}"; do ! is_wanted "$name" || echo "$name: test"; done
-    exit 0
-fi
+# shellcheck source=../../ci/lib/harness.sh
+. "$top/ci/lib/harness.sh"
+harness_arguments "$@"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -64,7 +42,6 @@ mac=$(ip netns exec soft cat /sys/class/net/s1/address)
 for address in "$soft" "$soft6"; do ip neigh replace "$address" lladdr "$mac" dev s0 nud permanent; done
 export XDG_RUNTIME_DIR=$work
 unset SAN_FABRIC SAN_TEST_ADDR_A SAN_TEST_ADDR_B
-passed=0 failures=()
 
 in_soft() { exec ip netns exec soft timeout 60 "$@"; }
 original() { exec timeout 60 "$@"; }
@@ -283,7 +260,6 @@ sys.exit(wrong != 0 or checked < 20)
 END
 }
 
-ignored=0
 for v in "" 6; do
     if [ -z "$v" ]; then s=$soft r=$rxe; else s=$soft6 r=$rxe6; fi
     case_ "rping$v-to-soft" in_soft "$interop" rping-server "$s" count=20 size=10000 -- original rping -c -a "$s" -C 20 -S 10000 -V
@@ -322,12 +298,4 @@ san_case san6-from-soft "[$rxe6]:7300" original in_soft
 captured captured-by-tshark tshark
 captured captured-by-scapy scapy
 
-if [ ${#failures[@]} != 0 ]; then
-    printf '\nfailures:\n'
-    printf '    %s\n' "${failures[@]}"
-fi
-word=ok
-[ ${#failures[@]} = 0 ] || word=FAILED
-printf '\ntest result: %s. %d passed; %d failed; %d ignored; 0 measured; 0 filtered out\n' \
-    "$word" "$passed" ${#failures[@]} "$ignored"
-[ ${#failures[@]} = 0 ] || exit 101
+harness_result

@@ -9,12 +9,11 @@ set -u
 top=$(cd "$(dirname "$0")/../.." && pwd)
 san=${SAN_PROGRAM:-$top/target/debug/san}
 unset SAN_PROGRAM
-name=unusual_addresses
-case "${1:-}" in
-    --list) echo "$name: test" && exit 0 ;;
-    "" | -*) ;;
-    *) [[ $name == *"$1"* ]] || { echo "test result: ok. 0 passed; 0 failed" && exit 0; } ;;
-esac
+cases=(unusual_addresses)
+# shellcheck source=../../ci/lib/harness.sh
+. "$top/ci/lib/harness.sh"
+harness_arguments "$@"
+is_wanted "${cases[0]}" || harness_result
 if [ -z "${SAN_TEST_ADDR_SOFT:-}" ] && ! ip netns exec soft true 2>/dev/null; then
     # shellcheck source=../../ci/guest/fabric.sh
     . "$top/ci/guest/fabric.sh"
@@ -23,20 +22,6 @@ fi
 # The guest is emulated, and its host may be busy.
 export SAN_FABRIC_CONNECT_TIMEOUT_MS=25000
 work=$(mktemp -d)
-passed=0 failed=0
-
-check() { # NAME CMD...
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-        echo "ok: $name"
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-        head -n 40 "$work"/* 2>/dev/null
-    fi
-}
 
 # Leaves server, server.err: a server in the namespace, at this address and port.
 serve() {
@@ -120,7 +105,4 @@ done
 wait $server
 check "an address that comes later is served by the listener" arrived "over the SAN (soft"
 rm -r "$work"
-word=ok
-[ "$failed" = 0 ] || word=FAILED
-echo "test result: $word. $passed passed; $failed failed; 0 ignored; 0 measured; 0 filtered out"
-[ "$failed" = 0 ] || exit 101
+harness_result

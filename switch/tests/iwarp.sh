@@ -4,25 +4,14 @@
 #
 #   cargo build -p san-cli && SAN_RXE_KERNEL=ubuntu ci/rxe switch/tests/iwarp.sh
 #
-# The last line is `N passed, N failed`. Exit status: 0 only if nothing failed.
+# The last line counts what passed and failed. Exit status: 0 only if nothing failed.
 set -u
-san=${SAN_PROGRAM:-$(dirname "$0")/../../target/debug/san}
+top=$(cd "$(dirname "$0")/../.." && pwd)
+san=${SAN_PROGRAM:-$top/target/debug/san}
+# shellcheck source=../../ci/lib/harness.sh
+. "$top/ci/lib/harness.sh"
 export SAN_FABRIC=rdma
 work=$(mktemp -d)
-passed=0 failed=0
-
-check() { # NAME CMD...
-    local name=$1
-    shift
-    if "$@"; then
-        passed=$((passed + 1))
-        echo "ok: $name"
-    else
-        failed=$((failed + 1))
-        echo "FAILED: $name"
-        head -n 40 "$work"/* 2>/dev/null
-    fi
-}
 
 # serve_and_connect LISTEN CONNECT: `hello` by way of the two addresses. Leaves server, server.err, client.
 serve_and_connect() {
@@ -57,5 +46,4 @@ check "the listener says why" grep -q "TCP only" "$work/server.err"
 # An iWARP connect to a TCP port would write its own header into the server's stream.
 check "the server reads the client's bytes and no others" test "$(cat "$work/server")" = hello
 rm -r "$work"
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+harness_result
