@@ -248,6 +248,10 @@ fn servers_that_say_odd_things_are_told() {
             "bounds are smaller",
         ),
         (
+            b"SANPRF\x00\x01\x63\x00\x00\x00\x00\x00\x00\x00",
+            "version 1 of the measuring protocol",
+        ),
+        (
             // An echo of the request.
             b"SANPRF\x00\x01\x01\x00\x00\x00\x00\x00\x00\x00",
             "sends back what it gets",

@@ -36,7 +36,7 @@ impl Folder {
     }
 
     /// A library that does nothing, in place of `libsan.so`.
-    fn library(&self) -> PathBuf {
+    fn libsan(&self) -> PathBuf {
         self.built("libsan.so", "", &["-shared", "-fPIC"])
     }
 
@@ -94,7 +94,7 @@ fn ran_and_was_told(output: &Output, text: &str) {
 fn a_program_that_the_library_reaches_is_run_without_a_word() {
     let folder = Folder::new("plain");
     let program = folder.built("plain", HERE, &[]);
-    let output = folder.run(&folder.library(), &program);
+    let output = folder.run(&folder.libsan(), &program);
     ran_and_was_told(&output, "");
     assert_eq!(said(&output), "");
 }
@@ -103,7 +103,7 @@ fn a_program_that_the_library_reaches_is_run_without_a_word() {
 fn a_static_program_is_told_of_and_run() {
     let folder = Folder::new("static");
     let program = folder.built("static", HERE, &["-static"]);
-    let output = folder.run(&folder.library(), &program);
+    let output = folder.run(&folder.libsan(), &program);
     ran_and_was_told(
         &output,
         "static: it is linked statically: no library is loaded into it, so it uses TCP",
@@ -118,7 +118,7 @@ fn a_program_with_the_note_of_go_is_told_of_and_run() {
         .ascii \\\"Go\\\\0\\\\0id__\\\"\\n.popsection\\n\");\n";
     let options = ["-static", "-Wl,--build-id=none"];
     let program = folder.built("go", &format!("{note}{HERE}"), &options);
-    let output = folder.run(&folder.library(), &program);
+    let output = folder.run(&folder.libsan(), &program);
     ran_and_was_told(&output, "go: it is written in Go");
 }
 
@@ -132,7 +132,7 @@ fn a_program_of_other_rights_is_told_of_and_run() {
         let folder = Folder::new(name);
         let program = folder.built(name, HERE, &[]);
         allow(&program, mode);
-        let output = folder.run(&folder.library(), &program);
+        let output = folder.run(&folder.libsan(), &program);
         ran_and_was_told(&output, &format!("{name}: it is set-{name}-ID: the linker"));
     }
 }
@@ -141,7 +141,7 @@ fn a_program_of_other_rights_is_told_of_and_run() {
 fn a_library_for_another_processor_is_told_of_and_the_program_runs() {
     let folder = Folder::new("processor");
     let program = folder.built("processor", HERE, &[]);
-    let library = folder.library();
+    let library = folder.libsan();
     let mut bytes = fs::read(&library).unwrap();
     // The header's e_machine: that of a Cray.
     bytes[18] = 0xea;
@@ -163,7 +163,7 @@ fn a_library_that_is_missing_or_unreadable_is_said_and_nothing_runs() {
         "{}",
         said(&output)
     );
-    let library = folder.library();
+    let library = folder.libsan();
     allow(&library, 0);
     let unreadable = folder.run(&library, &program);
     assert!(
@@ -183,7 +183,7 @@ fn a_setting_that_cannot_be_is_one_line_and_the_program_runs() {
     let program = folder.built("setting", HERE, &[]);
     let mut command = Command::new(folder.file("san"));
     command.args(["run", "--"]).arg(program);
-    command.env("SAN_PRELOAD", folder.library());
+    command.env("SAN_PRELOAD", folder.libsan());
     command.env("SAN_FABRIC", "sideways");
     let output = command.output().unwrap();
     ran_and_was_told(&output, "san: everything goes over TCP: SAN_FABRIC");

@@ -155,6 +155,19 @@ fn moving(own: IpAddr) -> SwitchConfig {
     soft(own).route(RouteChoice::Upgrade).upgrade_bytes(4096)
 }
 
+/// Both ends of a connection that may move, of one switch.
+fn moving_pair() -> (Switch, Connection, Connection) {
+    let own = own_address();
+    let switch = Switch::new(moving(own)).unwrap();
+    let listener = switch
+        .listen(SocketAddr::new(own, 0), ListenOptions::default())
+        .unwrap();
+    let options = ConnectOptions::default().local(SocketAddr::new(own, 0));
+    let client = switch.connect(listener.local_addr(), &options).unwrap();
+    let server = listener.accept_timeout(PATIENCE).unwrap();
+    (switch, client, server)
+}
+
 fn reason_not_moved(switch: &Switch, connection: &Connection) -> NotMoved {
     match why(switch, connection) {
         FallbackReason::NotTried(NotTried::NotMoved(why)) => why,
@@ -229,14 +242,7 @@ fn the_accepting_end_says_why_too() {
 
 #[test]
 fn a_connection_that_came_back_says_so() {
-    let own = own_address();
-    let switch = Switch::new(moving(own)).unwrap();
-    let listener = switch
-        .listen(SocketAddr::new(own, 0), ListenOptions::default())
-        .unwrap();
-    let options = ConnectOptions::default().local(SocketAddr::new(own, 0));
-    let client = switch.connect(listener.local_addr(), &options).unwrap();
-    let server = listener.accept_timeout(PATIENCE).unwrap();
+    let (switch, client, server) = moving_pair();
     exchange(&client, &server, Connection::is_san);
     assert!(server.is_san());
     client.move_to_tcp(false);
@@ -262,14 +268,7 @@ fn exchange(client: &Connection, server: &Connection, is_done: impl Fn(&Connecti
 #[test]
 fn a_move_behind_bytes_that_nobody_reads_is_not_finished() {
     use std::io::{ErrorKind, Read, Write};
-    let own = own_address();
-    let switch = Switch::new(moving(own)).unwrap();
-    let listener = switch
-        .listen(SocketAddr::new(own, 0), ListenOptions::default())
-        .unwrap();
-    let options = ConnectOptions::default().local(SocketAddr::new(own, 0));
-    let client = switch.connect(listener.local_addr(), &options).unwrap();
-    let server = listener.accept_timeout(PATIENCE).unwrap();
+    let (_switch, client, server) = moving_pair();
     client.set_nonblocking(true).unwrap();
     let full = loop {
         match (&client).write(&[1; 65536]) {

@@ -233,8 +233,8 @@ impl Client<'_> {
                 "{server} refuses the measurement: its bounds are smaller"
             ))
             .with_remedy("install the same version on both hosts; see it: san --version"),
-            // It has sent back what it got, as an echo server does.
-            _ if version == VERSION => Problem::new(format!(
+            // Nobody of this version says so: an echo server has sent the request back.
+            Status::OtherVersion if version == VERSION => Problem::new(format!(
                 "{server} is not a server of san perf: it sends back what it gets"
             ))
             .with_remedy(self.start_one()),
