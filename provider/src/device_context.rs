@@ -1,9 +1,9 @@
 //! What all connections of one device have in common: a protection domain, and lanes.
 //!
 //! A lane is made when the first connection needs it. One that has no connection any more, and that nobody
-//! else knows of, goes after a while, and its buffers with it. The first connections are spread over a few lanes, so that threads which wait on different
-//! connections need not poll for each other; further lanes come when those are full. A connection
-//! with a hint gets a lane of those of that hint: one for each thread or event loop, so that they
+//! else knows of, goes after a while, and its buffers with it. The first connections are spread over a few
+//! lanes, so that threads which wait on different connections need not poll for each other; further lanes
+//! come when those are full. A connection with a hint gets a lane of those of that hint: one for each thread or event loop, so that they
 //! share nothing.
 
 use std::collections::HashMap;

@@ -72,8 +72,8 @@ pub struct PeerFeatures {
 /// What the lock protects.
 pub(crate) struct State {
     /// The engine [is plain](Engine::is_plain), there is a queue pair, its peer takes what goes inline, and
-    /// nobody follows the state: a message takes the shortest way. Whoever takes the lock for anything else says that it is not so,
-    /// and [`Connection::settle`] finds out anew.
+    /// nobody follows the state: a message takes the shortest way. Whoever takes the lock for anything else
+    /// says that it is not so, and [`Connection::settle`] finds out anew.
     plain: bool,
     engine: Engine<Parts>,
     qp: Qp,
