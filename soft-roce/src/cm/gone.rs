@@ -40,8 +40,13 @@ impl Engine {
     /// Nobody has the socket that the request goes to: it is refused as a CM there
     /// would refuse it.
     pub fn nobody_there(&mut self, key: ConnKey) {
-        let asked = matches!(self.conns.get(&key), Some(conn) if conn.state == State::ReqSent);
-        if asked {
+        let asked = |conn: &&Conn| conn.state == State::ReqSent;
+        if let Some(conn) = self.conns.get(&key).filter(asked) {
+            // Who comes to be there before it goes out must not accept it.
+            let request = conn.sent;
+            let before = self.out.len();
+            self.out.retain(|one| one.mad != request);
+            self.counters.sent -= (before - self.out.len()) as u64;
             self.counters.nobody += 1;
             self.refused_for_peer(key, RejReason::INVALID_SERVICE_ID);
         }

@@ -84,3 +84,17 @@ fn where_nobody_is_a_request_is_refused() {
     assert!(matches!(net.client.events[..], [Event::Rejected { .. }]));
     net.assert_empty();
 }
+
+/// Somebody may have come to be there by the time the request would go out.
+#[test]
+fn a_request_to_nobody_does_not_go_out() {
+    let mut net = Net::new();
+    net.listen("10.0.0.2:7471", 8);
+    let key = net.connect("10.0.0.2:7471");
+    net.client.engine.nobody_there(key);
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(net.client.reasons(), [RejReason::INVALID_SERVICE_ID]);
+    assert!(net.server.story.is_empty(), "{}", net.trace());
+    assert_eq!(net.client.engine.counters().sent, 0);
+    net.assert_empty();
+}
