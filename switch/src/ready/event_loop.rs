@@ -154,13 +154,14 @@ impl EventLoop {
     /// Adds a source under a key of the caller's.
     ///
     /// # Errors
-    /// EEXIST.
+    /// EEXIST; EINVAL as [`Interest::check_added`].
     pub(crate) fn add(
         &self,
         key: u64,
         source: &Arc<dyn Source>,
         interest: Interest,
     ) -> io::Result<()> {
+        interest.check_added()?;
         let member = Arc::new(Member {
             shared: Arc::downgrade(&self.shared),
             source: Arc::downgrade(source),
@@ -224,7 +225,10 @@ impl EventLoop {
     pub(crate) fn modify(&self, key: u64, interest: Interest) -> io::Result<()> {
         let member = self.members.lock().get(&key).map(Arc::clone);
         let member = member.ok_or(Errno::NOENT)?;
-        *member.interest.lock() = interest;
+        let mut present = member.interest.lock();
+        present.check_changed(&interest)?;
+        *present = interest;
+        drop(present);
         member.ready();
         Ok(())
     }

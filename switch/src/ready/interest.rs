@@ -3,9 +3,18 @@
 //! No I/O: it is told what is the case, and says what the program hears.
 
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 
 /// What epoll tells whether it was asked for or not.
 const ALWAYS: EventFlags = EventFlags::ERR.union(EventFlags::HUP);
+
+/// What EPOLLEXCLUSIVE may stand beside.
+const BESIDE_EXCLUSIVE: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(ALWAYS)
+    .union(EventFlags::ET)
+    .union(EventFlags::WAKEUP)
+    .union(EventFlags::EXCLUSIVE);
 
 /// What epoll_ctl(2) sets for one descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +68,28 @@ impl Interest {
     /// Whether it has told its one event.
     pub(crate) fn is_spent(&self) -> bool {
         self.spent
+    }
+
+    /// Whether it may be added.
+    ///
+    /// # Errors
+    /// EINVAL: EPOLLEXCLUSIVE stands beside what it excludes, as one shot.
+    pub(crate) fn check_added(&self) -> Result<(), Errno> {
+        match self.flags.contains(EventFlags::EXCLUSIVE) && !BESIDE_EXCLUSIVE.contains(self.flags) {
+            true => Err(Errno::INVAL),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether it may become `new`.
+    ///
+    /// # Errors
+    /// EINVAL: EPOLLEXCLUSIVE is said once, when a descriptor is added, and nothing is changed after it.
+    pub(crate) fn check_changed(&self, new: &Self) -> Result<(), Errno> {
+        match (self.flags | new.flags).contains(EventFlags::EXCLUSIVE) {
+            true => Err(Errno::INVAL),
+            false => Ok(()),
+        }
     }
 
     /// What it hears if this is the case now.
@@ -123,5 +154,19 @@ mod tests {
             interest.judge(IN | EventFlags::RDHUP),
             Verdict::TellAndKeep(EventFlags::RDHUP)
         );
+    }
+    #[test]
+    fn exclusive_stands_beside_little_and_is_not_changed() {
+        let exclusive = Interest::new(IN | EventFlags::ET | EventFlags::EXCLUSIVE, 0);
+        assert_eq!(exclusive.check_added(), Ok(()));
+        for other in [EventFlags::ONESHOT, EventFlags::RDHUP, EventFlags::PRI] {
+            let both = Interest::new(exclusive.flags() | other, 0);
+            assert_eq!(both.check_added(), Err(Errno::INVAL), "{other:?}");
+            assert_eq!(Interest::new(IN | other, 0).check_added(), Ok(()));
+        }
+        let plain = Interest::new(IN, 0);
+        assert_eq!(plain.check_changed(&plain), Ok(()));
+        assert_eq!(plain.check_changed(&exclusive), Err(Errno::INVAL));
+        assert_eq!(exclusive.check_changed(&plain), Err(Errno::INVAL));
     }
 }

@@ -121,7 +121,12 @@ impl<S: Site> Registrations<S> {
             Some(looped) => looped.modify(site.key(), Interest::new(flags, data))?,
             // It could not go; or the loop is gone, and its set with it.
             None if is_away => drop(site.modify(flags, data)),
-            None if registration.is_spent => site.add(flags, data)?,
+            None if registration.is_spent => {
+                // The kernel has nothing to be changed, so it would not say so.
+                let spent = Interest::spent(registration.flags, registration.data);
+                spent.check_changed(&Interest::new(flags, data))?;
+                site.add(flags, data)?;
+            }
             None => site.modify(flags, data)?,
         }
         (registration.flags, registration.data, registration.is_spent) = (flags, data, false);
