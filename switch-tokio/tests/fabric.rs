@@ -13,11 +13,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 mod scenes;
 
-use scenes::{PATIENCE, Place, alone, runtimes};
+use scenes::{PATIENCE, Setup, alone, runtimes};
 
-fn place_of(config: SwitchConfig) -> Place {
+fn place_of(config: SwitchConfig) -> Setup {
     let config = config.connect_timeout(PATIENCE).io_timeout(Some(PATIENCE));
-    Place {
+    Setup {
         switch: Switch::new(config).expect("the fabric under test"),
         listens: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         reached: SocketAddr::new(addr_b(), 0),
@@ -25,7 +25,7 @@ fn place_of(config: SwitchConfig) -> Place {
     }
 }
 
-fn place() -> Place {
+fn setup() -> Setup {
     place_of(switch_config())
 }
 
@@ -34,8 +34,8 @@ fn part(of: usize) -> usize {
     if is_soft() { of } else { of.div_ceil(5) }
 }
 
-async fn san_pair(place: &Place) -> (TcpStream, TcpStream) {
-    let (client, server) = place.pair().await;
+async fn san_pair(setup: &Setup) -> (TcpStream, TcpStream) {
+    let (client, server) = setup.pair().await;
     assert!(client.connection().is_san(), "{}", client.route());
     assert!(server.connection().is_san(), "{}", server.route());
     (client, server)
@@ -45,10 +45,10 @@ async fn san_pair(place: &Place) -> (TcpStream, TcpStream) {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn streams_go_both_ways_at_once() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         for runtime in runtimes() {
             runtime.block_on(async {
-                let (client, server) = san_pair(&place).await;
+                let (client, server) = san_pair(&setup).await;
                 scenes::both_ways(client, server, part(3_000_000)).await;
             });
         }
@@ -59,9 +59,9 @@ fn streams_go_both_ways_at_once() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn many_streams_share_a_driver() {
     within(Duration::from_secs(120), || {
-        let place = place();
+        let setup = setup();
         for runtime in runtimes() {
-            runtime.block_on(scenes::many(&place, part(40), part(50)));
+            runtime.block_on(scenes::many(&setup, part(40), part(50)));
         }
     });
 }
@@ -70,15 +70,15 @@ fn many_streams_share_a_driver() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn who_waits_is_woken() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         for runtime in runtimes() {
             runtime.block_on(async {
-                scenes::waits(&place).await;
-                scenes::back_pressure(&place).await;
-                scenes::accepts(&place).await;
+                scenes::waits(&setup).await;
+                scenes::back_pressure(&setup).await;
+                scenes::accepts(&setup).await;
             });
         }
-        scenes::a_runtime_that_ends(&place);
+        scenes::a_runtime_that_ends(&setup);
     });
 }
 
@@ -86,9 +86,9 @@ fn who_waits_is_woken() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn hyper_runs_unchanged() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         for runtime in runtimes() {
-            runtime.block_on(scenes::http(&place));
+            runtime.block_on(scenes::http(&setup));
         }
     });
 }
@@ -97,11 +97,11 @@ fn hyper_runs_unchanged() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn two_runtimes_share_a_lane() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         let threads: Vec<_> = (0..2)
             .map(|_| {
-                let place = place.clone();
-                std::thread::spawn(move || alone().block_on(scenes::many(&place, 4, part(200))))
+                let setup = setup.clone();
+                std::thread::spawn(move || alone().block_on(scenes::many(&setup, 4, part(200))))
             })
             .collect();
         for thread in threads {
@@ -114,14 +114,14 @@ fn two_runtimes_share_a_lane() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn a_full_backlog_refuses() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         alone().block_on(async {
             let options = ListenOptions::default().backlog(1);
-            let listener = TcpListener::bind_with(&place.switch, place.listens, options);
+            let listener = TcpListener::bind_with(&setup.switch, setup.listens, options);
             let listener = listener.await.unwrap();
-            let _waits = place.client(&listener).await;
+            let _waits = setup.client(&listener).await;
             let to = SocketAddr::new(addr_b(), listener.local_addr().port());
-            let refused = TcpStream::connect_with(&place.switch, to, place.options.clone());
+            let refused = TcpStream::connect_with(&setup.switch, to, setup.options.clone());
             let error = refused.await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         });
@@ -142,13 +142,13 @@ fn watched() -> usize {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn the_reactor_watches_lanes_and_no_streams() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         alone().block_on(async {
-            let listener = place.listener().await;
+            let listener = setup.listener().await;
             let mut streams = Vec::new();
             let mut counts = Vec::new();
             for _ in 0..part(20) + 1 {
-                streams.push(place.client(&listener).await);
+                streams.push(setup.client(&listener).await);
                 streams.push(listener.accept().await.unwrap().0);
                 counts.push(watched());
             }
@@ -162,10 +162,10 @@ fn the_reactor_watches_lanes_and_no_streams() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn what_is_under_way_at_a_drop_still_arrives() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         alone().block_on(async {
             for _ in 0..5 {
-                let (mut client, mut server) = san_pair(&place).await;
+                let (mut client, mut server) = san_pair(&setup).await;
                 // More than the peer has receives for.
                 let piece = vec![3; 100_000];
                 let sent = client.write(&piece).await.unwrap();
@@ -179,7 +179,7 @@ fn what_is_under_way_at_a_drop_still_arrives() {
 }
 
 /// Where streams begin on TCP and move.
-fn moving_place() -> Place {
+fn moving_place() -> Setup {
     let config = switch_config().route(RouteChoice::Upgrade);
     place_of(config.upgrade_bytes(4096))
 }
@@ -239,18 +239,18 @@ fn the_halves_of_a_stream_that_moves_lose_nothing() {
                     assert!(begun.elapsed() < Duration::from_secs(50), "{downs} moves");
                     // A dial may come too late. Then the stream stays on TCP, and for a while the switch
                     // dials nobody there.
-                    let place = moving_place();
-                    let (client, server) = place.pair().await;
+                    let setup = moving_place();
+                    let (client, server) = setup.pair().await;
                     assert!(client.connection().may_move());
                     let until =
                         Instant::now() + Duration::from_secs(if is_soft() { 8 } else { 20 });
-                    let switch = place.switch.clone();
+                    let switch = setup.switch.clone();
                     let is_over =
                         move || switch.stats().streams_down >= enough || Instant::now() > until;
                     let here = one_end(client, is_over.clone());
                     let (here, there) = tokio::join!(here, one_end(server, is_over));
                     assert_eq!([here[0], there[0]], [there[1], here[1]]);
-                    downs += place.switch.stats().streams_down;
+                    downs += setup.switch.stats().streams_down;
                 }
             });
         }
@@ -263,9 +263,9 @@ fn hyper_runs_unchanged_on_streams_that_move() {
     within(Duration::from_secs(120), || {
         for runtime in runtimes() {
             let moves = |_| {
-                let place = moving_place();
-                runtime.block_on(scenes::http(&place));
-                place.switch.stats().streams_up == 2
+                let setup = moving_place();
+                runtime.block_on(scenes::http(&setup));
+                setup.switch.stats().streams_up == 2
             };
             // A dial may come too late for so few requests.
             assert!((0..50).any(moves), "none has moved");
@@ -277,9 +277,9 @@ fn hyper_runs_unchanged_on_streams_that_move() {
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn a_stream_that_moves_is_read_and_written_all_along() {
     within(Duration::from_secs(120), || {
-        let place = moving_place();
+        let setup = moving_place();
         alone().block_on(async {
-            let (mut client, mut server) = place.pair().await;
+            let (mut client, mut server) = setup.pair().await;
             assert!(!client.connection().is_san());
             let echoes = tokio::spawn(async move {
                 let (mut read, mut write) = server.split();

@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 mod scenes;
 
-use scenes::{Place, alone, runtimes};
+use scenes::{Setup, alone, runtimes};
 
-fn place() -> Place {
+fn setup() -> Setup {
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Place {
+    Setup {
         switch: Switch::new(SwitchConfig::default().fabric(FabricChoice::Off)).unwrap(),
         listens: loopback,
         reached: loopback,
@@ -25,19 +25,19 @@ fn place() -> Place {
 #[test]
 fn streams_are_tcps() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         for runtime in runtimes() {
             runtime.block_on(async {
-                let (client, server) = place.pair().await;
+                let (client, server) = setup.pair().await;
                 scenes::both_ways(client, server, 3_000_000).await;
-                scenes::many(&place, 20, 30).await;
-                scenes::back_pressure(&place).await;
-                scenes::waits(&place).await;
-                scenes::accepts(&place).await;
-                scenes::http(&place).await;
+                scenes::many(&setup, 20, 30).await;
+                scenes::back_pressure(&setup).await;
+                scenes::waits(&setup).await;
+                scenes::accepts(&setup).await;
+                scenes::http(&setup).await;
             });
         }
-        scenes::a_runtime_that_ends(&place);
+        scenes::a_runtime_that_ends(&setup);
     });
 }
 
@@ -61,12 +61,12 @@ fn the_switch_of_the_process_serves_names() {
 #[test]
 fn nobody_listens() {
     bounded(|| {
-        let place = place();
+        let setup = setup();
         alone().block_on(async {
-            let listener = place.listener().await;
+            let listener = setup.listener().await;
             let gone = listener.local_addr();
             drop(listener);
-            let refused = TcpStream::connect_with(&place.switch, gone, ConnectOptions::default());
+            let refused = TcpStream::connect_with(&setup.switch, gone, ConnectOptions::default());
             let error = refused.await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         });

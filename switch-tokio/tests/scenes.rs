@@ -14,7 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where the two ends are.
 #[derive(Clone)]
-pub(crate) struct Place {
+pub(crate) struct Setup {
     pub(crate) switch: Switch,
     /// Where it listens; the port is the system's.
     pub(crate) listens: SocketAddr,
@@ -23,7 +23,7 @@ pub(crate) struct Place {
     pub(crate) options: ConnectOptions,
 }
 
-impl Place {
+impl Setup {
     pub(crate) async fn listener(&self) -> TcpListener {
         let options = ListenOptions::default().backlog(64);
         let listener = TcpListener::bind_with(&self.switch, self.listens, options);
@@ -90,12 +90,12 @@ pub(crate) async fn both_ways(client: TcpStream, server: TcpStream, length: usiz
 }
 
 /// Many streams at a time, each with many small messages to and fro.
-pub(crate) async fn many(place: &Place, streams: usize, rounds: usize) {
-    let listener = place.listener().await;
+pub(crate) async fn many(setup: &Setup, streams: usize, rounds: usize) {
+    let listener = setup.listener().await;
     let clients = async {
         let mut clients = Vec::new();
         for number in 0..streams {
-            let mut client = place.client(&listener).await;
+            let mut client = setup.client(&listener).await;
             clients.push(tokio::spawn(async move {
                 for round in 0..rounds {
                     let sent = pattern(1 + round % 300, number + round);
@@ -127,8 +127,8 @@ pub(crate) async fn many(place: &Place, streams: usize, rounds: usize) {
 }
 
 /// Who does not read stops who writes; the first read lets it go on.
-pub(crate) async fn back_pressure(place: &Place) {
-    let (mut client, mut server) = place.pair().await;
+pub(crate) async fn back_pressure(setup: &Setup) {
+    let (mut client, mut server) = setup.pair().await;
     let piece = vec![7; 100_000];
     let mut written = 0;
     while let Ok(taken) = timeout(Duration::from_millis(300), client.write(&piece)).await {
@@ -151,8 +151,8 @@ pub(crate) async fn back_pressure(place: &Place) {
 }
 
 /// A read that waits is woken by bytes, by the end and by a reset; one that is called off takes nothing.
-pub(crate) async fn waits(place: &Place) {
-    let (mut client, mut server) = place.pair().await;
+pub(crate) async fn waits(setup: &Setup) {
+    let (mut client, mut server) = setup.pair().await;
     let mut bytes = [0; 10];
     let nothing = timeout(Duration::from_millis(30), server.read(&mut bytes)).await;
     assert!(nothing.is_err());
@@ -202,14 +202,14 @@ pub(crate) async fn waits(place: &Place) {
 }
 
 /// An accept that is called off has taken no connection.
-pub(crate) async fn accepts(place: &Place) {
-    let listener = place.listener().await;
+pub(crate) async fn accepts(setup: &Setup) {
+    let listener = setup.listener().await;
     let nobody = timeout(Duration::from_millis(30), listener.accept()).await;
     assert!(nobody.is_err());
     let once =
         std::future::poll_fn(|context| Poll::Ready(listener.poll_accept(context).is_pending()));
     assert!(once.await);
-    let client = place.client(&listener).await;
+    let client = setup.client(&listener).await;
     let (server, peer) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     assert_eq!(
         (peer, server.local_addr()),
@@ -218,9 +218,9 @@ pub(crate) async fn accepts(place: &Place) {
 }
 
 /// A stream belongs to a runtime; when that is gone its calls fail or work, and it can be dropped.
-pub(crate) fn a_runtime_that_ends(place: &Place) {
+pub(crate) fn a_runtime_that_ends(setup: &Setup) {
     let runtime = alone();
-    let (client, mut server) = runtime.block_on(place.pair());
+    let (client, mut server) = runtime.block_on(setup.pair());
     drop(runtime);
     drop(client);
     let runtime = alone();
@@ -230,17 +230,17 @@ pub(crate) fn a_runtime_that_ends(place: &Place) {
     }
     drop(server);
     // The next runtime has a driver of its own.
-    runtime.block_on(waits(place));
+    runtime.block_on(waits(setup));
 }
 
 /// A server and a client of hyper, which knows nothing of this crate.
-pub(crate) async fn http(place: &Place) {
+pub(crate) async fn http(setup: &Setup) {
     use http_body_util::{BodyExt, Full};
     use hyper::body::{Bytes, Incoming};
     use hyper::{Request, Response};
     use hyper_util::rt::TokioIo;
 
-    let listener = place.listener().await;
+    let listener = setup.listener().await;
     let serves = async {
         let (stream, _) = listener.accept().await.unwrap();
         let answer = hyper::service::service_fn(|request: Request<Incoming>| async {
@@ -255,7 +255,7 @@ pub(crate) async fn http(place: &Place) {
             .unwrap();
     };
     let asks = async {
-        let stream = place.client(&listener).await;
+        let stream = setup.client(&listener).await;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .unwrap();

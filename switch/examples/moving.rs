@@ -31,13 +31,13 @@ fn address(name: &str, otherwise: &str) -> Result<IpAddr> {
 }
 
 /// Two switches and a listener of the second.
-struct Place {
+struct Setup {
     switches: [Switch; 2],
     listener: Listener,
     here: SocketAddr,
 }
 
-impl Place {
+impl Setup {
     fn new(route: RouteChoice, bytes: u64) -> Result<Self> {
         let config = SwitchConfig::from_env()?.route(route).upgrade_bytes(bytes);
         let switches = [Switch::new(config.clone())?, Switch::new(config)?];
@@ -99,8 +99,8 @@ fn receive_all(connection: &Connection, bytes: &mut [u8]) -> Result<()> {
 }
 
 /// MB/s of writes of one size.
-fn bulk(place: &Place, size: usize) -> Result<f64> {
-    let (client, server) = place.over_san()?;
+fn bulk(setup: &Setup, size: usize) -> Result<f64> {
+    let (client, server) = setup.over_san()?;
     let reader = std::thread::spawn(move || -> Result<(u64, Duration)> {
         let mut buffer = vec![0; 1 << 20];
         let mut total = server.receive(&mut buffer)? as u64;
@@ -123,9 +123,9 @@ fn bulk(place: &Place, size: usize) -> Result<f64> {
 }
 
 /// Microseconds of a message one way.
-fn one_way(place: &Place, size: usize) -> Result<f64> {
+fn one_way(setup: &Setup, size: usize) -> Result<f64> {
     const ROUNDS: u32 = 4000;
-    let (client, server) = place.over_san()?;
+    let (client, server) = setup.over_san()?;
     let echo = std::thread::spawn(move || -> Result<()> {
         let mut buffer = vec![0; size];
         while receive_all(&server, &mut buffer).is_ok() {
@@ -170,8 +170,8 @@ fn compare(
 }
 
 fn speed() -> Result<()> {
-    let direct = Place::new(RouteChoice::Direct, 1)?;
-    let moved = Place::new(RouteChoice::Upgrade, 1024)?;
+    let direct = Setup::new(RouteChoice::Direct, 1)?;
+    let moved = Setup::new(RouteChoice::Upgrade, 1024)?;
     println!("| stream | direct | moved | moved / direct |\n|---|---|---|---|");
     for size in [64, 4096, 65_536, 1 << 20] {
         let (one, other) = compare(|| bulk(&direct, size), || bulk(&moved, size))?;
@@ -193,7 +193,7 @@ fn speed() -> Result<()> {
 /// Microseconds from connect to the first byte at the other end.
 fn connect() -> Result<()> {
     const ROUNDS: u32 = 300;
-    let moved = Place::new(RouteChoice::Upgrade, 32 * 1024)?;
+    let moved = Setup::new(RouteChoice::Upgrade, 32 * 1024)?;
     let there = SocketAddr::new(address("SAN_TEST_ADDR_B", "127.0.0.2")?, 0);
     let listener = TcpListener::bind(there)?;
     let kernel = || -> Result<f64> {
@@ -223,10 +223,10 @@ fn connect() -> Result<()> {
 
 /// Milliseconds of each move.
 fn moves() -> Result<()> {
-    let place = Place::new(RouteChoice::Upgrade, 1024)?;
+    let setup = Setup::new(RouteChoice::Upgrade, 1024)?;
     let (mut ups, mut downs) = (Vec::new(), Vec::new());
     for _ in 0..60 {
-        let (client, server) = place.connect()?;
+        let (client, server) = setup.connect()?;
         let begun = Instant::now();
         talk_until(&client, &server, || client.is_san() && server.is_san())?;
         ups.push(begun.elapsed().as_secs_f64() * 1e3);
@@ -252,12 +252,12 @@ fn resident() -> Result<f64> {
 
 fn memory() -> Result<()> {
     const STREAMS: usize = 500;
-    let place = Place::new(RouteChoice::Upgrade, 1024)?;
-    let _first = place.over_san()?;
+    let setup = Setup::new(RouteChoice::Upgrade, 1024)?;
+    let _first = setup.over_san()?;
     let empty = resident()?;
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
-        streams.push(place.over_san()?);
+        streams.push(setup.over_san()?);
     }
     let report = |what: &str| -> Result<()> {
         let each = (resident()? - empty) / STREAMS as f64 / 2.0;
@@ -289,13 +289,13 @@ fn main() -> Result<()> {
         && let Ok(size) = size.parse()
     {
         // One figure alone, for a look by strace(1) or perf(1).
-        let place = match route.as_str() {
-            "direct" => Place::new(RouteChoice::Direct, 1)?,
-            _ => Place::new(RouteChoice::Upgrade, 1024)?,
+        let setup = match route.as_str() {
+            "direct" => Setup::new(RouteChoice::Direct, 1)?,
+            _ => Setup::new(RouteChoice::Upgrade, 1024)?,
         };
         let figure = match what.as_str() {
-            "bulk" => bulk(&place, size)?,
-            _ => one_way(&place, size)?,
+            "bulk" => bulk(&setup, size)?,
+            _ => one_way(&setup, size)?,
         };
         println!("{figure:.1}");
         return Ok(());

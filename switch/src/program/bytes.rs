@@ -153,7 +153,7 @@ impl Stream {
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::BrokenPipe
         );
         if !comes_again && let Some(errno) = error.raw_os_error() {
-            self.inner().error.store(errno, Ordering::Release);
+            self.state().error.store(errno, Ordering::Release);
         }
     }
 

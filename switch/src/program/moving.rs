@@ -19,10 +19,10 @@ impl Stream {
     /// ENOTCONN: another process has the stream, and does not give it back.
     #[inline]
     pub fn begin(&self, fd: RawFd) -> io::Result<bool> {
-        match &self.inner().upgrading {
+        match &self.state().upgrading {
             None => Ok(false),
             Some(upgrading) => {
-                let host = || Arc::clone(self.inner()) as Arc<dyn Host>;
+                let host = || Arc::clone(self.state()) as Arc<dyn Host>;
                 Ok(upgrading.begin(fd, host)? == Whose::Kernels)
             }
         }
@@ -31,7 +31,7 @@ impl Stream {
     /// A call that was begun is over.
     #[inline]
     pub fn end(&self) {
-        if let Some(upgrading) = &self.inner().upgrading {
+        if let Some(upgrading) = &self.state().upgrading {
             upgrading.end();
         }
     }
@@ -39,14 +39,14 @@ impl Stream {
     /// The kernel has read so many bytes for the program, or written them: the first of `pieces`.
     #[inline]
     pub fn note<'a>(&self, is_read: bool, bytes: usize, pieces: impl Iterator<Item = &'a [u8]>) {
-        if let Some(upgrading) = &self.inner().upgrading {
+        if let Some(upgrading) = &self.state().upgrading {
             upgrading.note(is_read, bytes, pieces);
         }
     }
 
     /// The kernel gets it for good, since a call needs what it alone can do; or another process gets it.
     pub fn to_kernel(&self) {
-        if let Some(upgrading) = &self.inner().upgrading
+        if let Some(upgrading) = &self.state().upgrading
             && !upgrading.to_kernel()
         {
             tracing::warn!("a connection does not come back to TCP in time");
@@ -56,7 +56,7 @@ impl Stream {
     /// The process is about to fork, for the time of this number ([`super::next_fork`]). The child has the
     /// stream, too.
     pub fn before_fork(&self, fork: u32) {
-        if let Some(upgrading) = &self.inner().upgrading {
+        if let Some(upgrading) = &self.state().upgrading {
             upgrading.before_fork(fork);
         }
     }
@@ -64,20 +64,20 @@ impl Stream {
     /// This process was forked, and has inherited the stream. Nothing is done that may not be done between
     /// fork and exec.
     pub fn in_child(&self) {
-        if let Some(upgrading) = &self.inner().upgrading {
+        if let Some(upgrading) = &self.state().upgrading {
             upgrading.in_child();
         }
     }
 
     /// Whether the library of this process has it, on TCP or on the SAN.
     pub fn is_moving(&self) -> bool {
-        let upgrading = self.inner().upgrading.as_ref();
+        let upgrading = self.state().upgrading.as_ref();
         upgrading.is_some_and(Upgrading::is_ours)
     }
 
     /// Whether the kernel's descriptor tells what the stream is ready for.
     pub fn is_on_tcp(&self) -> bool {
-        let upgrading = self.inner().upgrading.as_ref();
+        let upgrading = self.state().upgrading.as_ref();
         upgrading.is_some_and(|upgrading| !upgrading.is_away())
     }
 
@@ -92,10 +92,10 @@ impl Stream {
         fd: RawFd,
         interest: (EventFlags, u64),
     ) -> io::Result<Option<()>> {
-        let Some(upgrading) = &self.inner().upgrading else {
+        let Some(upgrading) = &self.state().upgrading else {
             return Ok(None);
         };
-        let registrations = &self.inner().registrations;
+        let registrations = &self.state().registrations;
         let site = Site::new(upgrading.kernel(), epoll, fd);
         match operation {
             EpollOp::Add => registrations.add(&self.source(), site, interest)?,

@@ -15,7 +15,7 @@ use san_provider::{ConnectError as SpiConnectError, ConnectFailure};
 use socket2::Socket;
 
 use super::epolls::Kernel;
-use super::stream::{Inner, Stream};
+use super::stream::{Stream, StreamState};
 use super::take_over::take_over;
 use super::timeouts::Timeouts;
 use super::{Program, is_nonblocking, is_worth_asking};
@@ -101,15 +101,15 @@ impl Program {
         }
         let stream = Stream::connecting(true, Timeouts::of(fd));
         take_over(self.kernel, fd.as_raw_fd(), &stream);
-        let inner = Arc::clone(stream.inner());
+        let state = Arc::clone(stream.state());
         let thread = std::thread::Builder::new().name("san-connect".to_owned());
         let started = thread.spawn(move || {
-            self.see_through(pending, &again, destination, &inner);
+            self.see_through(pending, &again, destination, &state);
             WAITING.fetch_sub(1, Ordering::AcqRel);
         });
         if started.is_err() {
             WAITING.fetch_sub(1, Ordering::AcqRel);
-            give_back(stream.inner(), self.kernel);
+            give_back(stream.state(), self.kernel);
             return Ok(Opened::Kernel);
         }
         Ok(Opened::InProgress(stream))
@@ -151,29 +151,29 @@ impl Program {
         pending: PendingConnect,
         socket: &OwnedFd,
         destination: SocketAddr,
-        inner: &Arc<Inner>,
+        state: &Arc<StreamState>,
     ) {
         let error = match pending.wait(None) {
             Ok(connection) => {
                 self.tally.counters.san_connected.raise();
-                return inner.connected(connection);
+                return state.connected(connection);
             }
             Err(error) => error,
         };
         if let Err(error) = self.final_answer(destination, &error) {
             let refused = Errno::CONNREFUSED.raw_os_error();
-            return inner.fail(error.raw_os_error().unwrap_or(refused));
+            return state.fail(error.raw_os_error().unwrap_or(refused));
         }
         match rustix::net::connect(socket, &destination) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => give_back(inner, self.kernel),
-            Err(errno) => inner.fail(errno.raw_os_error()),
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => give_back(state, self.kernel),
+            Err(errno) => state.fail(errno.raw_os_error()),
         }
     }
 }
 
 /// The number is the kernel's again, in its epoll sets, too.
-fn give_back(inner: &Arc<Inner>, kernel: &'static dyn Kernel) {
-    inner.give_to_kernel(|looped, fd, interest| {
+fn give_back(state: &Arc<StreamState>, kernel: &'static dyn Kernel) {
+    state.give_to_kernel(|looped, fd, interest| {
         let (flags, data) = (interest.flags().bits(), interest.data());
         if let Err(error) = kernel.epoll_add(looped.number(), fd, flags, data) {
             tracing::warn!(%error, "an epoll set does not hear of a connect over TCP");

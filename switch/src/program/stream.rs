@@ -32,10 +32,10 @@ use crate::upgrade::stream::Follower;
 /// A stream. Clones, which `dup` makes, are the same stream.
 #[derive(Clone)]
 pub struct Stream {
-    inner: Arc<Inner>,
+    state: Arc<StreamState>,
 }
 
-pub(super) struct Inner {
+pub(super) struct StreamState {
     hub: Hub,
     /// It began on TCP, and may move.
     pub(super) upgrading: Option<Upgrading>,
@@ -59,12 +59,12 @@ pub(super) struct Inner {
 }
 
 /// The connection's watcher. It does not keep the stream.
-struct Ears(Weak<Inner>);
+struct Ears(Weak<StreamState>);
 
 impl Watcher for Ears {
     fn changed(&self, _token: u64, _events: Events) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.hub.tell();
+        if let Some(state) = self.0.upgrade() {
+            state.hub.tell();
         }
     }
 }
@@ -87,7 +87,7 @@ impl Deref for Call<'_> {
     }
 }
 
-impl Host for Inner {
+impl Host for StreamState {
     fn prepare(self: Arc<Self>, connection: &Connection, fd: BorrowedFd<'_>, mode: bool) {
         self.is_nonblocking.store(mode, Ordering::Release);
         *self.timeouts.lock() = Timeouts::of(fd);
@@ -95,7 +95,7 @@ impl Host for Inner {
     }
 }
 
-impl Follower for Inner {
+impl Follower for StreamState {
     fn followed(self: Arc<Self>) {
         let Some(upgrading) = &self.upgrading else {
             return;
@@ -119,7 +119,7 @@ impl Follower for Inner {
     }
 }
 
-impl Source for Inner {
+impl Source for StreamState {
     fn events(&self) -> EventFlags {
         if let Some(upgrading) = &self.upgrading {
             let moving = upgrading.moving();
@@ -154,7 +154,7 @@ impl Source for Inner {
     }
 }
 
-impl Inner {
+impl StreamState {
     /// The connect is over, by this connection.
     pub(super) fn connected(self: &Arc<Self>, connection: Connection) {
         let connection = Arc::new(connection);
@@ -216,7 +216,7 @@ impl Stream {
 
     fn new(is_nonblocking: bool, timeouts: Timeouts, upgrading: Option<Upgrading>) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            state: Arc::new(StreamState {
                 hub: Hub::default(),
                 upgrading,
                 registrations: Registrations::default(),
@@ -236,38 +236,38 @@ impl Stream {
     /// A stream of a connection that there is.
     pub(super) fn of(connection: Connection, is_nonblocking: bool, timeouts: Timeouts) -> Self {
         let stream = Self::connecting(is_nonblocking, timeouts);
-        stream.inner.is_told.store(true, Ordering::Relaxed);
-        stream.inner.connected(connection);
+        stream.state.is_told.store(true, Ordering::Relaxed);
+        stream.state.connected(connection);
         stream
     }
 
-    pub(super) fn inner(&self) -> &Arc<Inner> {
-        &self.inner
+    pub(super) fn state(&self) -> &Arc<StreamState> {
+        &self.state
     }
 
     pub(super) fn source(&self) -> Arc<dyn Source> {
-        Arc::clone(&self.inner) as Arc<dyn Source>
+        Arc::clone(&self.state) as Arc<dyn Source>
     }
 
     /// Whether it is another process's, which this one was forked from. Every call says ENOTCONN.
     pub fn is_inherited(&self) -> bool {
-        self.inner.upgrading.is_none() && self.inner.made.is_past()
+        self.state.upgrading.is_none() && self.state.made.is_past()
     }
 
     /// Whether it began on TCP, and may move: calls of the kernel's are between [`Stream::begin`] and
     /// [`Stream::end`].
     pub fn is_upgrading(&self) -> bool {
-        self.inner.upgrading.is_some()
+        self.state.upgrading.is_some()
     }
 
     /// Whether the number is the kernel's alone, since the connect went to TCP.
     pub fn is_kernels(&self) -> bool {
-        self.inner.is_kernels.load(Ordering::Acquire)
+        self.state.is_kernels.load(Ordering::Acquire)
     }
 
     /// The connection; `None`: the call is the kernel's.
     pub(super) fn connection(&self) -> io::Result<Option<Call<'_>>> {
-        if let Some(upgrading) = &self.inner.upgrading {
+        if let Some(upgrading) = &self.state.upgrading {
             let moving = upgrading.moving().as_ref().map(Arc::clone);
             return Ok(moving.filter(|_| upgrading.is_ours()).map(Call::Moving));
         }
@@ -277,7 +277,7 @@ impl Stream {
                 false => Err(Errno::NOTCONN.into()),
             };
         }
-        if let Some(connection) = self.inner.connection.get() {
+        if let Some(connection) = self.state.connection.get() {
             return Ok(Some(Call::Lasting(connection)));
         }
         if self.is_kernels() {
@@ -286,17 +286,17 @@ impl Stream {
         if let Some(errno) = self.take_failure() {
             return Err(io::Error::from_raw_os_error(errno));
         }
-        match self.inner.failed.load(Ordering::Acquire) {
+        match self.state.failed.load(Ordering::Acquire) {
             true => Err(Errno::NOTCONN.into()),
             false => Err(Errno::AGAIN.into()),
         }
     }
 
     pub(super) fn take_failure(&self) -> Option<i32> {
-        if self.inner.error.load(Ordering::Relaxed) == 0 {
+        if self.state.error.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let errno = self.inner.error.swap(0, Ordering::AcqRel);
+        let errno = self.state.error.swap(0, Ordering::AcqRel);
         (errno != 0).then_some(errno)
     }
 
@@ -310,7 +310,7 @@ impl Stream {
         }
         match self.connection() {
             Ok(None) => Ok(None),
-            Ok(Some(_)) if !self.inner.is_told.swap(true, Ordering::AcqRel) => Ok(Some(())),
+            Ok(Some(_)) if !self.state.is_told.swap(true, Ordering::AcqRel) => Ok(Some(())),
             Ok(Some(_)) => Err(Errno::ISCONN.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Errno::ALREADY.into()),
             Err(error) => Err(error),
@@ -318,12 +318,12 @@ impl Stream {
     }
 
     pub(super) fn is_nonblocking(&self) -> bool {
-        self.inner.is_nonblocking.load(Ordering::Acquire)
+        self.state.is_nonblocking.load(Ordering::Acquire)
     }
 
     /// SO_RCVTIMEO or SO_SNDTIMEO; none: until something happens.
     pub(super) fn timeout(&self, wanted: Wanted) -> Option<Duration> {
-        let timeouts = self.inner.timeouts.lock();
+        let timeouts = self.state.timeouts.lock();
         match wanted {
             Wanted::Bytes => timeouts.receive,
             Wanted::Room => timeouts.send,
@@ -347,7 +347,7 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
-        let connection = self.inner.connection.get();
+        let connection = self.state.connection.get();
         Ok(connection.map(|connection| connection.local_addr()))
     }
 
@@ -359,7 +359,7 @@ impl Stream {
         if self.is_upgrading() {
             return Ok(None);
         }
-        match self.inner.connection.get() {
+        match self.state.connection.get() {
             Some(connection) => Ok(Some(connection.peer_addr())),
             None if self.is_kernels() => Ok(None),
             None => Err(Errno::NOTCONN.into()),
@@ -380,11 +380,11 @@ impl Stream {
         if self.is_kernels() {
             return Ok(None);
         }
-        if let Some(connection) = self.inner.connection.get() {
+        if let Some(connection) = self.state.connection.get() {
             if self.is_inherited() {
                 return Ok(Some(0));
             }
-            self.inner.is_told.store(true, Ordering::Release);
+            self.state.is_told.store(true, Ordering::Release);
             if let Some(errno) = self.take_failure() {
                 return Ok(Some(errno));
             }
@@ -395,7 +395,7 @@ impl Stream {
 
     /// Whether it is carried by the SAN.
     pub fn is_connected(&self) -> bool {
-        self.inner.connection.get().is_some()
+        self.state.connection.get().is_some()
     }
 
     /// The descriptor's mode was changed.
@@ -403,7 +403,7 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        self.inner.is_nonblocking.store(on, Ordering::Release);
+        self.state.is_nonblocking.store(on, Ordering::Release);
         match self.connection() {
             Ok(Some(connection)) => connection.set_nonblocking(on),
             _ => Ok(()),
@@ -415,7 +415,7 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.inner.timeouts.lock().receive = some(timeout);
+        self.state.timeouts.lock().receive = some(timeout);
         match self.connection() {
             Ok(Some(connection)) => connection.set_receive_timeout(of_connection(some(timeout))),
             _ => Ok(()),
@@ -427,7 +427,7 @@ impl Stream {
     /// # Errors
     /// None so far.
     pub fn set_send_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.inner.timeouts.lock().send = some(timeout);
+        self.state.timeouts.lock().send = some(timeout);
         match self.connection() {
             Ok(Some(connection)) => connection.set_send_timeout(of_connection(some(timeout))),
             _ => Ok(()),
@@ -447,7 +447,7 @@ impl Stream {
     ) -> io::Result<Option<()>> {
         let looped = epoll.looped();
         let told = Interest::new(interest.0, interest.1);
-        let mut loops = self.inner.loops.lock();
+        let mut loops = self.state.loops.lock();
         if self.is_kernels() {
             return Ok(None);
         }
@@ -469,11 +469,11 @@ impl Stream {
 
     /// The number is closed, or stands for something else from now on.
     pub fn number_closed(&self, fd: RawFd) {
-        if let Some(upgrading) = &self.inner.upgrading {
-            let registrations = &self.inner.registrations;
+        if let Some(upgrading) = &self.state.upgrading {
+            let registrations = &self.state.registrations;
             return registrations.close(|site| site.has(fd), upgrading.has_aside());
         }
-        self.inner.loops.lock().retain(|(looped, number)| {
+        self.state.loops.lock().retain(|(looped, number)| {
             if *number == fd
                 && let Some(looped) = looped.upgrade()
             {

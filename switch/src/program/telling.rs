@@ -40,11 +40,11 @@ pub(super) fn on_tcp(tell: &mut dyn FnMut(Elsewhere)) {
         let Held::Stream(stream) = held else {
             return;
         };
-        let inner = stream.inner();
-        let Some(upgrading) = &inner.upgrading else {
+        let state = stream.state();
+        let Some(upgrading) = &state.upgrading else {
             return;
         };
-        if upgrading.moving().is_some() || !told.insert(Arc::as_ptr(inner)) {
+        if upgrading.moving().is_some() || !told.insert(Arc::as_ptr(state)) {
             return;
         }
         let Some(fd) = program.kernel.borrow(number) else {
