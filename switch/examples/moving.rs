@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use san_switch::{
     ConnectOptions, Connection, ListenOptions, Listener, RouteChoice, Switch, SwitchConfig,
 };
+use socket2::{Domain, Socket, Type};
 
 const TIME: Duration = Duration::from_millis(400);
 const TURNS: usize = 7;
@@ -199,7 +200,11 @@ fn connect() -> Result<()> {
     let kernel = || -> Result<f64> {
         let begun = Instant::now();
         for _ in 0..ROUNDS {
-            let mut client = TcpStream::connect(listener.local_addr()?)?;
+            // From the same address as ours.
+            let client = Socket::new(Domain::for_address(there), Type::STREAM, None)?;
+            client.bind(&moved.here.into())?;
+            client.connect(&listener.local_addr()?.into())?;
+            let mut client = TcpStream::from(client);
             let (mut server, _) = listener.accept()?;
             client.write_all(&[7])?;
             server.read_exact(&mut [0])?;
