@@ -30,6 +30,7 @@ fn wsd_080_refused_past_the_backlog() {
             assert_eq!(error.failure(), ConnectFailure::BacklogFull { backlog: 4 });
             assert!(!error.may_try_tcp(), "TCP would find the same listener");
         }
+        san.wait_refused(6);
         let counters = san.counters();
         assert_eq!(
             (counters.queued, counters.refused_backlog),
@@ -273,6 +274,7 @@ fn flood(san: &San, listener: &san_tests::san::Listener, count: usize) {
             (RefusalReason::BacklogFull, 16)
         );
     }
+    san.wait_refused(before.refused_backlog + count as u64 - 16);
     let counters = san.counters();
     assert_eq!(
         counters.refused_backlog - before.refused_backlog,

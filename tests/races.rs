@@ -59,6 +59,8 @@ fn wsd_079_requests_queued_at_close_are_refused() {
             assert_eq!(error.failure(), ConnectFailure::ListenerClosing);
             assert!(error.may_try_tcp(), "a TCP listener may still be there");
         }
+        // The peers may have their answers before they are counted.
+        san.wait_for("refused_closing", 4, |counters| counters.refused_closing);
         assert_eq!(san.counters().refused_closing, 4);
     });
 }

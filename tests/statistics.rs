@@ -28,7 +28,7 @@ fn a_listener_counts_what_became_of_its_own_requests() {
         assert_eq!(unwanted.failure().code(), WsaCode::ConnRefused);
 
         // The thread that refuses counts after it has told the peer.
-        san.wait_for("refused_backlog", 1, |counters| counters.refused_backlog);
+        san.wait_refused(1);
         eventually("the refusal is counted", STEP, || {
             let stats = listener.socket.stats().expect("open").listen;
             stats.is_some_and(|listen| listen.refused_backlog == 1)

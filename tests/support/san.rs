@@ -189,6 +189,14 @@ impl San {
         );
     }
 
+    /// Waits until so many requests have been refused since startup because a backlog was full. The peer may have its answer
+    /// before that is counted.
+    pub fn wait_refused(&self, value: u64) {
+        self.wait_for("refused_backlog", value, |counters| {
+            counters.refused_backlog
+        });
+    }
+
     /// Waits until so many requests have arrived since startup, whatever became of them.
     pub fn wait_requests(&self, value: u64) {
         self.wait_for("requests", value, |counters| counters.requests);

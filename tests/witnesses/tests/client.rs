@@ -302,6 +302,7 @@ fn wsd_080_a_flood_from_rdma_sys_leaves_nothing_behind() {
                 };
                 assert_eq!(wire::refusal(data), Ok(expected));
             }
+            san.wait_refused(refused_before + count as u64 - 16);
             assert_eq!(
                 san.counters().refused_backlog - refused_before,
                 count as u64 - 16
