@@ -37,6 +37,7 @@
 
 mod aside;
 mod counters;
+mod numbers;
 mod process;
 pub mod runtime_dir;
 mod signal;
@@ -45,6 +46,7 @@ mod time;
 
 pub use aside::{aside, keep_aside};
 pub use counters::Counter;
+pub use numbers::{ByNumber, NumberHasher};
 pub use process::Process;
 pub use signal::Signal;
 pub use sync::{lock, try_lock};

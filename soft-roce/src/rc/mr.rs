@@ -13,11 +13,12 @@
 //!
 //! What it does not do: pin or own memory; that is behind [`Memory`]. Atomics.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::BitOr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use san_base::ByNumber;
 
 use super::keys::KeySource;
 use crate::memory::Memory;
@@ -230,7 +231,9 @@ pub(crate) struct Span {
 /// So many locks that connections hardly ever meet at one.
 const SHARDS: usize = 16;
 
-type Shard = RwLock<HashMap<u32, Arc<MemoryRegion>>>;
+/// The table chooses the keys.
+type Regions = ByNumber<Arc<MemoryRegion>>;
+type Shard = RwLock<Regions>;
 
 /// All regions and windows of a device.
 #[derive(Debug)]
@@ -479,7 +482,7 @@ impl MrTable {
         &self.shards[key as usize % SHARDS]
     }
 
-    fn write(&self, key: u32) -> RwLockWriteGuard<'_, HashMap<u32, Arc<MemoryRegion>>> {
+    fn write(&self, key: u32) -> RwLockWriteGuard<'_, Regions> {
         self.shard(key)
             .write()
             .unwrap_or_else(PoisonError::into_inner)

@@ -4,13 +4,12 @@
 //! The table belongs to whoever has the polling role; others leave changes as mail. What a completion
 //! means is the [`Member`]'s affair.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::queue::SegQueue;
 use parking_lot::MutexGuard;
+use san_base::ByNumber;
 use verbs_shim::{Completion, CompletionBatch, RegisteredBuffer, SharedReceiveQueue};
 
 use super::poller::See;
@@ -71,9 +70,8 @@ pub(crate) enum Change<M> {
     Renumber(Arc<M>, u32),
 }
 
-/// Who has which queue pair. The device chooses the numbers, not a peer, so they need no hash that
-/// withstands one.
-type Table<M> = HashMap<u32, Arc<M>, BuildHasherDefault<NumberHasher>>;
+/// Who has which queue pair. The device chooses the numbers.
+type Table<M> = ByNumber<Arc<M>>;
 
 /// What the holder of the polling role has.
 pub(crate) struct Members<M> {
@@ -257,27 +255,5 @@ impl<M> Mail<M> {
     /// One was carried out.
     pub(super) fn done(&self) {
         self.count.fetch_sub(Self::ONE, Ordering::SeqCst);
-    }
-}
-
-/// Spreads a queue pair number over the bits that a table uses.
-#[derive(Debug, Default)]
-pub(super) struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u32(u32::from(byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // By Knuth's multiplicative method: 2^64 divided by the golden ratio.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        // The table takes its place from the low bits, and the product has its best ones on top.
-        self.0.rotate_left(32)
     }
 }

@@ -4,12 +4,12 @@
 //! those that have something to send that may wait.
 //! What it does not do: run them.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use san_base::lock;
+use san_base::{ByNumber, lock};
 
 use super::qp::QpShared;
 use crate::rc;
@@ -17,7 +17,8 @@ use crate::rc;
 /// So many locks for finding queue pairs that readers hardly ever meet.
 const SHARDS: usize = 16;
 
-type Shard = RwLock<HashMap<u32, Arc<QpShared>>>;
+/// The endpoint chooses the numbers.
+type Shard = RwLock<ByNumber<Arc<QpShared>>>;
 
 /// Queue pairs by number.
 #[derive(Debug, Default)]
