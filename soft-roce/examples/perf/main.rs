@@ -156,6 +156,43 @@ fn ping_pong(a: &Side, b: &Side, len: usize, time: Duration, how: How) -> f64 {
     })
 }
 
+/// The same with one thread at both ends, which never waits: what the work itself takes, whoever else is on the
+/// machine. Each end looks once in vain before the message is sent, as ends that spin do.
+fn ping_pong_alone(a: &Side, b: &Side, len: usize, time: Duration) -> f64 {
+    let start = Instant::now();
+    let mut rounds = 0u32;
+    receive(a, 0, len);
+    receive(b, 0, len);
+    while start.elapsed() < time {
+        for (from, to) in [(a, b), (b, a)] {
+            assert_eq!(to.poll(&mut [Completion::default()]).expect("poll"), 0);
+            send(from, 1, SendOp::Send, len, false);
+            to.next(How::Spin).expect("completion");
+            receive(to, 0, len);
+        }
+        rounds += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds)
+}
+
+fn tcp_ping_pong_alone(len: usize, time: Duration) -> f64 {
+    let (a, b) = tcp();
+    a.set_nonblocking(true).expect("mode");
+    b.set_nonblocking(true).expect("mode");
+    let mut buffer = vec![1; len];
+    let start = Instant::now();
+    let mut rounds = 0u32;
+    while start.elapsed() < time {
+        for (mut from, mut to) in [(&a, &b), (&b, &a)] {
+            to.read(&mut buffer).expect_err("nothing is there");
+            from.write_all(&buffer).expect("write");
+            to.read_exact(&mut buffer).expect("read");
+        }
+        rounds += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e6 / f64::from(rounds)
+}
+
 fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let a = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
@@ -367,6 +404,13 @@ fn main() {
             );
         }
     }
+    table.line(Kind::RoundTrip, "latency 64 tcp alone", |time| {
+        tcp_ping_pong_alone(64, time)
+    });
+    let (a, b) = pair();
+    table.line(Kind::RoundTrip, "latency 64 soft alone", |time| {
+        ping_pong_alone(&a, &b, 64, time)
+    });
     for len in [4 << 10, 64 << 10, 1 << 20] {
         table.line(Kind::Bulk, &format!("bulk {len} tcp"), |time| {
             tcp_bulk(len, time)
