@@ -15,10 +15,8 @@ use san_base::{lock, timespec};
 
 use super::config::{HostAddresses, OpenError};
 use super::device::Device;
-use super::shared::sleepers::{Seen, Waiter};
+use super::shared::sleepers::{Seen, TICK, Waiter};
 
-/// How often it looks while others poll.
-const TICK: Duration = Duration::from_millis(1);
 /// Longest sleep. Nothing depends on it.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -44,7 +42,8 @@ fn run(weak: &Weak<Device>, waiter: &Waiter) {
         let led = waiter.led.load(Ordering::Acquire);
         // Who slept on the sockets a moment ago does so again soon, mostly: to wake up with it at each packet
         // would be for nothing.
-        let done = device.sleepers.activity.since(&mut seen);
+        let now = device.schedule.now();
+        let done = device.sleepers.activity.since(&mut seen, now);
         let others_poll = done.spins || done.led || led;
         waiter.stands_back.store(others_poll, Ordering::Release);
         // A socket may be newer than the sleep of the one who works them.

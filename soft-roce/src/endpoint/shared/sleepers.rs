@@ -8,12 +8,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::event::epoll;
 use san_base::lock;
 
 use super::cq::ChannelShared;
 use crate::driver::wake::Wake;
+use crate::time::Time;
 
 /// What a thread sleeps on. It outlives the endpoint, so that sleeping does not
 /// keep the endpoint alive.
@@ -145,12 +147,15 @@ pub(crate) struct Activity {
     led: AtomicU64,
 }
 
-/// A look at it.
+/// What the thread knows of it from its looks.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
-    empty: u64,
     armed: u64,
     led: u64,
+    /// When counting of polls began, and the count at that moment.
+    began: Time,
+    empty: u64,
+    spins: bool,
 }
 
 /// What users have done since the last look.
@@ -162,12 +167,15 @@ pub(crate) struct Done {
     pub(crate) led: bool,
 }
 
-/// Who polls in vain more often than this does not sleep.
+/// Who polls in vain more often than this in a [`TICK`] does not sleep.
 const SPINS: u64 = 8;
+/// How long no polls are taken for the end of polling. While users poll, the thread looks so often.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 impl Activity {
-    pub(crate) fn note_empty(&self) {
-        self.empty.fetch_add(1, Ordering::Relaxed);
+    /// Counts a poll that found nothing. How many there were before.
+    pub(crate) fn note_empty(&self) -> u64 {
+        self.empty.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn note_armed(&self) {
@@ -178,18 +186,92 @@ impl Activity {
         self.led.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was done since the last look.
-    pub(crate) fn since(&self, last: &mut Seen) -> Done {
-        let now = Seen {
-            empty: self.empty.load(Ordering::Relaxed),
-            armed: self.armed.load(Ordering::Relaxed),
-            led: self.led.load(Ordering::Relaxed),
-        };
-        let before = std::mem::replace(last, now);
-        let nobody_armed = now.armed == before.armed;
-        Done {
-            spins: nobody_armed && now.empty > before.empty + SPINS,
-            led: nobody_armed && now.led != before.led,
+    /// What was done since the last look, which was at `now` at the latest.
+    ///
+    /// Whether somebody spins is a matter of polls a time, not of polls a look: a packet may wake the thread
+    /// after a few of them. Were it to take the sockets then, each packet would wake it, and it would see no
+    /// more polls the next time.
+    pub(crate) fn since(&self, seen: &mut Seen, now: Time) -> Done {
+        let armed = self.armed.load(Ordering::Relaxed);
+        let led = self.led.load(Ordering::Relaxed);
+        let empty = self.empty.load(Ordering::Relaxed);
+        let nobody_armed = armed == std::mem::replace(&mut seen.armed, armed);
+        let has_led = led != std::mem::replace(&mut seen.led, led);
+        let ticks = (now - seen.began).as_nanos() / TICK.as_nanos();
+        let many = u128::from(empty.wrapping_sub(seen.empty)) > u128::from(SPINS) * ticks.max(1);
+        if many || ticks > 0 || !nobody_armed {
+            seen.spins = many && nobody_armed;
+            (seen.began, seen.empty) = (now, empty);
         }
+        Done {
+            spins: seen.spins,
+            led: nobody_armed && has_led,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thread that looks at `activity`, with a clock of its own.
+    struct Looks<'a> {
+        activity: &'a Activity,
+        seen: Seen,
+        now: Time,
+    }
+
+    impl<'a> Looks<'a> {
+        fn at(activity: &'a Activity) -> Self {
+            Self {
+                activity,
+                seen: Seen::default(),
+                now: Time::ZERO,
+            }
+        }
+
+        /// Looks after so many microseconds, in which a user polled in vain so often.
+        fn after(&mut self, micros: u64, polls: u64) -> Done {
+            self.now = self.now + Duration::from_micros(micros);
+            for _ in 0..polls {
+                self.activity.note_empty();
+            }
+            self.activity.since(&mut self.seen, self.now)
+        }
+    }
+
+    #[test]
+    fn one_who_spins_is_seen_though_packets_wake_the_thread_after_a_few_polls() {
+        let activity = Activity::default();
+        let mut looks = Looks::at(&activity);
+        looks.after(5_000, 0);
+        let saw = (0..8).position(|_| looks.after(10, 2).spins);
+        assert_eq!(saw, Some(4), "the fifth look has seen ten polls");
+    }
+
+    #[test]
+    fn one_who_has_just_been_seen_to_spin_is_not_taken_for_gone_after_a_moment() {
+        let activity = Activity::default();
+        let mut looks = Looks::at(&activity);
+        assert!(looks.after(1_000, 9).spins);
+        assert!(looks.after(10, 0).spins, "ten microseconds say nothing");
+        assert!(!looks.after(1_000, 0).spins, "a tick without polls does");
+    }
+
+    #[test]
+    fn one_who_polls_now_and_then_does_not_spin() {
+        let activity = Activity::default();
+        let mut looks = Looks::at(&activity);
+        assert!(!looks.after(1_000_000, 1_000).spins, "once a millisecond");
+    }
+
+    #[test]
+    fn one_who_goes_to_sleep_on_a_descriptor_is_seen_at_once() {
+        let activity = Activity::default();
+        let mut looks = Looks::at(&activity);
+        assert!(looks.after(1_000, 100).spins);
+        activity.note_armed();
+        assert!(!looks.after(10, 100).spins);
+        assert!(!looks.after(10, 2).spins, "what came before does not count");
     }
 }
