@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn_udp::{Transmit, UdpSocketState};
@@ -18,9 +19,9 @@ use san_base::timespec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::counters::{PortCounters, count};
-use super::receive::Receiver;
+use super::receive::{Receiver, Source};
 use super::rendezvous::Registration;
-use super::sockopt::{accept_no_checksum, receive_bare};
+use super::sockopt::{accept_no_checksum, join_datagrams, receive_bare};
 use crate::wire::ROCE_PORT;
 
 /// Buffers asked for; the system grants `net.core.rmem_max` unless privileged.
@@ -41,6 +42,8 @@ pub(crate) struct Port {
     /// Packets of 4,096 bytes that the receive buffer holds unread.
     window: u16,
     pub(crate) receiver: Mutex<Receiver>,
+    /// Whether a peer sends packets with segmentation offload.
+    in_runs: AtomicBool,
     pub(crate) counters: PortCounters,
     /// Says that port 4791 of the address is here.
     pub(crate) registration: Option<Registration>,
@@ -62,10 +65,12 @@ impl Port {
         let socket: UdpSocket = socket.into();
         let state = UdpSocketState::new((&socket).into())?;
         receive_bare(&socket, ip.is_ipv6());
+        join_datagrams(&socket, false)?;
         let local = socket.local_addr()?;
         Ok(Self {
             receiver: Mutex::new(Receiver::new(local)),
             window: u16::try_from(granted / PACKET_COST).unwrap_or(u16::MAX),
+            in_runs: AtomicBool::new(false),
             socket,
             state,
             local,
@@ -92,8 +97,18 @@ impl Port {
         self.state.max_gso_segments()
     }
 
-    pub(crate) fn socket(&self) -> (&UdpSocketState, &UdpSocket) {
-        (&self.state, &self.socket)
+    /// Where packets come from.
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source {
+            state: &self.state,
+            socket: &self.socket,
+            in_runs: self.in_runs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A peer will send packets one by one, not in bundles: from the next read on the kernel joins them.
+    pub(crate) fn expect_runs(&self) {
+        self.in_runs.store(true, Ordering::Relaxed);
     }
 
     /// Sends packets of `segment` bytes each (the last may be shorter). False:

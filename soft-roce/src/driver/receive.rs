@@ -1,7 +1,8 @@
 //! Datagrams as they come in.
 //!
 //! What it does: reads several at a time, takes apart what the kernel has joined
-//! (receive offload), checks the ICRC when asked to.
+//! (receive offload), checks the ICRC when asked to. Has the kernel join them once a
+//! peer sends them so that it can; until then one datagram is read by a shorter call.
 //! What it does not do: look into packets.
 
 use std::io::{self, IoSliceMut};
@@ -11,16 +12,36 @@ use quinn_udp::{RecvMeta, UdpSocketState};
 
 use super::bundled;
 use super::counters::{PortCounters, count};
+use super::sockopt::join_datagrams;
 use crate::wire::{FlowCrc, ICRC_LEN};
 
 /// Datagrams read at a time. Few, so that what is read is still in the cache
 /// when it is looked at: one may hold 64 KiB.
 const DATAGRAMS: usize = 4;
-const LEAST_ASK: usize = 2;
+/// After so many reads of one datagram, one asks for more.
+const ONES: u32 = 8;
 const MAX_DATAGRAM: usize = 65_536;
 
 /// Flows whose ICRC prefix is remembered.
 const FLOWS: usize = 64;
+
+/// Where datagrams come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(super) state: &'a UdpSocketState,
+    pub(super) socket: &'a UdpSocket,
+    /// Whether a peer sends several of one length at a time.
+    pub(super) in_runs: bool,
+}
+
+impl Source<'_> {
+    /// Reads one datagram that comes as it was sent.
+    fn read_one(&self, buffer: &mut [u8], meta: &mut RecvMeta) -> io::Result<usize> {
+        let (len, from) = self.socket.recv_from(buffer)?;
+        (meta.addr, meta.len, meta.stride) = (from, len, len);
+        Ok(1)
+    }
+}
 
 /// The receiving side of a socket: buffers, and the flows seen lately.
 #[derive(Debug)]
@@ -29,9 +50,13 @@ pub(crate) struct Receiver {
     buffers: Box<[u8]>,
     metas: [RecvMeta; DATAGRAMS],
     count: usize,
-    /// How many to ask for. More than have come lately: who gets less than that
-    /// knows that there is no more, without another call.
+    /// How many to ask for. One while one comes at a time: whoever waits for one message is not to wait for the
+    /// kernel's look for another. More while all come that are asked for.
     ask: usize,
+    /// Reads of one in a row. One that is read says nothing of others behind it.
+    ones: u32,
+    /// Whether the kernel may have joined what comes: only the library's call says how then.
+    joined: bool,
     flows: Vec<Option<(SocketAddr, FlowCrc)>>,
 }
 
@@ -89,18 +114,28 @@ impl Receiver {
             buffers: vec![0; DATAGRAMS * MAX_DATAGRAM].into_boxed_slice(),
             metas: [RecvMeta::default(); DATAGRAMS],
             count: 0,
-            ask: LEAST_ASK,
+            ask: 1,
+            ones: 0,
+            joined: false,
             flows: vec![None; FLOWS],
         }
     }
 
-    /// Reads what is there, at most [`DATAGRAMS`] datagrams.
-    pub(crate) fn fill(&mut self, (state, socket): (&UdpSocketState, &UdpSocket)) -> Filled {
-        let mut slices = self.buffers.chunks_exact_mut(MAX_DATAGRAM);
-        let mut slices: [IoSliceMut<'_>; DATAGRAMS] =
-            std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
-        let slices = &mut slices[..self.ask];
-        self.count = match state.recv(socket.into(), slices, &mut self.metas) {
+    /// Reads what is there, at most [`DATAGRAMS`] datagrams. Asks for `least` of them at least: who gets less than
+    /// that knows that there is no more, without another call.
+    pub(crate) fn fill(&mut self, source: Source<'_>, least: usize) -> Filled {
+        if source.in_runs && !self.joined {
+            // Before the first of them is read. Slower, not wrong, if it stays off.
+            let _ = join_datagrams(source.socket, true);
+            self.joined = true;
+        }
+        let ask = self.ask.clamp(least.min(DATAGRAMS), DATAGRAMS);
+        let read = if ask == 1 && !self.joined {
+            source.read_one(&mut self.buffers[..MAX_DATAGRAM], &mut self.metas[0])
+        } else {
+            self.read_several(source, ask)
+        };
+        self.count = match read {
             Ok(count) => count,
             Err(why) => {
                 if why.kind() != io::ErrorKind::WouldBlock {
@@ -111,15 +146,27 @@ impl Receiver {
         };
         let filled = Filled {
             datagrams: self.count,
-            more: self.count == self.ask,
+            more: self.count == ask,
         };
         // Each that is asked for and does not come costs a little.
-        self.ask = if filled.more {
-            (self.ask * 2).min(DATAGRAMS)
-        } else {
-            self.count.max(LEAST_ASK)
+        self.ones = if self.count == 1 { self.ones + 1 } else { 0 };
+        self.ask = match (filled.more, ask) {
+            (true, 1) if self.ones < ONES => 1,
+            (true, _) => (ask * 2).min(DATAGRAMS),
+            (false, _) => self.count.max(1),
         };
+        if self.ask > 1 {
+            self.ones = 0;
+        }
         filled
+    }
+
+    fn read_several(&mut self, source: Source<'_>, ask: usize) -> io::Result<usize> {
+        let mut slices = self.buffers.chunks_exact_mut(MAX_DATAGRAM);
+        let mut slices: [IoSliceMut<'_>; DATAGRAMS] =
+            std::array::from_fn(|_| IoSliceMut::new(slices.next().unwrap_or_default()));
+        let Source { state, socket, .. } = source;
+        state.recv(socket.into(), &mut slices[..ask], &mut self.metas)
     }
 
     /// Calls `take` with each packet that was read.

@@ -3,7 +3,7 @@
 //! What it does: lets a socket receive UDP over IPv6 without checksum, which is
 //! how the kernel's `rdma_rxe` sends (the ICRC covers more than the checksum
 //! would), and takes back what the UDP library asked for and nobody here reads:
-//! each costs time on every datagram.
+//! each costs time on every datagram. Has the kernel join datagrams, or not.
 //! What it does not do: anything else.
 #![allow(
     unsafe_code,
@@ -42,6 +42,14 @@ pub(super) fn receive_bare(socket: &impl AsFd, v6: bool) {
         // Slower, not wrong, if it stays on.
         let _ = set(socket, level, option, 0);
     }
+}
+
+/// Whether the kernel may hand over datagrams of one length as one.
+///
+/// # Errors
+/// What `setsockopt(2)` says.
+pub(super) fn join_datagrams(socket: &impl AsFd, joins: bool) -> io::Result<()> {
+    set(socket, libc::SOL_UDP, libc::UDP_GRO, joins.into())
 }
 
 fn set(

@@ -62,7 +62,7 @@ impl CompletionQueue {
         // The look between arming and sleeping is for what is there already:
         // who sleeps then is woken by the sockets, or has the thread read them.
         if ring.is_empty() && !self.shared.take_just_armed() {
-            self.device.progress_by_user();
+            self.device.progress_by_poller();
         }
         ring.poll(out)
     }

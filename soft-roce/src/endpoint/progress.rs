@@ -16,16 +16,32 @@ use super::shared::qp::QpShared;
 use crate::cm::{ConnKey, Path};
 use crate::driver::counters::count;
 use crate::driver::port::Port;
-use crate::driver::receive::{Filled, Inbound, Receiver};
+use crate::driver::receive::{Inbound, Receiver};
 use crate::time::Time;
 use crate::wire::deth::{GSI_QKEY, GSI_QPN};
 use crate::wire::{Bth, Packet};
+
+/// While a user spins, one poll in so many looks for timers that are due: that costs a reading of the clock.
+const TIMERS_EVERY: u64 = 8;
 
 /// Queue pairs that are remembered until all packets of a read are in.
 const TOUCHED: usize = 8;
 
 /// The membership bit does not count (IBTA 10.9.3).
 const PKEY_MASK: u16 = 0x7fff;
+
+/// How many datagrams a reader asks for at least that goes on to the last one: so it mostly knows which that is.
+const TO_THE_END: usize = 2;
+
+/// What a look at the sockets came to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Come {
+    datagrams: usize,
+    /// Whether more may be there.
+    more: bool,
+    /// When the last were read, if there were any.
+    at: Time,
+}
 
 /// One read's worth of packets on its way to the engines.
 struct Run<'a> {
@@ -39,42 +55,56 @@ struct Run<'a> {
 }
 
 impl Device {
-    /// As [`Device::progress`], on behalf of a user: the thread stands back, and
-    /// timers that are due fire.
+    /// Reads the sockets on behalf of a user: the thread stands back. Fires timers that are due, and says how
+    /// much came.
     pub(super) fn progress_by_user(&self) -> usize {
-        let count = self.progress();
-        if count == 0 {
-            self.sleepers.activity.note_empty();
-        } else if !self.sleepers.thread_stands_back() {
+        let (come, _) = self.work_for_user();
+        self.fire_timers_after(come);
+        come.datagrams
+    }
+
+    /// The same for a user that may spin.
+    pub(super) fn progress_by_poller(&self) {
+        let (come, polls) = self.work_for_user();
+        let looks = come.datagrams > 0 || polls.is_multiple_of(TIMERS_EVERY);
+        if looks || !self.sleepers.thread_stands_back() {
+            self.fire_timers_after(come);
+        }
+    }
+
+    /// What came, and how many polls had found nothing before.
+    fn work_for_user(&self) -> (Come, u64) {
+        // One datagram at least is asked for: a user comes again anyway.
+        let come = self.look(1);
+        if come.datagrams == 0 {
+            return (come, self.sleepers.activity.note_empty());
+        }
+        if !self.sleepers.thread_stands_back() {
             // Nobody else looks at what was put off: the thread sleeps until a packet comes, and this user
             // may not come back soon.
             self.send_put_off();
         }
-        self.fire_timers();
-        count
-    }
-
-    /// Reads each socket once, then sends what was put off before. So what has
-    /// come meanwhile is acknowledged along with it. A socket that another thread
-    /// reads is left to it.
-    pub(super) fn progress(&self) -> usize {
-        self.look().datagrams
+        (come, 0)
     }
 
     /// Handles all that has come, and sends what is due.
     pub(super) fn work_off(&self) {
-        while self.look().more {}
+        while self.look(TO_THE_END).more {}
         self.send_put_off();
     }
 
-    fn look(&self) -> Filled {
+    /// Reads each socket once, then sends what was put off before. So what has
+    /// come meanwhile is acknowledged along with it. A socket that another thread
+    /// reads is left to it. `least`: see [`Receiver::fill`].
+    fn look(&self, least: usize) -> Come {
         let put_off = self.put_off.len();
         let ports = self.sockets.ports();
-        let mut all = Filled::default();
+        let mut all = Come::default();
         for port in ports.iter() {
-            let filled = self.read(port);
-            all.datagrams += filled.datagrams;
-            all.more |= filled.more;
+            let come = self.read(port, least);
+            all.datagrams += come.datagrams;
+            all.more |= come.more;
+            all.at = all.at.max(come.at);
         }
         for _ in 0..put_off {
             self.send_one_put_off();
@@ -86,7 +116,7 @@ impl Device {
     /// thread has read already.
     pub(super) fn catch_up(&self, local: SocketAddr) {
         if let Some(port) = self.sockets.port_at(local) {
-            while self.read_with(&port, lock(&port.receiver)).more {}
+            while self.read_with(&port, lock(&port.receiver), TO_THE_END).more {}
         }
     }
 
@@ -103,10 +133,21 @@ impl Device {
         true
     }
 
+    fn fire_timers_after(&self, come: Come) {
+        if come.datagrams > 0 {
+            self.fire_timers_by(come.at);
+        } else {
+            self.fire_timers();
+        }
+    }
+
     /// Fires the timers that are due.
     pub(super) fn fire_timers(&self) {
         // Most calls find nothing due, and the clock is cheaper than the lock.
-        let now = self.schedule.now();
+        self.fire_timers_by(self.schedule.now());
+    }
+
+    fn fire_timers_by(&self, now: Time) {
         if self.schedule.cm_deadline.load(Ordering::Acquire) <= now.nanos() {
             let mut cm = self.lock_cm();
             let dead = std::mem::take(&mut *lock(&self.schedule.dead));
@@ -126,24 +167,25 @@ impl Device {
         }
     }
 
-    fn read(&self, port: &Port) -> Filled {
+    fn read(&self, port: &Port, least: usize) -> Come {
         let receiver = match port.receiver.try_lock() {
             Ok(receiver) => receiver,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Filled::default(),
+            Err(TryLockError::WouldBlock) => return Come::default(),
         };
-        self.read_with(port, receiver)
+        self.read_with(port, receiver, least)
     }
 
-    fn read_with(&self, port: &Port, mut receiver: MutexGuard<'_, Receiver>) -> Filled {
-        let filled = receiver.fill(port.socket());
+    fn read_with(&self, port: &Port, mut receiver: MutexGuard<'_, Receiver>, least: usize) -> Come {
+        let filled = receiver.fill(port.source(), least);
         if filled.datagrams == 0 {
-            return filled;
+            return Come::default();
         }
+        let now = self.schedule.now();
         let mut run = Run {
             device: self,
             port,
-            now: self.schedule.now(),
+            now,
             touched: Default::default(),
             last: 0,
             cm: false,
@@ -152,7 +194,11 @@ impl Device {
         // Others may read while what came is answered.
         drop(receiver);
         run.finish();
-        filled
+        Come {
+            datagrams: filled.datagrams,
+            more: filled.more,
+            at: now,
+        }
     }
 }
 

@@ -30,13 +30,19 @@ pub(super) fn wait(
     timeout: Duration,
 ) -> io::Result<u64> {
     channel.waits.store(true, Ordering::Relaxed);
-    let end = Instant::now() + timeout;
+    let mut end = None;
     let mut role = Role::new(device, channel);
     loop {
         let events = channel.take();
-        let left = end.saturating_duration_since(Instant::now());
-        if events > 0 || left.is_zero() {
+        if events > 0 {
             return Ok(events);
+        }
+        let now = Instant::now();
+        let left = end
+            .get_or_insert_with(|| now + timeout)
+            .saturating_duration_since(now);
+        if left.is_zero() {
+            return Ok(0);
         }
         device.send_put_off();
         role.take();

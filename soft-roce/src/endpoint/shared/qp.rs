@@ -260,6 +260,9 @@ impl QpShared {
     pub(crate) fn set_link(&self, link: Link, now: Time) {
         let mut cell = lock(&self.cell);
         self.trusts.store(link.trusted, Ordering::Relaxed);
+        if !link.trusted {
+            link.port.expect_runs();
+        }
         cell.link = Some(link);
         cell.heard = now;
     }
