@@ -18,8 +18,9 @@ use crate::wire::{FlowCrc, ICRC_LEN};
 /// Datagrams read at a time. Few, so that what is read is still in the cache
 /// when it is looked at: one may hold 64 KiB.
 const DATAGRAMS: usize = 4;
-/// After so many reads of one datagram, one asks for more.
+/// After so many reads of one short datagram, one asks for more. A long one is bulk, and bulk does not come alone.
 const ONES: u32 = 8;
+const SHORT: usize = 8 << 10;
 const MAX_DATAGRAM: usize = 65_536;
 
 /// Flows whose ICRC prefix is remembered.
@@ -53,7 +54,7 @@ pub(crate) struct Receiver {
     /// How many to ask for. One while one comes at a time: whoever waits for one message is not to wait for the
     /// kernel's look for another. More while all come that are asked for.
     ask: usize,
-    /// Reads of one in a row. One that is read says nothing of others behind it.
+    /// Reads of a short one in a row. One that is read says nothing of others behind it.
     ones: u32,
     /// Whether the kernel may have joined what comes: only the library's call says how then.
     joined: bool,
@@ -149,9 +150,10 @@ impl Receiver {
             more: self.count == ask,
         };
         // Each that is asked for and does not come costs a little.
-        self.ones = if self.count == 1 { self.ones + 1 } else { 0 };
+        let is_one = self.count == 1 && self.metas[0].len <= SHORT;
+        self.ones = if is_one { self.ones + 1 } else { 0 };
         self.ask = match (filled.more, ask) {
-            (true, 1) if self.ones < ONES => 1,
+            (true, 1) if is_one && self.ones < ONES => 1,
             (true, _) => (ask * 2).min(DATAGRAMS),
             (false, _) => self.count.max(1),
         };
