@@ -14,10 +14,7 @@ pub(crate) fn man(directory: &Path) -> Result<ExitCode, Problem> {
     std::fs::create_dir_all(directory)
         .and_then(|()| clap_mangen::generate_to(Arguments::command(), directory))
         .map_err(|error| {
-            Problem::new(format!(
-                "cannot write the manual pages into {}: {error}",
-                directory.display()
-            ))
+            Problem::of_file("cannot write the manual pages into", directory, &error)
         })?;
     Ok(ExitCode::SUCCESS)
 }

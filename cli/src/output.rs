@@ -44,6 +44,10 @@ pub(crate) fn log_has_colours() -> bool {
 pub(crate) fn unwritten(error: io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::BrokenPipe => error.into(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Problem::new(format!("cannot write the output: {error}"))
+                .with_remedy("make room where the output goes, or send it elsewhere: df -h")
+        }
         _ => Problem::new(format!("cannot write the output: {error}")),
     }
 }

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use san_switch::{ConnectError, ListenError, OpenError};
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 /// An error for people.
 #[derive(Debug)]
@@ -22,6 +23,29 @@ impl Problem {
             text: text.into(),
             remedy: None,
             broken_pipe: false,
+        }
+    }
+
+    /// A file that could not be used: `did` says what for, such as `cannot write`.
+    pub(crate) fn of_file(did: &str, path: &Path, error: &io::Error) -> Self {
+        let folder = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => path,
+        };
+        let (path, folder) = (path.display(), folder.display());
+        let problem = Problem::new(format!("{did} {path}: {error}"));
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                problem.with_remedy(format!("make room, or name another place: df -h {folder}"))
+            }
+            io::ErrorKind::NotFound => {
+                problem.with_remedy(format!("see what is there: ls -la {folder}"))
+            }
+            io::ErrorKind::PermissionDenied => problem.with_remedy(format!(
+                "this user may not; see who may: id; ls -ld {folder} {path}"
+            )),
+            _ => problem,
         }
     }
 
@@ -178,6 +202,24 @@ const LEAST_MEMLOCK: u64 = 64 << 20;
 mod tests {
     use super::*;
     use san_provider::ConnectFailure;
+
+    #[test]
+    fn a_file_that_cannot_be_used_has_a_remedy() {
+        for (errno, path, remedy) in [
+            (Errno::NOSPC, "/tmp/a.json", "df -h /tmp"),
+            (Errno::DQUOT, "a.json", "df -h ."),
+            (Errno::NOENT, "/none/a.json", "ls -la /none"),
+            (Errno::ACCESS, "/root/key", "ls -ld /root /root/key"),
+        ] {
+            let error = io::Error::from(errno);
+            let text = Problem::of_file("cannot write", Path::new(path), &error).to_string();
+            let expected = format!("cannot write {path}: {error}\n     ");
+            assert!(
+                text.starts_with(&expected) && text.ends_with(remedy),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn every_way_in_which_a_connect_fails_has_a_remedy() {

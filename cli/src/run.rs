@@ -5,13 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use san_switch::{DeploymentKey, FabricChoice, Rules, SwitchConfig};
+use san_switch::{DeploymentKey, FabricChoice, Rules, RulesError, SwitchConfig};
 use verbs_shim::Fabric;
 
 use crate::args::RunArguments;
@@ -57,23 +57,42 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
         command.env("SAN_REPORT", "-");
     }
     let error = command.exec();
-    Err(Problem::new(format!(
-        "cannot run {}: {error}",
-        program.display()
-    )))
+    let problem = Problem::new(format!("cannot run {}: {error}", program.display()));
+    Err(match error.kind() {
+        // It is there: `find` has seen it.
+        io::ErrorKind::PermissionDenied => problem.with_remedy(format!(
+            "it is no program, or this user may not run it; see: ls -l {0}; file {0}",
+            program.display()
+        )),
+        io::ErrorKind::NotFound => problem.with_remedy(format!(
+            "what runs it is not there: its first line (#!), or its dynamic linker; see: file {}",
+            program.display()
+        )),
+        _ => problem,
+    })
 }
 
 /// The settings that name files, which are looked at here: in the program nobody reads its complaint.
 fn files(arguments: &RunArguments) -> Result<Vec<(&'static str, PathBuf)>, Problem> {
     let mut settings = Vec::new();
     if let Some(path) = &arguments.rules {
-        Rules::from_file(path)
-            .map_err(|error| Problem::new(format!("--rules {}: {error}", path.display())))?;
+        Rules::from_file(path).map_err(|error| match &error {
+            RulesError::Unreadable(why) => Problem::of_file("cannot read the rules", path, why),
+            _ => Problem::new(format!("--rules {}: {error}", path.display())),
+        })?;
         settings.push(("SAN_RULES", path));
     }
     if let Some(path) = &arguments.key {
-        DeploymentKey::from_file(path)
-            .map_err(|error| Problem::new(format!("--key {}: {error}", path.display())))?;
+        DeploymentKey::from_file(path).map_err(|error| {
+            let problem = Problem::of_file("cannot use the key file", path, &error);
+            match error.kind() {
+                io::ErrorKind::NotFound => problem.with_remedy(format!(
+                    "make one, and give all hosts the same: (umask 077; openssl rand -hex 32 > {})",
+                    path.display()
+                )),
+                _ => problem,
+            }
+        })?;
         settings.push(("SAN_KEY_FILE", path));
     }
     // The program may change its directory before they are read.
@@ -139,7 +158,22 @@ fn find(name: &OsStr) -> Result<PathBuf, Problem> {
             all.find(|file| is_executable(file))
         }
     };
-    found.ok_or_else(|| Problem::new(format!("there is no program {}", name.to_string_lossy())))
+    found.ok_or_else(|| {
+        let name = name.to_string_lossy();
+        let remedy = match is_path {
+            true => format!(
+                "see what is there: ls -la {}",
+                Path::new(name.as_ref())
+                    .parent()
+                    .unwrap_or(Path::new("/"))
+                    .display()
+            ),
+            false => format!(
+                "no folder of PATH has it: echo $PATH; give the whole path, or install {name}"
+            ),
+        };
+        Problem::new(format!("there is no program {name}")).with_remedy(remedy)
+    })
 }
 
 fn is_executable(file: &Path) -> bool {

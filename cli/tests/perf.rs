@@ -152,6 +152,7 @@ fn a_ping_has_a_histogram_for_each_carrier() {
         "SAN: 200 round trips",
         "TCP: 200 round trips",
         "over SAN (soft",
+        "over TCP, to compare, connected in",
     ] {
         assert!(text.contains(name), "{text}");
     }
@@ -396,7 +397,7 @@ fn a_full_disk_is_told_after_the_figures() {
         assert!(!output.status.success());
         let said = said(&output);
         assert!(
-            said.contains("cannot write /dev/full: No space left"),
+            said.contains("cannot write /dev/full: No space left") && said.contains("df -h /dev"),
             "{said}"
         );
         let text = String::from_utf8(output.stdout).unwrap();

@@ -189,3 +189,60 @@ fn a_setting_that_cannot_be_is_one_line_and_the_program_runs() {
     ran_and_was_told(&output, "san: everything goes over TCP: SAN_FABRIC");
     assert_eq!(said(&output).lines().count(), 1, "{}", said(&output));
 }
+
+#[test]
+fn what_cannot_be_run_or_read_is_said_with_what_mends_it() {
+    let folder = Folder::new("unusable");
+    let library = folder.libsan();
+    let no_program = folder.file("text");
+    fs::write(&no_program, "not a program").unwrap();
+    allow(&no_program, 0o644);
+    let no_interpreter = folder.file("script");
+    fs::write(&no_interpreter, "#!/no/such/interpreter\n").unwrap();
+    allow(&no_interpreter, 0o755);
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let (text, script) = (path(&no_program), path(&no_interpreter));
+    for (args, what, remedy) in [
+        (
+            &["--", "no-such-program"][..],
+            "there is no program no-such-program",
+            "echo $PATH",
+        ),
+        (
+            &["--", "/no/such/program"],
+            "there is no program /no/such/program",
+            "ls -la /no/such",
+        ),
+        (&["--", &text], "cannot run", "ls -l /"),
+        (&["--", &script], "cannot run", "its first line (#!)"),
+        (
+            &["--key", "/no/such/key", "--", "true"],
+            "cannot use the key file /no/such/key",
+            "openssl rand -hex 32 > /no/such/key",
+        ),
+        (
+            &["--key", &text, "--", "true"],
+            "cannot use the key file",
+            "see who may: id; ls -ld",
+        ),
+        (
+            &["--rules", "/no/such/rules", "--", "true"],
+            "cannot read the rules /no/such/rules",
+            "ls -la /no/such",
+        ),
+    ] {
+        let output = Command::new(folder.file("san"))
+            .args(["run", "--route", "off"])
+            .args(args)
+            .env("SAN_PRELOAD", &library)
+            .output()
+            .unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        let (first, second) = said.split_once("\n     ").unwrap_or((&said, ""));
+        assert!(
+            first.starts_with("san: ") && first.contains(what) && second.contains(remedy),
+            "{args:?}: {said}"
+        );
+    }
+}

@@ -85,7 +85,7 @@ impl Drop for OpenFile {
 }
 
 fn unwritten(path: &Path, error: &io::Error) -> Problem {
-    Problem::new(format!("cannot write {}: {error}", path.display()))
+    Problem::of_file("cannot write", path, error)
 }
 
 #[cfg(test)]

@@ -177,7 +177,11 @@ fn start(
         }
         run.carriers.push(Carrier {
             name: name(way).to_owned(),
-            route: connected.route.to_string(),
+            // This command has asked for TCP itself: that is no reason to look for.
+            route: match way {
+                Way::San => connected.route.to_string(),
+                Way::Tcp => "TCP, to compare".to_owned(),
+            },
             connect_ns: u64::try_from(connected.took.as_nanos()).unwrap_or(u64::MAX),
             latency: Vec::new(),
             throughput: Vec::new(),

@@ -122,7 +122,7 @@ impl Run {
         let mut text = Vec::new();
         std::fs::File::open(path)
             .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text))
-            .map_err(|error| Problem::new(format!("cannot read {shown}: {error}")))?;
+            .map_err(|error| Problem::of_file("cannot read", path, &error))?;
         let save = "save one: san perf HOST --json FILE";
         if text.len() as u64 > LONGEST {
             return Err(

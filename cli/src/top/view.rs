@@ -7,7 +7,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
-use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table, TableState};
+use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table, TableState, Wrap};
 
 /// What the user has chosen.
 #[derive(Debug, Clone)]
@@ -137,7 +137,8 @@ fn processes(
 ) {
     if picture.processes.is_empty() {
         let none = "no process of this user has a switch";
-        frame.render_widget(Paragraph::new(none), area);
+        let lines = Paragraph::new(none).wrap(Wrap { trim: true });
+        frame.render_widget(lines, area);
         return;
     }
     let style = |process: &Process| match (choice.colors, process.on_tcp, process.on_san) {

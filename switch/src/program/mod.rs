@@ -240,7 +240,7 @@ impl Program {
         if let Some(sink) = &program.report
             && let Err(error) = program.tally.report(switch, sink)
         {
-            say(&format!("cannot write the report: {error}"));
+            say(&format!("cannot write the report {sink}: {error}"));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What became of a program's connections, and the report at its end.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -78,6 +78,15 @@ pub(super) enum Sink {
     Standard(Option<OwnedFd>),
     /// As JSON, one line for each process, to the end of this file.
     File(PathBuf),
+}
+
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Sink::Standard(_) => f.write_str("to standard error"),
+            Sink::File(path) => write!(f, "to {}, which SAN_REPORT names", path.display()),
+        }
+    }
 }
 
 impl Sink {
