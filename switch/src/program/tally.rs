@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use san_base::counters;
 
 use super::stays::{self, Why};
-use crate::stat::LeftToTcp;
+use crate::stat::{LeftToTcp, program_name};
 use crate::switch::Switch;
 use crate::tcp::aside;
 
@@ -192,7 +192,8 @@ impl Tally {
         if !reasons.is_empty() {
             let _ = writeln!(
                 text,
-                "san: process {}: why on TCP: {}",
+                "san: {} (process {}): why on TCP: {}",
+                program_name(),
                 std::process::id(),
                 reasons.join(", ")
             );
@@ -207,7 +208,8 @@ impl Tally {
         let moved_accepted = self.moved_accepted.load(Ordering::Relaxed);
         let Some(switch) = switch else {
             return format!(
-                "san: process {}: 0 connections over the SAN (0 accepted), {} over TCP ({} accepted)\n",
+                "san: {} (process {}): 0 connections over the SAN (0 accepted), {} over TCP ({} accepted)\n",
+                program_name(),
                 std::process::id(),
                 stats.tcp_accepted + stats.tcp_connects,
                 stats.tcp_accepted
@@ -258,4 +260,37 @@ fn add_line(path: &Path, line: &str) -> io::Result<()> {
         .open(path)?;
     // One write: the lines of several processes do not mix.
     io::Write::write_all(&mut file, format!("{line}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_of_the_report_names_the_program() {
+        let tally = Tally::default();
+        let peer = "192.0.2.7:7000".parse().unwrap();
+        tally.left_to_tcp(peer, "a reason".to_owned(), "a remedy".to_owned());
+        tally.stayed(Why::Short);
+        let text = tally.in_words(None);
+        let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let name = format!(
+            "san: {} (process {}): ",
+            comm.trim_end(),
+            std::process::id()
+        );
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.lines().all(|line| line.starts_with(&name)), "{text}");
+    }
+
+    #[test]
+    fn where_the_report_goes_is_said_by_the_name_of_the_file() {
+        let sink = Sink::named("/no/such/report".into());
+        assert_eq!(
+            sink.to_string(),
+            "to /no/such/report, which SAN_REPORT names"
+        );
+        let error = Tally::default().report(None, &sink);
+        assert!(error.is_ok(), "without a switch nothing is written");
+    }
 }

@@ -17,7 +17,7 @@ mod report;
 mod server;
 mod sockets;
 
-pub(crate) use report::{Elsewhere, OfProgram, add_program};
+pub(crate) use report::{Elsewhere, OfProgram, add_program, program_name};
 
 pub use client::StatError;
 pub use openmetrics::{OPENMETRICS_TYPE, openmetrics};

@@ -375,7 +375,8 @@ fn numbers(rows: impl Iterator<Item = (&'static str, u64)>) -> Numbers {
     rows.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn program_name() -> String {
+/// What this process is called.
+pub(crate) fn program_name() -> String {
     let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
     name.trim_end().to_owned()
 }
