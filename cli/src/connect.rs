@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Connects and moves bytes until the peer ends.
 pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode, Problem> {
-    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    let config = SwitchConfig::from_env()?;
     let switch = Switch::new(config)?;
     let mut options = ConnectOptions::default().tcp_only(arguments.tcp);
     options.route = arguments.route;

@@ -50,12 +50,13 @@ struct AddressReport {
 
 /// Lists the devices. The exit code is 1 when there is none that can be used.
 pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
-    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    let config = SwitchConfig::from_env()?;
     let fabric = match config.fabric {
         FabricChoice::Off => {
             return Err(Problem::new(
-                "SAN_FABRIC=off: this host is told to use TCP alone",
-            ));
+                "SAN_FABRIC=off: the settings say TCP alone, so there is no device to show",
+            )
+            .with_remedy("see the devices all the same: SAN_FABRIC=auto san devices"));
         }
         FabricChoice::Soft => Fabric::soft(&SoftConfig {
             addresses: config.soft_addresses,

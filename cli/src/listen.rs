@@ -23,7 +23,7 @@ struct ListenReport {
 
 /// Listens and serves.
 pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
-    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    let config = SwitchConfig::from_env()?;
     let switch = Switch::new(config)?;
     let mut options = ListenOptions::default();
     options.backlog = arguments.backlog;

@@ -4,7 +4,7 @@
 //! that mends it.
 
 use rustix::io::Errno;
-use san_switch::{ConnectError, ListenError, OpenError};
+use san_switch::{ConfigError, ConnectError, ListenError, OpenError};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -77,6 +77,15 @@ impl fmt::Display for Problem {
 
 impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
+        // What the switch of the process could not be made for has a remedy of its own.
+        let error = match error.downcast::<OpenError>() {
+            Ok(error) => return error.into(),
+            Err(error) => error,
+        };
+        let error = match error.downcast::<ConfigError>() {
+            Ok(error) => return error.into(),
+            Err(error) => error,
+        };
         Problem {
             broken_pipe: error.kind() == io::ErrorKind::BrokenPipe,
             ..Problem::new(error.to_string())
@@ -84,12 +93,25 @@ impl From<io::Error> for Problem {
     }
 }
 
+impl From<ConfigError> for Problem {
+    fn from(error: ConfigError) -> Self {
+        Problem::new(error.to_string()).with_remedy("see every setting that is wrong: san config")
+    }
+}
+
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
-        let problem = Problem::new(error.to_string());
+        let problem = match error {
+            OpenError::Config(error) => return error.into(),
+            ref error => Problem::new(error.to_string()),
+        };
         match &error {
-            OpenError::Config(_) => {
-                problem.with_remedy("see every setting that is wrong: san config")
+            OpenError::System { source, .. }
+                if [Errno::MFILE, Errno::NFILE].map(|no| Some(no.raw_os_error())).contains(&source.raw_os_error()) =>
+            {
+                problem.with_remedy(
+                    "raise the limit of descriptors, and start again: ulimit -n; see the line descriptors of: san doctor",
+                )
             }
             OpenError::Fabric { .. } | OpenError::Provider { .. } => {
                 problem.with_remedy("see what is missing, and what to type: san doctor")
@@ -202,6 +224,29 @@ const LEAST_MEMLOCK: u64 = 64 << 20;
 mod tests {
     use super::*;
     use san_provider::ConnectFailure;
+
+    #[test]
+    fn a_switch_that_cannot_be_made_has_a_remedy() {
+        for (error, remedy) in [
+            (
+                OpenError::System {
+                    step: "make an epoll set",
+                    source: Errno::MFILE.into(),
+                },
+                "ulimit -n",
+            ),
+            (
+                OpenError::Fabric {
+                    fabric: san_switch::FabricChoice::Rdma,
+                    source: "RDMA is not usable".into(),
+                },
+                "san doctor",
+            ),
+        ] {
+            let text = Problem::from(io::Error::from(error)).to_string();
+            assert!(text.contains("\n     ") && text.contains(remedy), "{text}");
+        }
+    }
 
     #[test]
     fn a_file_that_cannot_be_used_has_a_remedy() {

@@ -137,3 +137,29 @@ fn the_page_of_settings_is_that_of_the_code() {
         "SAN_TEST_WRITE=1 cargo test -p san-cli --test config writes docs/settings.md"
     );
 }
+
+#[test]
+fn a_setting_that_is_wrong_is_said_with_what_shows_all_of_them() {
+    for args in [
+        &["connect", "127.0.0.1:9"][..],
+        &["listen", "127.0.0.1:0"],
+        &["ping", "127.0.0.1:9"],
+        &["perf", "127.0.0.1:9"],
+        &["devices"],
+        &["demo"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_san"))
+            .args(args)
+            .env("SAN_BACKLOG", "many")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(
+            said.starts_with("san: SAN_BACKLOG is 'many'")
+                && said.ends_with("\n     see every setting that is wrong: san config\n"),
+            "{args:?}: {said}"
+        );
+    }
+}

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the demo. The exit code is 0 only if all that was promised was seen.
 pub(crate) fn run(arguments: &DemoArguments) -> Result<ExitCode, Problem> {
-    let config = SwitchConfig::from_env().map_err(|error| Problem::new(error.to_string()))?;
+    let config = SwitchConfig::from_env()?;
     // The demo shows the way back to TCP and its own deadlines, whatever the settings say.
     let config = config
         .strict(false)
