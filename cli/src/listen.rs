@@ -3,7 +3,9 @@
 use crate::args::ListenArguments;
 use crate::problem::Problem;
 use crate::relay::{RouteReport, echo, join_to_standard_streams};
-use san_switch::{Connection, ListenOptions, Listener, Switch, SwitchConfig};
+use san_switch::{
+    CompanionState, CompanionStatus, Connection, ListenOptions, Listener, Switch, SwitchConfig,
+};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -107,6 +109,11 @@ pub(crate) fn tell(switch: &Switch, listener: &Listener, json: bool) {
     );
     for line in &report.san {
         eprintln!("san:   {line}");
+    }
+    let has_failed =
+        |companion: &CompanionStatus| matches!(companion.state, CompanionState::Failed { .. });
+    if listener.san_status().iter().any(has_failed) {
+        eprintln!("     TCP goes on without it; see what is in the way: san doctor");
     }
     if let Some(reason) = &report.no_san {
         eprintln!("san:   TCP only: {reason}");

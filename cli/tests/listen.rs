@@ -1,7 +1,9 @@
-//! `san listen` as an operator has it, on plain TCP.
+//! `san listen` as an operator has it, on plain TCP, and beside a companion that cannot be.
+
+mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use san_tests::program::Program;
@@ -29,4 +31,21 @@ fn peers_past_the_limit_of_descriptors_wait_and_are_served() {
         let outcome = peer.read_exact(&mut answer);
         assert!(outcome.is_ok(), "peer {number}: {outcome:?}");
     }
+}
+
+#[test]
+fn a_companion_that_cannot_listen_is_said_with_what_tells_more() {
+    let ip = common::own_address();
+    let _taken = UdpSocket::bind((ip.as_str(), 4791)).unwrap();
+    let script = format!(
+        "SAN_FABRIC=soft SAN_SOFT_ADDRESSES={ip} SAN_STAT=off exec \"$0\" listen --echo {ip}:0"
+    );
+    let mut listener = Program::start("sh", &["-c", &script, SAN]);
+    listener.expect("san: listening on ", LIMIT);
+    let why = listener.expect("san:   soft: ", LIMIT);
+    assert!(why.contains("UDP port 4791"), "{why}");
+    listener.expect(
+        "     TCP goes on without it; see what is in the way: san doctor",
+        LIMIT,
+    );
 }

@@ -115,6 +115,18 @@ fn the_first_look_and_one_that_began_anew_have_no_rate() {
 }
 
 #[test]
+fn a_terminal_of_twenty_columns_says_in_full_that_there_is_no_process() {
+    let empty = Model::default().take(&found(Vec::new()), Instant::now());
+    let (text, _) = drawn(&empty, &choice(), 20, 10);
+    let words: Vec<_> = text.split_whitespace().collect();
+    let said = words.join(" ");
+    assert!(
+        said.contains("no process of this user has a switch"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_terminal_of_the_usual_size_shows_it_all() {
     let (text, _) = drawn(&picture(), &choice(), 120, 30);
     for words in [
