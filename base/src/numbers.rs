@@ -21,11 +21,13 @@ impl Hasher for NumberHasher {
         }
     }
 
+    #[inline]
     fn write_u32(&mut self, number: u32) {
         // By Knuth's multiplicative method: 2^64 divided by the golden ratio.
         self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
+    #[inline]
     fn finish(&self) -> u64 {
         // The table takes its place from the low bits, and the product has its best ones on top.
         self.0.rotate_left(32)
