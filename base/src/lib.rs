@@ -1,5 +1,5 @@
 //! What several crates of San Direct need and none of them is about: locks without poison,
-//! deadlines, an eventfd as a flag, counters, names of processes, and the directory of a user's own.
+//! deadlines, an eventfd as a flag, counters, tables by number, names of processes, and the directory of a user's own.
 //!
 //! Each is written here once. The crate knows nothing of sockets, fabrics or protocols, starts no
 //! thread, and depends on no other crate of the workspace. What one crate alone needs stays there.
