@@ -253,7 +253,24 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// The descriptors that wake a thread which sleeps outside.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.outside.sleeper.fds()
+        let mut fds = self.outside.sleeper.fds();
+        fds.push(self.outside.bell.as_fd());
+        fds
+    }
+
+    /// The descriptors that tell between [`Lane::watch`] and [`Lane::unwatch`].
+    pub(crate) fn watch_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.outside.sleeper.watch_fd(), self.outside.bell.as_fd()]
+    }
+
+    /// How many messages have come.
+    pub(crate) fn received(&self) -> u64 {
+        let DataCounters {
+            messages_received,
+            credit_messages_received,
+            ..
+        } = &self.counters;
+        messages_received.value() + credit_messages_received.value()
     }
 
     /// Polls until nothing is left, if nobody else does; how much came.
@@ -281,7 +298,37 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// That thread does not sleep any more. Whether something was announced meanwhile.
     pub(crate) fn disarm_outside(&self) -> bool {
-        let events = self.outside.sleeper.after().unwrap_or_else(|error| {
+        let is_announced = self.leave_outside(self.outside.sleeper.after());
+        self.outside.taken.store(false, Ordering::SeqCst);
+        // A leader may sleep on the same channel, whose event was just taken from under it.
+        self.poller.kick(self);
+        is_announced
+    }
+
+    /// From now on, until [`Lane::unwatch`], what comes makes one of [`Lane::watch_fds`] readable, unless a thread
+    /// hands it out before. Any number may watch. `false`: something came, and the caller does not watch.
+    pub(crate) fn watch(&self) -> bool {
+        if self.poller.arm_outside(self) > 0 {
+            self.poller.disarm_outside();
+            return false;
+        }
+        let is_silent = self.outside.sleeper.watch();
+        if !is_silent {
+            self.unwatch();
+        }
+        is_silent
+    }
+
+    /// One less watches. Whether something was announced meanwhile.
+    pub(crate) fn unwatch(&self) -> bool {
+        let is_announced = self.leave_outside(self.outside.sleeper.unwatch());
+        self.poller.kick(self);
+        is_announced
+    }
+
+    /// Somebody has left, and has taken what was announced.
+    fn leave_outside(&self, events: Result<usize, VerbsError>) -> bool {
+        let events = events.unwrap_or_else(|error| {
             self.break_down(&error);
             1
         });
@@ -291,9 +338,9 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
             is_announced = true;
         }
         self.poller.disarm_outside();
-        self.outside.taken.store(false, Ordering::SeqCst);
-        // A leader may sleep on the same channel, whose event was just taken from under it.
-        self.poller.kick(self);
+        if is_announced {
+            self.poller.see_to_outside(self);
+        }
         is_announced
     }
 

@@ -19,6 +19,9 @@ use super::spin;
 )]
 mod poller;
 
+#[path = "outside_tests.rs"]
+mod outside_tests;
+
 /// What `primitives.rs` has, by loom.
 mod primitives {
     use std::ops::{Deref, DerefMut};
