@@ -55,3 +55,14 @@ fn numbers_of_descriptors_are_the_programs() {
         same(Way::Upgrade, command, least_bytes);
     }
 }
+
+#[test]
+#[ignore = "needs a fabric: ci/soft or ci/rxe"]
+fn closed_numbers_tell_nothing() {
+    let command = || {
+        let mut command = Command::new(program("numbers"));
+        command.args([&address(), "stale"]).env("CHECK_WARM", "250");
+        command
+    };
+    same_by(Way::Upgrade, command, 20_000);
+}

@@ -277,24 +277,32 @@ pub unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
 /// As dup2(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn dup2(fd: c_int, to: c_int) -> c_int {
+    replaced(fd, to);
     // SAFETY: the caller has these descriptors.
-    let result = unsafe { next::dup2(fd, to) };
-    if result >= 0 && fd != to {
-        forget(to);
-    }
-    copied(fd, result)
+    copied(fd, unsafe { next::dup2(fd, to) })
 }
 
 /// # Safety
 /// As dup3(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    if flags & !libc::O_CLOEXEC == 0 {
+        replaced(fd, to);
+    }
     // SAFETY: the caller has these descriptors.
-    let result = unsafe { next::dup3(fd, to, flags) };
-    if result >= 0 {
+    copied(fd, unsafe { next::dup3(fd, to, flags) })
+}
+
+/// A call puts a copy of `fd` under the number `to`: what is there goes while the number is still its own, if the call
+/// can be made.
+pub(super) fn replaced(fd: c_int, to: c_int) {
+    if fd != to && TABLE.find(to).is_some() && is_open(fd) {
         forget(to);
     }
-    copied(fd, result)
+}
+
+fn is_open(fd: c_int) -> bool {
+    borrowed(fd).is_some_and(|fd| rustix::io::fcntl_getfd(fd).is_ok())
 }
 
 fn mode_changed(fd: c_int, is_nonblocking: bool) {

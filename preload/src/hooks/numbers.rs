@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_uint};
 
-use super::descriptors::{controlled, copied, forget, forget_range};
+use super::descriptors::{controlled, copied, forget, forget_range, replaced};
 use crate::next;
 
 /// The register that a call takes a descriptor, a command or flags from.
@@ -41,6 +41,11 @@ pub unsafe extern "C-unwind" fn syscall(
         libc::SYS_close_range if unsigned_in(third) & libc::CLOSE_RANGE_CLOEXEC == 0 => {
             forget_range(unsigned_in(first), unsigned_in(second));
         }
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_dup2 => replaced(number_in(first), number_in(second)),
+        libc::SYS_dup3 if number_in(third) & !libc::O_CLOEXEC == 0 => {
+            replaced(number_in(first), number_in(second));
+        }
         _ => {}
     }
     // SAFETY: the caller keeps what the call asks.
@@ -52,16 +57,11 @@ pub unsafe extern "C-unwind" fn syscall(
         match number {
             libc::SYS_dup => drop(copied(fd, to)),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_dup2 if fd != to => replaced(fd, to),
-            libc::SYS_dup3 => replaced(fd, to),
+            libc::SYS_dup2 => drop(copied(fd, to)),
+            libc::SYS_dup3 => drop(copied(fd, to)),
             libc::SYS_fcntl => drop(controlled(fd, number_in(second), third, to)),
             _ => {}
         }
     }
     result
-}
-
-fn replaced(fd: c_int, to: c_int) {
-    forget(to);
-    copied(fd, to);
 }

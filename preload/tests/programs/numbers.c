@@ -3,6 +3,7 @@
 //   numbers ADDRESS closed   closes all that it has not opened, as a daemon does, before it has connections
 //   numbers ADDRESS few      may open few descriptors
 //   numbers ADDRESS taken    puts another file under the number of a connection, and the connection under its own number
+//   numbers ADDRESS stale    closes connections that are in an epoll set, when they have just come back to TCP
 #include "check.h"
 #include <sys/resource.h>
 
@@ -77,6 +78,66 @@ static void taken(void) {
     SAY(read(fds[1], &byte, 1));
 }
 
+enum { AT_ONCE = 24, ROUNDS = 4, QUESTION = 100 };
+
+// Has the kernel have each connection for good, and closes it.
+static void *give_back_and_close(void *argument) {
+    int *fds = argument;
+    for (int at = 0; at < AT_ONCE; at++) {
+        FILE *file = fdopen(fds[at], "r");
+        if (!file || fclose(file)) exit(1);
+    }
+    return NULL;
+}
+
+// One end of each connection is in an epoll set, and is closed as soon as it has ended. What an epoll set has for a closed
+// number it tells as long as the file is open anywhere, and the library has had the file, too.
+static void stale(void) {
+    int asks[AT_ONCE], answers[AT_ONCE], set = MUST(epoll_create1(0)), ended = 0, stale = 0;
+    const char *turns = getenv("CHECK_WARM");
+    char bytes[QUESTION] = "asked";
+    struct sockaddr_in name;
+    struct epoll_event event = {.events = EPOLLIN}, got[AT_ONCE];
+    int listener = listening(&name);
+    part("closed numbers tell nothing");
+    for (int round = 0; round < ROUNDS; round++) {
+        pthread_t thread;
+        char is_closed[AT_ONCE] = {0};
+        for (int at = 0; at < AT_ONCE; at++) {
+            asks[at] = MUST(socket(AF_INET, SOCK_STREAM, 0));
+            MUST(connect(asks[at], (struct sockaddr *)&name, sizeof name));
+            answers[at] = MUST(accept(listener, NULL, NULL));
+            event.data.u64 = round * AT_ONCE + at;
+            MUST(epoll_ctl(set, EPOLL_CTL_ADD, answers[at], &event));
+        }
+        for (int turn = turns ? atoi(turns) / 2 : 0; turn > 0; turn--, usleep(4000)) {
+            for (int at = 0; at < AT_ONCE; at++) {
+                MUST(write(asks[at], bytes, sizeof bytes));
+                if (MUST(recv(answers[at], bytes, sizeof bytes, MSG_WAITALL)) != sizeof bytes) exit(1);
+                MUST(write(answers[at], bytes, sizeof bytes));
+                if (MUST(recv(asks[at], bytes, sizeof bytes, MSG_WAITALL)) != sizeof bytes) exit(1);
+            }
+        }
+        MUST(-pthread_create(&thread, NULL, give_back_and_close, asks));
+        for (int left = AT_ONCE; left > 0;) {
+            int count = MUST(epoll_wait(set, got, AT_ONCE, 10000));
+            if (count == 0) exit(1);
+            for (int one = 0; one < count; one++) {
+                long at = (long)got[one].data.u64 - round * AT_ONCE;
+                if (at < 0 || is_closed[at]) {
+                    stale++;
+                } else if (recv(answers[at], bytes, sizeof bytes, MSG_DONTWAIT) == 0) {
+                    MUST(close(answers[at]));
+                    is_closed[at] = 1, ended++, left--;
+                }
+            }
+        }
+        MUST(-pthread_join(thread, NULL));
+    }
+    SAY(ended);
+    SAY(stale);
+}
+
 int main(int count, char **words) {
     if (count < 3) return 64;
     address = words[1];
@@ -85,6 +146,7 @@ int main(int count, char **words) {
     if (!strcmp(words[2], "closed")) closed();
     if (!strcmp(words[2], "few")) few();
     if (!strcmp(words[2], "taken")) taken();
+    if (!strcmp(words[2], "stale")) stale();
     printf("done\n");
     return 0;
 }

@@ -471,7 +471,7 @@ impl Stream {
     pub fn number_closed(&self, fd: RawFd) {
         if let Some(upgrading) = &self.state.upgrading {
             let registrations = &self.state.registrations;
-            return registrations.close(|site| site.has(fd), upgrading.has_aside());
+            return registrations.close(|site| site.has(fd), upgrading.had_aside());
         }
         self.state.loops.lock().retain(|(looped, number)| {
             if *number == fd

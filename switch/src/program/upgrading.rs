@@ -133,6 +133,8 @@ pub(super) struct Upgrading {
     changing: Mutex<()>,
     /// The number of the descriptor that the stream has of its own.
     aside: AtomicI32,
+    /// It has had one. Who has the stream at that moment keeps the file open, if only for a moment longer.
+    had_aside: AtomicBool,
     has_moved: AtomicBool,
     /// Its parent has it, and cannot be asked for it.
     is_lost: AtomicBool,
@@ -165,6 +167,7 @@ impl Upgrading {
             taken: Mutex::new(None),
             changing: Mutex::new(()),
             aside: AtomicI32::new(-1),
+            had_aside: AtomicBool::new(false),
             has_moved: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             record: OnceLock::new(),
@@ -372,6 +375,9 @@ impl Upgrading {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         let taken = self.try_take(host, fd);
         if let Err((stays, why)) = &taken {
+            if self.moving.load().is_none() {
+                self.aside.store(-1, Ordering::Relaxed);
+            }
             self.gate.0.fetch_and(!OURS, Ordering::AcqRel);
             self.stays.set(*stays);
             if let Some(record) = self.record.get() {
@@ -405,6 +411,7 @@ impl Upgrading {
                 let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0).map_err(system)?;
                 let copy = tcp::aside(copy);
                 self.aside.store(copy.as_raw_fd(), Ordering::Relaxed);
+                self.had_aside.store(true, Ordering::Relaxed);
                 let adopted = switch.adopt_stream(Socket::from(copy), self.role);
                 let connection = adopted
                     .ok()
@@ -637,9 +644,10 @@ impl Upgrading {
         self.program.kernel
     }
 
-    /// Whether the stream has a descriptor of its own.
-    pub(super) fn has_aside(&self) -> bool {
-        self.aside.load(Ordering::Relaxed) >= 0
+    /// Whether the stream has, or has had, a descriptor of its own: the file may be open when the program has
+    /// closed its number.
+    pub(super) fn had_aside(&self) -> bool {
+        self.had_aside.load(Ordering::Relaxed)
     }
 }
 
