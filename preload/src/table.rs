@@ -24,6 +24,8 @@ type Chunk<T> = Box<[ArcSwapOption<T>]>;
 pub(crate) struct Table<T> {
     /// Numbers in use.
     used: AtomicUsize,
+    /// No number as high as this has ever been in use.
+    end: AtomicUsize,
     chunks: [OnceLock<Chunk<T>>; CHUNKS],
 }
 
@@ -31,6 +33,7 @@ impl<T> Table<T> {
     pub(crate) const fn new() -> Self {
         Self {
             used: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
             chunks: [const { OnceLock::new() }; CHUNKS],
         }
     }
@@ -59,6 +62,7 @@ impl<T> Table<T> {
         let chunk = self.chunks[number / WIDTH]
             .get_or_init(|| (0..WIDTH).map(|_| ArcSwapOption::empty()).collect());
         self.used.fetch_add(1, Ordering::AcqRel);
+        self.end.fetch_max(number + 1, Ordering::AcqRel);
         let before = chunk[number % WIDTH].swap(Some(what));
         if before.is_some() {
             self.used.fetch_sub(1, Ordering::AcqRel);
@@ -81,14 +85,9 @@ impl<T> Table<T> {
         if self.is_empty() {
             return;
         }
-        for (index, chunk) in self.chunks.iter().enumerate() {
-            let Some(chunk) = chunk.get() else { continue };
-            for (place, slot) in chunk.iter().enumerate() {
-                if let (Some(held), Ok(fd)) =
-                    (&*slot.load(), c_int::try_from(index * WIDTH + place))
-                {
-                    what(fd, held);
-                }
+        for (number, slot) in self.slots() {
+            if let (Some(held), Ok(fd)) = (&*slot.load(), c_int::try_from(number)) {
+                what(fd, held);
             }
         }
     }
@@ -100,16 +99,23 @@ impl<T> Table<T> {
             return found;
         }
         let (first, last) = (first as usize, last as usize);
-        for (index, chunk) in self.chunks.iter().enumerate() {
-            let Some(chunk) = chunk.get() else { continue };
-            for (place, slot) in chunk.iter().enumerate() {
-                let number = index * WIDTH + place;
-                if (first..=last).contains(&number) && slot.load().is_some() {
-                    found.extend(c_int::try_from(number));
-                }
+        for (number, slot) in self.slots() {
+            if (first..=last).contains(&number) && slot.load().is_some() {
+                found.extend(c_int::try_from(number));
             }
         }
         found
+    }
+
+    /// Every slot whose number may be in use, with the number.
+    fn slots(&self) -> impl Iterator<Item = (usize, &ArcSwapOption<T>)> {
+        let end = self.end.load(Ordering::Acquire);
+        let chunks = self.chunks[..end.div_ceil(WIDTH)].iter().enumerate();
+        let slots = chunks.filter_map(|(index, chunk)| Some((index, chunk.get()?)));
+        slots.flat_map(move |(index, chunk)| {
+            let numbers = index * WIDTH..end;
+            numbers.zip(chunk.iter())
+        })
     }
 
     #[inline]

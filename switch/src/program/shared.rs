@@ -6,7 +6,7 @@
 //! connection stays on TCP, and its record is not used again.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -37,6 +37,9 @@ pub struct Record {
     owner: AtomicU32,
     /// Another process wants it to be the kernel's.
     is_wanted: AtomicU32,
+    /// The last fork that it was prepared for, and whose that was. It is here since a process that writes to memory of
+    /// its own after a fork pays for it page by page.
+    prepared: AtomicU64,
 }
 
 /// This process's number.
@@ -85,6 +88,12 @@ impl Record {
         free.owner.store(own(is_owned), Ordering::SeqCst);
         free.is_wanted.store(0, Ordering::SeqCst);
         Some(free)
+    }
+
+    /// This process is about to fork, for the time of this number. Whether that was not known yet.
+    pub(super) fn prepare(&self, fork: u32) -> bool {
+        let fork = u64::from(me()) << 32 | u64::from(fork);
+        self.prepared.swap(fork, Ordering::AcqRel) != fork
     }
 
     /// One more process has it.
@@ -193,6 +202,14 @@ mod tests {
         taken.sort_unstable();
         taken.dedup();
         assert_eq!(taken.len(), 1500);
+    }
+
+    #[test]
+    fn a_fork_counts_once() {
+        let record = Record::take(records(1), true, false).unwrap();
+        assert!(record.prepare(1));
+        assert!(!record.prepare(1), "another number of the same connection");
+        assert!(record.prepare(2));
     }
 
     #[test]

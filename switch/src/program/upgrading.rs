@@ -139,8 +139,6 @@ pub(super) struct Upgrading {
     /// Its parent has it, and cannot be asked for it.
     is_lost: AtomicBool,
     record: OnceLock<&'static Record>,
-    /// The last fork that it was prepared for.
-    prepared: AtomicU32,
 }
 
 /// A connection that is a [`MovingStream`].
@@ -171,7 +169,6 @@ impl Upgrading {
             has_moved: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             record: OnceLock::new(),
-            prepared: AtomicU32::new(0),
         };
         *upgrading.counted.base.lock() = upgrading.start();
         upgrading
@@ -579,11 +576,11 @@ impl Upgrading {
 
     /// The process is about to fork, for the time of this number.
     pub(super) fn before_fork(&self, fork: u32) {
-        if self.prepared.swap(fork, Ordering::AcqRel) == fork {
-            return;
-        }
         if let Some(record) = self.record.get() {
-            return record.add_holder();
+            if record.prepare(fork) {
+                record.add_holder();
+            }
+            return;
         }
         let counted = &self.counted;
         let is_ours = self.is_ours();
@@ -592,6 +589,7 @@ impl Upgrading {
             || counted.read.load(Ordering::Relaxed) + counted.written.load(Ordering::Relaxed) > 0;
         match Record::take(self.program.kernel.records(), is_used, is_ours) {
             Some(record) => {
+                record.prepare(fork);
                 let _ = self.record.set(record);
             }
             None => self.stays.set(Why::Shared),
@@ -601,17 +599,24 @@ impl Upgrading {
         }
     }
 
-    /// This process is a child: what its parent had is its parent's.
+    /// This process is a child: what its parent had is its parent's. Nothing is written that is right already: the
+    /// first write to a page that its parent has, too, copies the page.
     pub(super) fn in_child(&self) {
-        let was_ours = self.gate.0.swap(0, Ordering::AcqRel) & OURS != 0;
+        let before = self.gate.0.load(Ordering::Acquire);
+        if before != 0 {
+            self.gate.0.store(0, Ordering::Release);
+        }
+        let was_ours = before & OURS != 0;
         let has_record = self.record.get().is_some();
-        self.is_lost
-            .fetch_or(was_ours && !has_record, Ordering::Relaxed);
+        if was_ours && !has_record {
+            self.is_lost.store(true, Ordering::Relaxed);
+        }
         if !has_record || was_ours || self.moving.load().is_some() {
             self.stays.set(Why::Shared);
         }
-        let aside = self.aside.swap(-1, Ordering::Relaxed);
+        let aside = self.aside.load(Ordering::Relaxed);
         if aside >= 0 {
+            self.aside.store(-1, Ordering::Relaxed);
             self.program.kernel.close(aside);
         }
     }
