@@ -8,7 +8,7 @@
 # else goes wrong is a failure. Exit status 0: none failed, 101: one did.
 set -u
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cases=(iperf3_moves_to_rxe)
+cases=(iperf3_moves_to_rxe nginx_workers_moves_to_rxe)
 # shellcheck source=ci/lib/harness.sh
 . "$top/ci/lib/harness.sh"
 harness_arguments "$@"

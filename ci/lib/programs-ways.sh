@@ -2,7 +2,7 @@
 # How ci/programs, which sources this, runs the two ends of a program: both with the library or one without, on machines
 # that are slow, and with the SAN cut in the middle; and what it asserts of the counters afterwards. A set-up says
 # `in_the_middle` before the client that a cut may meet.
-: "${san:?}" "${at:?}" "${out:?}" "${route:?}" "${half?}" "${cutting:?}" "${part:?}" "${slow:?}"
+: "${san:?}" "${at:?}" "${out:?}" "${route:?}" "${half?}" "${cutting:?}" "${part:?}" "${slow:?}" "${large:?}"
 
 servers=()
 cutter=
@@ -78,12 +78,19 @@ while piece := file.read(os.fstat(file.fileno()).st_size // pieces + 1):
     time.sleep(float(sys.argv[2]) / pieces)" "$1" $((2 + cutting * 15))
 }
 
-# fetch OPTIONS...: curl, slowly enough for the same. No slower: who has sent more than the other end has read asks
-# for a queue pair before that one listens.
+# fetch OPTIONS...: curl for the file `large`, slowly enough for the same. No slower: who has sent more than the other end
+# has read asks for a queue pair before that one listens.
 fetch() {
     local slowly=()
-    [ "$route" = direct ] || slowly=(--limit-rate $((size / (3 + cutting * 15))))
+    [ "$route" = direct ] || slowly=(--limit-rate $((large / $(lasting 3))))
     client curl -sS ${slowly[@]+"${slowly[@]}"} "$@"
+}
+
+# dials_late CMD...: CMD, which starts a server that sends one large answer. On a slow machine it asks for a queue pair
+# when it has sent megabytes: a client whose switch takes seconds to start listens by then.
+dials_late() {
+    [ "$route" = direct ] || [ "$slow" = 1 ] || local -x SAN_UPGRADE_BYTES=1000000
+    "$@"
 }
 
 # the_san off|on: loses what goes over the SAN, and nothing else. Whoever sends it notices nothing.

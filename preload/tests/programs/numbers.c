@@ -110,7 +110,7 @@ static void stale(void) {
             event.data.u64 = round * AT_ONCE + at;
             MUST(epoll_ctl(set, EPOLL_CTL_ADD, answers[at], &event));
         }
-        for (int turn = turns ? atoi(turns) / 2 : 0; turn > 0; turn--, usleep(4000)) {
+        for (int turn = turns ? atoi(turns) / 3 : 0; turn > 0; turn--, usleep(4000)) {
             for (int at = 0; at < AT_ONCE; at++) {
                 MUST(write(asks[at], bytes, sizeof bytes));
                 if (MUST(recv(answers[at], bytes, sizeof bytes, MSG_WAITALL)) != sizeof bytes) exit(1);
