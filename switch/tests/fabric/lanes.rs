@@ -108,7 +108,7 @@ fn what_comes_on_a_lane_that_was_idle_is_told() {
             for number in 0..CONNECTIONS {
                 scene.ask(number);
             }
-            let mut seen = vec![0; CONNECTIONS];
+            let mut seen = [0; CONNECTIONS];
             while seen.contains(&0) {
                 for number in told(&poller) {
                     seen[number] += scene.servers[number].receive(&mut [0; 9]).unwrap();

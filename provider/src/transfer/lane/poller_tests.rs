@@ -19,6 +19,10 @@ use super::spin;
 )]
 mod poller;
 
+#[path = "followers.rs"]
+#[allow(clippy::duplicate_mod, reason = "the file that ships")]
+mod followers;
+
 #[path = "outside_tests.rs"]
 mod outside_tests;
 
