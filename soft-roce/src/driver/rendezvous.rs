@@ -26,8 +26,11 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use san_base::runtime_dir;
 
 /// How long an endpoint waits for another that is in the middle of a change: it has bound its socket and
-/// not yet said so, it looks for an entry, or it ends.
+/// not yet said so, or it ends.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+/// How long it waits for those who look for an entry. A look takes microseconds, but who looks may be without a
+/// processor meanwhile: with a load of ten, three of them kept an entry for 200 ms.
+const LOOKS: Duration = Duration::from_secs(2);
 /// Between two looks.
 pub(crate) const STEP: Duration = Duration::from_micros(500);
 
@@ -86,7 +89,7 @@ impl Rendezvous {
     /// `AddrInUse`: a living endpoint has the entry. Else what the file system says.
     pub(crate) fn register(&self, entry: Entry, port: u16) -> io::Result<Registration> {
         let path = self.path(entry);
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + LOOKS;
         loop {
             let mut file = options().create(true).open(&path)?;
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
