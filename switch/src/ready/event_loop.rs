@@ -10,7 +10,7 @@
 //! of that). So it is enough that somebody polls:
 //! - what came before the sleeper had armed the lane is found by the poll that arming does;
 //! - a lane that the sleeper does not arm, since it is cold, is watched: what comes makes another
-//!   descriptor of it readable, in the same set ([`super::places`]);
+//!   descriptor of it readable, in the same set ([`super::loop_lanes`]);
 //! - what comes after makes a descriptor of the lane readable, and wakes the sleeper's epoll_wait;
 //! - where another thread polls the lane at that moment, that thread asks for notification again when
 //!   it stops (`provider/src/transfer/lane/poller.rs`);
@@ -33,7 +33,7 @@ use san_provider::LaneHandle;
 use super::hub::{Source, Told};
 use super::interest::{Interest, Verdict};
 use super::lanes::{Armed, Turn};
-use super::places::Lanes;
+use super::loop_lanes::Lanes;
 use super::tags::Ours;
 use super::wakes::Wakes;
 use crate::tcp;

@@ -9,7 +9,7 @@
 //! Only the sleeper that has armed a lane is woken by the lane's descriptors. Those are in an epoll set
 //! of the lane's own, which is in the epoll set of every loop that needs the lane, but switched on in one
 //! of them: that of the loop that armed the lane last. A loop that is alone switches nothing. Lanes that are
-//! only watched ([`super::places`]) have no part in this.
+//! only watched ([`super::loop_lanes`]) have no part in this.
 //!
 //! # Why nobody stands by in vain
 //! Who stands by puts himself on the lane's list and then tries once more to arm it. Who had it armed

@@ -9,7 +9,7 @@ pub(crate) mod fdinfo;
 pub(crate) mod hub;
 pub(crate) mod interest;
 mod lanes;
-mod places;
+mod loop_lanes;
 pub(crate) mod poller;
 mod primitives;
 pub(crate) mod registrations;

@@ -33,12 +33,12 @@ const WARM: u8 = 8;
 pub(super) struct Lanes {
     epoll: Arc<OwnedFd>,
     /// The warm ones first; the others are watched.
-    places: Vec<Place>,
+    lanes: Vec<LoopLane>,
     warm: usize,
 }
 
-struct Place {
-    lane: Arc<SharedLane>,
+struct LoopLane {
+    shared: Arc<SharedLane>,
     /// Sources that need it.
     users: usize,
     /// Looks until it is cold.
@@ -47,10 +47,10 @@ struct Place {
     received: u64,
 }
 
-impl Place {
+impl LoopLane {
     fn poll(&mut self) {
-        let came = self.lane.poll();
-        let received = self.lane.received();
+        let came = self.shared.poll();
+        let received = self.shared.received();
         let is_quiet = came == 0 && received == self.received;
         self.received = received;
         self.warmth = match is_quiet {
@@ -65,7 +65,7 @@ impl Lanes {
     pub(super) fn new(epoll: &Arc<OwnedFd>) -> Self {
         Self {
             epoll: Arc::clone(epoll),
-            places: Vec::new(),
+            lanes: Vec::new(),
             warm: 0,
         }
     }
@@ -76,7 +76,7 @@ impl Lanes {
     /// EMFILE, ENFILE, ENOMEM, ENOSPC.
     pub(super) fn add(&mut self, lane: LaneHandle) -> io::Result<()> {
         if let Some(number) = self.number(&lane) {
-            self.places[number].users += 1;
+            self.lanes[number].users += 1;
             return Ok(());
         }
         let lane = SharedLane::of(lane)?;
@@ -87,14 +87,14 @@ impl Lanes {
             let _ = epoll::delete(&*self.epoll, lane.fd());
             return Err(errno.into());
         }
-        self.places.push(Place {
+        self.lanes.push(LoopLane {
             received: lane.received(),
-            lane,
+            shared: lane,
             users: 1,
             warmth: WARM,
         });
-        let last = self.places.len() - 1;
-        self.places.swap(last, self.warm);
+        let last = self.lanes.len() - 1;
+        self.lanes.swap(last, self.warm);
         self.warm += 1;
         Ok(())
     }
@@ -104,17 +104,17 @@ impl Lanes {
         let Some(mut number) = self.number(lane) else {
             return;
         };
-        self.places[number].users -= 1;
-        if self.places[number].users > 0 {
+        self.lanes[number].users -= 1;
+        if self.lanes[number].users > 0 {
             return;
         }
         let is_watched = number >= self.warm;
         if !is_watched {
             self.warm -= 1;
-            self.places.swap(number, self.warm);
+            self.lanes.swap(number, self.warm);
             number = self.warm;
         }
-        let gone = self.places.swap_remove(number).lane;
+        let gone = self.lanes.swap_remove(number).shared;
         if is_watched {
             gone.unwatch();
         }
@@ -124,21 +124,21 @@ impl Lanes {
 
     /// Those that are polled and armed.
     pub(super) fn warm(&self) -> impl Iterator<Item = &Arc<SharedLane>> {
-        self.places[..self.warm].iter().map(|place| &place.lane)
+        self.lanes[..self.warm].iter().map(|own| &own.shared)
     }
 
     /// Polls those that are warm. If none is, one that is not: on a fabric in user space that brings for all of
     /// them what has come.
     pub(super) fn poll(&mut self) {
         if self.warm == 0
-            && let Some(first) = self.places.first_mut()
+            && let Some(first) = self.lanes.first_mut()
         {
-            first.lane.poll();
+            first.shared.poll();
         }
         let mut number = 0;
         while number < self.warm {
-            self.places[number].poll();
-            if self.places[number].warmth > 0 || !self.cool(number) {
+            self.lanes[number].poll();
+            if self.lanes[number].warmth > 0 || !self.cool(number) {
                 number += 1;
             }
         }
@@ -146,25 +146,25 @@ impl Lanes {
 
     /// The warm lane with this number becomes cold, if it can; then another one has its number.
     fn cool(&mut self, number: usize) -> bool {
-        let place = &mut self.places[number];
+        let own = &mut self.lanes[number];
         // A thread that sleeps on it may do so without its other descriptor only.
-        if self.warm == 1 || place.lane.is_armed() {
+        if self.warm == 1 || own.shared.is_armed() {
             return false;
         }
-        if !place.lane.watch() {
-            place.warmth = WARM;
+        if !own.shared.watch() {
+            own.warmth = WARM;
             return false;
         }
         let on = EventFlags::IN;
-        let data = watched(&place.lane);
-        if let Err(errno) = epoll::modify(&*self.epoll, place.lane.watch_fd(), data, on) {
+        let data = watched(&own.shared);
+        if let Err(errno) = epoll::modify(&*self.epoll, own.shared.watch_fd(), data, on) {
             tracing::warn!(%errno, "a lane cannot be watched");
-            place.lane.unwatch();
+            own.shared.unwatch();
             return false;
         }
-        place.lane.switch_off(&self.epoll);
+        own.shared.switch_off(&self.epoll);
         self.warm -= 1;
-        self.places.swap(number, self.warm);
+        self.lanes.swap(number, self.warm);
         true
     }
 
@@ -172,8 +172,8 @@ impl Lanes {
     /// one.
     pub(super) fn announced(&mut self, marks: &[u16]) -> bool {
         let before = self.warm;
-        for number in before..self.places.len() {
-            if marks.contains(&self.places[number].lane.mark()) {
+        for number in before..self.lanes.len() {
+            if marks.contains(&self.lanes[number].shared.mark()) {
                 self.warm_up(number);
             }
         }
@@ -181,34 +181,34 @@ impl Lanes {
     }
 
     fn warm_up(&mut self, number: usize) {
-        let place = &mut self.places[number];
-        let (off, data) = (EventFlags::empty(), watched(&place.lane));
-        let _ = epoll::modify(&*self.epoll, place.lane.watch_fd(), data, off);
-        place.lane.unwatch();
-        place.poll();
-        place.warmth = WARM;
-        self.places.swap(number, self.warm);
+        let own = &mut self.lanes[number];
+        let (off, data) = (EventFlags::empty(), watched(&own.shared));
+        let _ = epoll::modify(&*self.epoll, own.shared.watch_fd(), data, off);
+        own.shared.unwatch();
+        own.poll();
+        own.warmth = WARM;
+        self.lanes.swap(number, self.warm);
         self.warm += 1;
     }
 
     /// A lane that was armed has something.
     pub(super) fn warm_again(&mut self, lane: &Arc<SharedLane>) {
-        let warm = self.places[..self.warm].iter_mut();
-        for place in warm.filter(|place| Arc::ptr_eq(&place.lane, lane)) {
-            place.warmth = WARM;
+        let warm = self.lanes[..self.warm].iter_mut();
+        for own in warm.filter(|own| Arc::ptr_eq(&own.shared, lane)) {
+            own.warmth = WARM;
         }
     }
 
     fn number(&self, lane: &LaneHandle) -> Option<usize> {
-        let mut places = self.places.iter();
-        places.position(|place| place.lane.is(lane))
+        let mut lanes = self.lanes.iter();
+        lanes.position(|own| own.shared.is(lane))
     }
 }
 
 impl Drop for Lanes {
     fn drop(&mut self) {
-        for place in &self.places[self.warm..] {
-            place.lane.unwatch();
+        for own in &self.lanes[self.warm..] {
+            own.shared.unwatch();
         }
     }
 }
