@@ -120,6 +120,8 @@ pub(super) struct Upgrading {
     /// Whether it stays on TCP for good.
     stays: Stays,
     attempts: AtomicU32,
+    /// Its peer has been dialled in vain.
+    was_dialled: AtomicBool,
     /// Not before: its peer's host is left alone. Milliseconds since it began.
     not_before: AtomicU64,
     /// How often it had moved when it was given back.
@@ -158,6 +160,7 @@ impl Upgrading {
             is_due: AtomicBool::new(false),
             stays: Stays::default(),
             attempts: AtomicU32::new(0),
+            was_dialled: AtomicBool::new(false),
             not_before: AtomicU64::new(0),
             ups: AtomicU64::new(0),
             was_answered: AtomicBool::new(false),
@@ -348,8 +351,11 @@ impl Upgrading {
             self.attempts.store(0, Ordering::Relaxed);
             return;
         }
+        if stream.was_dialled() {
+            self.was_dialled.store(true, Ordering::Relaxed);
+        }
         if let Some(pause) = stream.pause() {
-            // Nobody was asked.
+            // Nobody was asked in the end.
             let before = self.attempts.load(Ordering::Relaxed);
             self.attempts
                 .store(before.saturating_sub(1), Ordering::Relaxed);
@@ -637,7 +643,8 @@ impl Upgrading {
 
     /// Why it has not moved.
     pub(super) fn why_on_tcp(&self) -> Why {
-        let is_tried = self.attempts.load(Ordering::Relaxed) > 0;
+        let is_tried =
+            self.attempts.load(Ordering::Relaxed) > 0 || self.was_dialled.load(Ordering::Relaxed);
         let otherwise = match is_tried {
             true => Why::Unanswered,
             false => Why::Short,

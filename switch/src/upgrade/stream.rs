@@ -252,6 +252,11 @@ impl MovingStream {
         self.look_at(|mover| mover.engine.pause(Instant::now()))
     }
 
+    /// Whether it has dialled its peer in vain since it was on the SAN, if it ever was.
+    pub(crate) fn was_dialled(&self) -> bool {
+        self.look_at(|mover| mover.engine.dials() > 0)
+    }
+
     /// Whether it has had a queue pair, if only for a moment.
     pub(crate) fn was_answered(&self) -> bool {
         self.look_at(Mover::was_answered)
