@@ -336,36 +336,6 @@ impl LaneHandle {
         self.own().is_some_and(Lane::is_armed_outside)
     }
 
-    /// Watches the lane for as long as the caller likes, whatever it does meanwhile: what comes makes one of
-    /// [`LaneHandle::watch_fds`] readable, unless a thread polls it before and tells the sink. On the soft fabric
-    /// another thread has to read the sockets. Any number of callers may watch, beside one that sleeps. `false`:
-    /// something came, and is to be polled; the caller does not watch.
-    #[must_use]
-    pub fn watch(&self) -> bool {
-        self.own().is_some_and(Lane::watch)
-    }
-
-    /// The caller does not watch any more, which is what has to follow when a descriptor has told; then
-    /// [`LaneHandle::poll`].
-    pub fn unwatch(&self) {
-        if let Some(lane) = self.own() {
-            lane.unwatch();
-        }
-    }
-
-    /// What tells while the lane is watched, to be put into an epoll set (level-triggered): they stay the same, and
-    /// are among [`LaneHandle::fds`].
-    #[must_use]
-    pub fn watch_fds(&self) -> [BorrowedFd<'_>; 2] {
-        self.lane.watch_fds()
-    }
-
-    /// How many messages have come on the lane, whoever has polled.
-    #[must_use]
-    pub fn received(&self) -> u64 {
-        self.lane.received()
-    }
-
     /// Readable when there is something to poll, or to be put into an epoll set once: they stay the same.
     /// On the soft fabric its sockets are among them, so that no other thread has to read them.
     #[must_use]

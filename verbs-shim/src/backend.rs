@@ -137,12 +137,6 @@ pub(crate) trait Sleeper: Send + Sync {
     fn before(&self) -> bool;
     /// After it: does the fabric's work and takes the events; how many.
     fn after(&self) -> Result<usize>;
-    /// What becomes readable with an event between `watch` and `unwatch`.
-    fn watch_fd(&self) -> BorrowedFd<'_>;
-    /// One more wants to hear of events, and does no work for the fabric; `false`: there are events already.
-    fn watch(&self) -> bool;
-    /// One less does: takes the events; how many.
-    fn unwatch(&self) -> Result<usize>;
 }
 
 pub(crate) trait CompletionQueue: Downcast {

@@ -104,31 +104,6 @@ impl Sleeper {
     pub fn after(&self) -> Result<usize> {
         self.backend.after()
     }
-
-    /// The descriptor to put into an epoll set (level-triggered, readable) to hear of events between
-    /// [`Sleeper::watch`] and [`Sleeper::unwatch`]. It stays the same.
-    #[must_use]
-    pub fn watch_fd(&self) -> BorrowedFd<'_> {
-        self.backend.watch_fd()
-    }
-
-    /// One more wants to hear of events by [`Sleeper::watch_fd`], for as long as it likes and whatever it does
-    /// meanwhile. So it does none of the fabric's work, as a sleeper does. Any number may, beside one that sleeps.
-    /// `false`: there are events already, of which the descriptor may not tell.
-    ///
-    /// Either way [`Sleeper::unwatch`] has to follow. Whoever takes events tells the others.
-    #[must_use]
-    pub fn watch(&self) -> bool {
-        self.backend.watch()
-    }
-
-    /// One less does. Takes the events as [`CompletionChannel::consume`] does; how many.
-    ///
-    /// # Errors
-    /// When the channel is broken.
-    pub fn unwatch(&self) -> Result<usize> {
-        self.backend.unwatch()
-    }
 }
 
 impl fmt::Debug for Sleeper {

@@ -50,30 +50,6 @@ impl Outside {
         ]
     }
 
-    /// What becomes readable between [`Outside::watch`] and [`Outside::unwatch`]: the channel's own.
-    #[must_use]
-    pub fn watch_fd(&self) -> BorrowedFd<'_> {
-        self.channel.shared.wake.as_fd()
-    }
-
-    /// One more wants the channel's descriptor to tell of every event, and works no sockets for that. False:
-    /// there are events already, which it may not tell of. Either way [`Outside::unwatch`] has to follow.
-    #[must_use]
-    pub fn watch(&self) -> bool {
-        let shared = &self.channel.shared;
-        shared.waits.store(true, Ordering::Relaxed);
-        shared.sleepers.fetch_add(1, Ordering::SeqCst);
-        shared.events.load(Ordering::SeqCst) == 0
-    }
-
-    /// One less does. Takes the events and says how many.
-    pub fn unwatch(&self) -> u64 {
-        let shared = &self.channel.shared;
-        shared.sleepers.fetch_sub(1, Ordering::Relaxed);
-        shared.unsignal();
-        shared.take()
-    }
-
     /// Goes to sleep. False: there are events already, so there is nothing to
     /// sleep for.
     #[must_use]

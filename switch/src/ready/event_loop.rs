@@ -1,6 +1,6 @@
 //! A loop: one epoll set of the program's, and beside it the sources that the kernel cannot see.
 //!
-//! The epoll set holds the program's kernel descriptors, untouched, and under tags of our own the
+//! The epoll set holds the program's kernel descriptors, untouched, and under a tag of our own the
 //! doorbell and the descriptors of the lanes. The sources are in a table here. A wait polls the
 //! lanes, tells what is ready, and sleeps in the kernel's epoll_wait if nothing is.
 //!
@@ -9,8 +9,6 @@
 //! the source's hub, which pushes it on this loop's list ([`super::wakes`] argues why a sleeper hears
 //! of that). So it is enough that somebody polls:
 //! - what came before the sleeper had armed the lane is found by the poll that arming does;
-//! - a lane that the sleeper does not arm, since it is cold, is watched: what comes makes another
-//!   descriptor of it readable, in the same set ([`super::loop_lanes`]);
 //! - what comes after makes a descriptor of the lane readable, and wakes the sleeper's epoll_wait;
 //! - where another thread polls the lane at that moment, that thread asks for notification again when
 //!   it stops (`provider/src/transfer/lane/poller.rs`);
@@ -21,7 +19,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -32,9 +30,7 @@ use san_provider::LaneHandle;
 
 use super::hub::{Source, Told};
 use super::interest::{Interest, Verdict};
-use super::lanes::{Armed, Turn};
-use super::loop_lanes::Lanes;
-use super::tags::Ours;
+use super::lanes::{Armed, Lanes, Turn};
 use super::wakes::Wakes;
 use crate::tcp;
 
@@ -70,7 +66,7 @@ pub(crate) struct StandBy<'a> {
 impl Drop for StandBy<'_> {
     fn drop(&mut self) {
         let mut lanes = self.lanes.lock();
-        self.turn.awake(|lane| lanes.warm_again(lane));
+        self.turn.awake(|number| lanes.warm(number));
         self.wakes.awake();
     }
 }
@@ -102,6 +98,17 @@ impl Told for Member {
     }
 }
 
+/// The data of descriptors of our own in a program's epoll set: no pointer, and no small number.
+fn tag() -> u64 {
+    static TAG: OnceLock<u64> = OnceLock::new();
+    *TAG.get_or_init(|| {
+        let mut random = [0; 8];
+        // Without randomness a fixed number that is no address serves nearly as well.
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        (u64::from_ne_bytes(random) >> 16) | 0x5a4e_0000_0000_0000
+    })
+}
+
 impl EventLoop {
     /// A loop on an epoll set, of which it keeps a descriptor of its own.
     ///
@@ -110,9 +117,8 @@ impl EventLoop {
     pub(crate) fn new(epoll: BorrowedFd<'_>) -> io::Result<Self> {
         let epoll = Arc::new(tcp::aside(rustix::io::fcntl_dupfd_cloexec(epoll, 0)?));
         let doorbell = Arc::new(Signal::new()?);
-        let data = EventData::new_u64(Ours::Doorbell.data());
+        let data = EventData::new_u64(tag());
         epoll::add(&*epoll, doorbell.as_fd(), data, EventFlags::IN)?;
-        let lanes = Mutex::new(Lanes::new(&epoll));
         Ok(Self {
             shared: Arc::new(Shared {
                 wakes: Wakes::new(),
@@ -120,7 +126,7 @@ impl EventLoop {
                 epoll,
             }),
             members: Mutex::default(),
-            lanes,
+            lanes: Mutex::default(),
             turns: AtomicUsize::new(0),
         })
     }
@@ -202,12 +208,12 @@ impl EventLoop {
         }
         let before = lane.replace(now.clone());
         let mut lanes = self.lanes.lock();
-        if let Err(error) = lanes.add(now) {
+        if let Err(error) = lanes.add(now, &self.shared.epoll, tag()) {
             // Without a descriptor to spare the loop is late: it polls when it has something else to do.
             tracing::error!(%error, "a lane cannot wake its loop");
         }
         if let Some(before) = before {
-            lanes.remove(&before);
+            lanes.remove(&before, &self.shared.epoll);
         }
         true
     }
@@ -241,7 +247,7 @@ impl EventLoop {
             source.hub().remove(&told);
         }
         if let Some(lane) = member.lane.lock().take() {
-            self.lanes.lock().remove(&lane);
+            self.lanes.lock().remove(&lane, &self.shared.epoll);
         }
         let interest = *member.interest.lock();
         Ok(interest)
@@ -261,11 +267,12 @@ impl EventLoop {
             return Err(Errno::INVAL.into());
         }
         let deadline = Deadline::after(timeout);
-        let mut turn = Turn::new(&self.shared.doorbell, Some(&self.shared.epoll));
+        let mut turn = Turn::new(&self.shared.doorbell, Some((&self.shared.epoll, tag())));
         loop {
-            self.lanes.lock().poll();
+            self.lanes.lock().poll_warm();
             let first = match self.is_kernels_turn() {
                 true => {
+                    self.lanes.lock().poll_cold();
                     let room = events.len().div_ceil(2);
                     self.ask(&mut events[..room], Some(Duration::ZERO), kernel)?
                 }
@@ -276,12 +283,13 @@ impl EventLoop {
                 return Ok(found);
             }
             if deadline.is_over() {
+                self.lanes.lock().poll_cold();
                 let first = self.ask(events, Some(Duration::ZERO), kernel)?;
                 return Ok(first + self.collect(&mut events[first..]));
             }
             let outcome = self.sleep(&mut turn, events, deadline, kernel);
             let first = outcome?;
-            self.lanes.lock().poll();
+            self.lanes.lock().poll_warm();
             let found = self.collect_after(first, events);
             if found > 0 || deadline.is_over() {
                 return Ok(found);
@@ -296,7 +304,7 @@ impl EventLoop {
             return None;
         }
         let mut stand_by = StandBy {
-            turn: Turn::new(&self.shared.doorbell, Some(&self.shared.epoll)),
+            turn: Turn::new(&self.shared.doorbell, Some((&self.shared.epoll, tag()))),
             wakes: &self.shared.wakes,
             lanes: &self.lanes,
         };
@@ -320,20 +328,25 @@ impl EventLoop {
             true => deadline.left(),
             false => Some(Duration::ZERO),
         };
-        let mut announced = Vec::new();
-        let outcome = self.ask_for(events, left, kernel, &mut announced);
+        let outcome = self.ask(events, left, kernel);
         let mut lanes = self.lanes.lock();
-        lanes.poll();
-        turn.awake(|lane| lanes.warm_again(lane));
+        lanes.poll_some();
+        turn.awake(|number| lanes.warm(number));
         drop(lanes);
         self.shared.wakes.awake();
-        self.warm_up(&announced);
         outcome
     }
 
-    /// Asks for notification on all warm lanes; whether the caller may sleep.
+    /// Asks for notification on all lanes; whether the caller may sleep.
     fn arm(&self, turn: &mut Turn<'_>) -> bool {
-        turn.arm(self.lanes.lock().warm()) == Armed::MaySleep
+        let mut lanes = self.lanes.lock();
+        match turn.arm(lanes.all()) {
+            Armed::MaySleep => true,
+            Armed::SomethingCame { number } => {
+                lanes.warm(number);
+                false
+            }
+        }
     }
 
     fn is_kernels_turn(&self) -> bool {
@@ -341,46 +354,19 @@ impl EventLoop {
         turn.is_multiple_of(KERNELS_TURN)
     }
 
-    /// Asks the kernel, and does what was meant for us.
+    /// Asks the kernel, and takes out what was meant for us.
     fn ask(
         &self,
         events: &mut [Event],
         timeout: Option<Duration>,
         kernel: KernelWait<'_>,
     ) -> io::Result<usize> {
-        let mut announced = Vec::new();
-        let outcome = self.ask_for(events, timeout, kernel, &mut announced);
-        self.warm_up(&announced);
-        outcome
-    }
-
-    /// Asks the kernel, and takes out what was meant for us; the marks of watched lanes are for the caller.
-    fn ask_for(
-        &self,
-        events: &mut [Event],
-        timeout: Option<Duration>,
-        kernel: KernelWait<'_>,
-        announced: &mut Vec<u16>,
-    ) -> io::Result<usize> {
         let came = kernel(events, timeout)?.min(events.len());
-        Ok(sift(events, came, |ours| match ours {
-            Ours::Doorbell => _ = self.shared.doorbell.reset(),
-            Ours::Armed => {}
-            Ours::Watched(mark) => announced.push(mark),
-        }))
-    }
-
-    /// These have announced something.
-    fn warm_up(&self, marks: &[u16]) {
-        if marks.is_empty() {
-            return;
+        let kept = without_ours(events, came);
+        if kept < came {
+            self.shared.doorbell.reset();
         }
-        let any = self.lanes.lock().announced(marks);
-        // Who sleeps has not armed them: he comes and does, since the caller may go to work for long. First the
-        // lanes are warm, then this looks for sleepers, who say that they sleep before they arm the warm ones.
-        if any && self.shared.wakes.has_sleepers() {
-            self.shared.doorbell.set();
-        }
+        Ok(kept)
     }
 
     /// What is told after the kernel has told so much. A source may have come from the kernel's set a moment
@@ -439,21 +425,14 @@ fn has(members: &HashMap<u64, Arc<Member>>, key: u64) -> bool {
 
 /// Takes out what was meant for us; how many are left.
 pub(crate) fn without_ours(events: &mut [Event], came: usize) -> usize {
-    sift(events, came, |_| ())
-}
-
-/// The same; `ours` is told what it was.
-fn sift(events: &mut [Event], came: usize, mut ours: impl FnMut(Ours)) -> usize {
+    let tag = tag();
     let mut kept = 0;
     for index in 0..came {
         let event = events[index];
         let data = event.data;
-        match Ours::of(data.u64()) {
-            Some(own) => ours(own),
-            None => {
-                events[kept] = event;
-                kept += 1;
-            }
+        if data.u64() != tag {
+            events[kept] = event;
+            kept += 1;
         }
     }
     kept

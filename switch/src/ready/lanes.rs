@@ -8,19 +8,23 @@
 //!
 //! Only the sleeper that has armed a lane is woken by the lane's descriptors. Those are in an epoll set
 //! of the lane's own, which is in the epoll set of every loop that needs the lane, but switched on in one
-//! of them: that of the loop that armed the lane last. A loop that is alone switches nothing. Lanes that are
-//! only watched ([`super::loop_lanes`]) have no part in this.
+//! of them: that of the loop that armed the lane last. A loop that is alone switches nothing.
 //!
 //! # Why nobody stands by in vain
 //! Who stands by puts himself on the lane's list and then tries once more to arm it. Who had it armed
 //! disarms it and then looks at the list. If he looks before the other is on it, then he had disarmed
 //! before, too, and the other's attempt succeeds or finds a third one, who will look at the list later.
 //! An attempt that finds something has the lane armed for a moment, so who made it looks at the list, too.
+//!
+//! # Warm and cold
+//! Most lanes of a loop with many connections have nothing for it most of the time. So a lane on which
+//! the last looks have found nothing is *cold*, and a wait that finds enough elsewhere passes it over
+//! ([`Lanes::poll_warm`]). It is looked at when the kernel has its turn, before a wait says that there is
+//! nothing, and by arming it before a sleep. What was announced during the sleep makes it warm.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -28,7 +32,6 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use san_base::Signal;
 use san_provider::LaneHandle;
 
-use super::tags::Ours;
 use crate::tcp;
 
 /// The lanes that somebody sleeps for.
@@ -37,23 +40,11 @@ static SHARED: Mutex<Vec<Weak<SharedLane>>> = Mutex::new(Vec::new());
 /// A lane, and who stands by.
 pub(super) struct SharedLane {
     lane: LaneHandle,
-    /// What tells it from most others ([`Ours::mark`]).
-    mark: u16,
     /// The lane's descriptors in one.
     fd: OwnedFd,
-    /// Those of them that tell while it is watched.
-    watch_fd: OwnedFd,
-    switched_on: Mutex<SwitchedOn>,
+    /// The epoll set in which that one is switched on.
+    switched_on: Mutex<Weak<OwnedFd>>,
     standing_by: Mutex<VecDeque<Arc<Signal>>>,
-}
-
-/// What the descriptors do in epoll sets.
-struct SwitchedOn {
-    /// The set in which the one of all is switched on.
-    set: Weak<OwnedFd>,
-    /// The fabric's sockets are in it. Each packet wakes the sets that have them, so a lane that nobody sleeps
-    /// on does not.
-    has_sockets: bool,
 }
 
 impl SharedLane {
@@ -62,34 +53,24 @@ impl SharedLane {
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM.
     pub(super) fn of(lane: LaneHandle) -> io::Result<Arc<Self>> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut all = SHARED.lock();
         all.retain(|one| one.strong_count() > 0);
         let known = all.iter().filter_map(Weak::upgrade);
         if let Some(known) = known.into_iter().find(|one| one.lane.same_as(&lane)) {
             return Ok(known);
         }
+        let fd = tcp::aside(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        for one in lane.fds() {
+            epoll::add(&fd, one, EventData::new_u64(0), EventFlags::IN)?;
+        }
         let shared = Arc::new(Self {
-            mark: Ours::mark(COUNT.fetch_add(1, Ordering::Relaxed)),
-            fd: set_of(&lane.watch_fds())?,
-            watch_fd: set_of(&lane.watch_fds())?,
             lane,
-            switched_on: Mutex::new(SwitchedOn {
-                set: Weak::new(),
-                has_sockets: false,
-            }),
+            fd,
+            switched_on: Mutex::new(Weak::new()),
             standing_by: Mutex::default(),
         });
         all.push(Arc::downgrade(&shared));
         Ok(shared)
-    }
-
-    pub(super) fn is(&self, lane: &LaneHandle) -> bool {
-        self.lane.same_as(lane)
-    }
-
-    pub(super) fn mark(&self) -> u16 {
-        self.mark
     }
 
     /// Readable when the lane wakes who has armed it.
@@ -97,82 +78,24 @@ impl SharedLane {
         self.fd.as_fd()
     }
 
-    /// Readable when the lane has something for those who watch it.
-    pub(super) fn watch_fd(&self) -> BorrowedFd<'_> {
-        self.watch_fd.as_fd()
-    }
-
-    /// As [`LaneHandle::watch`].
-    pub(super) fn watch(&self) -> bool {
-        self.lane.watch()
-    }
-
-    /// As [`LaneHandle::unwatch`].
-    pub(super) fn unwatch(&self) {
-        self.lane.unwatch();
-    }
-
     /// Has the lane wake this epoll set, and no other; none: the caller has a way of its own.
-    fn switch_to(&self, to: Option<&Arc<OwnedFd>>) {
+    fn switch_to(&self, to: Option<&Arc<OwnedFd>>, tag: u64) {
         let mut on = self.switched_on.lock();
         let wanted = to.map_or_else(Weak::new, Arc::downgrade);
-        if on.has_sockets && on.set.ptr_eq(&wanted) {
+        if on.ptr_eq(&wanted) {
             return;
         }
-        if !on.has_sockets {
-            for socket in self.sockets() {
-                if let Err(errno) = epoll::add(&self.fd, socket, EventData::new_u64(0), ON) {
-                    tracing::warn!(%errno, "a lane cannot wake who sleeps");
-                }
-            }
-            on.has_sockets = true;
+        let data = EventData::new_u64(tag);
+        if let Some(before) = on.upgrade() {
+            // It may have left that set.
+            let _ = epoll::modify(&*before, &self.fd, data, EventFlags::empty());
         }
-        if on.set.ptr_eq(&wanted) {
-            return;
+        if let Some(to) = to
+            && let Err(errno) = epoll::modify(&**to, &self.fd, data, EventFlags::IN)
+        {
+            tracing::warn!(%errno, "a lane cannot wake its loop");
         }
-        on.switch(&self.fd, EventFlags::empty());
-        on.set = wanted;
-        on.switch(&self.fd, ON);
-    }
-
-    /// Nobody sleeps on the lane in this epoll set until somebody arms it there again.
-    pub(super) fn switch_off(&self, set: &OwnedFd) {
-        let mut on = self.switched_on.lock();
-        if !on.is_in(set) {
-            return;
-        }
-        on.switch(&self.fd, EventFlags::empty());
-        on.set = Weak::new();
-        for socket in self.sockets() {
-            let _ = epoll::delete(&self.fd, socket);
-        }
-        on.has_sockets = false;
-    }
-
-    /// Its descriptor leaves an epoll set.
-    pub(super) fn leave(&self, set: &OwnedFd) {
-        let _ = epoll::delete(set, &self.fd);
-        let mut on = self.switched_on.lock();
-        if on.is_in(set) {
-            on.set = Weak::new();
-        }
-    }
-
-    /// What a fabric in user space reads, if this is one.
-    fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let own = self.lane.watch_fds().map(|fd| fd.as_raw_fd());
-        let all = self.lane.fds().into_iter();
-        all.filter(move |fd| !own.contains(&fd.as_raw_fd()))
-    }
-
-    /// Whether a thread sleeps on it.
-    pub(super) fn is_armed(&self) -> bool {
-        self.lane.is_armed()
-    }
-
-    /// How many messages have come.
-    pub(super) fn received(&self) -> u64 {
-        self.lane.received()
+        *on = wanted;
     }
 
     /// How much came.
@@ -216,38 +139,6 @@ impl SharedLane {
     }
 }
 
-impl SwitchedOn {
-    fn is_in(&self, set: &OwnedFd) -> bool {
-        let on = self.set.upgrade();
-        on.is_some_and(|on| std::ptr::eq(&raw const *on, set))
-    }
-
-    /// In the set where it is switched on.
-    fn switch(&self, fd: &OwnedFd, flags: EventFlags) {
-        let Some(set) = self.set.upgrade() else {
-            return;
-        };
-        let data = EventData::new_u64(Ours::Armed.data());
-        // It may have left that set.
-        if let Err(errno) = epoll::modify(&*set, fd, data, flags)
-            && flags == ON
-        {
-            tracing::warn!(%errno, "a lane cannot wake its loop");
-        }
-    }
-}
-
-const ON: EventFlags = EventFlags::IN;
-
-/// Several descriptors as one.
-fn set_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    let set = tcp::aside(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-    for fd in fds {
-        epoll::add(&set, fd, EventData::new_u64(0), ON)?;
-    }
-    Ok(set)
-}
-
 /// How a thread may sleep on a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sleep {
@@ -270,7 +161,7 @@ pub(super) enum Armed {
 pub(super) struct Turn<'a> {
     bell: &'a Arc<Signal>,
     /// The epoll set that the lanes wake; none: the caller sleeps on their descriptors.
-    epoll: Option<&'a Arc<OwnedFd>>,
+    epoll: Option<(&'a Arc<OwnedFd>, u64)>,
     lanes: Vec<Owed>,
 }
 
@@ -281,7 +172,7 @@ struct Owed {
 }
 
 impl<'a> Turn<'a> {
-    pub(super) fn new(bell: &'a Arc<Signal>, epoll: Option<&'a Arc<OwnedFd>>) -> Self {
+    pub(super) fn new(bell: &'a Arc<Signal>, epoll: Option<(&'a Arc<OwnedFd>, u64)>) -> Self {
         Self {
             bell,
             epoll,
@@ -295,7 +186,7 @@ impl<'a> Turn<'a> {
         &mut self,
         lanes: impl IntoIterator<Item = &'l Arc<SharedLane>>,
     ) -> Armed {
-        let (bell, epoll) = (self.bell, self.epoll);
+        let (bell, (epoll, tag)) = (self.bell, self.epoll.unzip());
         for (number, lane) in lanes.into_iter().enumerate() {
             let owed = self.owed(number, lane);
             owed.sleep = owed.lane.arm(bell);
@@ -306,7 +197,7 @@ impl<'a> Turn<'a> {
                 }
                 Sleep::Armed => {
                     owed.has_baton = false;
-                    owed.lane.switch_to(epoll);
+                    owed.lane.switch_to(epoll, tag.unwrap_or(0));
                 }
                 // Another one has it armed, and sees to it.
                 Sleep::StandsBy => owed.has_baton = false,
@@ -341,11 +232,11 @@ impl<'a> Turn<'a> {
         armed.map(|owed| &*owed.lane)
     }
 
-    /// The caller does not sleep any more. `announced` is told of the lanes that have something.
-    pub(super) fn awake(&mut self, mut announced: impl FnMut(&Arc<SharedLane>)) {
+    /// The caller does not sleep any more. `announced` is told the numbers of the lanes that have something.
+    pub(super) fn awake(&mut self, mut announced: impl FnMut(usize)) {
         // On a fabric in user space the first is likely to be the one that works for the others: if it went
         // before them, it would have to wake one of them.
-        for owed in self.lanes.iter_mut().rev() {
+        for (number, owed) in self.lanes.iter_mut().enumerate().rev() {
             let has_something = match std::mem::replace(&mut owed.sleep, Sleep::No) {
                 Sleep::No => false,
                 Sleep::Armed => {
@@ -359,7 +250,7 @@ impl<'a> Turn<'a> {
                 }
             };
             if has_something {
-                announced(&owed.lane);
+                announced(number);
             }
         }
     }
@@ -371,5 +262,111 @@ impl Drop for Turn<'_> {
         for owed in self.lanes.iter().filter(|owed| owed.has_baton) {
             owed.lane.ring_next();
         }
+    }
+}
+
+/// Looks that find nothing before a lane is cold.
+const WARM: u8 = 8;
+
+/// The lanes of a loop, each once.
+#[derive(Default)]
+pub(super) struct Lanes(Vec<Place>);
+
+struct Place {
+    lane: Arc<SharedLane>,
+    /// Sources that need it.
+    users: usize,
+    /// Looks until it is cold; 0: it is.
+    warmth: u8,
+}
+
+impl Place {
+    fn poll(&mut self) {
+        self.warmth = match self.lane.poll() {
+            0 => self.warmth.saturating_sub(1),
+            _ => WARM,
+        };
+    }
+}
+
+impl Lanes {
+    /// One source more needs this lane: its descriptors are in the set from now on.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM, ENOSPC.
+    pub(super) fn add(&mut self, lane: LaneHandle, epoll: &OwnedFd, tag: u64) -> io::Result<()> {
+        if let Some(place) = self.place(&lane) {
+            self.0[place].users += 1;
+            return Ok(());
+        }
+        let lane = SharedLane::of(lane)?;
+        let data = EventData::new_u64(tag);
+        epoll::add(epoll, lane.fd(), data, EventFlags::empty())?;
+        self.0.push(Place {
+            lane,
+            users: 1,
+            warmth: WARM,
+        });
+        Ok(())
+    }
+
+    /// One source less needs it.
+    pub(super) fn remove(&mut self, lane: &LaneHandle, epoll: &OwnedFd) {
+        let Some(place) = self.place(lane) else {
+            return;
+        };
+        self.0[place].users -= 1;
+        if self.0[place].users > 0 {
+            return;
+        }
+        let gone = self.0.swap_remove(place).lane;
+        let _ = epoll::delete(epoll, gone.fd());
+        let mut on = gone.switched_on.lock();
+        if on
+            .upgrade()
+            .is_some_and(|on| std::ptr::eq(&raw const *on, epoll))
+        {
+            *on = Weak::new();
+        }
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<SharedLane>> {
+        self.0.iter().map(|place| &place.lane)
+    }
+
+    /// Polls those that are warm.
+    pub(super) fn poll_warm(&mut self) {
+        for place in self.0.iter_mut().filter(|place| place.warmth > 0) {
+            place.poll();
+        }
+    }
+
+    /// Polls those that are warm, or one that is not: on a fabric in user space that brings for all of them
+    /// what has come.
+    pub(super) fn poll_some(&mut self) {
+        match self.0.iter().any(|place| place.warmth > 0) {
+            true => self.poll_warm(),
+            false => self.0.first_mut().into_iter().for_each(Place::poll),
+        }
+    }
+
+    /// Polls those that are not.
+    pub(super) fn poll_cold(&mut self) {
+        for place in self.0.iter_mut().filter(|place| place.warmth == 0) {
+            place.poll();
+        }
+    }
+
+    /// The lane with this number of [`Lanes::all`] has something.
+    pub(super) fn warm(&mut self, number: usize) {
+        if let Some(place) = self.0.get_mut(number) {
+            place.warmth = WARM;
+        }
+    }
+
+    fn place(&self, lane: &LaneHandle) -> Option<usize> {
+        let mut lanes = self.0.iter();
+        lanes.position(|place| place.lane.lane.same_as(lane))
     }
 }

@@ -9,12 +9,10 @@ pub(crate) mod fdinfo;
 pub(crate) mod hub;
 pub(crate) mod interest;
 mod lanes;
-mod loop_lanes;
 pub(crate) mod poller;
 mod primitives;
 pub(crate) mod registrations;
 pub(crate) mod sleeper;
-mod tags;
 pub(crate) mod watched;
 // Its tests load it a second time, with loom's primitives.
 mod wakes;

@@ -42,7 +42,7 @@ impl<T> Wakes<T> {
     #[must_use]
     pub(super) fn push(&self, entry: T) -> bool {
         lock(&self.list).push_back(entry);
-        self.has_sleepers()
+        self.sleepers.load(Ordering::SeqCst) > 0
     }
 
     /// Adds entries again that are as ready as they were; those who sleep know of them or need not.
@@ -58,7 +58,7 @@ impl<T> Wakes<T> {
         let left = !list.is_empty();
         drop(list);
         Taken {
-            more: left && self.has_sleepers(),
+            more: left && self.sleepers.load(Ordering::SeqCst) > 0,
         }
     }
 
@@ -82,11 +82,6 @@ impl<T> Wakes<T> {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         lock(&self.list).len()
-    }
-
-    /// Whether somebody sleeps.
-    pub(super) fn has_sleepers(&self) -> bool {
-        self.sleepers.load(Ordering::SeqCst) > 0
     }
 
     /// The caller does not sleep any more.

@@ -1,7 +1,7 @@
 //! The ready list in every order of events, by loom: the code that ships, with loom's primitives.
 //! loom takes a thread that sleeps for ever as a failure.
 
-use loom::sync::{Arc, Mutex, Notify};
+use loom::sync::{Arc, Notify};
 use loom::thread;
 
 use self::wakes::Wakes;
@@ -83,71 +83,6 @@ fn who_waits_hears_of_all_that_is_pushed() {
             teller.join().unwrap();
         }
         assert!(looped.wakes.is_empty());
-    });
-}
-
-/// A lane that may be cold, which is watched then, and two threads of one loop.
-struct WatchedLane {
-    looped: Arc<Loop>,
-    is_warm: Mutex<bool>,
-}
-
-impl WatchedLane {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            looped: Loop::new(),
-            is_warm: Mutex::new(false),
-        })
-    }
-
-    /// As `EventLoop::sleep`, until the caller sleeps with the lane armed.
-    fn sleep_until_armed(&self) {
-        while self.looped.wakes.fall_asleep() {
-            if *self.is_warm.lock().unwrap() {
-                self.looped.wakes.awake();
-                return;
-            }
-            self.looped.doorbell.wait();
-            self.looped.wakes.awake();
-        }
-    }
-
-    /// As `EventLoop::warm_up`, after which the caller goes to work for long.
-    fn warm_up(&self) {
-        *self.is_warm.lock().unwrap() = true;
-        if self.looped.wakes.has_sleepers() {
-            self.looped.doorbell.notify();
-        }
-    }
-}
-
-#[test]
-fn who_sleeps_arms_a_lane_that_another_thread_has_warmed_up() {
-    model(3, || {
-        let lane = WatchedLane::new();
-        let other = Arc::clone(&lane);
-        let works = thread::spawn(move || other.warm_up());
-        lane.sleep_until_armed();
-        works.join().unwrap();
-    });
-}
-
-/// The mutation that its order stands against: who looks for sleepers before the lane is warm.
-#[test]
-#[should_panic(expected = "deadlock")]
-fn who_looks_for_sleepers_before_the_lane_is_warm_leaves_one_asleep() {
-    model(3, || {
-        let lane = WatchedLane::new();
-        let other = Arc::clone(&lane);
-        let works = thread::spawn(move || {
-            let has_sleepers = other.looped.wakes.has_sleepers();
-            *other.is_warm.lock().unwrap() = true;
-            if has_sleepers {
-                other.looped.doorbell.notify();
-            }
-        });
-        lane.sleep_until_armed();
-        works.join().unwrap();
     });
 }
 

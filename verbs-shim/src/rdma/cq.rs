@@ -275,19 +275,6 @@ impl backend::Sleeper for RdmaSleeper {
     fn after(&self) -> Result<usize> {
         self.channel.read_events()
     }
-
-    fn watch_fd(&self) -> BorrowedFd<'_> {
-        self.channel.fd()
-    }
-
-    fn watch(&self) -> bool {
-        // The kernel keeps what is announced.
-        true
-    }
-
-    fn unwatch(&self) -> Result<usize> {
-        self.channel.read_events()
-    }
 }
 
 /// Rounded up, as epoll counts; `None`: longer than it can say, which is without end.

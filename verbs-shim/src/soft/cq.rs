@@ -92,18 +92,6 @@ impl backend::Sleeper for SoftSleeper {
     fn after(&self) -> Result<usize> {
         Ok(usize::try_from(self.outside.after()).unwrap_or(usize::MAX))
     }
-
-    fn watch_fd(&self) -> BorrowedFd<'_> {
-        self.outside.watch_fd()
-    }
-
-    fn watch(&self) -> bool {
-        self.outside.watch()
-    }
-
-    fn unwatch(&self) -> Result<usize> {
-        Ok(usize::try_from(self.outside.unwatch()).unwrap_or(usize::MAX))
-    }
 }
 
 pub(super) struct SoftCq {

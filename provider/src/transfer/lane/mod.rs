@@ -5,11 +5,10 @@
 //! that nothing can overflow: a lane takes no more connections than its queue for send completions
 //! can hold sends of, and posts no more receives than its queue for receive completions can hold.
 //!
-//! `ledger.rs` keeps the account of receives, `pool.rs` the buffers, `receives.rs` posts. `poller.rs`
-//! is the polling role, `followers.rs` who waits for it, `spin.rs` how long it spins. `members.rs` is who
-//! is in the lane. What a completion means is in `connection/`.
+//! `ledger.rs` keeps the account of receives, `pool.rs` the buffers, `receives.rs` posts; `poller.rs`
+//! is the polling role, `spin.rs` how long it spins, `members.rs` who is in the lane. What a
+//! completion means is in `connection/`.
 
-mod followers;
 mod ledger;
 mod members;
 // Its tests load it a second time, with loom's primitives.
@@ -254,24 +253,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// The descriptors that wake a thread which sleeps outside.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let mut fds = self.outside.sleeper.fds();
-        fds.push(self.outside.bell.as_fd());
-        fds
-    }
-
-    /// The descriptors that tell between [`Lane::watch`] and [`Lane::unwatch`].
-    pub(crate) fn watch_fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.outside.sleeper.watch_fd(), self.outside.bell.as_fd()]
-    }
-
-    /// How many messages have come.
-    pub(crate) fn received(&self) -> u64 {
-        let DataCounters {
-            messages_received,
-            credit_messages_received,
-            ..
-        } = &self.counters;
-        messages_received.value() + credit_messages_received.value()
+        self.outside.sleeper.fds()
     }
 
     /// Polls until nothing is left, if nobody else does; how much came.
@@ -299,37 +281,7 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// That thread does not sleep any more. Whether something was announced meanwhile.
     pub(crate) fn disarm_outside(&self) -> bool {
-        let is_announced = self.leave_outside(self.outside.sleeper.after());
-        self.outside.taken.store(false, Ordering::SeqCst);
-        // A leader may sleep on the same channel, whose event was just taken from under it.
-        self.poller.kick(self);
-        is_announced
-    }
-
-    /// From now on, until [`Lane::unwatch`], what comes makes one of [`Lane::watch_fds`] readable, unless a thread
-    /// hands it out before. Any number may watch. `false`: something came, and the caller does not watch.
-    pub(crate) fn watch(&self) -> bool {
-        if self.poller.arm_outside(self) > 0 {
-            self.poller.disarm_outside();
-            return false;
-        }
-        let is_silent = self.outside.sleeper.watch();
-        if !is_silent {
-            self.unwatch();
-        }
-        is_silent
-    }
-
-    /// One less watches. Whether something was announced meanwhile.
-    pub(crate) fn unwatch(&self) -> bool {
-        let is_announced = self.leave_outside(self.outside.sleeper.unwatch());
-        self.poller.kick(self);
-        is_announced
-    }
-
-    /// Somebody has left, and has taken what was announced.
-    fn leave_outside(&self, events: Result<usize, VerbsError>) -> bool {
-        let events = events.unwrap_or_else(|error| {
+        let events = self.outside.sleeper.after().unwrap_or_else(|error| {
             self.break_down(&error);
             1
         });
@@ -339,9 +291,9 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
             is_announced = true;
         }
         self.poller.disarm_outside();
-        if is_announced {
-            self.poller.see_to_outside(self);
-        }
+        self.outside.taken.store(false, Ordering::SeqCst);
+        // A leader may sleep on the same channel, whose event was just taken from under it.
+        self.poller.kick(self);
         is_announced
     }
 

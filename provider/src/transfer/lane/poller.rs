@@ -12,11 +12,11 @@
 //! What is polled, and to whom it belongs, is the [`Source`]'s affair. So `poller_tests.rs` runs this
 //! very file on a source of its own, with loom's primitives in place of the system's.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::followers::Followers;
 use super::primitives::{
-    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Parker, Unparker, fence, try_lock,
+    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Parker, Unparker, fence, lock, try_lock,
     with_parker,
 };
 use super::spin::Learner;
@@ -153,6 +153,74 @@ const SEND_INTEREST: usize = 2;
 /// One thread that sleeps outside.
 const OUTSIDE: usize = 1 << (usize::BITS / 2);
 
+/// The threads that wait for somebody else to poll.
+struct Followers {
+    /// Twice as many as there are; and [`Followers::PROGRESS`]: the progress thread wants to know when nobody
+    /// polls any more. So that who lets the role go looks at one number.
+    count: AtomicUsize,
+    queue: Mutex<VecDeque<(u64, Unparker)>>,
+    next: AtomicUsize,
+}
+
+impl Followers {
+    const PROGRESS: usize = 1;
+    const ONE: usize = 2;
+
+    fn join(&self, unparker: Unparker) -> u64 {
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed) as u64;
+        let mut queue = lock(&self.queue);
+        queue.push_back((ticket, unparker));
+        self.count.fetch_add(Self::ONE, Ordering::SeqCst);
+        ticket
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut queue = lock(&self.queue);
+        let before = queue.len();
+        queue.retain(|(other, _)| *other != ticket);
+        let gone = before - queue.len();
+        self.count.fetch_sub(gone * Self::ONE, Ordering::SeqCst);
+    }
+
+    /// Whether there is one, or the progress thread wants to know.
+    #[inline]
+    fn any_or_progress(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    fn progress_waits(&self) -> bool {
+        self.count.load(Ordering::SeqCst) & Self::PROGRESS != 0
+    }
+
+    fn set_progress_waits(&self) {
+        self.count.fetch_or(Self::PROGRESS, Ordering::SeqCst);
+    }
+
+    /// Whether it did.
+    fn take_progress_waits(&self) -> bool {
+        self.count.fetch_and(!Self::PROGRESS, Ordering::SeqCst) & Self::PROGRESS != 0
+    }
+
+    /// Wakes the one that waits longest; whether there was one.
+    fn wake_one(&self) -> bool {
+        let woken = {
+            let mut queue = lock(&self.queue);
+            let woken = queue.pop_front();
+            if woken.is_some() {
+                self.count.fetch_sub(Self::ONE, Ordering::SeqCst);
+            }
+            woken
+        };
+        match woken {
+            Some((_, unparker)) => {
+                unparker.unpark();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 enum Followed<T> {
     Found(T),
     Over,
@@ -167,7 +235,11 @@ impl<R> Poller<R> {
                 looks_left: LOOKS_PER_SENDS,
                 spin: Learner::new(spin),
             }),
-            followers: Followers::new(),
+            followers: Followers {
+                count: AtomicUsize::new(0),
+                queue: Mutex::new(VecDeque::new()),
+                next: AtomicUsize::new(0),
+            },
             asleep: AtomicBool::new(false),
             kicks: AtomicUsize::new(0),
             sleeps: AtomicUsize::new(0),
@@ -520,7 +592,9 @@ impl<R> Poller<R> {
             && !self.followers.progress_waits()
             && self.arm(source)
             && poll(source, &mut role, &mut Unseen) > 0;
-        if self.is_watched_outside() && !self.arm_for_outside(source, &mut role) {
+        let is_outside = self.watchers.load(Ordering::SeqCst) >= OUTSIDE;
+        if is_outside && !self.arm_until_empty(source, &mut role) {
+            source.wake_outside();
             more = true;
         }
         drop(role);
@@ -556,20 +630,6 @@ impl<R> Poller<R> {
         false
     }
 
-    fn is_watched_outside(&self) -> bool {
-        self.watchers.load(Ordering::SeqCst) >= OUTSIDE
-    }
-
-    /// Who sleeps outside hears of what comes from now on, or is woken at once: then `false`.
-    fn arm_for_outside<S: Source<Role = R>>(&self, source: &S, role: &mut Role<R>) -> bool {
-        self.followers.take_unarmed();
-        let is_empty = self.arm_until_empty(source, role);
-        if !is_empty {
-            source.wake_outside();
-        }
-        is_empty
-    }
-
     /// Asks for notification and polls until nothing has come since; `false`: it goes on coming.
     fn arm_until_empty<S: Source<Role = R>>(&self, source: &S, role: &mut Role<R>) -> bool {
         for _ in 0..POLLS_AT_A_TIME {
@@ -581,25 +641,18 @@ impl<R> Poller<R> {
     }
 
     /// A thread is about to sleep outside; how much came. If another thread polls, that one sees to it
-    /// when it stops: it looks whether somebody outside is unarmed *after* it has let the role go, and this
-    /// has said so before it looked whether somebody polls.
+    /// when it stops: it looks whether somebody sleeps outside, and this has said so before it looked
+    /// whether somebody polls.
     pub(super) fn arm_outside<S: Source<Role = R>>(&self, source: &S) -> usize {
         self.watchers.fetch_add(OUTSIDE, Ordering::SeqCst);
-        self.followers.set_unarmed();
         fence(Ordering::SeqCst);
         let Some(mut role) = try_lock(&self.role) else {
             return 0;
         };
-        self.followers.take_unarmed();
         let came = match self.arm(source) {
             true => self.look(source, &mut role, &mut Unseen),
             false => 0,
         };
-        if came > 0 {
-            // There may be more than this look has found, and others who sleep outside.
-            self.let_go(source, role);
-            return came;
-        }
         drop(role);
         fence(Ordering::SeqCst);
         self.serve_mail(source);
@@ -610,16 +663,6 @@ impl<R> Poller<R> {
     /// That thread does not sleep any more.
     pub(super) fn disarm_outside(&self) {
         self.watchers.fetch_sub(OUTSIDE, Ordering::SeqCst);
-    }
-
-    /// What was announced has been taken from the channel. Others who sleep outside may not have seen it there:
-    /// polls for them, or has the thread that polls ask for notification again.
-    pub(super) fn see_to_outside<S: Source<Role = R>>(&self, source: &S) {
-        if self.is_watched_outside() {
-            self.followers.set_unarmed();
-            fence(Ordering::SeqCst);
-            self.poll_all_if_free(source);
-        }
     }
 
     /// Polls until nothing is left, if nobody else polls; how much came.
@@ -650,10 +693,10 @@ impl<R> Poller<R> {
         }
     }
 
-    /// Wakes somebody who takes the role over, if there is anybody, and sees to who sleeps outside.
+    /// Wakes somebody who takes the role over, if there is anybody.
     #[inline]
     fn hand_over<S: Source<Role = R>>(&self, source: &S) {
-        if self.followers.any_or_others() {
+        if self.followers.any_or_progress() {
             self.hand_over_to_one(source);
         }
     }
@@ -661,19 +704,6 @@ impl<R> Poller<R> {
     #[cold]
     #[inline(never)]
     fn hand_over_to_one<S: Source<Role = R>>(&self, source: &S) {
-        // Who has the role meanwhile looks when letting it go.
-        while self.followers.is_unarmed()
-            && let Some(mut role) = try_lock(&self.role)
-        {
-            // Before the look at who is there: who comes after that says so once more.
-            self.followers.take_unarmed();
-            if self.is_watched_outside() {
-                self.arm_for_outside(source, &mut role);
-            }
-            drop(role);
-            fence(Ordering::SeqCst);
-            self.serve_mail(source);
-        }
         if !self.followers.wake_one() && self.followers.take_progress_waits() {
             source.wake_progress();
         }
