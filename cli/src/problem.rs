@@ -99,6 +99,9 @@ impl From<ConfigError> for Problem {
     }
 }
 
+const TOO_FEW_DESCRIPTORS: &str = "raise the limit of descriptors, and start again: ulimit -n; \
+    see the line descriptors of: san doctor";
+
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
         let problem = match error {
@@ -107,11 +110,12 @@ impl From<OpenError> for Problem {
         };
         match &error {
             OpenError::System { source, .. }
-                if [Errno::MFILE, Errno::NFILE].map(|no| Some(no.raw_os_error())).contains(&source.raw_os_error()) =>
+                if matches!(
+                    Errno::from_io_error(source),
+                    Some(Errno::MFILE | Errno::NFILE)
+                ) =>
             {
-                problem.with_remedy(
-                    "raise the limit of descriptors, and start again: ulimit -n; see the line descriptors of: san doctor",
-                )
+                problem.with_remedy(TOO_FEW_DESCRIPTORS)
             }
             OpenError::Fabric { .. } | OpenError::Provider { .. } => {
                 problem.with_remedy("see what is missing, and what to type: san doctor")

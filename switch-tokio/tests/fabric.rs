@@ -15,7 +15,7 @@ mod scenes;
 
 use scenes::{PATIENCE, Setup, alone, runtimes};
 
-fn place_of(config: SwitchConfig) -> Setup {
+fn setup_of(config: SwitchConfig) -> Setup {
     let config = config.connect_timeout(PATIENCE).io_timeout(Some(PATIENCE));
     Setup {
         switch: Switch::new(config).expect("the fabric under test"),
@@ -26,7 +26,7 @@ fn place_of(config: SwitchConfig) -> Setup {
 }
 
 fn setup() -> Setup {
-    place_of(switch_config())
+    setup_of(switch_config())
 }
 
 /// The emulated machine does a part of it.
@@ -181,7 +181,7 @@ fn what_is_under_way_at_a_drop_still_arrives() {
 /// Where streams begin on TCP and move.
 fn moving_place() -> Setup {
     let config = switch_config().route(RouteChoice::Upgrade);
-    place_of(config.upgrade_bytes(4096))
+    setup_of(config.upgrade_bytes(4096))
 }
 
 /// What stands at a place of a stream.
