@@ -5,10 +5,11 @@
 //! that nothing can overflow: a lane takes no more connections than its queue for send completions
 //! can hold sends of, and posts no more receives than its queue for receive completions can hold.
 //!
-//! `ledger.rs` keeps the account of receives, `pool.rs` the buffers, `receives.rs` posts; `poller.rs`
-//! is the polling role, `spin.rs` how long it spins, `members.rs` who is in the lane. What a
-//! completion means is in `connection/`.
+//! `ledger.rs` keeps the account of receives, `pool.rs` the buffers, `receives.rs` posts. `poller.rs`
+//! is the polling role, `followers.rs` who waits for it, `spin.rs` how long it spins. `members.rs` is who
+//! is in the lane. What a completion means is in `connection/`.
 
+mod followers;
 mod ledger;
 mod members;
 // Its tests load it a second time, with loom's primitives.

@@ -12,11 +12,11 @@
 //! What is polled, and to whom it belongs, is the [`Source`]'s affair. So `poller_tests.rs` runs this
 //! very file on a source of its own, with loom's primitives in place of the system's.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::followers::Followers;
 use super::primitives::{
-    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Parker, Unparker, fence, lock, try_lock,
+    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Parker, Unparker, fence, try_lock,
     with_parker,
 };
 use super::spin::Learner;
@@ -153,74 +153,6 @@ const SEND_INTEREST: usize = 2;
 /// One thread that sleeps outside.
 const OUTSIDE: usize = 1 << (usize::BITS / 2);
 
-/// The threads that wait for somebody else to poll.
-struct Followers {
-    /// Twice as many as there are; and [`Followers::PROGRESS`]: the progress thread wants to know when nobody
-    /// polls any more. So that who lets the role go looks at one number.
-    count: AtomicUsize,
-    queue: Mutex<VecDeque<(u64, Unparker)>>,
-    next: AtomicUsize,
-}
-
-impl Followers {
-    const PROGRESS: usize = 1;
-    const ONE: usize = 2;
-
-    fn join(&self, unparker: Unparker) -> u64 {
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed) as u64;
-        let mut queue = lock(&self.queue);
-        queue.push_back((ticket, unparker));
-        self.count.fetch_add(Self::ONE, Ordering::SeqCst);
-        ticket
-    }
-
-    fn leave(&self, ticket: u64) {
-        let mut queue = lock(&self.queue);
-        let before = queue.len();
-        queue.retain(|(other, _)| *other != ticket);
-        let gone = before - queue.len();
-        self.count.fetch_sub(gone * Self::ONE, Ordering::SeqCst);
-    }
-
-    /// Whether there is one, or the progress thread wants to know.
-    #[inline]
-    fn any_or_progress(&self) -> bool {
-        self.count.load(Ordering::SeqCst) > 0
-    }
-
-    fn progress_waits(&self) -> bool {
-        self.count.load(Ordering::SeqCst) & Self::PROGRESS != 0
-    }
-
-    fn set_progress_waits(&self) {
-        self.count.fetch_or(Self::PROGRESS, Ordering::SeqCst);
-    }
-
-    /// Whether it did.
-    fn take_progress_waits(&self) -> bool {
-        self.count.fetch_and(!Self::PROGRESS, Ordering::SeqCst) & Self::PROGRESS != 0
-    }
-
-    /// Wakes the one that waits longest; whether there was one.
-    fn wake_one(&self) -> bool {
-        let woken = {
-            let mut queue = lock(&self.queue);
-            let woken = queue.pop_front();
-            if woken.is_some() {
-                self.count.fetch_sub(Self::ONE, Ordering::SeqCst);
-            }
-            woken
-        };
-        match woken {
-            Some((_, unparker)) => {
-                unparker.unpark();
-                true
-            }
-            None => false,
-        }
-    }
-}
-
 enum Followed<T> {
     Found(T),
     Over,
@@ -235,11 +167,7 @@ impl<R> Poller<R> {
                 looks_left: LOOKS_PER_SENDS,
                 spin: Learner::new(spin),
             }),
-            followers: Followers {
-                count: AtomicUsize::new(0),
-                queue: Mutex::new(VecDeque::new()),
-                next: AtomicUsize::new(0),
-            },
+            followers: Followers::new(),
             asleep: AtomicBool::new(false),
             kicks: AtomicUsize::new(0),
             sleeps: AtomicUsize::new(0),

@@ -19,6 +19,10 @@ use super::spin;
 )]
 mod poller;
 
+#[path = "followers.rs"]
+#[allow(clippy::duplicate_mod, reason = "the file that ships")]
+mod followers;
+
 /// What `primitives.rs` has, by loom.
 mod primitives {
     use std::ops::{Deref, DerefMut};
