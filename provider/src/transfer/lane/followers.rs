@@ -1,5 +1,5 @@
 //! Those that the thread with the polling role sees to when it lets the role go: threads that wait for somebody
-//! else to poll, and the progress thread.
+//! else to poll, the progress thread, and the thread that sleeps outside.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,9 @@ use super::primitives::{AtomicUsize, Mutex, Ordering, Unparker, lock};
 
 /// The threads that wait for somebody else to poll.
 pub(super) struct Followers {
-    /// Twice as many as there are; and [`Followers::PROGRESS`]: the progress thread wants to know when nobody
-    /// polls any more. So that who lets the role go looks at one number.
+    /// Four times as many as there are; and [`Followers::PROGRESS`]: the progress thread wants to know when nobody
+    /// polls any more; and [`Followers::UNARMED`]: a thread sleeps outside, and nobody has asked for notification
+    /// since. So the thread that lets the role go looks at one number.
     count: AtomicUsize,
     queue: Mutex<VecDeque<(u64, Unparker)>>,
     next: AtomicUsize,
@@ -16,7 +17,8 @@ pub(super) struct Followers {
 
 impl Followers {
     const PROGRESS: usize = 1;
-    const ONE: usize = 2;
+    const UNARMED: usize = 2;
+    const ONE: usize = 4;
 
     pub(super) fn new() -> Self {
         Self {
@@ -42,9 +44,9 @@ impl Followers {
         self.count.fetch_sub(gone * Self::ONE, Ordering::SeqCst);
     }
 
-    /// Whether there is one, or the progress thread wants to know.
+    /// Whether there is one, or one of the others is to be seen to.
     #[inline]
-    pub(super) fn any_or_progress(&self) -> bool {
+    pub(super) fn any_or_others(&self) -> bool {
         self.count.load(Ordering::SeqCst) > 0
     }
 
@@ -59,6 +61,15 @@ impl Followers {
     /// Whether it did.
     pub(super) fn take_progress_waits(&self) -> bool {
         self.count.fetch_and(!Self::PROGRESS, Ordering::SeqCst) & Self::PROGRESS != 0
+    }
+
+    pub(super) fn set_unarmed(&self) {
+        self.count.fetch_or(Self::UNARMED, Ordering::SeqCst);
+    }
+
+    /// Whether a thread sleeps outside for which nobody has asked; the caller sees to it.
+    pub(super) fn take_unarmed(&self) -> bool {
+        self.count.fetch_and(!Self::UNARMED, Ordering::SeqCst) & Self::UNARMED != 0
     }
 
     /// Wakes the one that waits longest; whether there was one.

@@ -254,7 +254,9 @@ impl<M: Member + Send + Sync + 'static> Lane<M> {
 
     /// The descriptors that wake a thread which sleeps outside.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.outside.sleeper.fds()
+        let mut fds = self.outside.sleeper.fds();
+        fds.push(self.outside.bell.as_fd());
+        fds
     }
 
     /// Polls until nothing is left, if nobody else does; how much came.
@@ -527,8 +529,10 @@ impl<M: Member + Send + Sync + 'static> Source for Lane<M> {
     }
 
     fn wake_outside(&self) {
-        self.outside.rung.store(true, Ordering::SeqCst);
+        // In this order. The other way round the sleeper could see that it was rung, stop the bell, and have it
+        // ring with nobody to stop it.
         self.outside.bell.set();
+        self.outside.rung.store(true, Ordering::SeqCst);
     }
 
     fn wake_progress(&self) {

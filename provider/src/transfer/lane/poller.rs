@@ -520,10 +520,12 @@ impl<R> Poller<R> {
             && !self.followers.progress_waits()
             && self.arm(source)
             && poll(source, &mut role, &mut Unseen) > 0;
-        let is_outside = self.watchers.load(Ordering::SeqCst) >= OUTSIDE;
-        if is_outside && !self.arm_until_empty(source, &mut role) {
-            source.wake_outside();
-            more = true;
+        if self.watchers.load(Ordering::SeqCst) >= OUTSIDE {
+            self.followers.take_unarmed();
+            if !self.arm_until_empty(source, &mut role) {
+                source.wake_outside();
+                more = true;
+            }
         }
         drop(role);
         fence(Ordering::SeqCst);
@@ -568,13 +570,21 @@ impl<R> Poller<R> {
         false
     }
 
-    /// A thread is about to sleep outside; how much came. If another thread polls, that one sees to it
-    /// when it stops: it looks whether somebody sleeps outside, and this has said so before it looked
-    /// whether somebody polls.
+    /// A thread is about to sleep outside; how much came. If another thread polls, that one asks for notification
+    /// when it stops, if it sees then that somebody is outside. It may have looked too early. So it looks for
+    /// [`Followers::UNARMED`] after it has let the role go, and wakes the sleeper if it finds that; the sleeper says
+    /// so before it tries to take the role once more. One of the two sees the other.
     pub(super) fn arm_outside<S: Source<Role = R>>(&self, source: &S) -> usize {
         self.watchers.fetch_add(OUTSIDE, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let Some(mut role) = try_lock(&self.role) else {
+        let free = try_lock(&self.role).or_else(|| {
+            self.followers.set_unarmed();
+            fence(Ordering::SeqCst);
+            let free = try_lock(&self.role)?;
+            self.followers.take_unarmed();
+            Some(free)
+        });
+        let Some(mut role) = free else {
             return 0;
         };
         let came = match self.arm(source) {
@@ -621,10 +631,11 @@ impl<R> Poller<R> {
         }
     }
 
-    /// Wakes somebody who takes the role over, if there is anybody.
+    /// Wakes somebody who takes the role over, if there is anybody, and the thread outside if nobody has asked for
+    /// notification for it.
     #[inline]
     fn hand_over<S: Source<Role = R>>(&self, source: &S) {
-        if self.followers.any_or_progress() {
+        if self.followers.any_or_others() {
             self.hand_over_to_one(source);
         }
     }
@@ -632,6 +643,9 @@ impl<R> Poller<R> {
     #[cold]
     #[inline(never)]
     fn hand_over_to_one<S: Source<Role = R>>(&self, source: &S) {
+        if self.followers.take_unarmed() {
+            source.wake_outside();
+        }
         if !self.followers.wake_one() && self.followers.take_progress_waits() {
             source.wake_progress();
         }

@@ -23,6 +23,9 @@ mod poller;
 #[allow(clippy::duplicate_mod, reason = "the file that ships")]
 mod followers;
 
+#[path = "outside_tests.rs"]
+mod outside_tests;
+
 /// What `primitives.rs` has, by loom.
 mod primitives {
     use std::ops::{Deref, DerefMut};
