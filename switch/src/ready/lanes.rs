@@ -270,9 +270,10 @@ const WARM: u8 = 8;
 
 /// The lanes of a loop, each once.
 #[derive(Default)]
-pub(super) struct Lanes(Vec<Place>);
+pub(super) struct Lanes(Vec<LoopLane>);
 
-struct Place {
+/// A lane of one loop.
+struct LoopLane {
     lane: Arc<SharedLane>,
     /// Sources that need it.
     users: usize,
@@ -280,7 +281,7 @@ struct Place {
     warmth: u8,
 }
 
-impl Place {
+impl LoopLane {
     fn poll(&mut self) {
         self.warmth = match self.lane.poll() {
             0 => self.warmth.saturating_sub(1),
@@ -295,14 +296,14 @@ impl Lanes {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM, ENOSPC.
     pub(super) fn add(&mut self, lane: LaneHandle, epoll: &OwnedFd, tag: u64) -> io::Result<()> {
-        if let Some(place) = self.place(&lane) {
-            self.0[place].users += 1;
+        if let Some(number) = self.number_of(&lane) {
+            self.0[number].users += 1;
             return Ok(());
         }
         let lane = SharedLane::of(lane)?;
         let data = EventData::new_u64(tag);
         epoll::add(epoll, lane.fd(), data, EventFlags::empty())?;
-        self.0.push(Place {
+        self.0.push(LoopLane {
             lane,
             users: 1,
             warmth: WARM,
@@ -312,14 +313,14 @@ impl Lanes {
 
     /// One source less needs it.
     pub(super) fn remove(&mut self, lane: &LaneHandle, epoll: &OwnedFd) {
-        let Some(place) = self.place(lane) else {
+        let Some(number) = self.number_of(lane) else {
             return;
         };
-        self.0[place].users -= 1;
-        if self.0[place].users > 0 {
+        self.0[number].users -= 1;
+        if self.0[number].users > 0 {
             return;
         }
-        let gone = self.0.swap_remove(place).lane;
+        let gone = self.0.swap_remove(number).lane;
         let _ = epoll::delete(epoll, gone.fd());
         let mut on = gone.switched_on.lock();
         if on
@@ -332,41 +333,41 @@ impl Lanes {
 
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<SharedLane>> {
-        self.0.iter().map(|place| &place.lane)
+        self.0.iter().map(|one| &one.lane)
     }
 
     /// Polls those that are warm.
     pub(super) fn poll_warm(&mut self) {
-        for place in self.0.iter_mut().filter(|place| place.warmth > 0) {
-            place.poll();
+        for one in self.0.iter_mut().filter(|one| one.warmth > 0) {
+            one.poll();
         }
     }
 
     /// Polls those that are warm, or one that is not: on a fabric in user space that brings for all of them
     /// what has come.
     pub(super) fn poll_some(&mut self) {
-        match self.0.iter().any(|place| place.warmth > 0) {
+        match self.0.iter().any(|one| one.warmth > 0) {
             true => self.poll_warm(),
-            false => self.0.first_mut().into_iter().for_each(Place::poll),
+            false => self.0.first_mut().into_iter().for_each(LoopLane::poll),
         }
     }
 
     /// Polls those that are not.
     pub(super) fn poll_cold(&mut self) {
-        for place in self.0.iter_mut().filter(|place| place.warmth == 0) {
-            place.poll();
+        for one in self.0.iter_mut().filter(|one| one.warmth == 0) {
+            one.poll();
         }
     }
 
     /// The lane with this number of [`Lanes::all`] has something.
     pub(super) fn warm(&mut self, number: usize) {
-        if let Some(place) = self.0.get_mut(number) {
-            place.warmth = WARM;
+        if let Some(one) = self.0.get_mut(number) {
+            one.warmth = WARM;
         }
     }
 
-    fn place(&self, lane: &LaneHandle) -> Option<usize> {
+    fn number_of(&self, lane: &LaneHandle) -> Option<usize> {
         let mut lanes = self.0.iter();
-        lanes.position(|place| place.lane.lane.same_as(lane))
+        lanes.position(|one| one.lane.lane.same_as(lane))
     }
 }
