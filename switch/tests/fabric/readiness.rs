@@ -10,6 +10,7 @@ mod following;
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,43 @@ fn a_broken_connection_says_so_once() {
         becomes(&client, over);
         assert!(client.take_error().unwrap().is_none());
         assert_eq!(client.receive(&mut [0; 9]).unwrap(), 0);
+    });
+}
+
+/// Threads that look at the connection at the same time are not taken for readers, who would find the error themselves.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_watcher_hears_of_the_error_though_others_look() {
+    bounded(|| {
+        for _ in 0..5 {
+            let (switch, other) = (switch(), switch());
+            let listener = other.listen(any(), backlog(4)).unwrap();
+            let client = Arc::new(san_client(&switch, &listener));
+            let _server = accept(&listener);
+            let heard = Arc::new(Heard::default());
+            client.set_watcher(Some((Arc::clone(&heard) as Arc<dyn Watcher>, 7)));
+            let stop = Arc::new(AtomicBool::new(false));
+            let looking = [(); 2].map(|()| {
+                let (client, stop) = (Arc::clone(&client), Arc::clone(&stop));
+                std::thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let _ = client.events();
+                    }
+                })
+            });
+            // As if the process were gone.
+            other.shutdown();
+            let is_error = |(_, events): &(u64, Events)| events.contains(Events::ERROR);
+            let mut all = Vec::new();
+            eventually("the watcher hears of the error", PATIENCE, || {
+                all.append(&mut heard.take());
+                all.iter().any(is_error)
+            });
+            stop.store(true, Ordering::Relaxed);
+            for thread in looking {
+                thread.join().unwrap();
+            }
+        }
     });
 }
 

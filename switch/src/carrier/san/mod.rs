@@ -189,11 +189,15 @@ impl SanCarrier {
             let all = Events::READABLE | Events::WRITABLE | Events::READ_CLOSED | Events::HANG_UP;
             return (all, News::default());
         };
-        // A reader may have the end in hand, which is then neither in the inbox nor in the state. It finds
-        // out itself how the stream ends.
-        let nobody_reads = self.reading.try_lock();
         let inbox = data.inbox();
         let (mut state, _) = self.lock();
+        // A reader may have the end in hand, which is then neither in the inbox nor in the state. It finds
+        // out itself how the stream ends. Only readers keep this lock for longer than the state's, so another
+        // thread that looks is not taken for one.
+        let nobody_reads = match inbox.is_over || state.error.is_some() {
+            true => self.reading.try_lock(),
+            false => None,
+        };
         let peer_ended = state.is_at_end() || inbox.last == Some(Kind::End.number());
         if inbox.is_over && nobody_reads.is_some() {
             state.look_for_end(data);
