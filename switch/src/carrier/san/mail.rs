@@ -159,7 +159,14 @@ impl SanCarrier {
         {
             data.want_looks(wanted);
         }
-        std::mem::take(&mut state.news)
+        let news = std::mem::take(&mut state.news);
+        if news.over
+            && let Some(Failure::Protocol(violation)) = state.failure()
+        {
+            // Whoever sees the stream broken finds it counted.
+            self.counters.count_violation(violation);
+        }
+        news
     }
 
     /// Tells whom it concerns. No lock is held.
@@ -196,7 +203,6 @@ impl SanCarrier {
         let failure = self.state.lock().failure();
         if let Some(Failure::Protocol(violation)) = failure {
             tracing::warn!(peer = %self.peer, %violation, "the peer broke the protocol");
-            self.counters.count_violation(violation);
         }
         let _ = self.spi().disconnect();
     }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use san_provider::DataPath;
-use san_stream::{Action, Engine, Event, Kind, Passed, Payloads, Source, State, TcpOut};
+use san_stream::{Action, Engine, Event, Failure, Kind, Passed, Payloads, Source, State, TcpOut};
 
 use super::key::ExcursionKey;
 use super::queue_pair::{Feed, Left, QueuePair};
@@ -400,6 +400,10 @@ impl Mover {
                 if state == State::San {
                     // Whether it is idle is looked at from now on.
                     self.note_use();
+                }
+                if let State::Broken(Failure::Protocol(violation)) = state {
+                    // Under the lock: whoever sees the stream broken finds it counted.
+                    around.service.counters.count_violation(violation);
                 }
                 self.changed = Some(state);
             }

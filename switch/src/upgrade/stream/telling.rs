@@ -163,7 +163,6 @@ impl MovingStream {
         let counters = &self.around.service.counters;
         if let State::Broken(Failure::Protocol(violation)) = state {
             tracing::warn!(connector = %self.ends.connector, acceptor = %self.ends.acceptor, %violation, "the peer broke the protocol");
-            counters.count_violation(violation);
         }
         let is_san = match state {
             State::San => true,
