@@ -361,10 +361,18 @@ impl EventLoop {
         timeout: Option<Duration>,
         kernel: KernelWait<'_>,
     ) -> io::Result<usize> {
-        let came = kernel(events, timeout)?.min(events.len());
-        let kept = without_ours(events, came);
+        let room = events.len();
+        let mut came = kernel(events, timeout)?.min(room);
+        let mut kept = without_ours(events, came);
         if kept < came {
             self.shared.doorbell.reset();
+        }
+        // What was meant for us may have taken all the room. The kernel tells those that are ready by turns.
+        let mut turns = self.lanes.lock().len() + 1;
+        while kept == 0 && came == room && turns > 0 {
+            turns -= 1;
+            came = kernel(events, Some(Duration::ZERO))?.min(room);
+            kept = without_ours(events, came);
         }
         Ok(kept)
     }
@@ -482,3 +490,7 @@ impl Drop for EventLoop {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "event_loop_tests.rs"]
+mod tests;

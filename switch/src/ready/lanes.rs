@@ -331,6 +331,10 @@ impl Lanes {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<SharedLane>> {
         self.0.iter().map(|one| &one.lane)
