@@ -7,7 +7,14 @@ fn main() {
     println!("cargo::rerun-if-changed=tests/programs");
     let out = std::env::var("OUT_DIR").expect("cargo sets it");
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    for name in ["calls", "numbers", "processes", "reasons", "signals"] {
+    for name in [
+        "calls",
+        "forked",
+        "numbers",
+        "processes",
+        "reasons",
+        "signals",
+    ] {
         let program = Path::new(&out).join(name);
         let built = Command::new(&compiler)
             .args([

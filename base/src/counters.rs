@@ -1,6 +1,6 @@
 //! Counters: always on, read without stopping anything.
 //!
-//! Each is a number that only grows. One relaxed addition; nobody orders memory by them.
+//! Each is a number that only grows, but for a child that is forked. One relaxed addition; nobody orders memory by them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +23,13 @@ impl Counter {
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// In a child that was forked: what has been counted is its parent's. Nothing is written that is 0 already.
+    pub fn begin_anew(&self) {
+        if self.value() != 0 {
+            self.0.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -115,6 +122,11 @@ macro_rules! counters {
                     let mut picture = $picture::default();
                     self.add_to(&mut picture);
                     picture
+                }
+
+                /// In a child that was forked: what has been counted is its parent's.
+                $vis fn begin_anew(&self) {
+                    $( self.$field.begin_anew(); )*
                 }
             }
         )*

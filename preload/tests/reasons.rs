@@ -108,3 +108,22 @@ fn a_program_says_why_its_connections_have_not_moved() {
     let sent = told("shared").counters["bytes_sent"];
     assert_eq!(sent, 64 * 512, "what this process has written");
 }
+
+#[test]
+fn a_forked_child_reports_the_connection_that_it_has_inherited_and_no_other() {
+    let own = own_address(97).to_string();
+    let output = Command::new(program("forked"))
+        .arg(&own)
+        .env("LD_PRELOAD", library())
+        .envs([("SAN_ROUTE", "upgrade"), ("SAN_FABRIC", "soft")])
+        .envs([("SAN_STAT", "off"), ("SAN_REPORT", "-")])
+        .env("SAN_SOFT_ADDRESSES", &own)
+        .output()
+        .expect("it starts");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let told = |count: &str| text.lines().filter(|line| line.contains(count)).count();
+    assert_eq!(told("1 over TCP (1 accepted)"), 1, "the child: {text}");
+    assert_eq!(told("8 over TCP (4 accepted)"), 1, "the parent: {text}");
+    assert_eq!(told("why on TCP: 1 "), 1, "the child: {text}");
+}

@@ -176,11 +176,7 @@ impl Program {
 
     /// A TCP connection that the program has just accepted, or connected.
     pub fn track(&'static self, role: Role) -> Stream {
-        let counters = &self.tally.counters;
-        match role {
-            Role::Connector => counters.tcp_connects.raise(),
-            Role::Acceptor => counters.tcp_accepted.raise(),
-        }
+        self.tally.tracks(role);
         Stream::upgrading(Upgrading::new(self, role))
     }
 
@@ -253,6 +249,9 @@ pub fn next_fork() -> u32 {
 /// This process was forked. [`Stream::in_child`] of all that it has inherited follows.
 pub fn is_new_process() {
     shared::is_new_process();
+    if let Some(Some(program)) = PROGRAM.get() {
+        program.tally.in_child();
+    }
 }
 
 /// What a wait of the kernel's has told, without what was meant for a loop that has come to the epoll set

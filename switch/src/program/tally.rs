@@ -12,6 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use san_base::counters;
 
+use super::Role;
 use super::stays::{self, Why};
 use crate::stat::{LeftToTcp, program_name};
 use crate::switch::Switch;
@@ -112,6 +113,24 @@ impl Tally {
                 self.counters.san_accepted.raise();
             }
             false => self.counters.san_connected.raise(),
+        }
+    }
+
+    /// A TCP connection that the program has accepted or connected, or inherited.
+    pub(super) fn tracks(&self, role: Role) {
+        match role {
+            Role::Connector => self.counters.tcp_connects.raise(),
+            Role::Acceptor => self.counters.tcp_accepted.raise(),
+        }
+    }
+
+    /// This process is a child: its parent's connections are its parent's, but for those that it has inherited.
+    pub(super) fn in_child(&self) {
+        self.counters.begin_anew();
+        for moved in [&self.moved, &self.moved_accepted] {
+            if moved.load(Ordering::Relaxed) != 0 {
+                moved.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -281,6 +300,21 @@ mod tests {
         );
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.lines().all(|line| line.starts_with(&name)), "{text}");
+    }
+
+    #[test]
+    fn a_child_counts_what_it_has_inherited() {
+        let tally = Tally::default();
+        tally.tracks(Role::Acceptor);
+        tally.stayed(Why::Short);
+        tally.tracks(Role::Acceptor);
+        tally.moved(true);
+        tally.in_child();
+        assert!(!tally.has_any());
+        tally.tracks(Role::Acceptor);
+        let text = tally.in_words(None);
+        let told = "0 connections over the SAN (0 accepted), 1 over TCP (1 accepted)\n";
+        assert!(text.ends_with(told), "{text}");
     }
 
     #[test]

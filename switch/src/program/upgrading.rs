@@ -608,6 +608,7 @@ impl Upgrading {
     /// This process is a child: what its parent had is its parent's. Nothing is written that is right already: the
     /// first write to a page that its parent has, too, copies the page.
     pub(super) fn in_child(&self) {
+        self.program.tally.tracks(self.role);
         let before = self.gate.0.load(Ordering::Acquire);
         if before != 0 {
             self.gate.0.store(0, Ordering::Release);
