@@ -67,9 +67,10 @@ lasting() {
     echo $(($1 * (slow < 4 ? slow : 4) + cutting * 15))
 }
 
-# between TURNS: the pause after each of so many turns, in seconds, so that a cut falls among them; none without a cut.
+# between TURNS: the pause after each of so many turns, in seconds, so that a cut falls among them, or a queue pair that is
+# made slowly; none without a cut on a machine that is not slow.
 between() {
-    echo "$cutting $1" | awk '{ print $1 * 15 / $2 }'
+    echo "$(lasting $((slow > 1 ? 3 : 0))) $1" | awk '{ print $1 / $2 }'
 }
 
 # paced FILE: its bytes. With --route upgrade slowly enough for a queue pair to be made on the way.
@@ -197,7 +198,7 @@ went_over_the_san() {
         case $name in http | redis | socat* | nc | ncat | haproxy | openssl | asyncio | sockperf | qperf | stress_ng)
             least=10000 ;;
         esac
-        [ "$slow" = 1 ] || least=10000
+        [ "$slow" = 1 ] || [ "$least" -lt 10000 ] || least=10000
     fi
     awk -v least="$least" -v most="$most" '
         /^san: .*connections over the SAN/ {
