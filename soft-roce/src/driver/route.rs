@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use san_base::lock;
 
@@ -132,5 +133,21 @@ pub(crate) fn is_nobody_at(addr: SocketAddr) -> bool {
 
 /// Whether an address belongs to this host.
 pub(crate) fn is_local(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
+    check_local(ip).is_ok()
+}
+
+/// The same, and what the system lacks for an answer: descriptors or memory.
+///
+/// # Errors
+/// `EADDRNOTAVAIL`: it is no address of this host; `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
+pub(crate) fn check_local(ip: IpAddr) -> io::Result<()> {
+    let why = match UdpSocket::bind((ip, 0)) {
+        Ok(_) => return Ok(()),
+        Err(why) => why,
+    };
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Err(match Errno::from_io_error(&why) {
+        Some(errno) if shortages.contains(&errno) => why,
+        _ => Errno::ADDRNOTAVAIL.into(),
+    })
 }

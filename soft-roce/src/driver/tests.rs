@@ -11,7 +11,7 @@ use super::bundled;
 use super::port::Port;
 use super::receive::Receiver;
 use super::rendezvous::{Entry, Rendezvous};
-use super::route::{Route, is_local};
+use super::route::{Route, check_local, is_local};
 use super::wake::Wake;
 use crate::rc::PathMtu;
 use crate::sink::PacketSink;
@@ -171,6 +171,8 @@ fn routes_on_the_loopback() {
     let from: IpAddr = "127.0.0.7".parse().unwrap();
     assert_eq!(Route::to(dst, Some(from)).unwrap().source, from);
     assert!(!is_local("192.0.2.1".parse().unwrap()));
+    let why = check_local("192.0.2.1".parse().unwrap()).unwrap_err();
+    assert_eq!(why.kind(), std::io::ErrorKind::AddrNotAvailable);
     assert!(Route::to(dst, Some("192.0.2.1".parse().unwrap())).is_err());
 }
 

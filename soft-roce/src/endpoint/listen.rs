@@ -11,12 +11,12 @@ use rustix::io::Errno;
 use super::device::Device;
 use super::shared::cm::{Listener, Phase};
 use crate::driver::rendezvous::{Entry, Registration};
-use crate::driver::route::is_local;
+use crate::driver::route::check_local;
 
 impl Device {
     pub(super) fn bind(&self, token: u64, addr: SocketAddr) -> io::Result<()> {
-        if !addr.ip().is_unspecified() && !is_local(addr.ip()) {
-            return Err(Errno::ADDRNOTAVAIL.into());
+        if !addr.ip().is_unspecified() {
+            check_local(addr.ip())?;
         }
         let mut guard = self.lock_cm();
         let cm = &mut *guard;
