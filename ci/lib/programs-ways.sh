@@ -170,9 +170,9 @@ stayed_on_tcp() {
     touch server.err client.err
     [ "$(sum_of streams_up stat.json)" = 0 ] || { echo "a stream has moved" && return 1; }
     reports=$(cat server.err client.err | awk '
-        /^san: .*connections over the SAN/ {
+        /^san: .*connections? over the SAN/ {
             for (i = 1; i <= NF; i++) {
-                if ($(i + 1) == "connections") san += $i
+                if ($(i + 1) ~ /^connections?$/) san += $i
                 if ($(i + 1) == "over" && $(i + 2) ~ /^TCP/) tcp += $i
             }
         }
@@ -201,9 +201,9 @@ went_over_the_san() {
         [ "$slow" = 1 ] || [ "$least" -lt 10000 ] || least=10000
     fi
     awk -v least="$least" -v most="$most" '
-        /^san: .*connections over the SAN/ {
+        /^san: .*connections? over the SAN/ {
             for (i = 1; i <= NF; i++) {
-                if ($(i + 1) == "connections") san += $i
+                if ($(i + 1) ~ /^connections?$/) san += $i
                 if ($(i + 1) == "over" && $(i + 2) ~ /^TCP/) tcp += $i
                 if ($(i + 1) == "bytes" || $(i + 1) == "sent") bytes += $i
             }

@@ -240,11 +240,11 @@ impl Tally {
             counters.filter_map(|counters| counters.get(name)).sum()
         };
         let mut text = format!(
-            "san: {} (process {}): {} connections over the SAN ({} accepted), {} over TCP ({} accepted); \
+            "san: {} (process {}): {} over the SAN ({} accepted), {} over TCP ({} accepted); \
              over the SAN {} bytes received, {} sent\n",
             report.program,
             report.pid,
-            stats.san_accepted + stats.san_connected,
+            connections(stats.san_accepted + stats.san_connected),
             stats.san_accepted,
             (stats.tcp_accepted + stats.tcp_connects).saturating_sub(moved),
             stats.tcp_accepted.saturating_sub(moved_accepted),
@@ -257,6 +257,13 @@ impl Tally {
             let _ = writeln!(text, "san: {}: TCP since: {why}", report.program);
         }
         text
+    }
+}
+
+fn connections(count: u64) -> String {
+    match count {
+        1 => "1 connection".to_owned(),
+        n => format!("{n} connections"),
     }
 }
 
