@@ -155,24 +155,45 @@ fn print(out: &mut impl Write, report: &Report, width: usize) -> io::Result<()> 
         age(report.uptime_ms)
     )?;
     if let Some(why) = &report.no_san {
-        writeln!(out, "no SAN: {}", plain(why))?;
+        folded(out, &format!("no SAN: {}", plain(why)), width, 0)?;
+        folded(out, "-> see what is missing: san doctor", width, 2)?;
     }
-    writeln!(out, "switch: {}", counted(&report.switch))?;
+    folded(
+        out,
+        &format!("switch: {}", counted(&report.switch)),
+        width,
+        0,
+    )?;
     for one in &report.providers {
-        provider(out, one)?;
+        provider(out, one, width)?;
     }
-    listeners(out, &report.listeners, width)?;
+    match report.listeners.is_empty() {
+        true if has_library(report.pid) => {
+            let text = "no listener on the SAN: the kernel listens for a program of san run, unless its route is direct";
+            folded(out, text, width, 0)?;
+        }
+        true => writeln!(out, "no listener")?,
+        false => listeners(out, &report.listeners, width)?,
+    }
     connections(out, &report.connections, report.omitted, width)?;
     left_to_tcp(out, &report.left_to_tcp, width)
 }
 
-fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
-    let (name, sockets) = (plain(&provider.name), provider.sockets);
+/// A line, in several where the terminal is narrower; each but the first indented a little more.
+fn folded(out: &mut impl Write, text: &str, width: usize, indent: usize) -> io::Result<()> {
+    let before = " ".repeat(indent);
     writeln!(
         out,
-        "provider {name}: {sockets} sockets; {}",
-        counted(&provider.counters)
-    )?;
+        "{before}{}",
+        output::wrap_behind(text, width, indent + 2).trim_start()
+    )
+}
+
+fn provider(out: &mut impl Write, provider: &ProviderReport, width: usize) -> io::Result<()> {
+    let (name, sockets) = (plain(&provider.name), provider.sockets);
+    let counters = counted(&provider.counters);
+    let text = format!("provider {name}: sockets {sockets}; {counters}");
+    folded(out, &text, width, 0)?;
     for device in &provider.devices {
         if !device.counters.is_empty() {
             let name = plain(&device.name);
@@ -181,10 +202,12 @@ fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
                 "soft" => "this process",
                 _ => "all processes",
             };
-            writeln!(
+            let counters = counted(&device.counters);
+            folded(
                 out,
-                "  device {name}, {whose}: {}",
-                counted(&device.counters)
+                &format!("device {name}, {whose}: {counters}"),
+                width,
+                2,
             )?;
         }
     }
@@ -192,9 +215,6 @@ fn provider(out: &mut impl Write, provider: &ProviderReport) -> io::Result<()> {
 }
 
 fn listeners(out: &mut impl Write, listeners: &[ListenerReport], width: usize) -> io::Result<()> {
-    if listeners.is_empty() {
-        return writeln!(out, "no listener");
-    }
     let mut table = Table::new(&[
         "LISTENER",
         "BACKLOG",
@@ -227,11 +247,8 @@ fn listeners(out: &mut impl Write, listeners: &[ListenerReport], width: usize) -
         for companion in &listener.companions {
             let counted = counted(&companion.counters);
             let held = companion.held;
-            writeln!(
-                out,
-                "  {}, holds {held}; {counted}",
-                plain(&companion.state)
-            )?;
+            let state = plain(&companion.state);
+            folded(out, &format!("{state}, holds {held}; {counted}"), width, 2)?;
         }
     }
     Ok(())
@@ -402,6 +419,18 @@ mod tests {
         let mut none = Vec::new();
         left_to_tcp(&mut none, &[], 80).unwrap();
         assert!(none.is_empty());
+    }
+
+    #[test]
+    fn a_long_line_is_folded_to_a_narrow_terminal_and_left_alone_without_one() {
+        let shown = |width, indent| {
+            let mut out = Vec::new();
+            folded(&mut out, "switch: one 1, two 2, three 3", width, indent).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(usize::MAX, 0), "switch: one 1, two 2, three 3\n");
+        assert_eq!(shown(20, 0), "switch: one 1, two\n  2, three 3\n");
+        assert_eq!(shown(20, 2), "  switch: one 1,\n    two 2, three 3\n");
     }
 
     #[test]
