@@ -37,7 +37,7 @@ const RUN: &str = "Example: SAN_FABRIC=soft san run --report -- curl http://node
 const MAN: &str = "Example: san man /usr/local/share/man/man1";
 const COMPLETIONS: &str = "Example: san completions bash > /etc/bash_completion.d/san";
 
-/// Sockets over RDMA, with TCP beside them.
+/// TCP connections over RDMA where both ends have it, and over TCP everywhere else.
 #[derive(Debug, Parser)]
 #[command(name = "san", version, after_help = AFTER, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
@@ -71,7 +71,7 @@ pub(crate) enum Command {
     #[command(after_help = PING)]
     Ping(PingArguments),
     /// Measure latency and throughput by size, over the SAN and over TCP, or serve those who do.
-    #[command(after_help = PERF)]
+    #[command(after_help = PERF, override_usage = "san perf [OPTIONS] <HOST[:PORT]>\n       san perf --serve [<ADDR:PORT>]")]
     Perf(PerfArguments),
     /// Run a program whose TCP connections go over the SAN where both ends have it. The program knows
     /// nothing of it.
@@ -220,6 +220,7 @@ pub(crate) struct PerfArguments {
 #[derive(Debug, Args)]
 pub(crate) struct StatArguments {
     /// Which process; without one, those that there are.
+    #[arg(value_parser = process)]
     pub(crate) pid: Option<u32>,
     /// Print JSON: one line, a list with a report for each switch.
     #[arg(long)]
@@ -298,6 +299,13 @@ fn route(text: &str) -> Result<RouteChoice, String> {
         "upgrade" => Ok(RouteChoice::Upgrade),
         _ => Err("it is direct or upgrade".to_owned()),
     }
+}
+
+fn process(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok();
+    number.ok_or_else(|| {
+        format!("'{text}' is no process id, which is a number; see which there are: san stat")
+    })
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -1,9 +1,9 @@
 //! `san config`: the settings in force, each with where it came from, and what is wrong with them.
 
 use crate::args::ConfigArguments;
-use crate::output::{self, Output};
+use crate::output::{self, Output, tell};
 use crate::problem::Problem;
-use crate::settings::{BadSetting, Setting, Settings};
+use crate::settings::{self, BadSetting, Setting, Settings};
 use crate::table::Table;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -42,13 +42,15 @@ pub(crate) fn run(arguments: &ConfigArguments) -> Result<ExitCode, Problem> {
         .and_then(|()| out.flush())
         .map_err(output::unwritten)?;
     for name in &settings.unknown {
-        eprintln!("san: {name} is not a setting; nothing reads it");
+        tell!("san: {}", settings::of_unknown(name));
     }
     if let Some(why) = &settings.bad_file {
-        eprintln!("san: SAN_CONFIG names a file that cannot be read: {why}");
+        tell!(
+            "san: SAN_CONFIG names a file that cannot be read: {why}\n     correct its name, or: unset SAN_CONFIG"
+        );
     }
     for bad in &settings.bad {
-        eprintln!("san: {bad}");
+        tell!("san: {bad}");
     }
     Ok(match settings.is_good() {
         true => ExitCode::SUCCESS,

@@ -17,8 +17,12 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode, Problem> {
     options.local = arguments.local;
     options.timeout = arguments.timeout.map(Duration::from_millis);
     let connection = connect_to_any(&switch, &arguments.destination.resolve()?, &options)?;
-    RouteReport::new("connected", &connection).tell(arguments.json);
-    join_to_standard_streams(connection)
-        .map_err(|error| Problem::new(format!("the connection broke: {error}")))?;
+    let mut report = RouteReport::new("connected", &connection);
+    if arguments.tcp {
+        // It was asked for.
+        report.remedy = None;
+    }
+    report.tell(arguments.json);
+    join_to_standard_streams(connection)?;
     Ok(ExitCode::SUCCESS)
 }

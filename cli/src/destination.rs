@@ -43,6 +43,19 @@ impl Destination {
 
     /// What both ends of a connection are given as: any port.
     fn parse(text: &str) -> Result<Self, String> {
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let place = match place.rsplit_once('@') {
+                Some((_, place)) => place,
+                None => place,
+            };
+            let port = match scheme {
+                "https" => ":443",
+                _ => ":80",
+            };
+            let port = if place.contains(':') { "" } else { port };
+            return Err(format!("give HOST:PORT and no URL: {place}{port}"));
+        }
         let (host, port) = text
             .rsplit_once(':')
             .ok_or_else(|| format!("no port; give HOST:PORT, such as {text}:7000 or [::1]:7000"))?;
@@ -171,7 +184,7 @@ mod tests {
             let (destination, found) = peer(text).unwrap();
             assert_eq!((destination.to_string().as_str(), found), (shown, has_port));
         }
-        for bad in ["node7:0", "node7:x", ":7000", ""] {
+        for bad in ["node7:0", "node7:x", ":7000", "", "http://node7"] {
             assert!(peer(bad).is_err(), "{bad}");
         }
     }
@@ -191,6 +204,8 @@ mod tests {
             ("10.0.7.2:70000", "is no port"),
             ("10.0.7.2:0", "port 0"),
             ("::1:7000", "brackets"),
+            ("http://10.0.7.2:7000/file", "no URL: 10.0.7.2:7000"),
+            ("https://me@node7", "no URL: node7:443"),
             (":7000", "no host"),
         ] {
             let error = text.parse::<Destination>().unwrap_err();

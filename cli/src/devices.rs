@@ -2,7 +2,7 @@
 //! there to be one. With `auto` these are the RDMA devices.
 
 use crate::args::DevicesArguments;
-use crate::output::{self, Output};
+use crate::output::{self, Output, tell};
 use crate::problem::{Problem, hindrances};
 use san_switch::{FabricChoice, SwitchConfig};
 use serde::Serialize;
@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &DevicesArguments) -> Result<ExitCode, Problem> {
     let counts = matches!(report.missing, None | Some("access"));
     if !arguments.json && counts && config.fabric != FabricChoice::Soft {
         for hindrance in hindrances() {
-            eprintln!("san: {hindrance}");
+            tell!("san: {hindrance}");
         }
     }
     let is_usable = |device: &DeviceReport| device.not_used.is_none();
@@ -220,11 +220,21 @@ fn print(out: &mut impl Write, report: &DeviceList) -> std::io::Result<()> {
             )?;
         }
     }
-    if let (Some(missing), Some(reason)) = (report.missing, &report.reason) {
-        writeln!(out, "no RDMA: the {missing} is missing: {reason}")?;
+    let width = output::table_width();
+    if let Some(reason) = &report.reason {
+        writeln!(
+            out,
+            "{}",
+            output::wrap(&format!("no RDMA: {reason}"), width, 0)
+        )?;
     }
     if let Some(remedy) = report.remedy {
-        writeln!(out, "as root: {remedy}")?;
+        for line in [
+            format!("-> as root: {remedy}"),
+            "-> without RDMA: export SAN_FABRIC=soft; more: san doctor".to_owned(),
+        ] {
+            writeln!(out, "{}", output::wrap(&line, width, 2))?;
+        }
     }
     Ok(())
 }
@@ -252,7 +262,11 @@ mod tests {
             let mut text = Vec::new();
             print(&mut text, &report).unwrap();
             let text = String::from_utf8(text).unwrap();
-            assert!(text.contains(missing) && text.contains(command), "{text}");
+            assert!(
+                text.starts_with("no RDMA: ") && text.contains(command),
+                "{text}"
+            );
+            assert!(text.contains("export SAN_FABRIC=soft"), "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! not ask, or does not read, holds the others up no longer than that. There is no password, so no
 //! address is served that another host could reach.
 
+use crate::output::tell;
 use crate::problem::Problem;
 use crate::reports;
 use rustix::io::Errno;
@@ -85,7 +86,7 @@ pub(crate) fn serve(place: &ExporterAddress) -> Result<Infallible, Problem> {
 }
 
 fn tell(place: &ExporterAddress) {
-    eprintln!("san: metrics at {place}");
+    tell!("san: metrics at {place}");
 }
 
 /// A socket for this user alone, in place of one that a dead exporter has left.

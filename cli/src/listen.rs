@@ -1,10 +1,12 @@
 //! `san listen`: a listener on TCP and the SAN, joined to standard input and output.
 
 use crate::args::ListenArguments;
+use crate::output::tell;
 use crate::problem::Problem;
 use crate::relay::{RouteReport, echo, join_to_standard_streams};
 use san_switch::{
-    CompanionState, CompanionStatus, Connection, ListenOptions, Listener, Switch, SwitchConfig,
+    CompanionState, CompanionStatus, Connection, FabricChoice, ListenOptions, Listener,
+    RouteChoice, Switch, SwitchConfig,
 };
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -40,18 +42,16 @@ pub(crate) fn run(arguments: &ListenArguments) -> Result<ExitCode, Problem> {
                 .name("san-echo".to_owned())
                 .spawn(move || {
                     if let Err(error) = echo(&connection) {
-                        eprintln!("san: {}: {error}", connection.peer_addr());
+                        tell!("san: {}: {error}", connection.peer_addr());
                     }
                 })?;
             continue;
         }
-        let peer = connection.peer_addr();
-        if let Err(error) = join_to_standard_streams(connection) {
-            let problem = Problem::new(format!("the connection to {peer} broke: {error}"));
-            if !arguments.keep_open {
+        if let Err(problem) = join_to_standard_streams(connection) {
+            if !arguments.keep_open || problem.is_broken_pipe() {
                 return Err(problem);
             }
-            eprintln!("san: {problem}");
+            tell!("san: {problem}");
         }
         if !arguments.keep_open {
             return Ok(ExitCode::SUCCESS);
@@ -68,13 +68,31 @@ pub(crate) fn accept(listener: &Listener) -> Result<Connection, Problem> {
             Ok(connection) => return Ok(connection),
             Err(error) if error.is_want_of_resources() => {
                 if !is_told {
-                    eprintln!("san: {error}; the next connection waits until there is room");
+                    tell!("san: {error}; the next connection waits until there is room");
                     is_told = true;
                 }
                 // Nothing tells when a descriptor is given back.
                 std::thread::sleep(REST);
             }
             Err(error) => return Err(Problem::new(error.to_string())),
+        }
+    }
+}
+
+/// Why nothing listens on the SAN beside a listener, though the SAN is there.
+fn why_none(config: &SwitchConfig, address: SocketAddr) -> String {
+    match (config.fabric, config.route) {
+        (FabricChoice::Off, _) => "SAN_FABRIC=off says so".to_owned(),
+        (_, RouteChoice::Off) if config.rules.is_empty() => "SAN_ROUTE=off says so".to_owned(),
+        _ if config.rules.is_empty() => {
+            let ip = address.ip();
+            format!("{ip} is no address of the SAN; see which are: san devices")
+        }
+        _ => {
+            let ip = address.ip();
+            format!(
+                "a rule says off, or {ip} is no address of the SAN; see: san config, san devices"
+            )
         }
     }
 }
@@ -93,29 +111,31 @@ pub(crate) fn tell(switch: &Switch, listener: &Listener, json: bool) {
         no_san: match (san.is_empty(), switch.no_san_reason()) {
             (false, _) => None,
             (true, Some(reason)) => Some(reason.to_owned()),
-            (true, None) => Some("the address is no SAN NIC's".to_owned()),
+            (true, None) => Some(why_none(switch.config(), listener.local_addr())),
         },
         san,
     };
     if json {
         if let Ok(line) = serde_json::to_string(&report) {
-            eprintln!("{line}");
+            tell!("{line}");
         }
         return;
     }
-    eprintln!(
+    let mut lines = vec![format!(
         "san: listening on {}, backlog {}",
         report.address, report.backlog
-    );
-    for line in &report.san {
-        eprintln!("san:   {line}");
-    }
+    )];
+    lines.extend(report.san.iter().map(|line| format!("san:   {line}")));
     let has_failed =
         |companion: &CompanionStatus| matches!(companion.state, CompanionState::Failed { .. });
     if listener.san_status().iter().any(has_failed) {
-        eprintln!("     TCP goes on without it; see what is in the way: san doctor");
+        lines.push("     TCP goes on without it; see what is in the way: san doctor".to_owned());
     }
     if let Some(reason) = &report.no_san {
-        eprintln!("san:   TCP only: {reason}");
+        lines.push(format!("san:   TCP only: {reason}"));
+        if switch.no_san_reason().is_some() {
+            lines.push("     see what is missing, and what to type: san doctor".to_owned());
+        }
     }
+    tell!("{}", lines.join("\n"));
 }

@@ -18,6 +18,7 @@ mod doctor;
 mod exporter;
 mod generate;
 mod listen;
+mod log;
 mod output;
 mod perf;
 mod problem;
@@ -29,18 +30,28 @@ mod stat;
 mod table;
 mod top;
 
-use args::{Arguments, Command};
+use args::{
+    Arguments, Command, ConnectArguments, DemoArguments, DevicesArguments, ListenArguments,
+};
 use clap::Parser;
+use output::tell;
 use problem::Problem;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let (filter, wrong) = log::filter(std::env::var("SAN_LOG").ok().as_deref());
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("SAN_LOG"))
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(output::log_has_colours())
         .init();
+    for line in wrong {
+        tell!("san: {line}");
+    }
+    if tells_of_settings(&arguments.command) {
+        settings::tell_unknown();
+    }
     let outcome = match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
@@ -58,8 +69,25 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|problem: Problem| {
         if !problem.is_broken_pipe() {
-            eprintln!("san: {problem}");
+            tell!("san: {problem}");
         }
         ExitCode::FAILURE
     })
+}
+
+/// Whether a command uses the settings, shows no list of them, and talks to people.
+fn tells_of_settings(command: &Command) -> bool {
+    match command {
+        Command::Demo(DemoArguments { json, .. })
+        | Command::Devices(DevicesArguments { json })
+        | Command::Listen(ListenArguments { json, .. })
+        | Command::Connect(ConnectArguments { json, .. }) => !json,
+        Command::Ping(_) | Command::Perf(_) | Command::Run(_) => true,
+        Command::Doctor(_)
+        | Command::Config(_)
+        | Command::Stat(_)
+        | Command::Top(_)
+        | Command::Man { .. }
+        | Command::Completions { .. } => false,
+    }
 }

@@ -4,6 +4,7 @@
 //! does, ends the command quietly; any other failure, such as a full disk, is an error.
 
 use crate::problem::Problem;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 /// Columns where there is no terminal.
@@ -34,6 +35,20 @@ impl Write for Output {
         self.inner.flush()
     }
 }
+
+/// Writes a message and the end of its line to standard error, in one piece: what two programs say at one terminal
+/// stays in lines. Where nobody takes it, it is lost: there is no other place to say so.
+pub(crate) fn say(message: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
+}
+
+/// Prints a message to standard error, as `eprintln` does, by [`say`].
+macro_rules! tell {
+    ($($message:tt)*) => {
+        $crate::output::say(::std::format_args!($($message)*))
+    };
+}
+pub(crate) use tell;
 
 /// Whether lines of the log may have colours: standard error is a terminal, and nothing forbids them.
 pub(crate) fn log_has_colours() -> bool {

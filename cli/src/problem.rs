@@ -33,12 +33,16 @@ impl Problem {
             Some(parent) => parent,
             None => path,
         };
+        let has_no_folder = did.starts_with("cannot write") && !folder.exists();
         let (path, folder) = (path.display(), folder.display());
         let problem = Problem::new(format!("{did} {path}: {error}"));
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 problem.with_remedy(format!("make room, or name another place: df -h {folder}"))
             }
+            io::ErrorKind::NotFound if has_no_folder => problem.with_remedy(format!(
+                "there is no folder {folder}; make it: mkdir -p {folder}"
+            )),
             io::ErrorKind::NotFound => {
                 problem.with_remedy(format!("see what is there: ls -la {folder}"))
             }
@@ -99,8 +103,15 @@ impl From<ConfigError> for Problem {
     }
 }
 
-const TOO_FEW_DESCRIPTORS: &str = "raise the limit of descriptors, and start again: ulimit -n; \
+pub(crate) const TOO_FEW_DESCRIPTORS: &str = "raise the limit of descriptors, and start again: ulimit -n; \
     see the line descriptors of: san doctor";
+
+fn is_want_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
 
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
@@ -109,12 +120,7 @@ impl From<OpenError> for Problem {
             ref error => Problem::new(error.to_string()),
         };
         match &error {
-            OpenError::System { source, .. }
-                if matches!(
-                    Errno::from_io_error(source),
-                    Some(Errno::MFILE | Errno::NFILE)
-                ) =>
-            {
+            OpenError::System { source, .. } if is_want_of_descriptors(source) => {
                 problem.with_remedy(TOO_FEW_DESCRIPTORS)
             }
             OpenError::Fabric { .. } | OpenError::Provider { .. } => {
@@ -128,9 +134,12 @@ impl From<OpenError> for Problem {
 impl From<ListenError> for Problem {
     fn from(error: ListenError) -> Self {
         let problem = Problem::new(error.to_string());
-        let ListenError::Tcp { address, .. } = &error else {
+        let ListenError::Tcp { address, source } = &error else {
             return problem;
         };
+        if is_want_of_descriptors(source) {
+            return problem.with_remedy(TOO_FEW_DESCRIPTORS);
+        }
         match Errno::from_raw_os_error(error.errno()) {
             Errno::ADDRINUSE => problem.with_remedy(format!(
                 "see who has the port: ss -ltnp 'sport = :{}'",
@@ -164,6 +173,9 @@ impl From<ConnectError> for Problem {
                 destination,
                 source,
             } => problem.with_remedy(source.failure().remedy(*destination)),
+            ConnectError::Tcp { source, .. } if is_want_of_descriptors(source) => {
+                problem.with_remedy(TOO_FEW_DESCRIPTORS)
+            }
             ConnectError::Tcp { destination, .. }
                 if error.errno() == Errno::CONNREFUSED.raw_os_error() =>
             {
@@ -257,7 +269,8 @@ mod tests {
         for (errno, path, remedy) in [
             (Errno::NOSPC, "/tmp/a.json", "df -h /tmp"),
             (Errno::DQUOT, "a.json", "df -h ."),
-            (Errno::NOENT, "/none/a.json", "ls -la /none"),
+            (Errno::NOENT, "/none/a.json", "mkdir -p /none"),
+            (Errno::NOENT, "/tmp/a.json", "ls -la /tmp"),
             (Errno::ACCESS, "/root/key", "ls -ld /root /root/key"),
         ] {
             let error = io::Error::from(errno);
@@ -288,6 +301,7 @@ mod tests {
             ),
             (tcp(Errno::CONNREFUSED), "ss -ltnp 'sport = :9'"),
             (tcp(Errno::NETUNREACH), "san doctor 10.0.7.2:9"),
+            (tcp(Errno::MFILE), "ulimit -n"),
             (
                 ConnectError::TimedOut {
                     destination,

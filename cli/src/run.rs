@@ -15,6 +15,7 @@ use san_switch::{DeploymentKey, FabricChoice, Rules, RulesError, SwitchConfig};
 use verbs_shim::Fabric;
 
 use crate::args::RunArguments;
+use crate::output::tell;
 use crate::problem::Problem;
 
 /// The library's file.
@@ -28,7 +29,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
     let library = library()?;
     let program = find(name)?;
     for line in hindrances(&program, &library) {
-        eprintln!("san: {}: {line}", name.to_string_lossy());
+        tell!("san: {}: {line}", name.to_string_lossy());
     }
     let mut route = arguments.route.as_str();
     if route != "off" {
@@ -41,7 +42,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode, Problem> {
             }
         };
         for line in lines {
-            eprintln!("san: {line}");
+            tell!("san: {line}");
         }
     }
     let files = files(arguments)?;
@@ -78,7 +79,8 @@ fn files(arguments: &RunArguments) -> Result<Vec<(&'static str, PathBuf)>, Probl
     if let Some(path) = &arguments.rules {
         Rules::from_file(path).map_err(|error| match &error {
             RulesError::Unreadable(why) => Problem::of_file("cannot read the rules", path, why),
-            _ => Problem::new(format!("--rules {}: {error}", path.display())),
+            _ => Problem::new(format!("--rules {}: {error}", path.display()))
+                .with_remedy("a line is such as: use direct listen redis-server *:6379"),
         })?;
         settings.push(("SAN_RULES", path));
     }
@@ -133,17 +135,20 @@ fn library() -> Result<PathBuf, Problem> {
             .map(|path| path.display().to_string())
             .collect();
         let text = format!("{LIBRARY} is not there; looked for {}", looked.join(", "));
-        return Err(Problem::new(text).with_remedy("SAN_PRELOAD names it"));
+        return Err(Problem::new(text).with_remedy(format!(
+            "build it beside san: cargo build --release -p san-cli -p san-preload; or say where it is: export \
+             SAN_PRELOAD=/FOLDER/{LIBRARY}"
+        )));
     };
     let path = found.to_string_lossy();
     // The dynamic linker takes both for the end of a name.
     if path.contains([' ', ':']) {
         let text = format!("'{path}' cannot be preloaded: its name has a space or a colon");
-        return Err(
-            Problem::new(text).with_remedy("copy it to another folder; SAN_PRELOAD names it")
-        );
+        return Err(Problem::new(text).with_remedy(format!(
+            "copy it to another folder, and: export SAN_PRELOAD=/FOLDER/{LIBRARY}"
+        )));
     }
-    File::open(&found).map_err(|error| Problem::new(format!("cannot read {path}: {error}")))?;
+    File::open(&found).map_err(|error| Problem::of_file("cannot read", &found, &error))?;
     Ok(found)
 }
 
@@ -160,6 +165,11 @@ fn find(name: &OsStr) -> Result<PathBuf, Problem> {
     };
     found.ok_or_else(|| {
         let name = name.to_string_lossy();
+        if name.starts_with('-') {
+            let remedy = "see which there are: san run --help; the options of the program stand behind \
+                 its name: san run -- PROGRAM OPTIONS";
+            return Problem::new(format!("san run has no option {name}")).with_remedy(remedy);
+        }
         let remedy = match is_path {
             true => format!(
                 "see what is there: ls -la {}",

@@ -4,21 +4,31 @@
 //! What a value means, and whether it can be used, is `SwitchConfig`'s business. Here each setting is
 //! shown to it alone. Keys are secrets: their values are never kept, so that nothing can print them.
 
+use crate::output::tell;
 use san_switch::{ConfigError, SwitchConfig};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Variables of San Direct that are no settings of the switch.
-const OTHERS: [&str; 2] = ["SAN_CONFIG", "SAN_LOG"];
+const OTHERS: [&str; 3] = ["SAN_CONFIG", "SAN_LOG", "SAN_REPORT"];
 /// What the project's own scripts and tests set.
-const OF_SCRIPTS: [&str; 5] = [
+const OF_SCRIPTS: [&str; 12] = [
     "SAN_TEST_",
     "SAN_RXE_",
     "SAN_SOFT_NS",
     "SAN_BENCH_",
     "SAN_PRELOAD",
+    "SAN_FUZZ_",
+    "SAN_STREAM_",
+    "SAN_PROGRAM",
+    "SAN_PROFILE",
+    "SAN_SUITES_",
+    "SAN_INTEROP",
+    "SAN_COST_",
 ];
+/// Letters that may be wrong, missing or too many in a name that is told to be meant.
+const LETTERS: usize = 2;
 /// In place of a secret.
 const HIDDEN: &str = "(set, not shown)";
 
@@ -182,6 +192,43 @@ impl Settings {
     }
 }
 
+/// What is said of a variable that nothing reads: with the setting that was meant, where one is like it.
+pub(crate) fn of_unknown(name: &str) -> String {
+    let known = SwitchConfig::settings().map(|known| known.name());
+    let near = known
+        .chain(OTHERS)
+        .map(|known| (letters_between(name, known), known))
+        .min();
+    match near {
+        Some((letters, known)) if letters <= LETTERS => {
+            format!("{name} is not a setting, and nothing reads it; did you mean {known}?")
+        }
+        _ => format!("{name} is not a setting, and nothing reads it; see the names: san config"),
+    }
+}
+
+/// Says on standard error which variables nothing reads.
+pub(crate) fn tell_unknown() {
+    for name in Settings::read().unknown {
+        tell!("san: {}", of_unknown(&name));
+    }
+}
+
+/// How many letters must be put in, left out or changed to make one name of the other (Levenshtein's distance).
+fn letters_between(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let changed = before + usize::from(a != b);
+            before = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(before + 1);
+        }
+    }
+    row[other.len()]
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -292,6 +339,23 @@ mod tests {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
         let settings = Settings::of(&[], Some(("/no".into(), Err(missing))));
         assert!(!settings.is_good() && settings.bad_file.is_some());
+    }
+
+    #[test]
+    fn a_name_that_nothing_reads_is_told_with_the_one_that_was_meant() {
+        for (name, meant) in [
+            ("SAN_FABRIK", "did you mean SAN_FABRIC?"),
+            ("SAN_FABRICS", "did you mean SAN_FABRIC?"),
+            ("SAN_LOGS", "did you mean SAN_LOG?"),
+            ("SAN_BACKLOGG", "did you mean SAN_BACKLOG?"),
+            ("SAN_SOMETHING_ELSE", "see the names: san config"),
+        ] {
+            let told = of_unknown(name);
+            assert!(told.starts_with(name) && told.ends_with(meant), "{told}");
+        }
+        assert_eq!(letters_between("", "abc"), 3);
+        assert_eq!(letters_between("kitten", "sitting"), 3);
+        assert!(unknown(&[("SAN_REPORT".to_owned(), "-".to_owned())]).is_empty());
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn a_bad_value_names_itself_and_hides_no_other() {
     for line in [
         "SAN_BACKLOG is '0' (environment), but must be a number from 1 to 4096",
         "SAN_STRICT is 'yes' (environment), but must be 1, 0, true or false",
-        "SAN_FABRC is not a setting; nothing reads it",
+        "SAN_FABRC is not a setting, and nothing reads it; did you mean SAN_FABRIC?",
     ] {
         assert!(said.contains(line), "{said}");
     }

@@ -5,8 +5,9 @@ mod common;
 use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "demo",
+    "run",
     "devices",
     "doctor",
     "config",

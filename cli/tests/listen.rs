@@ -34,6 +34,19 @@ fn peers_past_the_limit_of_descriptors_wait_and_are_served() {
 }
 
 #[test]
+fn a_setting_that_keeps_the_san_away_is_named() {
+    for (setting, why) in [
+        ("SAN_FABRIC=off", "SAN_FABRIC=off says so"),
+        ("SAN_FABRIC=soft SAN_ROUTE=off", "SAN_ROUTE=off says so"),
+    ] {
+        let script = format!("{setting} SAN_STAT=off exec \"$0\" listen --echo 127.0.0.1:0");
+        let mut listener = Program::start("sh", &["-c", &script, SAN]);
+        listener.expect("san: listening on ", LIMIT);
+        assert_eq!(listener.expect("san:   TCP only: ", LIMIT).trim(), why);
+    }
+}
+
+#[test]
 fn a_companion_that_cannot_listen_is_said_with_what_tells_more() {
     let ip = common::own_address();
     let _taken = UdpSocket::bind((ip.as_str(), 4791)).unwrap();

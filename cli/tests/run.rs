@@ -158,16 +158,18 @@ fn a_library_that_is_missing_or_unreadable_is_said_and_nothing_runs() {
     let folder = Folder::new("missing");
     let program = folder.built("program", HERE, &[]);
     let output = folder.run(&folder.file("libsan.so"), &program);
-    assert!(
-        said(&output).contains("libsan.so is not there"),
-        "{}",
-        said(&output)
-    );
+    for words in [
+        "libsan.so is not there",
+        "-p san-preload",
+        "export SAN_PRELOAD=",
+    ] {
+        assert!(said(&output).contains(words), "{}", said(&output));
+    }
     let library = folder.libsan();
     allow(&library, 0);
     let unreadable = folder.run(&library, &program);
     assert!(
-        said(&unreadable).contains("cannot read"),
+        said(&unreadable).contains("cannot read") && said(&unreadable).contains("ls -ld"),
         "{}",
         said(&unreadable)
     );
@@ -214,6 +216,11 @@ fn what_cannot_be_run_or_read_is_said_with_what_mends_it() {
             "ls -la /no/such",
         ),
         (&["--", &text], "cannot run", "ls -l /"),
+        (
+            &["--libary", "/x", "--", "true"],
+            "san run has no option --libary",
+            "san run --help",
+        ),
         (&["--", &script], "cannot run", "its first line (#!)"),
         (
             &["--key", "/no/such/key", "--", "true"],

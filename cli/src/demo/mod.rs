@@ -9,7 +9,7 @@ mod report;
 mod traffic;
 
 use crate::args::DemoArguments;
-use crate::output;
+use crate::output::{self, tell};
 use crate::problem::Problem;
 use addresses::Pair;
 use report::{ClientReport, DemoReport};
@@ -67,7 +67,7 @@ fn open(config: SwitchConfig) -> Result<Switch, Problem> {
     let Some(reason) = switch.no_san_reason() else {
         return Ok(switch);
     };
-    eprintln!("san: no RDMA here, so the demo runs on the soft fabric ({reason})");
+    tell!("san: no RDMA here, so the demo runs on the soft fabric ({reason})");
     let mut config = config.fabric(FabricChoice::Soft);
     if config.soft_addresses.is_empty() {
         config.soft_addresses = vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];

@@ -58,7 +58,10 @@ pub(super) fn opened(facts: &Facts) -> Vec<Line> {
         lines.push(Line::fail(
             "switch",
             format!("no program can start a switch: {why}"),
-            "see more: SAN_LOG=debug san devices",
+            match super::host::has_few_descriptors(facts) {
+                true => "raise the limit of descriptors: see the line descriptors",
+                false => "see more: SAN_LOG=debug san devices",
+            },
         ));
     }
     lines

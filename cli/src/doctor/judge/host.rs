@@ -2,7 +2,7 @@
 
 use crate::doctor::facts::{Access, Facts, Purpose, WatchFacts};
 use crate::doctor::line::Line;
-use crate::settings::Source;
+use crate::settings::{Source, of_unknown};
 use san_switch::FabricChoice;
 
 /// Bytes of locked memory that a handful of connections need.
@@ -37,7 +37,7 @@ pub(super) fn settings(facts: &Facts) -> Vec<Line> {
     for name in &settings.unknown {
         lines.push(Line::warn(
             "settings",
-            format!("{name} is not a setting; nothing reads it"),
+            of_unknown(name),
             format!("see the names: san config; or: unset {name}"),
         ));
     }
@@ -155,6 +155,12 @@ pub(super) fn memlock(facts: &Facts) -> Line {
              '* - memlock unlimited' in /etc/security/limits.conf",
         ),
     }
+}
+
+/// Whether so few may be open that nothing works: the line `descriptors` says what to type.
+pub(super) fn has_few_descriptors(facts: &Facts) -> bool {
+    let limit = facts.limits.descriptors;
+    limit.is_some_and(|limit| limit < FEWEST_DESCRIPTORS)
 }
 
 pub(super) fn descriptors(facts: &Facts) -> Line {
