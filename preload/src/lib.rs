@@ -1,18 +1,18 @@
 //! `libsan.so`: loaded into an unmodified program (LD_PRELOAD), it takes the program's socket calls.
 //!
-//! Each hook looks whether the descriptor is one that the SAN carries. Most are not, and then the
-//! next library's function of that name is called, which is libc's, with all that it does: errno,
-//! cancellation, its checks. What is decided about SAN descriptors is decided in the switch; here are
-//! the exported functions, and the table of descriptors.
+//! Each hook looks whether the SAN carries the descriptor. Most descriptors it does not. Then the hook
+//! calls the next library's function of that name. That is libc's, with all that it does: errno,
+//! cancellation, its checks. The switch decides everything about SAN descriptors. Here are only the
+//! exported functions, and the table of descriptors.
 //!
 //! Rules that hold for all hooks:
 //! - Nothing is exported that is not a hook (`tests/exports.rs`).
 //! - The switch's own calls come here, too, since they are libc's functions by name. They are passed
 //!   on: [`inside`] marks the thread.
 //! - A panic does not leave a hook.
-//! - While the table is empty, a hook that a program calls often does nothing but ask the next library: one
-//!   load, a comparison, and a jump.
-//! - A hook works before the library's constructor has run: what it needs is there without one.
+//! - While the table is empty, a hook that a program calls often only asks the next library: one load, a
+//!   comparison, and a jump.
+//! - A hook works before the library's constructor has run: what the hook needs is there without one.
 //!
 //! # Quick start
 //!
@@ -35,8 +35,8 @@
 //!
 //! # Errors
 //!
-//! A hook says what libc's function would say: its result and errno. What goes wrong with the SAN leaves the program on
-//! TCP. Settings that cannot be used are told once on standard error.
+//! A hook says what libc's function would say: its result and errno. A failure of the SAN leaves the program on
+//! TCP. Settings that cannot be used are said once on standard error.
 
 #![allow(unsafe_code)]
 #![allow(unreachable_pub, reason = "what is exported is exported to C")]

@@ -1,9 +1,9 @@
 //! A SAN service provider: sockets on RDMA, as the Windows Sockets Direct SPI asks for them.
 //!
 //! A [`Provider`] makes [`Socket`]s that listen, connect, accept and transfer messages over reliable
-//! connected queue pairs, on the kernel's RDMA or on RoCEv2 in user space ([`Fabric`]). What is above
-//! it, a *switch*, makes a byte stream of that, chooses between it and TCP, and goes back to TCP;
-//! none of this is here. The crate reads no file and no environment variable.
+//! connected queue pairs, on the kernel's RDMA or on RoCEv2 in user space ([`Fabric`]). The layer above
+//! is a *switch*. It makes a byte stream of the messages, chooses between the SAN and TCP, and goes back
+//! to TCP. None of this is here. The crate reads no file and no environment variable.
 //!
 //! # Quick start
 //!
@@ -61,39 +61,38 @@
 //!
 //! # How calls end
 //!
-//! No call but those with a time in their arguments waits for a peer. Connect ends with FD_CONNECT,
-//! a request is announced by FD_ACCEPT ([`Socket::event_select`]); an [`EventObject`] is a
-//! descriptor that can stand in any poll set. Transfers are *overlapped*: [`Socket::send`] and
-//! [`Socket::receive`] start an [`Operation`], whose end is asked for
-//! ([`Socket::get_overlapped_result`]) or told by an upcall ([`SwitchUpcalls`]).
-//! [`Socket::try_send`] and [`Socket::receive_within`] start none and cost least, and a [`DataPath`]
-//! has them without a look-up for each. Memory of the application's is registered where it lies,
-//! opened to one peer, and read and written by RDMA ([`Socket::register_rdma_memory`],
-//! [`Socket::rdma_read`]).
+//! Only calls with a time in their arguments wait for a peer. A connect ends with FD_CONNECT, and
+//! FD_ACCEPT announces a request ([`Socket::event_select`]). An [`EventObject`] is a descriptor that
+//! can stand in any poll set. Transfers are *overlapped*: [`Socket::send`] and [`Socket::receive`]
+//! start an [`Operation`]. A program asks for its end ([`Socket::get_overlapped_result`]), or an upcall
+//! tells it ([`SwitchUpcalls`]). [`Socket::try_send`] and [`Socket::receive_within`] start no
+//! operation and cost least. A [`DataPath`] has these two without a look-up for each call. Memory of
+//! the application's is registered where it lies, opened to one peer, and read and written by RDMA
+//! ([`Socket::register_rdma_memory`], [`Socket::rdma_read`]).
 //!
 //! # Threads
 //!
-//! Every type may be used by any thread. A provider has a thread `san-cm`, which reads the events of
-//! RDMA CM, and `san-progress`, which serves transfers that nobody waits for and makes upcalls, from
-//! the first startup to the last cleanup; with the first registration that is kept comes
-//! `san-memory`. Who waits for a message polls the device himself, without a hand-over. No lock is
-//! held while an upcall or a condition function runs.
+//! Any thread may use every type. From the first startup to the last cleanup a provider has two
+//! threads. `san-cm` reads the events of RDMA CM. `san-progress` serves transfers that no thread waits
+//! for, and makes upcalls. A third one, `san-memory`, starts with the first registration that is kept.
+//! A thread that waits for a message polls the device itself; no other thread hands it over. No lock
+//! is held while an upcall or a condition function runs.
 //!
 //! # Clean-up
 //!
-//! Clones of a [`Socket`] are one socket. It is closed by [`Socket::close`], or with its last clone;
-//! the peer is told, and what it had not received may be lost. The last [`Provider::cleanup`] closes
-//! every socket and ends the threads; so does dropping the last clone of a provider. A received
-//! [`Message`] may outlive both.
+//! Clones of a [`Socket`] are one socket. [`Socket::close`] closes it, or the drop of its last clone
+//! does. The peer is told. Messages that the peer has not received by then may be lost. The last
+//! [`Provider::cleanup`] closes every socket and ends the threads; so does dropping the last clone of a
+//! provider. A received [`Message`] may outlive both.
 //!
 //! In a child made by `fork` all handles are inert: dropping them does nothing, and calls fail with
 //! `WSAENOTSOCK`. The parent keeps what it has. See [`Provider::abandon`].
 //!
 //! # Errors
 //!
-//! Each call has an error enum of its own, which holds only what that call may report. All of them
-//! answer `code()`, a [`WsaCode`] of Winsock, and `errno()`, the number that stands for it on Linux,
-//! and keep what the system said as their source. [`ConnectError::may_try_tcp`] says whether TCP may
+//! Each call has an error enum of its own, which holds only what that call may report. Every error
+//! has `code()`, a [`WsaCode`] of Winsock, and `errno()`, the number that stands for it on Linux. It
+//! keeps the system's error as its source. [`ConnectError::may_try_tcp`] says whether TCP may
 //! be tried after a failed connect. `docs/errors.md` has the whole table.
 //!
 //! What goes over the wire is in [`wire`] and `docs/protocol.md`; the project's own words are in

@@ -1,11 +1,11 @@
 //! A user-space RoCEv2 endpoint with RDMA CM that needs no privileges.
 //!
-//! What it does: speaks the RoCEv2 wire protocol (reliable connections and the
-//! CM) over ordinary UDP sockets, towards the kernel's `rdma_rxe`, RoCE
-//! adapters and itself.
+//! What it does: it speaks the RoCEv2 wire protocol (reliable connections and the
+//! CM) over ordinary UDP sockets, with the kernel's `rdma_rxe`, RoCE adapters and
+//! itself.
 //!
 //! What it does not do: datagram queue pairs for applications, atomics, memory
-//! windows bound through the send queue (bound by call there are), path
+//! windows that a work request on the send queue binds (a call binds them), path
 //! migration, congestion control by CNP.
 //!
 //! Layers, each of which knows only those before it:
@@ -18,8 +18,8 @@
 //!
 //! # Quick start
 //!
-//! Both ends in one process. The client's request reaches the listener, which refuses it: an answer
-//! needs no queue pair. `examples/perf` and `tests/endpoint` go on from here with queue pairs.
+//! Both ends are in one process. The client's request reaches the listener. The listener refuses it, since a
+//! refusal needs no queue pair. `examples/perf` and `tests/endpoint` go on from here with queue pairs.
 //!
 //! ```
 //! use soft_roce::endpoint::{CmEvent, CmEventKind, Config, Endpoint, EventChannel};
@@ -81,21 +81,21 @@
 //!
 //! # Threads
 //!
-//! Every type may be used by any thread. One thread, `soft-roce`, belongs to each [`endpoint::Endpoint`]: it
-//! reads the sockets for those who sleep on descriptors, and keeps the timers. Who polls a completion queue
-//! does the work himself meanwhile. Only [`endpoint::CompletionChannel::wait`] waits, until its deadline.
+//! Any thread may use every type. Each [`endpoint::Endpoint`] has one thread, `soft-roce`. It reads the sockets
+//! for threads that sleep on descriptors, and keeps the timers. While a thread polls a completion queue, that
+//! thread does the work itself. Only [`endpoint::CompletionChannel::wait`] waits, until its deadline.
 //!
 //! # Clean-up
 //!
 //! Clones of an endpoint are one device. It lives as long as any object made from it, and its thread ends with
-//! the last of them. Dropping the id of a request refuses it; dropping a queue pair destroys it, and its peer
-//! finds out by its own time-outs unless it was disconnected before.
+//! the last of them. Dropping the id of a request refuses the request. Dropping a queue pair destroys it. If the
+//! queue pair was not disconnected before, the peer finds out by its own time-outs.
 //!
 //! # Errors
 //!
-//! Calls of the CM give [`std::io::Error`] with the errno that `rdma_cm` would give; what happens later is an
-//! event ([`endpoint::CmEventKind`]). Calls of verbs have an enum each ([`endpoint::QpError`],
-//! [`rc::PostError`], [`rc::RegisterError`]); what happens to a request later is the status of its completion.
+//! Calls of the CM give [`std::io::Error`] with the errno that `rdma_cm` would give. A failure that comes later is
+//! an event ([`endpoint::CmEventKind`]). Calls of verbs have an enum each ([`endpoint::QpError`],
+//! [`rc::PostError`], [`rc::RegisterError`]). A work request that fails later has a completion whose status says so.
 //! Peers are not trusted: a packet that breaks the rules costs its connection and nothing else.
 //!
 //! The words that are the project's own are in `docs/glossary.md`.

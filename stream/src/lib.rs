@@ -1,22 +1,22 @@
 //! One byte stream with two carriers, TCP and a queue pair, as a value without I/O.
 //!
-//! A stream begins on TCP. When it has earned a queue pair both directions move to it at places that
-//! the two ends agree on, and when the queue pair breaks, or is not wanted any more, both move back:
-//! no byte is lost, doubled or reordered, and no byte of the protocol is ever seen by an application.
-//! A stream can also live on a queue pair alone; then a break is its end. `docs/protocol.md` has the
-//! protocol.
+//! A stream begins on TCP. When it has earned a queue pair, both directions move to the queue pair, at
+//! places that the two ends agree on. When the queue pair breaks, or is not wanted any more, both move
+//! back. No byte is lost, doubled or reordered, and an application never sees a byte of the protocol.
+//! A stream can also live on a queue pair alone; then a break of the queue pair ends it.
+//! `docs/protocol.md` has the protocol.
 //!
 //! The engine is told what happened ([`Engine::handle`]) and asked what to do
 //! ([`Engine::poll_action`], [`Engine::tcp_in`], [`Engine::tcp_out`], [`Engine::next_message`],
-//! [`Engine::next_read`], [`Engine::next_timeout`]). It opens nothing, reads no clock, and holds no
-//! bytes but those of messages that the queue pair may still need. The way of a small message is
-//! [`Engine::write`], [`Engine::message_sent`], [`Engine::source`] and [`Engine::data`]: comparisons
-//! and counters.
+//! [`Engine::next_read`], [`Engine::next_timeout`]). It opens nothing and reads no clock. It holds the
+//! bytes of messages that the queue pair may still need, and no others. A small message takes
+//! [`Engine::write`], [`Engine::message_sent`], [`Engine::source`] and [`Engine::data`], which are
+//! comparisons and counters.
 //!
 //! # Quick start
 //!
-//! A connecting end that writes over TCP until it has earned a queue pair. A real shell has a socket where this
-//! one counts:
+//! A connecting end writes over TCP until it has earned a queue pair. The code around an engine is its *shell*. A
+//! real shell has a socket where this one counts:
 //!
 //! ```
 //! use san_stream::{Action, Config, Engine, Event, Mac, Payloads, Role, Route, State, TAG, Write};
@@ -52,8 +52,8 @@
 //!
 //! # Threads
 //!
-//! The crate starts no thread and takes no lock. An [`Engine`] belongs to one caller at a time; who shares it holds a
-//! lock around it.
+//! The crate starts no thread and takes no lock. An [`Engine`] belongs to one caller at a time. Callers that share
+//! one hold a lock around it.
 //!
 //! # Clean-up
 //!

@@ -2,9 +2,10 @@
 //! both ends have one, and over TCP everywhere else.
 //!
 //! [`TcpListener`] and [`TcpStream`] stand in for `tokio::net`'s. A stream is
-//! [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite), so what is built on
-//! those two runs on it: framed codecs, `tokio::io::copy`, hyper.
+//! [`AsyncRead`](tokio::io::AsyncRead) and [`AsyncWrite`](tokio::io::AsyncWrite). So code that is built on
+//! these two runs on it: framed codecs, `tokio::io::copy`, hyper.
 //!
+//! # Quick start
 //! ```
 //! use san_switch_tokio::{TcpListener, TcpStream};
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,16 +34,16 @@
 //! # Tasks and threads
 //! The first stream of a runtime over the SAN starts one task in that runtime, the *driver*. It polls
 //! the lanes of the runtime's streams and wakes the tasks that wait for them. The runtime's reactor
-//! watches one descriptor for all of these streams, not one for each. A stream that may move to the SAN
-//! (`RouteChoice::Upgrade`) is the driver's on either carrier. One that stays on TCP is registered
-//! with the reactor by itself, as tokio's own are.
+//! watches one descriptor for all of these streams, not one for each. The driver also serves a stream that
+//! may move to the SAN (`RouteChoice::Upgrade`), on either carrier. A stream that stays on TCP is
+//! registered with the reactor by itself, as tokio's own are.
 //!
 //! The first call starts the switch of the process ([`san_switch::net::process_switch`]), on a thread
 //! for blocking work, since opening a device takes milliseconds.
 //!
 //! # The runtime
-//! It needs I/O; [`TcpStream::connect`] needs time, too (`enable_all`). A stream stays with the runtime
-//! in which it was made: in another one it may be used, but the first has to run.
+//! The runtime needs I/O; [`TcpStream::connect`] needs time, too (`enable_all`). A stream stays with the
+//! runtime in which it was made. It may be used in another one, but its own runtime has to run.
 //!
 //! # Clean-up
 //! Dropping a stream closes it as TCP does. It does not wait: what is under way still arrives, as long

@@ -1,13 +1,16 @@
 //! The Sockets Direct switch: ordinary stream sockets, over the SAN where it fits and over TCP
 //! everywhere else.
 //!
-//! A [`Switch`] makes all SAN providers and TCP look like one. A [`Listener`] listens on TCP
-//! first, always; where it is bound to a SAN NIC's address or to the wildcard it also has
-//! companions on the SAN, and its accept gives the connections of both sides in the order of
-//! their arrival. A [connect](Switch::connect) takes the SAN where it reaches the destination's
-//! subnet, and goes back to TCP unless the SAN's answer is final; [`Connection::route`] says which
-//! way was taken and why.
+//! A [`Switch`] makes all SAN providers and TCP look like one. A [`Listener`] always listens on TCP
+//! first. Where its address is one of the SAN's, or the wildcard, it also has *companions*: listening
+//! sockets on the SAN, at the same port. Its accept gives the connections of both sides in the order
+//! of their arrival. A [connect](Switch::connect) takes the SAN where the SAN reaches the
+//! destination's subnet. It goes back to TCP unless the SAN's answer is final. [`Connection::route`]
+//! says which way the connection took, and why.
 //!
+//! A program that uses `std::net` needs less than this: [`net`] has the same names.
+//!
+//! # Quick start
 //! ```
 //! use san_switch::{ConnectOptions, ListenOptions, Switch, SwitchConfig};
 //! use std::io::{Read, Write};
@@ -29,36 +32,37 @@
 //! ```
 //!
 //! # Threads
-//! - `san-accept`: one for each switch that has a provider; a switch that is plain TCP has none.
-//! - `san-stat`: sleeps until somebody asks for statistics ([`stat`]); with [`SwitchConfig::stat`] off
+//! - `san-accept` accepts on the SAN. Each switch that has a provider has one; a switch that is plain TCP
+//!   has none.
+//! - `san-stat` sleeps until somebody asks for statistics ([`stat`]). With [`SwitchConfig::stat`] off
 //!   there is none.
-//! - `san-linger`: while SAN connections that are closed still have bytes under way, or open ones hold
-//!   memory for bulk.
-//! - `san-stream`: from the first connection that may move and has carried enough.
+//! - `san-linger` runs while closed SAN connections still have bytes under way, or open ones hold memory for
+//!   bulk.
+//! - `san-stream` starts with the first connection that may move and has carried enough.
 //!
-//! Data is moved by the threads that send and receive. Everything here is `Send` and `Sync`.
+//! The threads that send and receive move the data. Everything here is `Send` and `Sync`.
 //!
 //! # Clean-up
 //! Dropping a [`Connection`] or [`Listener`] closes it. A switch ends with the last of its
 //! handles, listeners and connections, or with [`Switch::shutdown`].
 //!
 //! # Descriptors
-//! What an application holds is the TCP socket's descriptor ([`std::os::fd::AsFd`] of [`Listener`],
-//! [`Connection::companion_fd`]). Whether an accept would find something is told by
-//! [`Listener::readiness`].
+//! The application holds the TCP socket's descriptor ([`std::os::fd::AsFd`] of [`Listener`],
+//! [`Connection::companion_fd`]). [`Listener::readiness`] tells whether an accept would find something.
 //!
 //! # Why a connection took TCP
 //! [`Connection::route`] is [`Route::San`] or [`Route::Tcp`]. At the end that connected `Route::Tcp` has
-//! the reason, a [`FallbackReason`]: what the SAN said, or why it was not thought of ([`NotTried`]). Its
-//! [`remedy`](FallbackReason::remedy) says what an operator can do. At the end that accepted there is none, since
+//! the reason, a [`FallbackReason`]: what the SAN said, or why the switch did not ask it ([`NotTried`]). Its
+//! [`remedy`](FallbackReason::remedy) says what an operator can do. The end that accepted has no reason, since
 //! the other end had the choice. A connection that may move has a reason at both ends ([`NotMoved`]).
 //! `docs/howto/fall-back.md` lists every reason.
 //!
 //! # Errors
 //! Each operation has an enum of its own ([`OpenError`], [`ListenError`], [`AcceptError`], [`ConnectError`]).
 //! Each answers `errno()`, keeps what the layer below said as its source, and turns into an
-//! [`std::io::Error`] of the kind that TCP would give. That the SAN gave no connection is no error where TCP
-//! gives one. A companion on the SAN that cannot be made is none either: [`Listener::san_status`] tells it.
+//! [`std::io::Error`] of the kind that TCP would give. Where the SAN gives no connection and TCP gives one,
+//! the connect succeeds. Where a companion cannot be made, the listener works on TCP alone, and
+//! [`Listener::san_status`] says why.
 //!
 //! The words that are the project's own are in `docs/glossary.md`.
 

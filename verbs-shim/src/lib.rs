@@ -1,6 +1,6 @@
 //! Safe verbs and RDMA CM, opened at run time.
 //!
-//! This crate is what a program needs of RDMA to serve and to connect: devices, protection
+//! This crate has what a program needs of RDMA to serve and to connect: devices, protection
 //! domains, registered buffers, completion queues, reliable connected queue pairs, and the
 //! connection manager. It has no policy: no backlog, no credits, no deadlines, no threads.
 //!
@@ -61,25 +61,27 @@
 //!
 //! # Threads
 //!
-//! Every type but [`CompletionBatch`] and [`Completion`] may be used by several threads at once;
-//! those two may be moved to another. The crate starts no threads. Locks are per object and held
-//! for the length of one call; posting, polling and claiming on different queue pairs share none.
+//! Several threads may use every type at once, except [`CompletionBatch`] and [`Completion`]. These two
+//! may be moved to another thread. The crate starts no threads. Each object has its own locks, and a
+//! lock is held for the length of one call. Calls that post, poll or claim on different queue pairs
+//! share no lock.
 //!
 //! # Clean-up
 //!
-//! Objects keep what they need alive: a queue pair its CM id, its protection domain and its queues;
-//! an id its event channel; a buffer its pool. So they may be dropped in any order, and the last
-//! one takes the rest along. A buffer that is posted belongs to the queue pair (or the shared
-//! receive queue) until its completion is claimed, and is freed after that queue's destruction if
-//! it never is. Destructors do not panic and do not wait for the peer; what the kernel refuses to
-//! destroy is logged, and its memory is never used again. [`live_objects`] counts what is there.
+//! Objects keep alive what they need. A queue pair keeps its CM id, its protection domain and its
+//! queues; an id keeps its event channel; a buffer keeps its pool. So they may be dropped in any
+//! order, and the last one takes the rest along. A posted buffer belongs to the queue pair (or the
+//! shared receive queue) until its completion is claimed. If nobody claims it, the buffer is freed
+//! after that queue is destroyed. Destructors do not panic and do not wait for the peer. Where the
+//! kernel refuses to destroy an object, the refusal is logged, and the object's memory is never used
+//! again. [`live_objects`] counts the objects that are there.
 //!
 //! # Errors
 //!
-//! [`OpenError`] says why there is no fabric. Every other call fails with a [`VerbsError`], which
-//! names the call of librdmacm or libibverbs and keeps the system's error; failed work requests
-//! come as completions with a [`WcStatus`], failed connections as an [`Event`]. Numbers that this
-//! crate does not know are kept as `Unknown(n)`.
+//! [`OpenError`] says why there is no fabric. Every other call fails with a [`VerbsError`]. It names
+//! the call of librdmacm or libibverbs, and keeps the system's error. A failed work request comes as a
+//! completion with a [`WcStatus`], a failed connection as an [`Event`]. Numbers that this crate does
+//! not know are kept as `Unknown(n)`.
 //!
 //! # Backends
 //!
