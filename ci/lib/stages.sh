@@ -30,6 +30,7 @@ stage_lint() {
         result_failed "cargo package" "cargo package --no-verify ${published[*]}"
     "$top/ci/links" || result_failed "links of the documentation" "ci/links"
     "$top/ci/circles" || result_failed "circles of modules" "ci/circles"
+    "$top/ci/picture" --check || result_failed "the picture of the README" "ci/picture --check"
 }
 
 # Of san-tests, the test that leaves the devices broken: nothing comes after it.
