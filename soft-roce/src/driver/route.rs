@@ -141,9 +141,8 @@ pub(crate) fn is_local(ip: IpAddr) -> bool {
 /// # Errors
 /// `EADDRNOTAVAIL`: it is no address of this host; `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`.
 pub(crate) fn check_local(ip: IpAddr) -> io::Result<()> {
-    let why = match UdpSocket::bind((ip, 0)) {
-        Ok(_) => return Ok(()),
-        Err(why) => why,
+    let Err(why) = UdpSocket::bind((ip, 0)) else {
+        return Ok(());
     };
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     Err(match Errno::from_io_error(&why) {
