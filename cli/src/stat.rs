@@ -63,6 +63,9 @@ fn write(out: &mut impl Write, arguments: &StatArguments, found: &Reports) -> io
         reports.iter().try_for_each(|one| print(out, one, width))
     } else if reports.is_empty() {
         writeln!(out, "no process of this user has a San Direct switch")?;
+        let remedy = "-> start a program with one: san run -- PROGRAM; one with SAN_STAT=off or another \
+            XDG_RUNTIME_DIR is not found";
+        folded(out, remedy, width, 2)?;
         unanswered(out, found.unanswered)
     } else {
         overview(out, reports, width)?;
@@ -419,6 +422,27 @@ mod tests {
         let mut none = Vec::new();
         left_to_tcp(&mut none, &[], 80).unwrap();
         assert!(none.is_empty());
+    }
+
+    #[test]
+    fn where_no_process_has_a_switch_it_says_how_to_start_one() {
+        let arguments = StatArguments {
+            pid: None,
+            json: false,
+            openmetrics: false,
+            serve: None,
+            watch: None,
+        };
+        let nobody = Reports {
+            reports: Vec::new(),
+            unanswered: 0,
+        };
+        let mut out = Vec::new();
+        write(&mut out, &arguments, &nobody).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        for words in ["no process of this user", "san run", "XDG_RUNTIME_DIR"] {
+            assert!(text.contains(words), "{text}");
+        }
     }
 
     #[test]

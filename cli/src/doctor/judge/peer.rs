@@ -126,11 +126,9 @@ fn way(peer: &PeerFacts, address: &PeerAddressFacts, facts: &Facts) -> Line {
                 format!("see more: SAN_LOG=debug san connect {there}"),
             )
         }
-        ConnectOutcome::Failed { failure: None, why } => Line::fail(
-            "route",
-            format!("no connection to {there}: {why}"),
-            not_over_tcp(address),
-        ),
+        ConnectOutcome::Failed { failure: None, why } => {
+            Line::fail("route", why.clone(), not_over_tcp(address))
+        }
         ConnectOutcome::Tcp {
             failure: Some(failure),
             ..
