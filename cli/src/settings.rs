@@ -194,7 +194,7 @@ impl Settings {
 
 /// What is said of a variable that nothing reads: with the setting that was meant, where one is like it.
 pub(crate) fn of_unknown(name: &str) -> String {
-    let known = SwitchConfig::settings().map(|known| known.name());
+    let known = SwitchConfig::settings().map(san_switch::Setting::name);
     let near = known
         .chain(OTHERS)
         .map(|known| (letters_between(name, known), known))
