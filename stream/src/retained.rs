@@ -100,6 +100,13 @@ impl<P: AsRef<[u8]>> Retained<P> {
         self.sent.reserve(MOST);
     }
 
+    /// There is no queue pair any more.
+    pub(crate) fn stop(&mut self) {
+        if self.sent.is_empty() {
+            self.sent = VecDeque::new();
+        }
+    }
+
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.sent.len() < MOST

@@ -103,6 +103,8 @@ pub(crate) struct MovingStream {
     read_wake: OnceLock<Signal>,
     write_wake: OnceLock<Signal>,
     receives_over: AtomicBool,
+    /// The application has closed it, and the thread sees it off.
+    is_left: AtomicBool,
     timeouts: Timeouts,
     counters: Arc<TcpCounters>,
     mark: TcpMark,
@@ -157,6 +159,7 @@ impl MovingStream {
                 read_wake: OnceLock::new(),
                 write_wake: OnceLock::new(),
                 receives_over: AtomicBool::new(false),
+                is_left: AtomicBool::new(false),
                 timeouts: Timeouts::new(timeout),
                 counters: Arc::default(),
                 mark: TcpMark::default(),
@@ -216,6 +219,18 @@ impl MovingStream {
     pub(crate) fn watcher_polls(&self, polls: bool) {
         let feed = &self.around.feed;
         feed.watcher_polls.store(polls, Ordering::Release);
+    }
+
+    /// Whether the feed hears of each message.
+    fn hear_of_each(&self, wanted: bool) {
+        let feed = &self.around.feed;
+        feed.is_watched.store(wanted, Ordering::Release);
+        self.look_at(|mover| {
+            if let Some(pair) = &mover.pair {
+                pair.data.tell_each(wanted);
+                pair.listen(feed);
+            }
+        });
     }
 
     /// Whether it will never move again.
@@ -448,6 +463,10 @@ impl MovingStream {
         if is_plain {
             service.remove(token);
         } else {
+            // The thread hears of what the peer still says.
+            self.is_left.store(true, Ordering::Release);
+            self.watcher_polls(false);
+            self.hear_of_each(true);
             service.keep(token, Arc::clone(self) as Arc<dyn Member>);
         }
     }
@@ -547,18 +566,9 @@ impl Carrier for MovingStream {
     }
 
     fn set_watcher(&self, watcher: Option<(Arc<dyn Watcher>, u64)>) {
-        self.around
-            .feed
-            .is_watched
-            .store(watcher.is_some(), Ordering::Release);
         let is_watched = watcher.is_some();
         *self.watcher.lock() = watcher;
-        self.look_at(|mover| {
-            if let Some(pair) = &mover.pair {
-                pair.data.tell_each(is_watched);
-                pair.listen(&self.around.feed);
-            }
-        });
+        self.hear_of_each(is_watched);
         self.tell_watcher();
     }
 

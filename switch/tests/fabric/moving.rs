@@ -369,6 +369,27 @@ fn a_stream_that_both_ends_have_closed_is_gone_soon() {
     });
 }
 
+/// Neither reads the other's end, which it has to hear of all the same.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn a_stream_that_both_ends_close_without_a_read_is_gone_soon() {
+    bounded(|| {
+        let (ends, _) = up();
+        assert!(are_up(&ends));
+        let Ends {
+            client,
+            server,
+            here: _here,
+            there: _there,
+        } = ends;
+        drop(client);
+        drop(server);
+        eventually("their queue pairs are gone", Duration::from_secs(5), || {
+            verbs_shim::live_objects().qps == 0
+        });
+    });
+}
+
 #[test]
 #[ignore = "needs two RDMA devices: ci/rxe"]
 fn a_peer_without_the_upgrade_leaves_the_stream_on_tcp() {

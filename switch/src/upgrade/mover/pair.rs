@@ -372,6 +372,22 @@ impl Mover {
         true
     }
 
+    /// Takes in the peer's end for an application that has closed the stream, and so reads nothing more. The
+    /// caller keeps others from reading. Bytes that come before it stay where they are.
+    pub(in crate::upgrade) fn take_end(&mut self, around: &Around) {
+        let is_bytes = |kind| kind == Kind::Data.number();
+        while self.is_on_san()
+            && self.engine.source() == Source::Message
+            && let Some(pair) = &self.pair
+            && pair.data.inbox().first.is_some_and(|kind| !is_bytes(kind))
+            && let Ok(received) = pair.data.try_receive()
+        {
+            let kind = received.kind();
+            self.message(around, kind, &received);
+        }
+        self.progress(around);
+    }
+
     /// What has landed of a stopped queue pair is kept for the application: its memory goes.
     fn take_landed(&mut self, around: &Around) {
         while let Source::Landed { position, length } = self.engine.source() {

@@ -1,6 +1,7 @@
 //! A stream as the thread `san-stream` sees it: what it wants, and what became of a dial.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use san_provider::Rejection;
@@ -27,6 +28,11 @@ impl Member for MovingStream {
         // (`next_timeout`): all streams wait for this thread, and many may break at once.
         if drains && let Some(_reading) = self.reading.try_lock() {
             self.with(Mover::drain);
+        }
+        if self.is_left.load(Ordering::Acquire)
+            && let Some(_reading) = self.reading.try_lock()
+        {
+            self.with(Mover::take_end);
         }
         let left = self.with(|mover, _| std::mem::take(&mut mover.left));
         for one in left {
