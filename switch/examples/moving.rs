@@ -5,7 +5,8 @@
 //! $ ci/soft cargo run --release -p san-switch --example moving [speed|connect|moves|memory]...
 //! ```
 //!
-//! `moving one-way|bulk direct|moved BYTES` takes one figure alone, for a look by strace(1).
+//! `moving one-way|bulk direct|moved BYTES` takes one figure alone, for a look by strace(1), and
+//! `moving memory tcp|direct|moved STREAMS` the memory of so many streams of one kind.
 //!
 //! Two threads, each with a switch of its own, at SAN_TEST_ADDR_A and SAN_TEST_ADDR_B. What is compared takes
 //! turns in one run; the figure is the median.
@@ -13,6 +14,7 @@
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use san_switch::{
@@ -248,43 +250,99 @@ fn moves() -> Result<()> {
     Ok(())
 }
 
-/// Bytes of memory that the process has.
+/// KiB of memory that the process has of its own, without the pages of programs and files.
 fn resident() -> Result<f64> {
-    let pages = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: f64 = pages.split_whitespace().nth(1).unwrap_or("0").parse()?;
-    Ok(pages * 4.0)
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    kilobytes.ok_or_else(|| "no RssAnon".into())
 }
 
-fn memory() -> Result<()> {
-    const STREAMS: usize = 500;
-    let setup = Setup::new(RouteChoice::Upgrade, 1024)?;
-    let _first = setup.over_san()?;
-    let empty = resident()?;
-    let mut streams = Vec::new();
-    for _ in 0..STREAMS {
-        streams.push(setup.over_san()?);
+/// Streams whose memory is told, by their part of it, again and again.
+struct Measured {
+    streams: Vec<(Connection, Connection)>,
+    empty: f64,
+}
+
+impl Measured {
+    fn new(
+        count: usize,
+        mut stream: impl FnMut() -> Result<(Connection, Connection)>,
+    ) -> Result<Self> {
+        // What is there once for all.
+        let _first = stream()?;
+        let empty = resident()?;
+        let streams = (0..count).map(|_| stream()).collect::<Result<_>>()?;
+        Ok(Self { streams, empty })
     }
-    let report = |what: &str| -> Result<()> {
-        let each = (resident()? - empty) / STREAMS as f64 / 2.0;
+
+    fn report(&self, what: &str) -> Result<()> {
+        let each = (resident()? - self.empty) / self.streams.len() as f64 / 2.0;
         println!("| {what} | {each:.1} |");
         Ok(())
-    };
-    println!("| memory of an end that has moved, KiB | |\n|---|---|");
-    report("after the move")?;
-    for (client, server) in &streams {
-        std::thread::scope(|scope| {
-            let reader = scope.spawn(|| receive_all(server, &mut vec![0; 1 << 20]));
-            send_all(client, &vec![7; 1 << 20])?;
-            reader.join().map_err(|_| "the reader panicked")?
-        })?;
     }
-    report("after 1 MiB one way")?;
-    std::thread::sleep(Duration::from_secs(25));
-    report("idle for 25 seconds")?;
-    // They go back to TCP after 30 seconds; after ten, and 20 at most, the provider lets go of what
-    // they had.
-    std::thread::sleep(Duration::from_secs(35));
-    report("idle for a minute")?;
+
+    /// One way. By two threads and small pieces: what the program itself has freed would count as theirs.
+    fn carry(&self, bytes: usize) -> Result<()> {
+        const PIECE: usize = 64 * 1024;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| -> Result<()> {
+                let mut piece = vec![0; PIECE];
+                for (_, server) in &self.streams {
+                    for _ in 0..bytes / PIECE {
+                        receive_all(server, &mut piece)?;
+                    }
+                }
+                Ok(())
+            });
+            let piece = vec![7; PIECE];
+            for (client, _) in &self.streams {
+                for _ in 0..bytes / PIECE {
+                    send_all(client, &piece)?;
+                }
+            }
+            reader.join().map_err(|_| "the reader panicked")?
+        })
+    }
+}
+
+/// Of each kind in a process of its own: what one has freed would be there for the next.
+fn memory() -> Result<()> {
+    println!("| memory of an end, KiB | |\n|---|---|");
+    for kind in ["tcp", "direct", "moved"] {
+        let exe = std::env::current_exe()?;
+        let status = Command::new(exe).args(["memory", kind, "500"]).status()?;
+        if !status.success() {
+            return Err(format!("{kind}: {status}").into());
+        }
+    }
+    Ok(())
+}
+
+fn memory_of(kind: &str, streams: usize) -> Result<()> {
+    let pause = |seconds| std::thread::sleep(Duration::from_secs(seconds));
+    let setup = match kind {
+        "direct" => Setup::new(RouteChoice::Direct, 1)?,
+        "moved" => Setup::new(RouteChoice::Upgrade, 1024)?,
+        _ => {
+            let setup = Setup::new(RouteChoice::Upgrade, 1 << 40)?;
+            let measured = Measured::new(streams, || setup.connect())?;
+            measured.carry(1 << 20)?;
+            return measured.report("on TCP, never moved, after 1 MiB one way");
+        }
+    };
+    let measured = Measured::new(streams, || setup.over_san())?;
+    measured.report(&format!("{kind}, after 512 bytes each way"))?;
+    measured.carry(1 << 20)?;
+    measured.report(&format!("{kind}, after 1 MiB one way"))?;
+    pause(25);
+    measured.report(&format!("{kind}, idle for 25 seconds"))?;
+    if kind == "moved" {
+        // They go back to TCP after 30 seconds; after ten, and 20 at most, the provider lets go of what
+        // they had.
+        pause(35);
+        measured.report("back on TCP, idle for a minute")?;
+    }
     Ok(())
 }
 
@@ -293,6 +351,9 @@ fn main() -> Result<()> {
     if let [what, route, size] = wanted.as_slice()
         && let Ok(size) = size.parse()
     {
+        if what == "memory" {
+            return memory_of(route, size);
+        }
         // One figure alone, for a look by strace(1) or perf(1).
         let setup = match route.as_str() {
             "direct" => Setup::new(RouteChoice::Direct, 1)?,
