@@ -103,20 +103,31 @@ pub(crate) struct Traffic {
     bytes: u64,
     turns: u32,
     was_read: bool,
+    /// The stream has come back to TCP, and nothing has gone over it since.
+    is_quiet: bool,
 }
 
 impl Traffic {
+    /// The stream has come back to TCP. What it carried there meanwhile counts, but is no reason to go again
+    /// before it carries more: a stream that nobody uses would, and its listener would stand for nothing.
+    pub(crate) fn came_back(&mut self) {
+        self.is_quiet = true;
+    }
+
     pub(crate) fn read(&mut self, bytes: usize) {
+        self.is_quiet = false;
         self.bytes += bytes as u64;
         self.was_read = true;
     }
 
     pub(crate) fn written(&mut self, bytes: usize) {
+        self.is_quiet = false;
         self.bytes += bytes as u64;
         self.turns += u32::from(std::mem::take(&mut self.was_read));
     }
 
     pub(crate) fn passed(&mut self, bytes: u64, turns: u32) {
+        self.is_quiet &= bytes == 0;
         self.bytes += bytes;
         self.turns += turns;
     }
@@ -127,7 +138,7 @@ impl Traffic {
         } else {
             wanted.turns
         };
-        self.bytes >= wanted.bytes || self.turns >= turns
+        !self.is_quiet && (self.bytes >= wanted.bytes || self.turns >= turns)
     }
 }
 
@@ -166,6 +177,19 @@ mod tests {
         assert!(!traffic.is_enough(&wanted, false));
         traffic.read(32 * 1024);
         assert!(traffic.is_enough(&wanted, false));
+    }
+
+    #[test]
+    fn what_has_come_back_needs_more_before_it_goes_again() {
+        let wanted = Thresholds::default();
+        let mut traffic = Traffic::default();
+        traffic.written(64 * 1024);
+        traffic.came_back();
+        assert!(!traffic.is_enough(&wanted, true));
+        traffic.passed(0, 0);
+        assert!(!traffic.is_enough(&wanted, true));
+        traffic.read(1);
+        assert!(traffic.is_enough(&wanted, true));
     }
 
     #[test]

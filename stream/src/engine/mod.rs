@@ -324,6 +324,7 @@ impl<P: Payloads> Engine<P> {
         if self.state == State::Leaving && self.is_clean() {
             self.boundary = None;
             self.retained.stop();
+            self.traffic.came_back();
             self.set_state(State::Tcp);
         }
         self.await_resume(now);

@@ -1,5 +1,6 @@
 //! What a stream that moved holds while nothing goes over it: its rings go after a few seconds, and the
-//! queue pair with all that belongs to it after the time that is set. The stream is there as before.
+//! queue pair with all that belongs to it after the time that is set. The stream is there as before. Back on TCP it
+//! holds nothing of the SAN, and a stream that waits for its peer to dial holds one CM id.
 //!
 //! A program of its own: it measures the memory of its process.
 
@@ -11,6 +12,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use san_switch::{Connection, Listener, RouteChoice, Switch, SwitchConfig};
+use san_tests::census::Census;
 use san_tests::net::{self, addr_a, addr_b};
 use san_tests::time::{eventually, holds_within, within};
 
@@ -138,6 +140,122 @@ fn streams_that_are_idle_hold_hardly_any_memory_and_go_on_afterwards() {
             let (ups, downs) = stream.client.info().changes;
             assert!(ups >= 2 && downs >= 1, "{ups} up, {downs} down");
         }
+    });
+}
+
+/// Mappings of the process.
+fn mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc/self/maps");
+    maps.lines().count()
+}
+
+/// Descriptors of the process, of all kinds together.
+fn descriptors(census: &Census) -> usize {
+    census.descriptors.values().sum()
+}
+
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn streams_that_are_back_on_tcp_hold_nothing_of_the_san() {
+    within(Duration::from_secs(180), || {
+        let config = || moving().upgrade_idle(None);
+        let (here, there) = (
+            Switch::new(config()).unwrap(),
+            Switch::new(config()).unwrap(),
+        );
+        let listener = there.listen(any(), backlog(64)).unwrap();
+        // What is there once for all.
+        let first = Ends::new(&here, &listener);
+        first.move_up();
+        first.ask_and_answer(&[7; 700]);
+        let before = Census::take();
+
+        let count = if net::is_soft() { STREAMS } else { FEW };
+        let streams: Vec<_> = (0..count).map(|_| Ends::new(&here, &listener)).collect();
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            for stream in &streams {
+                stream.move_up();
+                stream.ask_and_answer(&[7; 700]);
+            }
+            for (at, stream) in streams.iter().enumerate() {
+                match at % 2 {
+                    0 => stream.client.move_to_tcp(false),
+                    _ => stream.server.move_to_tcp(false),
+                }
+            }
+            let is_down = |stream: &Ends| !stream.client.is_san() && !stream.server.is_san();
+            eventually("all are on TCP", PATIENCE, || streams.iter().all(is_down));
+            // The memory of a lane that nobody needs any more goes after ten seconds, and 20 at most.
+            let mut now = Census::take();
+            let is_back = holds_within(Duration::from_secs(30), || {
+                now = Census::take();
+                let (live, then) = (now.live, before.live);
+                // The first one's own may break on a busy machine.
+                live.ids <= then.ids
+                    && live.qps <= then.qps
+                    && live.cqs <= then.cqs
+                    && live.mws <= then.mws
+                    && live.pds <= then.pds
+                    && live.srqs <= then.srqs
+                    && live.channels <= then.channels
+            });
+            assert!(is_back, "before: {before}\nback on TCP: {now}");
+            held.push((now.live.mrs, descriptors(&now), mappings()));
+            println!("regions, descriptors, mappings: {:?}", held.last());
+        }
+        // Each end has its socket, and a descriptor for each of its calls that has waited for TCP.
+        let most = descriptors(&before) + count * 2 * 3;
+        assert!(held[0].1 <= most, "{held:?}, before: {before}");
+        // What is kept to be used again does not grow.
+        assert!(held[2].0 <= held[0].0 + 2, "regions of {held:?}");
+        assert!(held[2].1 <= held[0].1 + count, "descriptors of {held:?}");
+        // The allocator takes some anew, by chance.
+        assert!(held[2].2 <= held[0].2 + 100, "mappings of {held:?}");
+
+        drop(streams);
+        let mut now = Census::take();
+        let is_back = holds_within(PATIENCE, || {
+            now = Census::take();
+            now.live.ids <= before.live.ids && descriptors(&now) <= descriptors(&before)
+        });
+        assert!(is_back, "before: {before}\nclosed: {now}");
+    });
+}
+
+/// More streams than listen at a time, whose peer never dials.
+#[test]
+#[ignore = "needs two RDMA devices: ci/rxe"]
+fn streams_that_wait_for_a_dial_hold_one_cm_id_each_and_so_many_at_most() {
+    const MOST: usize = 1024;
+    within(Duration::from_secs(240), || {
+        let (here, there) = (
+            Switch::new(moving()).unwrap(),
+            Switch::new(moving().route(RouteChoice::Direct)).unwrap(),
+        );
+        let listener = there.listen(any(), backlog(64)).unwrap();
+        let count = if net::is_soft() { MOST + 76 } else { FEW };
+        let streams: Vec<_> = (0..count).map(|_| Ends::new(&here, &listener)).collect();
+        let before = verbs_shim::live_objects();
+        let most = before.ids + count.min(MOST);
+        let mut ids = 0;
+        for _ in 0..2 {
+            for stream in &streams {
+                stream.ask_and_answer(&[7; 2500]);
+                // One listens before the oldest gives way.
+                ids = verbs_shim::live_objects().ids;
+                assert!(ids <= most + 1, "{ids} ids, not {most}");
+            }
+            let all_listen = holds_within(PATIENCE * 4, || {
+                ids = verbs_shim::live_objects().ids;
+                ids == most
+            });
+            assert!(all_listen, "{ids} ids, not {most}");
+        }
+        drop(streams);
+        eventually("none is left", PATIENCE, || {
+            verbs_shim::live_objects().ids == before.ids
+        });
     });
 }
 
