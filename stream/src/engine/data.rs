@@ -85,7 +85,7 @@ impl<P: Payloads> Engine<P> {
     /// message now.
     #[inline]
     pub fn write(&self, length: usize, has_place: bool) -> Write {
-        if self.outgoing.closed || self.is_over() {
+        if self.outgoing.closed || self.is_over() || self.is_tcp_reset {
             return Write::Closed;
         }
         if self.outgoing.unsent() == 0 {

@@ -51,6 +51,9 @@ impl<P: Payloads> Engine<P> {
         if is_through && self.retained.is_empty() {
             return self.ended();
         }
+        if self.is_tcp_reset {
+            return self.tcp_reset();
+        }
         self.tell_position();
         if let Some(position) = self.resume.take() {
             self.resumed(position);
@@ -168,6 +171,11 @@ impl<P: Payloads> Engine<P> {
     pub(super) fn tcp_reset(&mut self) {
         if !self.has_tcp() {
             return;
+        }
+        // What the queue pair has brought is read before the reset, as it is where TCP alone carries.
+        if self.rx == Rx::Framed && self.link != Link::None {
+            self.is_tcp_reset = true;
+            return self.leave();
         }
         let is_through = self.incoming.eof && self.outgoing.fin == Fin::End;
         if is_through && self.retained.safe(self.outgoing.sent) == self.outgoing.sent {

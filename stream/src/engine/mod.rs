@@ -120,6 +120,8 @@ pub struct Engine<P: Payloads> {
     resume: Option<u64>,
     /// FIN came.
     is_tcp_over: bool,
+    /// TCP was reset, and what the queue pair had brought is not taken in yet.
+    is_tcp_reset: bool,
     /// No queue pair any more.
     stays: bool,
     ring: OwnRing,
@@ -173,6 +175,7 @@ impl<P: Payloads> Engine<P> {
             },
             resume: None,
             is_tcp_over: false,
+            is_tcp_reset: false,
             stays: false,
             ring: OwnRing::Closed,
             rest: rest::Rest::default(),
@@ -278,6 +281,11 @@ impl<P: Payloads> Engine<P> {
             State::Broken(failure) => Some(failure),
             _ => None,
         }
+    }
+
+    /// Whether TCP was reset. The stream breaks when what the queue pair had brought is taken in.
+    pub fn is_reset(&self) -> bool {
+        self.is_tcp_reset
     }
 
     /// Bytes of the peer's stream that were taken from carriers, and whether its end was.

@@ -284,6 +284,7 @@ impl End {
                 Ok(true)
             }
             Write::Full => Ok(false),
+            Write::Closed if self.engine.is_reset() => Ok(false),
             Write::Closed => Err(self.wrong("closed too early")),
         }
     }

@@ -451,12 +451,7 @@ impl MovingStream {
             if was_plain && is_reset {
                 return (true, around.token);
             }
-            let event = match owes_unread || is_reset {
-                true => Event::Abort,
-                false => Event::Close,
-            };
-            mover.tell(around, event);
-            mover.progress(around);
+            mover.close(around, is_reset);
             (mover.is_through(), around.token)
         });
         let service = &self.around.service;

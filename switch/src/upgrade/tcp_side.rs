@@ -85,9 +85,14 @@ impl TcpSide {
     /// Looks at the bytes that come next, as many as a frame has.
     pub(super) fn look(&self) -> Result<Seen, Step> {
         // Asked first: what is not here yet when FIN is, never comes.
-        let has_end = self.has_end();
+        let flags = self.ready(PollFlags::RDHUP);
+        let has_end = flags.contains(PollFlags::RDHUP);
         let mut bytes = [0; FRAME];
         match self.peek(&mut bytes) {
+            // The kernel keeps what had come before a reset, and it looks like the end of the stream.
+            Step::Moved(length) if length < FRAME && flags.contains(PollFlags::ERR) => {
+                Err(Step::Reset(Errno::CONNRESET))
+            }
             Step::Moved(length) => Ok(Seen {
                 bytes,
                 length,
@@ -137,10 +142,6 @@ impl TcpSide {
         // A socket that takes on no address any more resets what it had.
         let _ = self.socket.set_linger(Some(std::time::Duration::ZERO));
         let _ = rustix::net::connect_unspec(&self.socket);
-    }
-
-    fn has_end(&self) -> bool {
-        !self.ready(PollFlags::RDHUP).is_empty()
     }
 
     /// What holds now.

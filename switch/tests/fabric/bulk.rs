@@ -253,6 +253,10 @@ fn a_close_with_unread_bytes_or_linger_zero_resets() {
                 });
             }
             drop(ends.server);
+            // The client has its own still.
+            eventually("the queue pair is gone", PATIENCE, || {
+                verbs_shim::live_objects().qps <= 1
+            });
             // What had come is read; then the reset, once.
             assert_eq!(ends.client.receive(&mut buffer).unwrap(), 6);
             let error = ends.client.receive(&mut buffer).unwrap_err();

@@ -409,13 +409,32 @@ impl<'a> Sequence<'a> {
     }
 }
 
-/// One end closes with a linger time of zero: what the other one hears.
-fn aborted(gone: impl Stream, left: &dyn Stream) -> Vec<String> {
-    gone.linger_not();
+/// One end closes with a linger time of zero, or with bytes unread: what the other one hears, which may have bytes to
+/// read, too.
+fn aborted(gone: impl Stream, left: &dyn Stream, seed: u64, is_moving: bool) -> Vec<String> {
+    let mut dice = Dice(!seed);
+    let (mut reader, mut writer) = left.both();
+    // One message. docs/semantics.md: in the middle of a move it may be lost.
+    let before = match is_moving {
+        true => 0,
+        false => dice.below(2) * dice.below(1000),
+    };
+    if before > 0 {
+        gone.both().1.write_all(&vec![5; before]).unwrap();
+        settled(left, Events::WRITABLE | Events::READABLE);
+    }
+    if dice.below(2) == 0 {
+        gone.linger_not();
+    } else {
+        writer.write_all(&[6; 10]).unwrap();
+        settled(&gone, Events::WRITABLE | Events::READABLE);
+    }
     drop(gone);
     let all = Events::WRITABLE | Events::READABLE | Events::READ_CLOSED;
     let mut said = vec![format!("reset: {:?}", settled(left, all))];
-    let (mut reader, mut writer) = left.both();
+    let mut bytes = vec![0; before];
+    let read = kind(reader.read_exact(&mut bytes));
+    said.push(format!("{before} bytes before it: {read:?}"));
     for _ in 0..2 {
         let read = kind(reader.read(&mut [0; 10]));
         let written = kind(writer.write(b"late"));
@@ -467,7 +486,8 @@ fn work(connect: &dyn Fn() -> [TcpStream; 2], seeds: &AtomicU64, last: u64, is_m
         let has_ended = |line: &String| line.contains(" end: ") || line.contains("reads no more");
         if !said.iter().any(has_ended) {
             let ([first, second], [third, fourth]) = (ours, theirs);
-            compare(&aborted(first, &second), &aborted(third, &fourth), seed);
+            let said = aborted(first, &second, seed, is_moving);
+            compare(&said, &aborted(third, &fourth, seed, is_moving), seed);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Engines led into each state, for tests of single events.
 
+mod ends;
 mod hostile;
 mod machine;
 mod rest;

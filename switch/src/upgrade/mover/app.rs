@@ -18,9 +18,52 @@ impl Mover {
     pub(in crate::upgrade) fn owes_unread(&self) -> bool {
         let data = Some(Kind::Data.number());
         let waits = |pair: &QueuePair| pair.data.inbox().first == data;
-        self.has_unread()
-            || self.engine.has_bulk()
-            || self.is_on_san() && self.pair.as_ref().is_some_and(waits)
+        self.has_unread() || self.engine.has_bulk() || self.pair.as_ref().is_some_and(waits)
+    }
+
+    /// The same, where the kernel would not say so to the peer: also bytes on TCP, while the carrier changes.
+    fn owes_unread_anywhere(&self, around: &Around) -> bool {
+        let waits_on_tcp = || {
+            !self.is_plain()
+                && self.engine.source() == Source::Tcp
+                && matches!(self.engine.tcp_in(), TcpIn::Raw { .. })
+                && matches!(around.tcp.peek(&mut [0]), Step::Moved(_))
+        };
+        self.owes_unread() || waits_on_tcp()
+    }
+
+    /// The application has closed the stream. `resets`: it wants the peer to be reset.
+    pub(in crate::upgrade) fn close(&mut self, around: &Around, resets: bool) {
+        if let Some(pair) = &self.pair {
+            // What has come and nobody has looked for is unread, too.
+            pair.data.poll();
+            self.progress(around);
+        }
+        let is_reset = resets || self.owes_unread_anywhere(around);
+        let event = match is_reset {
+            true => Event::Abort,
+            false => Event::Close,
+        };
+        self.tell(around, event);
+        self.progress(around);
+    }
+
+    /// Goes on with a stream that the application has closed, and so reads nothing more of. The caller keeps
+    /// others from reading. As TCP: the peer's end is taken in, and bytes of the peer reset it. They wait only
+    /// for what was written before the close to arrive.
+    pub(in crate::upgrade) fn see_off(&mut self, around: &Around) {
+        self.take_end(around);
+        self.progress(around);
+        if self.has_arrived() && self.owes_unread_anywhere(around) {
+            self.tell(around, Event::Abort);
+        }
+    }
+
+    /// Whether all that was written has arrived, and the end if the queue pair carries; or the kernel has it.
+    fn has_arrived(&self) -> bool {
+        let is_open = matches!(self.engine.state(), State::San | State::Leaving) && !self.drains;
+        let waits = self.pair.as_ref().is_some_and(QueuePair::has_pending);
+        is_open && !waits && !self.engine.has_unsent() && !self.engine.awaits_acknowledgements()
     }
 
     /// Bytes that were read from TCP and that the application has not read.
@@ -37,6 +80,9 @@ impl Mover {
                 let second = io::Read::read(&mut self.kept, &mut bytes[first..]).unwrap_or(0);
                 return Reading::Read(first + second);
             }
+            if self.engine.received().1 {
+                return Reading::Read(0);
+            }
             match self.engine.failure() {
                 None => {}
                 Some(Failure::PeerGone) => return Reading::Read(0),
@@ -46,9 +92,6 @@ impl Mover {
                         None => Reading::Read(0),
                     };
                 }
-            }
-            if self.engine.received().1 {
-                return Reading::Read(0);
             }
             if self.drains {
                 return Reading::Drain;
@@ -126,7 +169,7 @@ impl Mover {
         bytes: &[u8],
     ) -> usize {
         if kind != Kind::Data.number() {
-            self.tell(around, Event::QpMessage { kind, bytes });
+            self.no_data(around, kind, bytes);
             return 0;
         }
         match self.engine.data(bytes.len()) {
@@ -254,8 +297,11 @@ impl Mover {
             let most = bytes
                 .len()
                 .min(usize::try_from(limit).unwrap_or(usize::MAX));
-            if let Step::Moved(n) = around.tcp.peek(&mut bytes[..most]) {
-                return Some(n);
+            match around.tcp.peek(&mut bytes[..most]) {
+                Step::Moved(n) => return Some(n),
+                // The kernel says it once.
+                Step::Reset(errno) => self.tcp_reset(around, errno),
+                Step::WouldBlock | Step::End => {}
             }
         }
         if self.kept.is_empty() {
@@ -269,7 +315,10 @@ impl Mover {
 
     /// The error of a stream that broke: told once.
     pub(in crate::upgrade) fn take_error(&mut self) -> Option<io::Error> {
-        let is_broken = !matches!(self.engine.failure(), None | Some(Failure::PeerGone));
+        let is_broken = match self.engine.failure() {
+            None => self.engine.is_reset(),
+            Some(failure) => failure != Failure::PeerGone,
+        };
         let is_first = is_broken && !std::mem::replace(&mut self.has_told, true);
         is_first.then(|| self.failure())
     }
@@ -306,17 +355,18 @@ impl Mover {
 
     /// How the stream ended.
     pub(in crate::upgrade) fn failure(&self) -> io::Error {
-        if let Some(errno) = self.error {
-            return errno.into();
-        }
-        match self.engine.failure() {
-            Some(Failure::TimedOut) => Errno::TIMEDOUT.into(),
-            Some(Failure::PeerGone) => Errno::PIPE.into(),
+        let errno = self.error.unwrap_or_else(|| match self.engine.failure() {
+            Some(Failure::TimedOut) => Errno::TIMEDOUT,
+            Some(Failure::PeerGone) | None => Errno::PIPE,
             Some(failure) => {
                 tracing::debug!(%failure, "a stream is over");
-                Errno::CONNRESET.into()
+                Errno::CONNRESET
             }
-            None => Errno::PIPE.into(),
+        });
+        match errno {
+            // As TCP: who has the peer's end can only fail to write.
+            Errno::CONNRESET if self.engine.received().1 => Errno::PIPE.into(),
+            errno => errno.into(),
         }
     }
 }

@@ -258,7 +258,7 @@ impl Mover {
     /// A message that is not taken straight into the application's buffer.
     pub(super) fn message(&mut self, around: &Around, kind: u8, bytes: &[u8]) {
         if kind != Kind::Data.number() {
-            return self.tell(around, Event::QpMessage { kind, bytes });
+            return self.no_data(around, kind, bytes);
         }
         match self.engine.data(bytes.len()) {
             Keep::Deliver => self.kept.extend(bytes),
@@ -266,6 +266,16 @@ impl Mover {
             Keep::Drop => {}
         }
         self.act(around);
+    }
+
+    /// A message that brings no bytes.
+    pub(super) fn no_data(&mut self, around: &Around, kind: u8, bytes: &[u8]) {
+        if kind == Kind::Abort.number()
+            && let Some(errno) = self.take_raw(around)
+        {
+            self.tcp_reset(around, errno);
+        }
+        self.tell(around, Event::QpMessage { kind, bytes });
     }
 
     /// Posts what the engine has for the queue pair.
@@ -372,9 +382,8 @@ impl Mover {
         true
     }
 
-    /// Takes in the peer's end for an application that has closed the stream, and so reads nothing more. The
-    /// caller keeps others from reading. Bytes that come before it stay where they are.
-    pub(in crate::upgrade) fn take_end(&mut self, around: &Around) {
+    /// Takes in the peer's end. Bytes that come before it stay where they are.
+    pub(super) fn take_end(&mut self, around: &Around) {
         let is_bytes = |kind| kind == Kind::Data.number();
         while self.is_on_san()
             && self.engine.source() == Source::Message
@@ -385,7 +394,6 @@ impl Mover {
             let kind = received.kind();
             self.message(around, kind, &received);
         }
-        self.progress(around);
     }
 
     /// What has landed of a stopped queue pair is kept for the application: its memory goes.

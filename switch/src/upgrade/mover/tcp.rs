@@ -1,5 +1,7 @@
 //! The TCP side: places, what is read ahead, and what the engine has to write.
 
+use std::time::Instant;
+
 use rustix::io::Errno;
 use san_stream::{Event, TcpIn, TcpOut};
 
@@ -58,7 +60,27 @@ impl Mover {
 
     pub(super) fn tcp_reset(&mut self, around: &Around, errno: Errno) {
         self.error.get_or_insert(errno);
+        let _ = self.take_raw(around);
         self.tell(around, Event::TcpReset);
+    }
+
+    /// What TCP had brought before the peer reset the stream can be read still. Returns the reset, if the kernel says
+    /// it now: it says so once.
+    pub(super) fn take_raw(&mut self, around: &Around) -> Option<Errno> {
+        while let TcpIn::Raw { limit } = self.engine.tcp_in() {
+            let most = usize::try_from(limit).unwrap_or(AHEAD).min(AHEAD);
+            let mut bytes = vec![0; most];
+            match around.tcp.read(&mut bytes) {
+                Step::Moved(n) => {
+                    self.kept.extend(&bytes[..n]);
+                    self.read.note(&bytes[..n]);
+                    self.engine.handle(Event::TcpBytes(n), Instant::now());
+                }
+                Step::Reset(errno) => return Some(errno),
+                Step::WouldBlock | Step::End => break,
+            }
+        }
+        None
     }
 
     /// Writes to TCP what the engine has for it.

@@ -32,7 +32,7 @@ impl Member for MovingStream {
         if self.is_left.load(Ordering::Acquire)
             && let Some(_reading) = self.reading.try_lock()
         {
-            self.with(Mover::take_end);
+            self.with(Mover::see_off);
         }
         let left = self.with(|mover, _| std::mem::take(&mut mover.left));
         for one in left {
