@@ -6,6 +6,10 @@ use rustix::io::Errno;
 use san_stream::{Event, TcpIn, TcpOut};
 
 use super::{AHEAD, Around, Mover};
+
+/// So often [`AHEAD`] is read at a reset, which is more than a kernel keeps (tcp(7), tcp_rmem). A peer that goes on
+/// writing cannot have us read on.
+const RAW_READS: usize = 256;
 use crate::upgrade::service::Command;
 use crate::upgrade::tcp_side::Step;
 
@@ -67,7 +71,10 @@ impl Mover {
     /// What TCP had brought before the peer reset the stream can be read still. Returns the reset, if the kernel says
     /// it now: it says so once.
     pub(super) fn take_raw(&mut self, around: &Around) -> Option<Errno> {
-        while let TcpIn::Raw { limit } = self.engine.tcp_in() {
+        for _ in 0..RAW_READS {
+            let TcpIn::Raw { limit } = self.engine.tcp_in() else {
+                break;
+            };
             let most = usize::try_from(limit).unwrap_or(AHEAD).min(AHEAD);
             let mut bytes = vec![0; most];
             match around.tcp.read(&mut bytes) {
