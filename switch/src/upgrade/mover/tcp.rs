@@ -6,12 +6,12 @@ use rustix::io::Errno;
 use san_stream::{Event, TcpIn, TcpOut};
 
 use super::{AHEAD, Around, Mover};
+use crate::upgrade::service::Command;
+use crate::upgrade::tcp_side::Step;
 
 /// So often [`AHEAD`] is read at a reset, which is more than a kernel keeps (tcp(7), tcp_rmem). A peer that goes on
 /// writing cannot have us read on.
 const RAW_READS: usize = 256;
-use crate::upgrade::service::Command;
-use crate::upgrade::tcp_side::Step;
 
 impl Mover {
     /// Looks at what stands on TCP at a place, and reads ahead where that is needed.
