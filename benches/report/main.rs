@@ -34,7 +34,7 @@ struct Args {
     /// The folder for the report.
     #[arg(long)]
     out: PathBuf,
-    /// A document whose tables are replaced by those of this run.
+    /// A document whose tables are replaced by those of this run. Its plots go to `pictures/` beside it.
     #[arg(long)]
     docs: Option<PathBuf>,
     /// A version to note.
@@ -75,7 +75,7 @@ fn report(args: &Args) -> Result<bool> {
         None => Vec::new(),
     };
     std::fs::create_dir_all(&args.out)?;
-    let plots = plots::draw(&record, &args.out)?;
+    let plots = plots::draw(&record, &args.out, "")?;
     let tables = tables(&record, &native);
     let mut whole = record.clone();
     whole.figures.extend(native);
@@ -83,15 +83,16 @@ fn report(args: &Args) -> Result<bool> {
     std::fs::write(args.out.join("report.json"), json)?;
     let mut text = String::from("# San Direct: benches\n\n");
     text.push_str(&tables);
-    for plot in &plots {
-        let _ = write!(text, "\n![{}]({})\n", plot.title, plot.file);
-    }
+    text.push_str(&plots::pictures(&plots, ""));
     std::fs::write(args.out.join("report.md"), text)?;
     // What is documented is not replaced by less.
     if let Some(docs) = &args.docs
         && whole.failures.is_empty()
     {
-        replace(docs, &tables)?;
+        let beside = docs.parent().unwrap_or(Path::new("")).join("pictures");
+        let plots = plots::draw(&record, &beside, "bench-")?;
+        let pictures = plots::pictures(&plots, "pictures/");
+        replace(docs, &format!("{tables}{pictures}"))?;
     }
     Ok(whole.failures.is_empty())
 }

@@ -8,12 +8,12 @@ use san_benches::record::{Record, number};
 
 /// A plot that was drawn.
 pub(crate) struct Plot {
-    pub(crate) file: String,
-    pub(crate) title: &'static str,
+    file: String,
+    title: &'static str,
 }
 
 /// Name of the file, title, unit, and which figures: beginning of the key.
-const PLOTS: [(&str, &str, &str, &str); 5] = [
+const PLOTS: [(&str, &str, &str, &str); 7] = [
     (
         "message-64",
         "A message of 64 B, one way",
@@ -34,12 +34,30 @@ const PLOTS: [(&str, &str, &str, &str); 5] = [
         "rate.",
     ),
     ("refusal", "Refusal", "us", "refusal."),
+    (
+        "bulk-4096",
+        "Bulk by writes of 4 KiB",
+        "MiB/s",
+        "bulk.4096.",
+    ),
+    (
+        "bulk-65536",
+        "Bulk by writes of 64 KiB",
+        "MiB/s",
+        "bulk.65536.",
+    ),
 ];
 
 const BAR: RGBColor = RGBColor(70, 110, 160);
 
-/// Draws what there are figures for.
-pub(crate) fn draw(record: &Record, out: &Path) -> Result<Vec<Plot>> {
+/// The pictures of these, for a document beside `folder`, which is where they are.
+pub(crate) fn pictures(plots: &[Plot], folder: &str) -> String {
+    let one = |plot: &Plot| format!("\n![{}]({folder}{})\n", plot.title, plot.file);
+    plots.iter().map(one).collect()
+}
+
+/// Draws what there are figures for: one file for each plot, whose name begins with `begin`.
+pub(crate) fn draw(record: &Record, out: &Path, begin: &str) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     for (name, title, unit, prefix) in PLOTS {
         let figures = record.figures.iter().filter(|f| f.key.starts_with(prefix));
@@ -49,7 +67,7 @@ pub(crate) fn draw(record: &Record, out: &Path) -> Result<Vec<Plot>> {
         if bars.is_empty() {
             continue;
         }
-        let file = format!("{name}.svg");
+        let file = format!("{begin}{name}.svg");
         bar_chart(&out.join(&file), title, unit, &bars).map_err(|e| format!("{file}: {e}"))?;
         plots.push(Plot { file, title });
     }
