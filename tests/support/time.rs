@@ -17,6 +17,29 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
     within(USUAL, body);
 }
 
+/// How often something is done over and over: so many times, or as many as fit into a third of [`USUAL`], and a few at
+/// least. So a slow machine with other work does it less often, and the test is done in time.
+pub struct Rounds {
+    begun: Instant,
+    most: usize,
+    least: usize,
+}
+
+impl Rounds {
+    /// They begin now. `least`: fewer would show nothing.
+    #[must_use]
+    pub fn new(most: usize, least: usize) -> Self {
+        let begun = Instant::now();
+        Self { begun, most, least }
+    }
+
+    /// Whether there is another one after so many.
+    #[must_use]
+    pub fn goes_on(&self, done: usize) -> bool {
+        done < self.least || done < self.most && self.begun.elapsed() < USUAL / 3
+    }
+}
+
 /// Whose turn it is among the tests of this process.
 static TURN: Mutex<()> = Mutex::new(());
 

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use san_switch::{Connection, Listener, Switch};
-use san_tests::time::{bounded, eventually};
+use san_tests::time::{Rounds, bounded, eventually};
 
 use support::*;
 
@@ -133,7 +133,8 @@ fn bytes_that_a_closed_connection_loses_are_counted() {
 fn wsd_045_who_ends_last_hears_that_all_has_arrived() {
     bounded(|| {
         let ends = ends();
-        for round in 0..100 {
+        let rounds = Rounds::new(100, 10);
+        for round in (0..).take_while(|round| rounds.goes_on(*round)) {
             let client = san_client(&ends.switch, &ends.listener);
             let server = accept(&ends.listener);
             client.shutdown_write().unwrap();

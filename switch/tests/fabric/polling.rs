@@ -7,12 +7,12 @@ mod support;
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use san_switch::{Connection, Events, Interest, Listener, PolledEvent, Poller, Switch};
-use san_tests::time::bounded;
+use san_tests::time::{Rounds, bounded};
 
 use support::*;
 
@@ -218,16 +218,10 @@ fn echo(poller: &Poller, own: &[Arc<Connection>], stop: &AtomicBool, number: usi
     }
 }
 
-/// How long answers are counted: a slow machine with other work gives fewer than are asked for.
-const COUNTED: Duration = Duration::from_secs(20);
-/// So few would show nothing.
-const LEAST: usize = 200;
-
 fn loses_nothing(loops: usize) {
-    let (rounds, limit) = match std::env::var("SAN_TEST_ROUNDS") {
-        Ok(text) => (text.parse().unwrap(), Duration::MAX),
-        Err(_) => (20_000, COUNTED),
-    };
+    // Who asks for so many gets them.
+    let asked = std::env::var("SAN_TEST_ROUNDS").map(|text| text.parse().unwrap());
+    let (most, least) = asked.map_or((20_000, 200), |asked| (asked, asked));
     let switch = switch();
     let listener = switch.listen(any(), backlog(64)).unwrap();
     let (mut clients, mut servers) = (Vec::new(), Vec::new());
@@ -240,7 +234,7 @@ fn loses_nothing(loops: usize) {
     }
     let served = serve(&servers, loops);
     let poller = Poller::new().unwrap();
-    let done = AtomicUsize::new(0);
+    let mut done = 0;
     for (token, client) in clients.iter().enumerate() {
         poller
             .add(client, token as u64, Interest::READABLE)
@@ -248,28 +242,23 @@ fn loses_nothing(loops: usize) {
         client.send(b"question").unwrap();
     }
     let mut events = Vec::new();
-    let begun = Instant::now();
-    let mut is_short = false;
-    while done.load(Ordering::Relaxed) < rounds && !is_short {
-        is_short = begun.elapsed() > limit;
+    let answers = Rounds::new(most, least);
+    while answers.goes_on(done) {
         poller.wait(&mut events, LONG).unwrap();
-        let done_so_far = done.load(Ordering::Relaxed);
         assert!(
             !events.is_empty(),
-            "a wake-up was lost after {done_so_far} answers"
+            "a wake-up was lost after {done} answers"
         );
         for event in &events {
             let client = &clients[usize::try_from(event.token).unwrap()];
             let mut buffer = [0; 64];
             if let Ok(count) = client.receive(&mut buffer) {
                 assert_eq!(&buffer[..count], b"question");
-                done.fetch_add(1, Ordering::Relaxed);
+                done += 1;
                 client.send(b"question").unwrap();
             }
         }
     }
-    let answers = done.load(Ordering::Relaxed);
-    assert!(answers >= LEAST, "{answers} answers within {limit:?}");
     served.stop.store(true, Ordering::Release);
     for waker in &served.wakers {
         waker.wake();
