@@ -80,6 +80,10 @@ fn bar_chart(path: &Path, title: &str, unit: &str, bars: &[(String, f64)]) -> Re
     let height = 90 + 28 * u32::try_from(rows)?;
     let root = SVGBackend::new(path, (760, height)).into_drawing_area();
     let failed = |e: &dyn std::fmt::Display| e.to_string();
+    let better = match unit {
+        "us" => "less is better",
+        _ => "more is better",
+    };
     root.fill(&WHITE).map_err(|e| failed(&e))?;
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 18))
@@ -94,7 +98,7 @@ fn bar_chart(path: &Path, title: &str, unit: &str, bars: &[(String, f64)]) -> Re
         .configure_mesh()
         .disable_y_mesh()
         .y_labels(bars.len())
-        .x_desc(unit)
+        .x_desc(format!("{unit}, {better}"))
         .y_label_formatter(&|segment| match segment {
             SegmentValue::Exact(n) | SegmentValue::CenterOf(n) if (0..rows).contains(n) => {
                 row(*n).0.clone()
