@@ -14,6 +14,19 @@ use verbs_shim::LiveObjects;
 use crate::program;
 use crate::time;
 
+/// What a close may take that is not to wait: one that goes wrong waits for 120 seconds.
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// Soon this process has no queue pair any more.
+///
+/// # Panics
+/// If it has.
+pub fn queue_pairs_are_gone() {
+    time::eventually("the queue pairs are gone", SOON, || {
+        verbs_shim::live_objects().qps == 0
+    });
+}
+
 /// A count of what the process holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Census {

@@ -9,13 +9,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use san_switch::{Connection, Events, Listener, RouteChoice, Switch};
+use san_tests::census::{SOON, queue_pairs_are_gone};
 use san_tests::net::{addr_a, addr_b};
 use san_tests::time::{bounded, eventually, within};
 
 use support::*;
-
-/// A close that goes wrong waits for 120 seconds.
-const SOON: Duration = Duration::from_secs(5);
 
 struct Ends {
     client: Connection,
@@ -72,12 +70,6 @@ fn is_readable(end: &Connection) -> bool {
         lane.poll();
     }
     end.events().contains(Events::READABLE)
-}
-
-fn queue_pairs_are_gone() {
-    eventually("the queue pairs are gone", SOON, || {
-        verbs_shim::live_objects().qps == 0
-    });
 }
 
 /// Writes until that fails, as it does soon: how.

@@ -18,6 +18,7 @@ use san_switch::{
     ConnectOptions, Connection, DeploymentKey, Events, Listener, Route, RouteChoice, Switch,
     SwitchConfig, Watcher,
 };
+use san_tests::census::queue_pairs_are_gone;
 use san_tests::net::{addr_a, addr_b};
 use san_tests::san::San;
 use san_tests::time::{bounded, eventually, within};
@@ -354,18 +355,10 @@ fn a_stream_that_both_ends_have_closed_is_gone_soon() {
         write(&ends.client, at, 300, 1);
         read(&ends.server, at, 300, 1);
         assert!(are_up(&ends));
-        let Ends {
-            client,
-            server,
-            here: _here,
-            there: _there,
-        } = ends;
-        drop(client);
-        assert_eq!(server.receive(&mut [0; 10]).unwrap(), 0);
-        drop(server);
-        eventually("their queue pairs are gone", Duration::from_secs(5), || {
-            verbs_shim::live_objects().qps == 0
-        });
+        drop(ends.client);
+        assert_eq!(ends.server.receive(&mut [0; 10]).unwrap(), 0);
+        drop(ends.server);
+        queue_pairs_are_gone();
     });
 }
 
@@ -376,17 +369,9 @@ fn a_stream_that_both_ends_close_without_a_read_is_gone_soon() {
     bounded(|| {
         let (ends, _) = up();
         assert!(are_up(&ends));
-        let Ends {
-            client,
-            server,
-            here: _here,
-            there: _there,
-        } = ends;
-        drop(client);
-        drop(server);
-        eventually("their queue pairs are gone", Duration::from_secs(5), || {
-            verbs_shim::live_objects().qps == 0
-        });
+        drop(ends.client);
+        drop(ends.server);
+        queue_pairs_are_gone();
     });
 }
 

@@ -37,14 +37,8 @@ impl Mover {
                     }
                 }
                 TcpIn::Raw { limit } if self.engine.must_read_ahead() => {
-                    let most = usize::try_from(limit).unwrap_or(AHEAD).min(AHEAD);
-                    let mut bytes = vec![0; most];
-                    match around.tcp.read(&mut bytes) {
-                        Step::Moved(n) => {
-                            self.kept.extend(&bytes[..n]);
-                            self.read.note(&bytes[..n]);
-                            self.tell(around, Event::TcpBytes(n));
-                        }
+                    match self.read_ahead(around, limit) {
+                        Step::Moved(n) => self.tell(around, Event::TcpBytes(n)),
                         Step::End => self.tell(around, Event::TcpFin),
                         Step::Reset(errno) => self.tcp_reset(around, errno),
                         Step::WouldBlock => return,
@@ -62,6 +56,18 @@ impl Mover {
         }
     }
 
+    /// Takes bytes from TCP, and keeps them for the application. The engine is to be told of them.
+    fn read_ahead(&mut self, around: &Around, limit: u64) -> Step {
+        let most = usize::try_from(limit).unwrap_or(AHEAD).min(AHEAD);
+        let mut bytes = vec![0; most];
+        let step = around.tcp.read(&mut bytes);
+        if let Step::Moved(n) = step {
+            self.kept.extend(&bytes[..n]);
+            self.read.note(&bytes[..n]);
+        }
+        step
+    }
+
     pub(super) fn tcp_reset(&mut self, around: &Around, errno: Errno) {
         self.error.get_or_insert(errno);
         let _ = self.take_raw(around);
@@ -75,12 +81,8 @@ impl Mover {
             let TcpIn::Raw { limit } = self.engine.tcp_in() else {
                 break;
             };
-            let most = usize::try_from(limit).unwrap_or(AHEAD).min(AHEAD);
-            let mut bytes = vec![0; most];
-            match around.tcp.read(&mut bytes) {
+            match self.read_ahead(around, limit) {
                 Step::Moved(n) => {
-                    self.kept.extend(&bytes[..n]);
-                    self.read.note(&bytes[..n]);
                     self.engine.handle(Event::TcpBytes(n), Instant::now());
                 }
                 Step::Reset(errno) => return Some(errno),
