@@ -11,7 +11,7 @@
 //! - what came before the sleeper had armed the lane is found by the poll that arming does;
 //! - what comes after makes a descriptor of the lane readable, and wakes the sleeper's epoll_wait;
 //! - where another thread polls the lane at that moment, that thread asks for notification again when
-//!   it stops (`provider/src/transfer/lane/poller.rs`);
+//!   it stops, or wakes the sleeper (`provider/src/transfer/lane/poller.rs`);
 //! - where another loop has the lane armed, that loop polls when it is woken, and before it goes to
 //!   work it wakes one that stands by ([`super::lanes`]).
 
